@@ -1,0 +1,208 @@
+"""The public face of the library: tickets in, enrichments out.
+
+    enricher = Enricher.open("path/to/bundle")
+    for ticket, result in zip(tickets, enricher.enrich(tickets)):
+        ...                      # EnrichmentData, or an EnrichmentError that says why there is none
+
+All models run once over micro-batches of tickets of about equal length. A ticket's result does not depend on its
+neighbours, and what goes wrong with one ticket stays with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from enrichment.bundle import Bundle
+from enrichment.classify import TASKS, Head, Task, open_heads
+from enrichment.cues import Cues
+from enrichment.encoder import Encoded, Encoder, Floats, Tokens
+from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
+from enrichment.summary.extractive import Outline, outline, summarize
+from enrichment.text import micro_batches
+from enrichment.ticket import EnrichmentData, RawTicket
+
+__all__ = ["Enricher", "Observe", "TimeLeft"]
+
+TimeLeft = Callable[[], float]
+"""Seconds that are left for the models; asked before each micro-batch."""
+Observe = Callable[[str, float, int], None]
+"""Called with a stage ("tokenize", "encode", "classify", "summarize"), its seconds and its number of tickets."""
+
+_BUDGET: Final = 4096  # tokens of a micro-batch: bounds the activations to about 100 MB
+_HEADROOM: Final = 1.5  # an estimate of time is trusted up to this factor
+_WARM_UP: Final = (
+    "The first run of a session is slower than the others, so it is made before a ticket waits for it. " * 3
+)
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    ticket: RawTicket
+    outline: Outline
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    time_left: TimeLeft
+    observe: Observe
+
+
+class Enricher:
+    """Enriches tickets with the models of one bundle; `enrich` may be called by several threads."""
+
+    def __init__(self, bundle: Bundle, encoder: Encoder, cues: Cues, heads: dict[Task, Head]) -> None:
+        self.bundle = bundle
+        self.version = bundle.version
+        self._encoder = encoder
+        self._cues = cues
+        self._heads = heads
+        self._nothing: Floats = np.zeros(bundle.manifest.models.encoder.dimensions, np.float32)
+        self._seconds_per_token = self._warm_up()
+
+    @classmethod
+    def open(cls, folder: Path | str, *, verify: bool = False, threads: int | None = None) -> Enricher:
+        """Opens a bundle; `verify` checks every file's hash, `threads` bounds the cores used (None: all).
+
+        Raises BundleError.
+        """
+        bundle = Bundle.open(folder, verify=verify)
+        encoder = Encoder.open(bundle, threads=threads)
+        cues = Cues.from_file(bundle.path(bundle.manifest.models.cues))
+        heads = open_heads(bundle, encoder.features + len(cues.names))
+        return cls(bundle, encoder, cues, dict(heads))
+
+    def enrich(
+        self, tickets: Sequence[RawTicket], *, time_left: TimeLeft | None = None, observe: Observe | None = None
+    ) -> list[EnrichmentData | EnrichmentError]:
+        """One result or one error per ticket, in order; never raises for a bad ticket.
+
+        `time_left` gives the seconds left: a micro-batch that would not fit is not started, its tickets come back as
+        OutOfTime. A micro-batch that raises is run again ticket by ticket, and what then still raises is ModelFailed.
+        """
+        watch = _Watch(time_left or _forever, observe or _nobody)
+        results: list[EnrichmentData | EnrichmentError | None] = [None] * len(tickets)
+        begin = time.perf_counter()
+        outlines = [outline(ticket.subject, ticket.body) for ticket in tickets]
+        tokens = self._encoder.tokenize([o.text for o in outlines])
+        watch.observe("tokenize", time.perf_counter() - begin, len(tickets))
+        for batch in micro_batches([t.longest for t in tokens], [t.windows for t in tokens], _BUDGET):
+            part = [_Item(tickets[i], outlines[i], tokens[i]) for i in batch]
+            for i, result in zip(batch, self._micro_batch(part, watch), strict=True):
+                results[i] = result
+        return [result for result in results if result is not None]
+
+    def _micro_batch(self, part: Sequence[_Item], watch: _Watch) -> list[EnrichmentData | EnrichmentError]:
+        cost = sum(item.tokens.windows for item in part) * max(item.tokens.longest for item in part)
+        left = watch.time_left()
+        if self._expected_seconds(cost) > left:
+            if len(part) > 1:  # a part of it may still fit
+                half = len(part) // 2
+                return [*self._micro_batch(part[:half], watch), *self._micro_batch(part[half:], watch)]
+            return [OutOfTime(f"not started: {left:.1f} s left", ticket_id=part[0].ticket.ticket_id)]
+        try:
+            return [*self._models(part, cost, watch)]
+        except Exception as error:  # an isolation boundary: no ticket takes its neighbours along
+            if len(part) > 1:
+                return [result for item in part for result in self._micro_batch([item], watch)]
+            ticket_id = part[0].ticket.ticket_id
+            _log.exception("a model failed", extra={"ticket_id": ticket_id})
+            failure = ModelFailed(f"a model raised {type(error).__name__}", ticket_id=ticket_id)
+            failure.__cause__ = error
+            return [failure]
+
+    def _models(self, part: Sequence[_Item], cost: int, watch: _Watch) -> list[EnrichmentData]:
+        times = [time.perf_counter()]
+        full = [item for item in part if len(item.tokens.ids)]
+        encoded: dict[int, Encoded] = {}
+        if full:
+            results = self._encoder.encode([item.tokens for item in full], [item.outline.sentences for item in full])
+            encoded = {id(item): result for item, result in zip(full, results, strict=True)}
+            self._learn(cost, time.perf_counter() - times[0])
+        times.append(time.perf_counter())
+        scores = [self._classify(item.outline.text, encoded.get(id(item))) for item in part]
+        times.append(time.perf_counter())
+        summaries = [self._summarize(item.outline, encoded.get(id(item))) for item in part]
+        times.append(time.perf_counter())
+        for stage, begin, end in zip(("encode", "classify", "summarize"), times, times[1:], strict=False):
+            watch.observe(stage, end - begin, len(part))
+        return [
+            self._result(item, encoded.get(id(item)), score, summary)
+            for item, score, summary in zip(part, scores, summaries, strict=True)
+        ]
+
+    def _classify(self, text: str, encoded: Encoded | None) -> dict[Task, dict[str, float]]:
+        if encoded is None:
+            return {task: self._heads[task].unknown() for task in TASKS}
+        features: Floats = np.concatenate([encoded.pooled, self._cues.features(text)])
+        return {task: self._heads[task].probabilities(features) for task in TASKS}
+
+    def _summarize(self, outline: Outline, encoded: Encoded | None) -> str:
+        spec = self.bundle.manifest.models.summary
+        return summarize(
+            outline,
+            encoded.embedding if encoded else self._nothing,
+            encoded.sentences if encoded else np.zeros((len(outline.sentences), len(self._nothing)), np.float32),
+            max_tokens=spec.max_tokens,
+            min_words=spec.min_words,
+            count_tokens=self._encoder.count_tokens,
+        )
+
+    def _result(
+        self, item: _Item, encoded: Encoded | None, scores: dict[Task, dict[str, float]], summary: str
+    ) -> EnrichmentData:
+        labels: dict[Task, str] = {
+            task: max(scores[task], key=scores[task].__getitem__) if encoded else self._heads[task].fallback
+            for task in TASKS
+        }
+        confidence = {task: scores[task][labels[task]] for task in TASKS}
+        if item.ticket.priority is not None:
+            labels["urgency"], confidence["urgency"] = item.ticket.priority, 1.0
+        truncated = ["embedding", *TASKS] if self._encoder.is_beyond_first_window(item.tokens) else []
+        embedding = encoded.embedding if encoded else self._nothing
+        return EnrichmentData.model_validate(
+            {
+                "embedding": [round(value, 7) for value in embedding.tolist()],
+                **labels,
+                **{f"{task}_confidence": value for task, value in confidence.items()},
+                "summary": summary,
+                "processed_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "model_version": self.version,
+                "scores": scores,
+                "needs_review": any(confidence[task] < self._heads[task].threshold for task in TASKS),
+                "truncated": [*truncated, "summary"] if item.tokens.cut else truncated,
+            }
+        )
+
+    def _expected_seconds(self, tokens: int) -> float:
+        return tokens * self._seconds_per_token * _HEADROOM
+
+    def _learn(self, tokens: int, seconds: float) -> None:
+        """Corrects the estimate: quickly when a run was slower than expected, slowly when it was faster."""
+        seen = seconds / tokens
+        weight = 0.5 if seen > self._seconds_per_token else 0.1
+        self._seconds_per_token += weight * (seen - self._seconds_per_token)
+
+    def _warm_up(self) -> float:
+        [tokens] = self._encoder.tokenize([_WARM_UP])
+        self._encoder.encode([tokens], [[]])
+        begin = time.perf_counter()
+        self._encoder.encode([tokens], [[]])
+        return (time.perf_counter() - begin) / tokens.cost
+
+
+def _forever() -> float:
+    return float("inf")
+
+
+def _nobody(_stage: str, _seconds: float, _tickets: int) -> None:
+    return

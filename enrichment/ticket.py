@@ -1,0 +1,199 @@
+"""The tickets: what comes in, what goes out.
+
+Validation is strict where a wrong value would be stored for good (`ticket_id`, `created_at`) and forgiving where it
+would only lose a ticket (an unknown priority counts as absent). Unknown fields are carried through untouched.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from enrichment.errors import TicketInvalid
+
+__all__ = [
+    "MAX_CREATED_AT",
+    "SCHEMA_VERSION",
+    "EnrichedTicket",
+    "EnrichmentData",
+    "RawTicket",
+    "TicketMetadata",
+    "enriched_json",
+    "enriched_ticket_schema",
+    "parse_ticket",
+    "ticket_from_object",
+]
+
+SCHEMA_VERSION: Final = 1
+# Numbers from 2^53 on are no longer exact in a JavaScript reader, nor as a double anywhere.
+MAX_CREATED_AT: Final = 2**53 - 1
+_PRIORITIES: Final = ("critical", "high", "medium", "low")
+
+Priority = Literal["critical", "high", "medium", "low"]
+Sentiment = Literal["POSITIVE", "NEGATIVE", "NEUTRAL"]
+Identifier = Annotated[str, Field(min_length=1, max_length=256)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Model(BaseModel):
+    # Errors end up in logs and in message attributes: they must never show what a customer wrote.
+    model_config = ConfigDict(hide_input_in_errors=True, extra="allow")
+
+
+class TicketMetadata(_Model):
+    """Where a ticket came from. All fields are optional; unknown ones are kept."""
+
+    source: str = "unknown"
+    language: str = "en"
+    tags: list[str] = Field(default_factory=list)
+
+    @field_validator("source", "language", "tags", mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any, info: Any) -> Any:
+        if value is not None:
+            return value
+        return cls.model_fields[info.field_name].get_default(call_default_factory=True)
+
+
+class RawTicket(_Model):
+    """A ticket as it lies in the raw bucket."""
+
+    ticket_id: Identifier
+    subject: str
+    body: str
+    created_at: Annotated[int, Field(strict=True, ge=0, le=MAX_CREATED_AT, description="Unix time in seconds")]
+    customer_id: Identifier
+    priority: Priority | None = None
+    metadata: TicketMetadata = Field(default_factory=TicketMetadata)
+
+    @field_validator("priority", mode="before")
+    @classmethod
+    def _known_priority_or_none(cls, value: Any) -> str | None:
+        if isinstance(value, str) and value.strip().lower() in _PRIORITIES:
+            return value.strip().lower()
+        return None
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _null_metadata_is_absent(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+class EnrichmentData(_Model):
+    """What the models say about one ticket."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+
+    embedding: Annotated[
+        list[float], Field(min_length=384, max_length=384, description="unit length; all zero for an empty text")
+    ]
+    intent: str
+    intent_confidence: Probability
+    urgency: Priority
+    urgency_confidence: Annotated[Probability, Field(description="1.0 where the ticket's own priority decided")]
+    sentiment: Sentiment
+    sentiment_confidence: Probability
+    summary: str
+    processed_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
+    model_version: Annotated[str, Field(description="<bundle name>@<first 12 hexadecimal digits of its digest>")]
+    scores: Annotated[
+        dict[str, dict[str, Probability]],
+        Field(description="per task the probability of every label, from the text alone"),
+    ]
+    needs_review: Annotated[bool, Field(description="some confidence lies below its task's threshold")]
+    truncated: Annotated[list[str], Field(description="tasks that saw only the beginning of the text")]
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
+class EnrichedTicket(RawTicket):
+    """The raw ticket, flat, and its enrichment."""
+
+    enrichment: EnrichmentData
+
+
+def enriched_json(ticket: RawTicket, enrichment: EnrichmentData) -> bytes:
+    """The object that is stored: UTF-8 JSON, the raw fields flat, then `enrichment`."""
+    return pydantic_core.to_json({**ticket.model_dump(), "enrichment": enrichment.model_dump()})
+
+
+def parse_ticket(raw: bytes | str) -> RawTicket:
+    """Reads one ticket from JSON; an incoming `enrichment` is dropped, other unknown fields are kept.
+
+    Raises TicketInvalid, whose message names the fields and what is wrong with them, but never their values.
+    """
+    if isinstance(raw, bytes):
+        raw = raw.removeprefix(codecs.BOM_UTF8)  # written by some Windows tools, and allowed to be ignored (RFC 8259)
+    try:
+        data = pydantic_core.from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        if isinstance(raw, bytes) and not _is_utf8(raw):
+            raise TicketInvalid("the ticket is not UTF-8; store it as UTF-8 JSON") from error
+        raise TicketInvalid(f"the ticket is not valid JSON: {_without_input(error)}") from error
+    return ticket_from_object(data)
+
+
+def ticket_from_object(data: object) -> RawTicket:
+    """As parse_ticket, from decoded JSON."""
+    if not isinstance(data, Mapping):
+        raise TicketInvalid(f"the ticket is a JSON {_json_type(data)}, not an object")
+    fields = {name: value for name, value in data.items() if name != "enrichment"}
+    ticket_id = fields.get("ticket_id")
+    known_id = ticket_id if isinstance(ticket_id, str) and 0 < len(ticket_id) <= 256 else None
+    _refuse_what_json_cannot_hold(fields, known_id)
+    try:
+        return RawTicket.model_validate(fields)
+    except ValidationError as error:
+        raise TicketInvalid(_summary_of(error), ticket_id=known_id) from None
+
+
+def enriched_ticket_schema() -> str:
+    """The JSON Schema of an enriched ticket, as it is committed beside this module."""
+    return json.dumps(EnrichedTicket.model_json_schema(mode="serialization"), indent=2, sort_keys=True) + "\n"
+
+
+def _summary_of(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False)[:5]:
+        # Keys inside `metadata` are the customer's own: name only as far as the schema goes.
+        place = ".".join(str(p) for p in item["loc"] if p in RawTicket.model_fields or p in TicketMetadata.model_fields)
+        parts.append(f"{place or 'ticket'}: {item['msg']}")
+    return "; ".join(parts)
+
+
+def _refuse_what_json_cannot_hold(value: object, ticket_id: str | None) -> None:
+    """Numbers such as 1e999 decode to infinity, and integers may be too long to be written again."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Mapping):
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise TicketInvalid("a number is beyond the range of a double", ticket_id=ticket_id)
+        elif isinstance(item, int) and item.bit_length() > 1024:
+            raise TicketInvalid("an integer has more than 308 digits", ticket_id=ticket_id)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _without_input(error: ValueError) -> str:
+    # jiter's messages hold a position and a rule ("expected value at line 1 column 3"), never a value.
+    return str(error).splitlines()[0][:200]
+
+
+def _json_type(data: object) -> str:
+    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names.get(type(data), "value")

@@ -1,0 +1,1 @@
+"""The Lambda function and its neighbours: everything that knows AWS."""

@@ -1,0 +1,118 @@
+"""The composition root: makes the real ports where none are given, and the handler that Lambda calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import boto3
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from botocore.config import Config
+
+from enrichment import Enricher
+from handler.batch import Batch, Models, Ports
+from handler.bundle_source import install_bundle
+from handler.dead_letters import DeadLetters, SqsDeadLetters
+from handler.observability import EmfFigures, Figures, Logger, make_logger
+from handler.settings import Settings
+from handler.storage import AwsTicketSink, S3TicketSource, TicketSink, TicketSource
+
+__all__ = ["Handler", "build"]
+
+Handler = Callable[[Any, Any], dict[str, Any]]
+
+_CONNECTIONS: Final = 16  # reads and writes at once; the HTTP pool of each client matches
+
+
+def build(
+    settings: Settings,
+    *,
+    source: TicketSource | None = None,
+    sink: TicketSink | None = None,
+    dead_letters: DeadLetters | None = None,
+    models: Models | None = None,
+    figures: Figures | None = None,
+    logger: Logger | None = None,
+) -> Handler:
+    """Makes the Lambda handler from settings; ports that are not given are the real ones.
+
+    Raises BundleError when the model bundle cannot be used.
+    """
+    pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ticket")
+    begin = time.perf_counter()
+    # Clients take as long as sessions to make, and the two wait for different things.
+    clients = {name: pool.submit(_client, name, settings) for name in ("s3", "dynamodb", "sqs")}
+    figures = figures or EmfFigures()
+    if models is None:
+        folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, clients["s3"].result)
+        models = Enricher.open(folder, threads=settings.intra_op_threads)
+        figures.started(time.perf_counter() - begin)
+    ports = Ports(
+        source=source or S3TicketSource(clients["s3"].result(), settings.raw_bucket, settings.max_ticket_bytes),
+        sink=sink
+        or AwsTicketSink(
+            clients["s3"].result(), clients["dynamodb"].result(), settings.enriched_bucket, settings.table_name
+        ),
+        dead_letters=dead_letters or SqsDeadLetters(clients["sqs"].result(), settings.queue_url, settings.dlq_url),
+        models=models,
+        figures=figures,
+        logger=logger or make_logger(settings.log_level),
+        pool=pool,
+        max_receive_count=settings.max_receive_count,
+    )
+    return _handler(ports)
+
+
+def _handler(ports: Ports) -> Handler:
+    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+    def lambda_handler(event: Any, context: Any) -> dict[str, Any]:
+        """Processes an SQS event; answers which of its messages are to be retried (ReportBatchItemFailures)."""
+        records = _records(event)
+        if not records:
+            ports.logger.warning("an event without SQS records was ignored")
+            return {"batchItemFailures": []}
+        batch = Batch(records, ports, _clock(context))
+        batch.run()
+        # A record without an id cannot be reported, and would make Lambda repeat the whole batch.
+        named = [record for record in records if isinstance(record.get("messageId"), str) and record["messageId"]]
+        return dict(
+            process_partial_response(
+                {"Records": named}, lambda record: batch.settled(record.raw_event), processor, context
+            )
+            if named
+            else {"batchItemFailures": []}
+        )
+
+    return lambda_handler
+
+
+def _records(event: Any) -> list[dict[str, Any]]:
+    """The SQS records of an event; S3's test event and a console's own have none."""
+    found = event.get("Records") if isinstance(event, Mapping) else None
+    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
+
+
+def _clock(context: Any) -> Callable[[], float]:
+    """Seconds until the function's timeout; a minute from now where nobody says."""
+    if hasattr(context, "get_remaining_time_in_millis"):
+        return lambda: float(context.get_remaining_time_in_millis()) / 1000
+    end = time.monotonic() + 60
+    return lambda: end - time.monotonic()
+
+
+def _client(service: str, settings: Settings) -> Any:
+    # A session of its own: boto3's default one is not safe to share while clients are made in several threads.
+    make: Any = boto3.session.Session().client
+    return make(
+        service,
+        endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
+        config=Config(
+            connect_timeout=2,
+            read_timeout=10,
+            retries={"mode": "standard", "max_attempts": 3},
+            max_pool_connections=_CONNECTIONS,
+        ),
+    )

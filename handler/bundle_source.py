@@ -1,0 +1,56 @@
+"""From MODEL_BUNDLE to a verified bundle on this machine's own disk, copied once per container."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlparse
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from enrichment.bundle import MANIFEST, install
+from enrichment.errors import BundleInvalid, BundleMissing
+
+__all__ = ["install_bundle"]
+
+
+def install_bundle(uri: str, cache: str, s3: Callable[[], Any]) -> Path:
+    """Copies the bundle at `file:///folder` or `s3://bucket/prefix` to `<cache>/<digest>` and returns that folder.
+
+    Every file is hashed on the way; what stands there already is trusted. `s3()` makes a client where one is needed.
+    Raises BundleMissing, BundleInvalid or BundleCorrupt.
+    """
+    parts = urlparse(uri)
+    if parts.scheme == "file":
+        return install(_from_folder(Path(unquote(parts.path))), cache, place=uri)
+    if parts.scheme == "s3" and parts.netloc:
+        return install(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, place=uri)
+    raise BundleInvalid(f"MODEL_BUNDLE is {uri!r}; it must be file:///folder or s3://bucket/prefix")
+
+
+def _from_folder(folder: Path) -> Callable[[str], BinaryIO]:
+    def open_file(name: str) -> BinaryIO:
+        try:
+            return (folder / name).open("rb")
+        except OSError as error:
+            raise BundleMissing(
+                f"MODEL_BUNDLE names {folder}, where {name} cannot be read ({error.strerror}); "
+                f"point it at a folder that holds {MANIFEST}"
+            ) from error
+
+    return open_file
+
+
+def _from_s3(client: Any, bucket: str, prefix: str) -> Callable[[str], BinaryIO]:
+    def open_file(name: str) -> BinaryIO:
+        key = f"{prefix}/{name}" if prefix else name
+        try:
+            return cast("BinaryIO", client.get_object(Bucket=bucket, Key=key)["Body"])
+        except (ClientError, BotoCoreError) as error:
+            raise BundleMissing(
+                f"MODEL_BUNDLE names s3://{bucket}/{prefix}, where {name} cannot be read ({error}); "
+                "check the address, and that the function's role may read it"
+            ) from error
+
+    return open_file

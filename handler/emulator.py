@@ -1,0 +1,177 @@
+"""MiniStack as a child process: S3, SQS, DynamoDB, Lambda, CloudFormation and IAM on one port of 127.0.0.1.
+
+It keeps everything in memory, works in a scratch folder of its own, and ends with its parent, however that ends.
+Roles and policies are enforced as AWS enforces them. handler.local fills it with the template's resources.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HOST = "127.0.0.1"
+REGION = "us-east-1"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # MiniStack's root user
+_NEEDED = {"ministack": "ministack", "samtranslator": "aws-sam-translator"}  # module -> package
+# A child that inherited AWS_*, PERSIST_STATE or SERVICES from somebody's shell would be another emulator.
+_INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+_SECONDS_TO_START = 30.0
+_SECONDS_TO_STOP = 3.0
+
+
+class StackError(Exception):
+    """The embedded stack did not start, or ended: one line that says how to mend it."""
+
+
+def _serve(parent: int, scratch: str) -> None:  # pragma: no cover - its source runs in the child
+    def end_with_parent() -> None:
+        # Not PR_SET_PDEATHSIG: that follows the thread that started the child, and exists on Linux only.
+        while os.getppid() == parent:
+            time.sleep(0.25)
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    server: Any = importlib.import_module("ministack.app")
+    service = server.app
+
+    async def behind_tls(scope: Any, receive: Any, send: Any) -> None:
+        # The template refuses plain HTTP. Nothing leaves this machine, so a request counts as one that came over TLS.
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [*scope["headers"], (b"x-forwarded-proto", b"https")]}
+        await service(scope, receive, send)
+
+    server.app = behind_tls
+    sys.argv = ["ministack"]
+    server.main()
+
+
+def _program() -> str:
+    # A bare interpreter is up sooner than one that imports boto3 and typer first.
+    imports = "from __future__ import annotations\nimport importlib, os, shutil, signal, sys, threading, time\n"
+    return f"{imports}{inspect.getsource(_serve)}_serve(int(sys.argv[1]), sys.argv[2])\n"
+
+
+class Emulator:
+    """A MiniStack from `start` to `stop`; `settings` are its own environment variables, beyond those it needs."""
+
+    def __init__(self, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
+        self.port = port
+        self._settings = dict(settings or {})
+        self._child: subprocess.Popen[bytes] | None = None
+        self._scratch: Path | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, once it has been started."""
+        return self._child.pid if self._child else None
+
+    def start(self) -> None:
+        """Start the child and wait until it answers; port 0 takes a free one. Raises StackError; `stop` then too."""
+        for module, package in _NEEDED.items():
+            if importlib.util.find_spec(module) is None:
+                raise StackError(f"{package} is not installed: pip install '.[local]'")
+        self.port = _usable_port(self.port)
+        self._scratch = Path(tempfile.mkdtemp(prefix="ticket-stack-"))
+        mark = secrets.token_hex(8)
+        with (self._scratch / "log").open("wb") as log:
+            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own text
+                [sys.executable, "-c", _program(), str(os.getpid()), str(self._scratch)],
+                env=self._environment(mark),
+                cwd=self._scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is for the parent, which then ends the child
+            )
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while not self._is_healthy(mark):
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                raise StackError(f"the embedded stack did not start: {self.last_words() or 'try again'}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """End the child and everything in it; may be called twice."""
+        if self._child is not None:
+            self._child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(_SECONDS_TO_STOP)
+            self._child.kill()
+            self._child.wait()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def wait(self) -> None:
+        """Block until the child ends, which it never does by itself. Raises StackError then."""
+        if self._child is not None:
+            self._child.wait()
+        raise StackError(f"the embedded stack ended: {self.last_words() or 'start it again'}")
+
+    def last_words(self) -> str:
+        """Return the last error that the child wrote, or nothing."""
+        log = self._scratch / "log" if self._scratch else None
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log and log.is_file() else []
+        # Its warnings name errors that would come if one used what nobody uses here.
+        return next((line for line in reversed(lines) if "error" in line.lower() and "WARNING" not in line), "").strip()
+
+    def _environment(self, mark: str) -> dict[str, str]:
+        scratch = str(self._scratch)
+        return {
+            **{name: os.environ[name] for name in _INHERITED if name in os.environ},
+            **CREDENTIALS,
+            "HOME": scratch,
+            "TMPDIR": scratch,
+            "BIND_HOST": HOST,
+            "GATEWAY_PORT": str(self.port),
+            "MINISTACK_HOST": HOST,
+            "MINISTACK_REGION": REGION,
+            "MINISTACK_EDITION": mark,  # comes back in its health: what else answers on the port is not our child
+            "AUTH": "true",
+            "LAMBDA_STRICT": "1",
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+            "LOG_LEVEL": "WARNING",
+            "DOCKER_HOST": f"unix://{scratch}/none",  # with a real one it would remove other MiniStacks' containers
+            **self._settings,
+        }
+
+    def _is_healthy(self, mark: str) -> bool:
+        with closing(http.client.HTTPConnection(HOST, self.port, timeout=2)) as connection:
+            try:
+                connection.request("GET", "/_ministack/health")
+                answer = json.load(connection.getresponse())
+            except (OSError, http.client.HTTPException, ValueError):
+                return False
+        return isinstance(answer, dict) and answer.get("edition") == mark
+
+
+def _usable_port(port: int) -> int:
+    with socket.socket() as probe:
+        # As the server does it: a port whose last connections linger is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise StackError(f"port {port}: {error}; stop what listens there, or choose another port") from error
+        return int(probe.getsockname()[1])

@@ -1,0 +1,116 @@
+"""What can go wrong with a message, beyond what the models say of its ticket.
+
+    EnrichmentError                      (enrichment.errors)
+    └── MessageError                     the base here
+        ├── MessageInvalid               permanent: the message is no notification and no ticket
+        ├── ObjectGone                   permanent: the object was deleted, or never was
+        ├── ObjectTooLarge               permanent: the object is beyond MAX_TICKET_BYTES
+        ├── BucketUnexpected             permanent: the notification speaks of another bucket
+        ├── StoreRefused                 permanent: DynamoDB or S3 will never take this item
+        ├── Throttled                    transient: a service asks to slow down
+        └── ServiceFailed                transient: a service answered 5xx, timed out, or denied access
+
+Permanent ones are rejected at once, transient ones are tried again by SQS. Messages of errors carry ids and codes,
+never what a customer wrote; object keys are shortened and quoted.
+"""
+
+from __future__ import annotations
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from enrichment.errors import EnrichmentError
+
+__all__ = [
+    "BucketUnexpected",
+    "MessageError",
+    "MessageInvalid",
+    "ObjectGone",
+    "ObjectTooLarge",
+    "ServiceFailed",
+    "StoreRefused",
+    "Throttled",
+    "from_aws",
+]
+
+_THROTTLES = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+
+
+class MessageError(EnrichmentError):
+    """Base of what goes wrong with a message."""
+
+    code = "message_error"
+
+
+class MessageInvalid(MessageError):
+    """The message holds neither a notification that is understood nor a ticket."""
+
+    code = "message_invalid"
+
+
+class ObjectGone(MessageError):
+    """The object that the notification names does not exist."""
+
+    code = "object_gone"
+
+
+class ObjectTooLarge(MessageError):
+    """The object has more than MAX_TICKET_BYTES."""
+
+    code = "object_too_large"
+
+
+class BucketUnexpected(MessageError):
+    """The notification names a bucket that this function does not read."""
+
+    code = "bucket_unexpected"
+
+
+class StoreRefused(MessageError):
+    """A store refuses the ticket for good."""
+
+    code = "store_refused"
+
+
+class Throttled(MessageError):
+    """A service asks to slow down."""
+
+    code = "throttled"
+    transient = True
+
+
+class ServiceFailed(MessageError):
+    """A service failed, timed out, or denied access: it may be mended, so the ticket waits."""
+
+    code = "service_failed"
+    transient = True
+
+
+def from_aws(error: ClientError | BotoCoreError, operation: str) -> MessageError:
+    """The error of a call to AWS as one of ours, permanent or transient; `operation` names the call."""
+    if not isinstance(error, ClientError):
+        return ServiceFailed(f"{operation}: {type(error).__name__}")
+    code = error.response.get("Error", {}).get("Code", "Unknown")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _THROTTLES or status == 429:
+        return Throttled(f"{operation}: {code}")
+    if code in {"NoSuchKey", "NoSuchVersion"} or (code == "404" and operation == "GetObject"):
+        return ObjectGone(f"{operation}: the object does not exist (any more)")
+    if operation in {"PutItem", "PutObject"} and code in {"ValidationException", "EntityTooLarge", "KeyTooLongError"}:
+        return StoreRefused(f"{operation}: {code}")
+    return ServiceFailed(f"{operation}: {code}")

@@ -1,0 +1,50 @@
+"""The settings of the function and of the worker, all from the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, HttpUrl, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings", "WorkerSettings"]
+
+Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Settings(BaseSettings):
+    """What the function reads from the environment; the field `raw_bucket` is the variable RAW_BUCKET."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    model_bundle: Annotated[
+        str, Field(pattern=r"^(file|s3)://.+", description="Where the model bundle lies: file:// or s3://")
+    ]
+    bundle_cache_dir: Annotated[str, Field(description="Where the bundle is copied to, once per container")] = "/tmp"  # noqa: S108 - the only place that a Lambda function may write to
+    raw_bucket: Annotated[Name, Field(description="Bucket of the raw tickets")]
+    enriched_bucket: Annotated[Name, Field(description="Bucket of the enriched tickets; versioned")]
+    table_name: Annotated[Name, Field(description="DynamoDB table of the tickets")]
+    queue_url: Annotated[Name, Field(description="Queue that the messages come from")]
+    dlq_url: Annotated[Name, Field(description="Dead-letter queue for rejected messages")]
+    max_receive_count: Annotated[
+        int,
+        Field(ge=1, description="The queue's maxReceiveCount: at the last receive the handler gives the reason itself"),
+    ] = 5
+    max_ticket_bytes: Annotated[int, Field(ge=1, description="Largest raw ticket that is read")] = 1024 * 1024
+    intra_op_threads: Annotated[int | None, Field(ge=1, description="Threads of the models; the cores there are")] = (
+        None
+    )
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(description="Least level that is logged")
+    ] = "INFO"
+    aws_endpoint_url: Annotated[
+        HttpUrl | None, Field(description="Other place of the AWS services, for an emulator")
+    ] = None
+
+
+class WorkerSettings(Settings):
+    """What the worker reads besides."""
+
+    batch_size: Annotated[int, Field(ge=1, le=10, description="Messages that one receive asks for")] = 10
+    num_workers: Annotated[int, Field(ge=1, le=64, description="Processes, each with models of its own")] = 1
+    health_port: Annotated[int, Field(ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0: none")] = 0

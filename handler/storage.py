@@ -1,0 +1,183 @@
+"""Where tickets are read and written: the two ports, and their adapters for S3 and DynamoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from enrichment.ticket import EnrichmentData, RawTicket
+from handler.errors import BucketUnexpected, ObjectTooLarge, from_aws
+from handler.messages import StoredTicket
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["AwsTicketSink", "Known", "RawObject", "S3TicketSource", "TicketSink", "TicketSource", "Write"]
+
+_MAX_SUBJECT: Final = 1000  # characters; the table is for lists, the whole subject lies in S3
+
+
+@dataclass(frozen=True, slots=True)
+class RawObject:
+    """A raw ticket as read, and when it was last modified (milliseconds of Unix time)."""
+
+    raw: bytes
+    modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the table says of a ticket that was enriched before."""
+
+    content_sha256: str
+    model_version: str
+    s3_key: str
+    source_modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One enriched ticket on its way out: `body` goes to S3 under `key`, an extract to the table."""
+
+    ticket: RawTicket
+    enrichment: EnrichmentData
+    body: bytes
+    key: str
+    content_sha256: str
+    source_modified: int
+
+
+class TicketSource(Protocol):
+    """Gives raw tickets."""
+
+    def fetch(self, reference: StoredTicket) -> RawObject:
+        """Reads an object. Raises ObjectGone, ObjectTooLarge, BucketUnexpected, Throttled or ServiceFailed."""
+        ...
+
+
+class TicketSink(Protocol):
+    """Takes enriched tickets."""
+
+    def known(self, ticket_id: str, created_at: int) -> Known | None:
+        """What is committed of a ticket. Raises Throttled or ServiceFailed."""
+        ...
+
+    def store(self, write: Write) -> bool:
+        """Stores a ticket: the object first, then the item, which commits it.
+
+        False where a newer version was committed already. Raises StoreRefused, Throttled or ServiceFailed.
+        """
+        ...
+
+
+class S3TicketSource:
+    """Raw tickets in their bucket."""
+
+    def __init__(self, client: S3Client, bucket: str, max_bytes: int) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._max_bytes = max_bytes
+
+    def fetch(self, reference: StoredTicket) -> RawObject:
+        """As TicketSource.fetch; reads no more than the limit, whatever the object's size."""
+        if reference.bucket != self._bucket:
+            raise BucketUnexpected("the notification speaks of another bucket than RAW_BUCKET")
+        try:
+            answer = self._client.get_object(Bucket=reference.bucket, Key=reference.key)
+            with answer["Body"] as stream:
+                size = answer["ContentLength"]
+                if size > self._max_bytes:
+                    raise ObjectTooLarge(f"the object has {size} bytes, MAX_TICKET_BYTES allows {self._max_bytes}")
+                raw = stream.read()
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "GetObject") from error
+        return RawObject(raw, int(answer["LastModified"].timestamp() * 1000))
+
+
+class AwsTicketSink:
+    """Enriched tickets in a versioned bucket, and their extract in a table."""
+
+    def __init__(self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str) -> None:
+        self._s3 = s3
+        self._dynamodb = dynamodb
+        self._bucket = bucket
+        self._table = table
+
+    def known(self, ticket_id: str, created_at: int) -> Known | None:
+        """As TicketSink.known, with a consistent read."""
+        try:
+            answer = self._dynamodb.get_item(
+                TableName=self._table,
+                Key={"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}},
+                ProjectionExpression="content_sha256, model_version, s3_key, source_modified",
+                ConsistentRead=True,
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "GetItem") from error
+        item: Mapping[str, Any] = answer.get("Item", {})
+        if not {"content_sha256", "model_version", "s3_key", "source_modified"} <= item.keys():
+            return None
+        return Known(
+            item["content_sha256"]["S"],
+            item["model_version"]["S"],
+            item["s3_key"]["S"],
+            int(item["source_modified"]["N"]),
+        )
+
+    def store(self, write: Write) -> bool:
+        """As TicketSink.store. The item names the object's version: readers that follow it never see a half write."""
+        try:
+            put = self._s3.put_object(
+                Bucket=self._bucket, Key=write.key, Body=write.body, ContentType="application/json"
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "PutObject") from error
+        try:
+            self._dynamodb.put_item(
+                TableName=self._table,
+                Item=_item(write, put.get("VersionId", "null")),
+                ConditionExpression="attribute_not_exists(ticket_id) OR attribute_not_exists(source_modified)"
+                " OR source_modified <= :modified",
+                ExpressionAttributeValues={":modified": {"N": str(write.source_modified)}},
+            )
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return False
+            raise from_aws(error, "PutItem") from error
+        return True
+
+
+def _item(write: Write, version_id: str) -> dict[str, Any]:
+    ticket, found = write.ticket, write.enrichment
+    texts = {
+        "ticket_id": ticket.ticket_id,
+        "subject": ticket.subject if len(ticket.subject) <= _MAX_SUBJECT else ticket.subject[: _MAX_SUBJECT - 1] + "…",
+        "customer_id": ticket.customer_id,
+        "intent": found.intent,
+        "urgency": found.urgency,
+        "sentiment": found.sentiment,
+        "summary": found.summary,
+        "processed_at": found.processed_at,
+        "s3_key": write.key,
+        "s3_version_id": version_id,
+        "content_sha256": write.content_sha256,
+        "model_version": found.model_version,
+    }
+    numbers: dict[str, int | float] = {
+        "created_at": ticket.created_at,
+        "intent_confidence": found.intent_confidence,
+        "urgency_confidence": found.urgency_confidence,
+        "sentiment_confidence": found.sentiment_confidence,
+        "source_modified": write.source_modified,
+    }
+    return {
+        **{name: {"S": value} for name, value in texts.items()},
+        # DynamoDB holds decimals: the shortest text that reads back as the same float.
+        **{name: {"N": str(Decimal(repr(value)))} for name, value in numbers.items()},
+        "needs_review": {"BOOL": found.needs_review},
+    }

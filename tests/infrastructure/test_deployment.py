@@ -1,0 +1,119 @@
+"""The template deploys: cfn-lint finds nothing, the SAM transform works, names fit, samconfig knows the parameters."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cfnlint.api import lint
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+from samtranslator.yaml_helper import yaml_parse
+
+REPO = Path(__file__).resolve().parents[2]
+TEXT = (REPO / "template.yaml").read_text(encoding="utf-8")
+SAMCONFIG: dict[str, Any] = tomllib.loads((REPO / "samconfig.toml").read_text(encoding="utf-8"))
+
+
+REGIONS = ["us-east-1", "eu-central-1", "ap-southeast-1"]
+
+
+def transform(text: str) -> dict[str, Any]:
+    """Return what CloudFormation creates: the template after the SAM transform, made without AWS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        return dict(Translator({}, Parser()).translate(yaml_parse(text), {}))
+
+
+def findings(text: str) -> set[str]:
+    """Lint before and after the transform: cfn-lint does not look into the properties of a serverless function."""
+    matches = lint(text, regions=REGIONS) + lint(yaml.safe_dump(transform(text)), regions=REGIONS)
+    return {f"{match.rule.id} {match.message}" for match in matches}
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    assert findings(TEXT) == set()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        ("SqsManagedSseEnabled: true", "SqsManagedSSE: true", "E3002"),
+        ("aws:SourceArn: !Sub\n", "aws:SourceArn: !GetAtt RawBucket.Arn\n                Spare: !Sub\n", "E3004"),
+        ("!Ref MaxTicketBytes", "!Ref MaxBytes", "E1020"),
+    ],
+    ids=["property", "circle", "reference"],
+)
+def test_cfn_lint_sees_a_breach(old: str, new: str, finding: str) -> None:
+    assert TEXT.count(old)
+    assert finding in {found.split()[0] for found in findings(TEXT.replace(old, new, 1))}
+
+
+def test_transform_makes_the_function_and_its_mapping() -> None:
+    transformed = transform(TEXT)
+    kinds = sorted(resource["Type"] for resource in transformed["Resources"].values())
+    assert [kind for kind in kinds if kind.startswith(("AWS::Lambda", "AWS::IAM", "AWS::Serverless"))] == [
+        "AWS::IAM::Role",
+        "AWS::Lambda::EventSourceMapping",
+        "AWS::Lambda::Function",
+    ]
+    mapping = transformed["Resources"]["EnrichmentFunctionTickets"]["Properties"]
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}
+    assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["TicketQueue", "Arn"]}
+    function = transformed["Resources"]["EnrichmentFunction"]["Properties"]
+    assert function["Code"] == {"ImageUri": {"Ref": "ImageUri"}}
+
+
+def test_outputs_are_what_programs_ask_for() -> None:
+    outputs = {name: output["Value"]["Ref"] for name, output in yaml_parse(TEXT)["Outputs"].items()}
+    assert outputs == {
+        "RawBucket": "RawBucket",
+        "EnrichedBucket": "EnrichedBucket",
+        "TableName": "TicketTable",
+        "QueueUrl": "TicketQueue",
+        "DlqUrl": "DeadLetterQueue",
+        "FunctionName": "EnrichmentFunction",
+    }
+
+
+def test_cloudformation_can_read_the_file() -> None:
+    # CloudFormation knows no YAML aliases and takes 51,200 bytes; sam would hide both.
+    assert not [event for event in yaml.parse(TEXT) if isinstance(event, yaml.AliasEvent)]
+    assert len(TEXT.encode()) < 51_200
+
+
+@pytest.mark.parametrize(
+    ("parameter", "good", "bad"),
+    [
+        ("NamePrefix", ["", "acme-prod", "a" * 40], ["a", "Acme", "-acme", "acme-", "a" * 41]),
+        ("ModelBundle", ["file:///share/ticket-enrichment/bundle"], ["s3://models/full", "file://share", "bundle"]),
+        ("ModelBundleS3", ["", "models/full", "m.x/a/b"], ["models", "models/", "models/*", "s3://models/full"]),
+    ],
+)
+def test_parameter_takes_only_what_works(parameter: str, good: list[str], bad: list[str]) -> None:
+    pattern = yaml_parse(TEXT)["Parameters"][parameter]["AllowedPattern"]
+    assert [value for value in good + bad if re.fullmatch(pattern, value)] == good
+
+
+def test_longest_prefix_makes_legal_names() -> None:
+    # The longest default is made of a 12-digit account and a region such as ap-southeast-1.
+    longest = max(40, len("123456789012-us-isob-east-1"))
+    assert longest + len("-tickets-enriched") <= 63  # buckets
+    assert longest + len("-ticket-enrichment") <= 64  # functions
+    assert longest + len("-ticket-processing-dlq") <= 80  # queues
+
+
+@pytest.mark.parametrize("environment", ["default", "local", "prod"])
+def test_samconfig_knows_the_parameters(environment: str) -> None:
+    commands = SAMCONFIG[environment]
+    assert commands["global"]["parameters"]["stack_name"]
+    assert commands["validate"]["parameters"]["lint"] is True
+    deploy = commands["deploy"]["parameters"]
+    assert deploy["capabilities"] == "CAPABILITY_IAM"
+    overrides = {override.partition("=")[0] for override in deploy.get("parameter_overrides", [])}
+    assert overrides <= yaml_parse(TEXT)["Parameters"].keys()

@@ -1,0 +1,137 @@
+"""The embedded stack's process: errors are one line that names the remedy, and however it ends, nothing is left."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from handler import emulator, local
+from handler.local import EmbeddedStack, StackError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_port_in_use_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StackError, match=rf"^port {port}: .*choose another port$"):
+            EmbeddedStack(port=port).start()
+
+
+def test_missing_package_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator, "_NEEDED", {"no_such_module": "ministack"})
+    with pytest.raises(StackError, match=r"^ministack is not installed: pip install '\.\[local\]'$"):
+        EmbeddedStack().start()
+
+
+def test_missing_template_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"there is no .*nothing\.yaml"):
+        EmbeddedStack(template=tmp_path / "nothing.yaml").start()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("Transform: AWS::Serverless-2016-10-31", "Transform: [", "template.yaml was not created"),
+        ("maxReceiveCount: !Ref MaxReceiveCount", "maxReceiveCount: 0", "TicketQueue"),
+    ],
+)
+def test_broken_template_is_said_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    broken = tmp_path / "template.yaml"
+    broken.write_text((REPO / "template.yaml").read_text().replace(old, new))
+    stack = EmbeddedStack(template=broken)
+    with pytest.raises(StackError) as caught:
+        stack.start()
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert stack.pid is not None
+    assert not is_alive(stack.pid)
+
+
+def test_child_that_fails_is_quoted() -> None:
+    with pytest.raises(StackError, match=r"did not start: .*ModuleNotFoundError"):
+        EmbeddedStack(emulator={"PYTHONHOME": "/nonexistent"}).start()
+
+
+def test_end_of_the_child_ends_the_wait() -> None:
+    with EmbeddedStack() as stack:
+        assert stack.pid is not None
+        os.kill(stack.pid, signal.SIGKILL)
+        with pytest.raises(StackError, match="the embedded stack ended: start it again"):
+            stack.wait()
+    stack.stop()
+
+
+def test_command_prints_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(_: EmbeddedStack) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local.EmbeddedStack, "wait", interrupted)
+    result = CliRunner().invoke(local.app, ["up", "--port", "0"])
+    signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 0
+    assert "export TABLE_NAME=tickets\n" in result.stdout
+
+
+def test_command_says_what_is_wrong_and_fails() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    result = CliRunner().invoke(local.app, ["up", "--port", "70000"])
+    signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("port 70000: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc to find the child of the command")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_command_leaves_nothing_behind(ending: signal.Signals, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "handler.local", "up", "--port", "0"],
+        cwd=REPO,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        lines = iter(command.stdout.readline, "")
+        url = next(shlex.split(line)[1] for line in lines if "AWS_ENDPOINT_URL" in line).partition("=")[2]
+        port = int(url.rpartition(":")[2])
+        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        command.send_signal(ending)
+        assert command.wait(10) == (-ending if ending is signal.SIGKILL else 0)
+    assert len(children) == 1
+    assert eventually(lambda: not is_alive(int(children[0])))
+    assert eventually(lambda: not list(tmp_path.iterdir()))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 1)
