@@ -1,111 +1,25 @@
-"""The model bundle: a folder with `bundle.json`, and the files that it names.
-
-The manifest says of every file its size and sha256, of every model where it came from and how it is to be run. The
-sha256 of the canonical manifest is the bundle's digest, so two bundles with one digest give the same results.
-"""
+"""The model bundle: a folder with `bundle.json` and the files that it names; opening, verifying, installing one."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import platform
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, BinaryIO, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pathlib import Path
+from typing import BinaryIO, Final
 
 from enrichment.errors import BundleCorrupt, BundleInvalid, BundleMissing
+from enrichment.manifest import MANIFEST, FileSpec, Manifest, read_manifest
 
-__all__ = [
-    "MANIFEST",
-    "Bundle",
-    "EncoderSpec",
-    "ExtractiveSpec",
-    "FileSpec",
-    "HeadSpec",
-    "Manifest",
-    "ModelsSpec",
-    "canonical",
-    "install",
-]
+__all__ = ["MANIFEST", "Bundle", "install"]
 
-MANIFEST: Final = "bundle.json"
 _CHUNK: Final = 1 << 20
 _installing: Final = threading.Lock()
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class FileSpec(_Spec):
-    """A file: size in bytes, and hash."""
-
-    sha256: Sha256
-    size: Annotated[int, Field(ge=0)]
-
-
-class EncoderSpec(_Spec):
-    """The sentence encoder; its graph's inputs are input_ids and attention_mask."""
-
-    file: str
-    tokenizer: str
-    source: str
-    revision: str
-    source_sha256: Sha256
-    license: str
-    precision: Literal["int8", "fp32"]
-    pooling: Literal["mean"]
-    dimensions: int
-    max_tokens: Annotated[int, Field(ge=8)]
-    max_windows: Annotated[int, Field(ge=1)]
-
-
-class HeadSpec(_Spec):
-    """A linear classifier over the encoder's output and the cues; its arrays lie in `file` under the task's name."""
-
-    file: str
-    labels: Annotated[list[str], Field(min_length=2)]
-    fallback: str
-    threshold: Annotated[float, Field(ge=0, le=1)]
-    training: dict[str, Any]
-
-
-class ExtractiveSpec(_Spec):
-    """The extractive summary: sentences of the ticket, at most `max_tokens` tokens."""
-
-    kind: Literal["extractive"]
-    max_tokens: Annotated[int, Field(ge=1)]
-    min_words: Annotated[int, Field(ge=0)]
-
-
-class ModelsSpec(_Spec):
-    """All models of a bundle, by task."""
-
-    encoder: EncoderSpec
-    cues: str
-    intent: HeadSpec
-    urgency: HeadSpec
-    sentiment: HeadSpec
-    summary: ExtractiveSpec
-
-
-class Manifest(_Spec):
-    """`bundle.json`."""
-
-    schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
-    profile: Literal["compact"]
-    files: dict[str, FileSpec]
-    models: ModelsSpec
-    verification: dict[str, Any]
 
 
 class Bundle:
@@ -130,7 +44,7 @@ class Bundle:
         folder = Path(folder)
         try:
             raw = (folder / MANIFEST).read_bytes()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise BundleMissing(
                 f"{folder} holds no {MANIFEST}; build a bundle with `python -m enrichment.export compact --out DIR`"
             ) from error
@@ -160,31 +74,6 @@ class Bundle:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != spec.sha256:
                     raise BundleCorrupt(f"{path} differs from its sha256; copy or build the bundle again")
-
-
-def canonical(manifest: dict[str, Any]) -> bytes:
-    """The one spelling of a manifest whose sha256 is the digest: sorted keys, no spaces, UTF-8."""
-    return json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def read_manifest(raw: bytes, place: str) -> tuple[Manifest, str]:
-    """A manifest and its digest from the bytes of bundle.json; `place` is named in errors. Raises BundleInvalid."""
-    try:
-        data = json.loads(raw)
-        manifest = Manifest.model_validate(data)
-        digest = hashlib.sha256(canonical(data)).hexdigest()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleInvalid(
-            f"{place}/{MANIFEST}: {where}: {first['msg']}; build the bundle with this version of the library"
-        ) from error
-    except ValueError as error:
-        raise BundleInvalid(f"{place}/{MANIFEST} is not JSON ({error}); copy or build the bundle again") from error
-    for name in manifest.files:
-        if PurePosixPath(name).name != name or name in {"", ".", "..", MANIFEST}:
-            raise BundleInvalid(f"{place}/{MANIFEST} lists a file outside of its folder: {name!r}; rebuild the bundle")
-    return manifest, digest
 
 
 def install(open_file: Callable[[str], BinaryIO], cache: Path | str, *, place: str) -> Path:
@@ -223,12 +112,14 @@ def _copy_all(open_file: Callable[[str], BinaryIO], manifest: Manifest, raw: byt
 @contextmanager
 def _scratch(cache: Path, digest: str) -> Iterator[Path]:
     """A temporary folder beside the target; leftovers of copies that were killed are swept, they would fill /tmp."""
-    for stale in cache.glob(f"{digest}.part-*"):
+    # By host: pods that share a volume all have the same few process ids, each its own.
+    part = f"{digest}.part-{platform.node()}-"
+    for stale in cache.glob(f"{part}*"):
         pid = stale.name.rsplit("-", 1)[-1].split(".")[0]
         # A process copies once: what bears our own pid is from one that had it before, in this same /tmp.
         if not pid.isdigit() or int(pid) == os.getpid() or not _alive(int(pid)):
             shutil.rmtree(stale, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{digest}.part-{os.getpid()}.", dir=cache))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{part}{os.getpid()}.", dir=cache))
     try:
         yield scratch
     finally:

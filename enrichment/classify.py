@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -48,9 +49,9 @@ def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
         spec = getattr(bundle.manifest.models, task)
         path = bundle.path(spec.file)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 weights, bias = arrays[f"{task}.weights"], arrays[f"{task}.bias"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise BundleInvalid(f"{path} holds no classifier for {task} ({error}); rebuild the bundle") from error
         if weights.shape != (features, len(spec.labels)) or bias.shape != (len(spec.labels),):
             raise BundleInvalid(

@@ -18,12 +18,12 @@ import numpy as np
 from enrichment.encoder import Floats
 from enrichment.errors import BundleInvalid
 
-__all__ = ["Cues"]
+__all__ = ["SURFACE", "Cues"]
 
 _TOKEN: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[.!?;:,\n]")
 _CONTRASTS: Final = frozenset({"but", "however", "although", "though", "except", "unfortunately", "yet"})
 _NEGATION_REACH: Final = 4  # words: "not at all a good idea"
-_SURFACE: Final = [
+SURFACE: Final = (  # features of any text; those of a bundle's own groups of cues follow
     "positive",
     "negative",
     "negated_positive",
@@ -40,7 +40,7 @@ _SURFACE: Final = [
     "capitals",
     "shouting",
     "digits",
-]
+)
 
 
 class Cues:
@@ -52,7 +52,7 @@ class Cues:
         self._negators = frozenset(lexicon["negators"])
         self._intensifiers = frozenset(lexicon["intensifiers"])
         self._groups = {name: _pattern(phrases) for name, phrases in sorted(groups.items()) if phrases}
-        self.names = (*_SURFACE, *self._groups)
+        self.names = (*SURFACE, *self._groups)
 
     @classmethod
     def from_file(cls, path: Path) -> Cues:
@@ -60,8 +60,8 @@ class Cues:
         try:
             data: dict[str, Any] = json.loads(path.read_bytes())
             return cls(data["lexicon"], data["groups"])
-        except (OSError, ValueError, KeyError) as error:
-            raise BundleInvalid(f"{path} holds no cues ({error}); rebuild the bundle") from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise BundleInvalid(f"{path} holds no cues ({error!r}); rebuild the bundle") from error
 
     def features(self, text: str) -> Floats:
         """The cue vector of a text, (len(names),): logarithms of counts, shares and signs, all of order 1."""
@@ -118,7 +118,7 @@ class Cues:
 
 
 def _pattern(phrases: Sequence[str]) -> re.Pattern[str]:
-    # Longest first, so that "not urgent" is not read as "urgent"; a final * matches any ending.
+    # Longest first, so that of two cues in one place the fuller counts; a final * matches any ending.
     parts = sorted({phrase.lower() for phrase in phrases}, key=lambda phrase: (-len(phrase), phrase))
     body = "|".join(re.escape(part).replace(r"\*", r"\w*").replace(r"\ ", r"\s+") for part in parts)
     return re.compile(rf"(?<!\w)(?:{body})(?!\w)")

@@ -91,6 +91,8 @@ class Encoder:
             raise BundleInvalid(
                 f"{bundle.path(spec.file)} lacks the outputs that the manifest names; rebuild the bundle"
             )
+        if tokenizer.token_to_id("[CLS]") is None or tokenizer.token_to_id("[SEP]") is None:
+            raise BundleInvalid(f"{bundle.path(spec.tokenizer)} knows no [CLS] or no [SEP]; rebuild the bundle")
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return cls(session, tokenizer, spec.max_tokens, spec.max_windows)

@@ -26,7 +26,7 @@ from enrichment.cues import Cues
 from enrichment.encoder import Encoded, Encoder, Floats, Tokens
 from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
 from enrichment.summary.extractive import Outline, outline, summarize
-from enrichment.text import micro_batches
+from enrichment.text import MAX_CHARACTERS, micro_batches
 from enrichment.ticket import EnrichmentData, RawTicket
 
 __all__ = ["Enricher", "Observe", "TimeLeft"]
@@ -90,16 +90,32 @@ class Enricher:
         OutOfTime. A micro-batch that raises is run again ticket by ticket, and what then still raises is ModelFailed.
         """
         watch = _Watch(time_left or _forever, observe or _nobody)
-        results: list[EnrichmentData | EnrichmentError | None] = [None] * len(tickets)
         begin = time.perf_counter()
-        outlines = [outline(ticket.subject, ticket.body) for ticket in tickets]
-        tokens = self._encoder.tokenize([o.text for o in outlines])
+        items = self._read(tickets)
         watch.observe("tokenize", time.perf_counter() - begin, len(tickets))
-        for batch in micro_batches([t.longest for t in tokens], [t.windows for t in tokens], _BUDGET):
-            part = [_Item(tickets[i], outlines[i], tokens[i]) for i in batch]
-            for i, result in zip(batch, self._micro_batch(part, watch), strict=True):
-                results[i] = result
-        return [result for result in results if result is not None]
+        results: dict[int, EnrichmentData | EnrichmentError] = {}
+        good: list[tuple[int, _Item]] = []
+        for i, item in enumerate(items):
+            if isinstance(item, _Item):
+                good.append((i, item))
+            else:
+                results[i] = item
+        sizes = [item.tokens for _, item in good]
+        for batch in micro_batches([t.longest for t in sizes], [t.windows for t in sizes], _BUDGET):
+            part = self._micro_batch([good[k][1] for k in batch], watch)
+            results.update(zip((good[k][0] for k in batch), part, strict=True))
+        return [results[i] for i in range(len(tickets))]
+
+    def _read(self, tickets: Sequence[RawTicket]) -> list[_Item | EnrichmentError]:
+        """What is known of tickets before the models run; a ticket that cannot be read takes no other along."""
+        try:
+            outlines = [outline(ticket.subject, ticket.body) for ticket in tickets]
+            tokens = self._encoder.tokenize([o.text for o in outlines])
+        except Exception as error:  # an isolation boundary, like that around the models
+            if len(tickets) == 1:
+                return [_failed(tickets[0], error)]
+            return [item for ticket in tickets for item in self._read([ticket])]
+        return [_Item(*parts) for parts in zip(tickets, outlines, tokens, strict=True)]
 
     def _micro_batch(self, part: Sequence[_Item], watch: _Watch) -> list[EnrichmentData | EnrichmentError]:
         cost = sum(item.tokens.windows for item in part) * max(item.tokens.longest for item in part)
@@ -114,11 +130,7 @@ class Enricher:
         except Exception as error:  # an isolation boundary: no ticket takes its neighbours along
             if len(part) > 1:
                 return [result for item in part for result in self._micro_batch([item], watch)]
-            ticket_id = part[0].ticket.ticket_id
-            _log.exception("a model failed", extra={"ticket_id": ticket_id})
-            failure = ModelFailed(f"a model raised {type(error).__name__}", ticket_id=ticket_id)
-            failure.__cause__ = error
-            return [failure]
+            return [_failed(part[0].ticket, error)]
 
     def _models(self, part: Sequence[_Item], cost: int, watch: _Watch) -> list[EnrichmentData]:
         times = [time.perf_counter()]
@@ -143,7 +155,7 @@ class Enricher:
     def _classify(self, text: str, encoded: Encoded | None) -> dict[Task, dict[str, float]]:
         if encoded is None:
             return {task: self._heads[task].unknown() for task in TASKS}
-        features: Floats = np.concatenate([encoded.pooled, self._cues.features(text)])
+        features: Floats = np.concatenate([encoded.pooled, self._cues.features(text[:MAX_CHARACTERS])])
         return {task: self._heads[task].probabilities(features) for task in TASKS}
 
     def _summarize(self, outline: Outline, encoded: Encoded | None) -> str:
@@ -198,6 +210,13 @@ class Enricher:
         begin = time.perf_counter()
         self._encoder.encode([tokens], [[]])
         return (time.perf_counter() - begin) / tokens.cost
+
+
+def _failed(ticket: RawTicket, error: Exception) -> ModelFailed:
+    _log.error("a model failed", exc_info=error, extra={"ticket_id": ticket.ticket_id})
+    failure = ModelFailed(f"a model raised {type(error).__name__}", ticket_id=ticket.ticket_id)
+    failure.__cause__ = error
+    return failure
 
 
 def _forever() -> float:

@@ -33,6 +33,8 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 # Numbers from 2^53 on are no longer exact in a JavaScript reader, nor as a double anywhere.
 MAX_CREATED_AT: Final = 2**53 - 1
+_MAX_BITS: Final = 1024  # of an integer; as many as the largest double has
+_MAX_DEPTH: Final = 200  # the JSON reader's own limit; the writer's is not far above
 _PRIORITIES: Final = ("critical", "high", "medium", "low")
 
 Priority = Literal["critical", "high", "medium", "low"]
@@ -127,13 +129,14 @@ def parse_ticket(raw: bytes | str) -> RawTicket:
 
     Raises TicketInvalid, whose message names the fields and what is wrong with them, but never their values.
     """
-    if isinstance(raw, bytes):
-        raw = raw.removeprefix(codecs.BOM_UTF8)  # written by some Windows tools, and allowed to be ignored (RFC 8259)
+    # The mark at the beginning is written by some Windows tools, and allowed to be ignored (RFC 8259).
+    raw = raw.removeprefix(codecs.BOM_UTF8) if isinstance(raw, bytes) else raw.removeprefix("\ufeff")
     try:
+        raw = raw.encode() if isinstance(raw, str) else raw
         data = pydantic_core.from_json(raw, allow_inf_nan=False)
     except ValueError as error:
-        if isinstance(raw, bytes) and not _is_utf8(raw):
-            raise TicketInvalid("the ticket is not UTF-8; store it as UTF-8 JSON") from error
+        if isinstance(raw, str) or not _is_utf8(raw):
+            raise TicketInvalid("the ticket is not UTF-8; store it as UTF-8 JSON") from None
         raise TicketInvalid(f"the ticket is not valid JSON: {_without_input(error)}") from error
     return ticket_from_object(data)
 
@@ -144,7 +147,7 @@ def ticket_from_object(data: object) -> RawTicket:
         raise TicketInvalid(f"the ticket is a JSON {_json_type(data)}, not an object")
     fields = {name: value for name, value in data.items() if name != "enrichment"}
     ticket_id = fields.get("ticket_id")
-    known_id = ticket_id if isinstance(ticket_id, str) and 0 < len(ticket_id) <= 256 else None
+    known_id = ticket_id if isinstance(ticket_id, str) and 0 < len(ticket_id) <= 256 and _is_utf8(ticket_id) else None
     _refuse_what_json_cannot_hold(fields, known_id)
     try:
         return RawTicket.model_validate(fields)
@@ -166,25 +169,29 @@ def _summary_of(error: ValidationError) -> str:
     return "; ".join(parts)
 
 
-def _refuse_what_json_cannot_hold(value: object, ticket_id: str | None) -> None:
-    """Numbers such as 1e999 decode to infinity, and integers may be too long to be written again."""
-    stack = [value]
+def _refuse_what_json_cannot_hold(fields: Mapping[str, object], ticket_id: str | None) -> None:
+    """What decodes, and could not be written again: 1e999 is infinity, an integer or a nesting may have no end."""
+    stack: list[tuple[object, int]] = [(value, 1) for value in (*fields, *fields.values())]
     while stack:
-        item = stack.pop()
+        item, depth = stack.pop()
         if isinstance(item, Mapping):
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, float) and not math.isfinite(item):
+            stack += [(value, depth + 1) for value in (*item, *item.values())]
+        elif isinstance(item, list | tuple):
+            stack += [(value, depth + 1) for value in item]
+        elif isinstance(item, str) and not _is_utf8(item):
+            raise TicketInvalid("a text holds half of a surrogate pair", ticket_id=ticket_id)
+        elif (isinstance(item, float) and not math.isfinite(item)) or (
+            isinstance(item, int) and item.bit_length() > _MAX_BITS
+        ):
             raise TicketInvalid("a number is beyond the range of a double", ticket_id=ticket_id)
-        elif isinstance(item, int) and item.bit_length() > 1024:
-            raise TicketInvalid("an integer has more than 308 digits", ticket_id=ticket_id)
+        if depth > _MAX_DEPTH:
+            raise TicketInvalid(f"the ticket is nested deeper than {_MAX_DEPTH} levels", ticket_id=ticket_id)
 
 
-def _is_utf8(raw: bytes) -> bool:
+def _is_utf8(text: bytes | str) -> bool:
     try:
-        raw.decode()
-    except UnicodeDecodeError:
+        text.decode() if isinstance(text, bytes) else text.encode()
+    except UnicodeError:
         return False
     return True
 

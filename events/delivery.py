@@ -85,19 +85,16 @@ def to_bucket(name: str) -> Put:
         config = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 4})
         client = boto3.client("s3", config=config)
     except ImportError as error:
-        message = "--bucket needs boto3: pip install boto3"
-        raise SinkError(message) from error
+        raise SinkError("--bucket needs boto3: pip install boto3") from error
     except ValueError as error:
-        message = f"AWS_ENDPOINT_URL: {error}"
-        raise SinkError(message) from error
+        raise SinkError(f"AWS_ENDPOINT_URL: {error}") from error
 
     def put(ticket: dict[str, Any]) -> None:
         key = f"{ticket['ticket_id']}.json"
         try:
             client.put_object(Bucket=name, Key=key, Body=_encode(ticket), ContentType="application/json")
         except (BotoCoreError, ClientError) as error:
-            message = f"cannot put {key} into bucket {name}: {' '.join(str(error).split())}"
-            raise SinkError(message) from error
+            raise SinkError(f"cannot put {key} into bucket {name}: {' '.join(str(error).split())}") from error
 
     return put
 
@@ -121,5 +118,4 @@ def to_file(path: str) -> Iterator[Put]:
         if path == "-":  # what is left in the buffer goes nowhere, or Python complains once more when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        message = f"cannot write to {path}: {error.strerror}"
-        raise SinkError(message) from error
+        raise SinkError(f"cannot write to {path}: {error.strerror}") from error

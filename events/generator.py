@@ -145,8 +145,7 @@ def _sink(bucket: str | None, out: str | None) -> AbstractContextManager[Put]:
         return nullcontext(to_bucket(bucket))
     if out is not None and bucket is None:
         return to_file(out)
-    message = "say where the tickets go: either --bucket NAME or --out FILE.jsonl ('-' for stdout)"
-    raise SinkError(message)
+    raise SinkError("say where the tickets go: either --bucket NAME or --out FILE.jsonl ('-' for stdout)")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any, Final
 
 import boto3
@@ -12,10 +13,11 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from botocore.config import Config
 
 from enrichment import Enricher
-from handler.batch import Batch, Models, Ports
+from handler.batch import Batch
 from handler.bundle_source import install_bundle
 from handler.dead_letters import DeadLetters, SqsDeadLetters
 from handler.observability import EmfFigures, Figures, Logger, make_logger
+from handler.ports import Models, Ports
 from handler.settings import Settings
 from handler.storage import AwsTicketSink, S3TicketSource, TicketSink, TicketSource
 
@@ -41,26 +43,34 @@ def build(
     Raises BundleError when the model bundle cannot be used.
     """
     pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ticket")
-    begin = time.perf_counter()
+
+    @cache
+    def client(service: str) -> Future[Any]:
+        return pool.submit(_client, service, settings)
+
     # Clients take as long as sessions to make, and the two wait for different things.
-    clients = {name: pool.submit(_client, name, settings) for name in ("s3", "dynamodb", "sqs")}
+    for service, ports_of_it in {"s3": (source, sink), "dynamodb": (sink,), "sqs": (dead_letters,)}.items():
+        if None in ports_of_it:
+            client(service)
+    begin = time.perf_counter()
     figures = figures or EmfFigures()
     if models is None:
-        folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, clients["s3"].result)
+        folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, lambda: client("s3").result())
         models = Enricher.open(folder, threads=settings.intra_op_threads)
         figures.started(time.perf_counter() - begin)
     ports = Ports(
-        source=source or S3TicketSource(clients["s3"].result(), settings.raw_bucket, settings.max_ticket_bytes),
+        source=source or S3TicketSource(client("s3").result(), settings.raw_bucket, settings.max_ticket_bytes),
         sink=sink
         or AwsTicketSink(
-            clients["s3"].result(), clients["dynamodb"].result(), settings.enriched_bucket, settings.table_name
+            client("s3").result(), client("dynamodb").result(), settings.enriched_bucket, settings.table_name
         ),
-        dead_letters=dead_letters or SqsDeadLetters(clients["sqs"].result(), settings.queue_url, settings.dlq_url),
+        dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
         models=models,
         figures=figures,
         logger=logger or make_logger(settings.log_level),
         pool=pool,
         max_receive_count=settings.max_receive_count,
+        max_ticket_bytes=settings.max_ticket_bytes,
     )
     return _handler(ports)
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DeadLetters", "SqsDeadLetters", "backoff_seconds"]
 
+_MAX_MESSAGE: Final = 1024 * 1024  # bytes: the body together with names, types and values of its attributes
 _MAX_ATTRIBUTES: Final = 10
-_MAX_REJECTION: Final = 16 * 1024  # characters; the message as a whole is limited to 1 MiB
+_MAX_REJECTION: Final = 16 * 1024  # characters; an attribute is read by people
+_OURS: Final = frozenset({"Reason", "Rejection"})  # in a record: from an earlier rejection, replayed
 _MAX_VISIBILITY: Final = 900
 
 
@@ -49,20 +51,18 @@ class SqsDeadLetters:
         self._dlq_url = dlq_url
 
     def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
-        """As DeadLetters.reject; attributes beyond SQS's ten move into `Rejection`."""
-        kept, moved = _attributes(record)
-        rejection: dict[str, Any] = {
-            "message_id": record.get("messageId"),
-            "rejected_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "errors": list(reasons),
-            **({"attributes": moved} if moved else {}),
-        }
-        while len(text := json.dumps(rejection)) > _MAX_REJECTION and len(rejection["errors"]) > 1:
-            rejection["errors"] = rejection["errors"][: len(rejection["errors"]) // 2]
-        kept["Reason"] = {"DataType": "String", "StringValue": code}
-        kept["Rejection"] = {"DataType": "String", "StringValue": text}
+        """As DeadLetters.reject; attributes beyond SQS's ten move into `Rejection`.
+
+        A message that is as long as SQS allows leaves little room: its errors are shortened, then left out, and one
+        without room for even the code is sent as it came.
+        """
+        body = _body(record)
         try:
-            self._client.send_message(QueueUrl=self._dlq_url, MessageBody=_body(record), MessageAttributes=kept)
+            self._client.send_message(
+                QueueUrl=self._dlq_url,
+                MessageBody=body,
+                MessageAttributes=_with_reason(record, reasons, code, _MAX_MESSAGE - len(body.encode())),
+            )
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "SendMessage") from error
 
@@ -88,19 +88,45 @@ def _body(record: Mapping[str, Any]) -> str:
     return body if isinstance(body, str) and body else json.dumps(record, default=str)
 
 
-def _attributes(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The record's own message attributes as SendMessage takes them, and those for which there is no room."""
-    kept: dict[str, Any] = {}
-    moved: dict[str, Any] = {}
-    for name, attribute in (record.get("messageAttributes") or {}).items():
-        if name in {"Reason", "Rejection"}:  # from an earlier rejection, replayed by hand
-            continue
-        value = _value(attribute)
-        if value is None or len(kept) >= _MAX_ATTRIBUTES - 2:
-            moved[name] = attribute
-        else:
-            kept[name] = value
-    return kept, moved
+def _with_reason(
+    record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str, room: int
+) -> dict[str, Any]:
+    """The record's attributes with `Reason` and `Rejection`, in `room` bytes."""
+    theirs = {name: value for name, value in (record.get("messageAttributes") or {}).items() if name not in _OURS}
+    own = {name: value for name, value in ((name, _value(theirs[name])) for name in theirs) if value is not None}
+    kept = dict(list(own.items())[: _MAX_ATTRIBUTES - len(_OURS)])
+    moved = {name: value for name, value in theirs.items() if name not in kept}
+    base: dict[str, Any] = {
+        "message_id": record.get("messageId"),
+        "rejected_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        **({"attributes": moved} if moved else {}),
+    }
+    kept["Reason"] = _text(code)
+    for errors in _ever_fewer(reasons):
+        left_out = {"errors_left_out": len(reasons) - len(errors)} if len(errors) < len(reasons) else {}
+        text = json.dumps({**base, "errors": list(errors), **left_out})
+        full = {**kept, "Rejection": _text(text)}
+        if _size(full) <= room and (len(text) <= _MAX_REJECTION or len(errors) <= 1):
+            return full
+    # Better no explanation than one that costs the sender's own attributes.
+    return kept if _size(kept) <= room and not moved else own
+
+
+def _ever_fewer(reasons: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    while reasons:
+        yield reasons
+        reasons = reasons[: len(reasons) // 2]
+    yield ()
+
+
+def _text(value: str) -> dict[str, str]:
+    return {"DataType": "String", "StringValue": value}
+
+
+def _size(attributes: Mapping[str, Mapping[str, Any]]) -> int:
+    """Bytes that SQS counts: names, types and values."""
+    parts = [part for name, value in attributes.items() for part in (name, *value.values())]
+    return sum(len(part.encode() if isinstance(part, str) else part) for part in parts)
 
 
 def _value(attribute: Mapping[str, Any]) -> dict[str, Any] | None:

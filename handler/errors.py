@@ -8,13 +8,16 @@
         ├── BucketUnexpected             permanent: the notification speaks of another bucket
         ├── StoreRefused                 permanent: DynamoDB or S3 will never take this item
         ├── Throttled                    transient: a service asks to slow down
-        └── ServiceFailed                transient: a service answered 5xx, timed out, or denied access
+        ├── ServiceFailed                transient: a service answered 5xx, timed out, or denied access
+        └── Unexpected                   transient: a fault of our own, caught where it can harm no neighbour
 
 Permanent ones are rejected at once, transient ones are tried again by SQS. Messages of errors carry ids and codes,
 never what a customer wrote; object keys are shortened and quoted.
 """
 
 from __future__ import annotations
+
+import traceback
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,7 +32,9 @@ __all__ = [
     "ServiceFailed",
     "StoreRefused",
     "Throttled",
+    "Unexpected",
     "from_aws",
+    "trace",
 ]
 
 _THROTTLES = frozenset(
@@ -101,6 +106,25 @@ class ServiceFailed(MessageError):
     transient = True
 
 
+class Unexpected(MessageError):
+    """A fault of our own, caught at an isolation boundary; worth another try."""
+
+    code = "unexpected"
+    transient = True
+
+
+def trace(error: BaseException) -> str:
+    """The traceback of an error and of its causes, without their messages: those may quote what a customer wrote."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        parts.append("".join(traceback.format_tb(link.__traceback__)) + type(link).__qualname__)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "\nfrom\n".join(parts)
+
+
 def from_aws(error: ClientError | BotoCoreError, operation: str) -> MessageError:
     """The error of a call to AWS as one of ours, permanent or transient; `operation` names the call."""
     if not isinstance(error, ClientError):
@@ -109,7 +133,7 @@ def from_aws(error: ClientError | BotoCoreError, operation: str) -> MessageError
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _THROTTLES or status == 429:
         return Throttled(f"{operation}: {code}")
-    if code in {"NoSuchKey", "NoSuchVersion"} or (code == "404" and operation == "GetObject"):
+    if operation == "GetObject" and code in {"NoSuchKey", "NoSuchVersion", "404", "KeyTooLongError"}:
         return ObjectGone(f"{operation}: the object does not exist (any more)")
     if operation in {"PutItem", "PutObject"} and code in {"ValidationException", "EntityTooLarge", "KeyTooLongError"}:
         return StoreRefused(f"{operation}: {code}")

@@ -6,15 +6,17 @@ declared once, and whoever needs their names reads them from what was deployed. 
     with EmbeddedStack() as stack:
         os.environ.update(stack.environment())
 
-    python -m handler.local up
+    python -m handler.local up --env-file stack.env
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -26,7 +28,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from handler.emulator import CREDENTIALS, HOST, REGION, Emulator, StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["EmbeddedStack", "StackError", "app"]
 
@@ -162,6 +164,27 @@ class EmbeddedStack:
             )
 
 
+@contextmanager
+def _env_file(path: Path, exports: str) -> Iterator[None]:
+    """Keep the exports in a file that a shell can source, for as long as the block lasts; never half of them.
+
+    What a killed process left there is recognised by its STACK_PID, which is no process any more. Raises StackError.
+    """
+    text = f"{exports}STACK_PID={os.getpid()}\n"
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise StackError(f"{path}: {error.strerror}; name another file for the environment") from error
+    try:
+        yield
+    finally:
+        if path.is_file() and path.read_text(encoding="utf-8") == text:  # not that of a stack which came later
+            path.unlink()
+
+
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -171,15 +194,23 @@ def local() -> None:
 
 
 @app.command()
-def up(port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one.")] = 4566) -> None:
+def up(
+    *,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one.")] = 4566,
+    environment: Annotated[
+        Path | None,
+        typer.Option("--env-file", help="Keep the environment in this file too, for as long as the stack is up."),
+    ] = None,
+) -> None:
     """Run the stack until Ctrl-C or SIGTERM, and print the environment for the other commands."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with EmbeddedStack(port=port) as stack:
-            for name, value in stack.environment().items():
-                typer.echo(f"export {name}={shlex.quote(value)}")
-            typer.echo(f"# The stack is up at {stack.endpoint_url}; Ctrl-C ends it.", err=True)
-            stack.wait()
+            exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stack.environment().items())
+            with _env_file(environment, exports) if environment else nullcontext():
+                typer.echo(exports, nl=False)
+                typer.echo(f"# The stack is up at {stack.endpoint_url}; Ctrl-C ends it.", err=True)
+                stack.wait()
     except StackError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

@@ -6,7 +6,7 @@ or a ticket itself.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -16,9 +16,21 @@ import pydantic_core
 
 from handler.errors import MessageInvalid
 
-__all__ = ["Deleted", "InlineTicket", "Reference", "StoredTicket", "inline_key", "references"]
+__all__ = ["Deleted", "InlineTicket", "Reference", "StoredTicket", "inline_key", "number_attribute", "references"]
 
 _MAX_ENVELOPES: Final = 2  # SNS in SNS is nothing that AWS makes
+# Families of S3's events after which there is nothing to enrich. Logs name the family: the rest is the sender's text.
+_REMOVALS: Final = ("ObjectRemoved", "LifecycleExpiration", "ObjectRestore:Delete")
+_OTHERS: Final = (
+    "IntelligentTiering",
+    "LifecycleTransition",
+    "ObjectAcl",
+    "ObjectRestore",
+    "ObjectTagging",
+    "ReducedRedundancyLostObject",
+    "Replication",
+)
+_FROM_EVENTBRIDGE: Final = {"Object Created": "ObjectCreated:*", "Object Deleted": "ObjectRemoved:*"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +68,34 @@ def inline_key(ticket_id: str, created_at: int) -> str:
     return f"inline/{quote(ticket_id, safe='')}/{created_at}.json"
 
 
+def number_attribute(record: Mapping[str, Any], name: str) -> int | None:
+    """One of SQS's own attributes of a record (SentTimestamp, ApproximateReceiveCount), which come as digits."""
+    attributes = record.get("attributes")
+    text = str(attributes.get(name, "")) if isinstance(attributes, Mapping) else ""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
 def _from_text(text: str, envelopes: int) -> list[Reference]:
     try:
-        data = pydantic_core.from_json(text, allow_inf_nan=True)
+        raw = text.encode()
+        data = pydantic_core.from_json(raw, allow_inf_nan=True)
     except ValueError as error:
         raise MessageInvalid("the message is not JSON; send an S3 notification or a ticket") from error
     if not isinstance(data, Mapping):
         raise MessageInvalid("the message is JSON, but not an object; send an S3 notification or a ticket")
+    if "ticket_id" in data:  # whatever further fields a ticket has, it is not taken for a notification
+        return [InlineTicket(raw)]
     if data.get("Event") == "s3:TestEvent":
         return [Deleted("s3:TestEvent")]
     if data.get("Type") == "Notification" and isinstance(data.get("Message"), str):
         if not envelopes:
             raise MessageInvalid("the message is wrapped in too many SNS envelopes")
         return _from_text(data["Message"], envelopes - 1)
-    if isinstance(data.get("Records"), list) and "ticket_id" not in data:
+    if isinstance(data.get("Records"), list):
         return _from_records(data["Records"])
     if data.get("source") == "aws.s3" and "detail-type" in data:
         return [_from_eventbridge(data)]
-    return [InlineTicket(text.encode("utf-8", "surrogatepass"))]
+    return [InlineTicket(raw)]
 
 
 def _from_records(records: list[Any]) -> list[Reference]:
@@ -84,7 +106,7 @@ def _from_records(records: list[Any]) -> list[Reference]:
         try:
             event, s3 = record["eventName"], record["s3"]
             bucket, key = s3["bucket"]["name"], s3["object"]["key"]
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError) as error:
             raise MessageInvalid(f"record {number} of the notification has no eventName, bucket or key") from error
         # Keys in S3's own notifications are URL-encoded, with + for a space; those of EventBridge are not.
         found.append(_reference(event, bucket, key, encoded=True))
@@ -95,10 +117,10 @@ def _from_eventbridge(data: Mapping[str, Any]) -> Reference:
     try:
         kind, detail = data["detail-type"], data["detail"]
         bucket, key = detail["bucket"]["name"], detail["object"]["key"]
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError) as error:
         raise MessageInvalid("the EventBridge event has no detail with bucket and key") from error
-    events = {"Object Created": "ObjectCreated:*", "Object Deleted": "ObjectRemoved:*"}
-    return _reference(events.get(kind, kind), bucket, key, encoded=False)
+    event = _FROM_EVENTBRIDGE.get(kind, "another") if isinstance(kind, str) else kind
+    return _reference(event, bucket, key, encoded=False)
 
 
 def _reference(event: Any, bucket: Any, key: Any, *, encoded: bool) -> Reference:
@@ -107,6 +129,8 @@ def _reference(event: Any, bucket: Any, key: Any, *, encoded: bool) -> Reference
     kind = event.removeprefix("s3:")
     if kind.startswith("ObjectCreated"):
         return StoredTicket(bucket, unquote_plus(key) if encoded else key)
-    if kind.startswith(("ObjectRemoved", "LifecycleExpiration", "ObjectRestore:Delete")):
-        return Deleted(f"s3:{kind}")
-    raise MessageInvalid(f"events of this kind are not for this queue: {json.dumps(kind[:60])}")
+    for family in _REMOVALS:
+        if kind.startswith(family):
+            return Deleted(f"s3:{family}")
+    name = next((f"s3:{family} events" for family in _OTHERS if kind.startswith(family)), "events of this kind")
+    raise MessageInvalid(f"{name} are not for this queue; notify it of s3:ObjectCreated:* only")

@@ -19,16 +19,17 @@ from typing import Any, Final, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from enrichment.bundle import MANIFEST, Bundle, canonical
+from enrichment.bundle import MANIFEST, Bundle
 from enrichment.classify import TASKS, Task
 from enrichment.cues import Cues
 from enrichment.encoder import Encoder
 from enrichment.export.corpus import TAXONOMY, TICKETS, Labelled, Taxonomy, read_labelled
 from enrichment.export.graph import Graph, canonical_model, load_fused_bert, pool_layers, spell_out_embeddings
-from enrichment.export.heads import FittedHead, features, fit_head
+from enrichment.export.heads import FOLDS, FittedHead, features, fit_head
 from enrichment.export.quantize import quantize_products, quantize_words
 from enrichment.export.sentiment import Calibration, SentimentHead
 from enrichment.export.sources import MINILM, ExportError, find_model
+from enrichment.manifest import canonical
 from enrichment.session import make_session
 
 __all__ = [
@@ -50,7 +51,7 @@ MAX_TOKENS: Final = 256  # the limit that sentence-transformers gives this model
 MAX_WINDOWS: Final = 4
 _LAYERS: Final = (1, 2, 3, 4, 5)  # of 0 to 5; what a feeling is made of stands in the middle, the topic at the end
 _HEADS, _HIDDEN = 12, 384
-_STRENGTHS: Final = (0.0003, 0.001, 0.003, 0.01)
+_STRENGTHS: Final = (0.001, 0.003)
 # Worst cosine against sentence-transformers over the sample texts that a build may have.
 _TOLERANCE: Final[Mapping[Precision, float]] = {"fp32": 0.99999, "int8": 0.99}
 
@@ -139,16 +140,16 @@ def _heads(folder: Path, taxonomy: Taxonomy, tickets: Sequence[Labelled], say: S
     matrix = features(encoder, cues, [item.text for item in texts])
     heads: dict[Task, FittedHead] = {}
     for task in TASKS:
-        rows = [i for i, item in enumerate(texts) if task in item.labels]
-        labels = [texts[i].labels[task] for i in rows]
-        if missing := set(taxonomy.labels[task]) - set(labels):
-            raise ExportError(
-                f"no labelled text has the {task} {', '.join(sorted(missing))}; add some, or drop the label"
-            )
         if task == "sentiment":
             encoder_sha256 = hashlib.sha256((folder / "encoder.onnx").read_bytes()).hexdigest()
             heads[task] = SentimentHead.read().fitted(encoder_sha256, cues)
         else:
+            rows = [i for i, item in enumerate(texts) if task in item.labels]
+            labels = [texts[i].labels[task] for i in rows]
+            if few := [label for label in taxonomy.labels[task] if labels.count(label) < FOLDS]:
+                raise ExportError(
+                    f"fewer than {FOLDS} labelled texts have the {task} {', '.join(few)}; add some, or drop the label"
+                )
             heads[task] = fit_head(matrix[rows], labels, strengths=_STRENGTHS)
         scores = heads[task].training["cross_validated"]
         say(f"heads: {task:9s} " + ", ".join(f"{name} {value}" for name, value in scores.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from enrichment.cues import Cues
 from enrichment.encoder import Encoder, Floats
 
-__all__ = ["FittedHead", "features", "fit_head", "score_head"]
+__all__ = ["FOLDS", "FittedHead", "features", "fit_head", "score_head"]
 
-_FOLDS: Final = 5
+FOLDS: Final = 5
 _SEED: Final = 20240229
 
 Doubles = npt.NDArray[np.float64]
@@ -49,11 +49,12 @@ def fit_head(
     *,
     strengths: Sequence[float],
     weights: Sequence[float] | None = None,
-    judged: npt.NDArray[np.bool_] | None = None,
+    groups: Mapping[str, npt.NDArray[np.bool_]] | None = None,
 ) -> FittedHead:
     """Fits a head: the regularisation by held-out likelihood, the temperature and the threshold on held-out folds.
 
-    `weights` are those of the samples, `judged` the samples that count when something is chosen or scored (all).
+    `weights` are those of the samples. Of `groups` of samples the first decides when something is chosen or scored;
+    of the others the held-out accuracy is recorded, among the labels that occur in them.
     """
     from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits
@@ -61,9 +62,10 @@ def fit_head(
     names = sorted(set(labels))
     target = np.asarray([names.index(label) for label in labels])
     sample = np.ones(len(target)) if weights is None else np.asarray(weights, np.float64)
-    counts = np.ones(len(target), bool) if judged is None else judged
+    groups = groups or {"all": np.ones(len(target), bool)}
+    counts = next(iter(groups.values()))
     with threadpool_limits(limits=1):  # the order of summation, and with it the last digits, must not vary
-        folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=_SEED).split(matrix, target))
+        folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=_SEED).split(matrix, target))
         best: tuple[float, float, Doubles] | None = None
         for strength in strengths:
             held_out = np.zeros((len(target), len(names)))
@@ -85,6 +87,7 @@ def fit_head(
         "strength": best[1],
         "temperature": round(chosen_temperature, 4),
         "cross_validated": scores,
+        **{f"{name}_accuracy": _accuracy(best[2][group], target[group]) for name, group in [*groups.items()][1:]},
     }
     return FittedHead(
         names,
@@ -113,6 +116,11 @@ def score_head(probabilities: Doubles, target: npt.NDArray[np.int_], threshold: 
         "review_share": round(float(1 - sure.mean()), 4),
         "accuracy_without_review": round(float(right[sure].mean()), 4) if sure.any() else 0.0,
     }
+
+
+def _accuracy(logits: Doubles, target: npt.NDArray[np.int_]) -> float:
+    present = np.unique(target)
+    return round(float((present[logits[:, present].argmax(1)] == target).mean()), 4)
 
 
 def _regression(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from enrichment.cues import Cues
+from enrichment.cues import SURFACE, Cues
 from enrichment.export.heads import FittedHead
 from enrichment.export.sources import ExportError
 
@@ -77,10 +77,18 @@ class SentimentHead:
         path.write_text(json.dumps(data, indent=1) + "\n")
 
     def fitted(self, encoder_sha256: str, cues: Cues) -> FittedHead:
-        """The head, for this encoder and these cues. Raises ExportError when it was trained for others."""
-        if encoder_sha256 not in self.encoders or list(cues.names) != list(self.cues):
+        """The head, for this encoder and these cues.
+
+        A taxonomy of one's own has other groups of cues than ours: those that the head does not know weigh nothing,
+        those that are gone count as cues that never occur. Raises ExportError for another encoder, or other features.
+        """
+        rows = {name: len(self.head.weights) - len(self.cues) + i for i, name in enumerate(self.cues)}
+        if encoder_sha256 not in self.encoders or not rows.keys() >= set(SURFACE):
             raise ExportError(
                 "the sentiment head was trained for another encoder or other cues; train it again: "
                 "python -m enrichment.export.train --sst2 FILE"
             )
-        return self.head
+        nothing = np.zeros(len(self.head.labels), np.float32)
+        ours = [self.head.weights[rows[name]] if name in rows else nothing for name in cues.names]
+        weights = np.concatenate([self.head.weights[: -len(self.cues)], np.asarray(ours, np.float32)])
+        return replace(self.head, weights=weights)

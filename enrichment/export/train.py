@@ -31,7 +31,7 @@ from enrichment.session import make_session
 __all__ = ["calibrate", "main", "train_sentiment"]
 
 _STRENGTHS = (0.0003, 0.001)
-_TICKET_WEIGHT = 2.0  # a ticket counts as much as two film reviews: there are fewer, and they are the matter here
+_TICKET_WEIGHT = 1.0  # more makes tickets a little better and film and product reviews a little worse
 
 
 def main(
@@ -92,12 +92,18 @@ def train_sentiment(
             (folder / "encoder.onnx").write_bytes(graph)
         cues = Cues(taxonomy.lexicon, taxonomy.cues)
         matrix = features(compact.open_encoder(folder), cues, [item.text for item in texts])
+    position = np.arange(len(texts))
+    neutral = np.asarray([item.labels["sentiment"] == "NEUTRAL" for item in texts])
     head = fit_head(
         matrix,
         [item.labels["sentiment"] for item in texts],
         strengths=_STRENGTHS,
         weights=[_TICKET_WEIGHT if i < len(ours) else 1.0 for i in range(len(texts))],
-        judged=np.arange(len(texts)) < len(tickets),
+        groups={
+            "tickets": position < len(tickets),
+            "opinions": (position >= len(ours) - len(opinions)) & (position < len(ours)) & ~neutral,
+            "films": position >= len(ours),
+        },
     )
     head.training["recipe"] = {
         "tickets": len(tickets),

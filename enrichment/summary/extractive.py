@@ -14,20 +14,41 @@ from typing import Final
 import numpy as np
 
 from enrichment.encoder import Floats
-from enrichment.summary.boilerplate import is_boilerplate, matter_end, plain
-from enrichment.text import Sentence, sentences, ticket_text, word_count
+from enrichment.summary.boilerplate import is_boilerplate, is_item, plain, readable
+from enrichment.summary.markup import without_markup
+from enrichment.text import CJK, MAX_CHARACTERS, Sentence, sentences, ticket_text, word_count
 
 __all__ = ["Outline", "closed", "outline", "summarize"]
 
 _NOVELTY: Final = 0.45  # weight of "says something new" against "stands close to the whole"
 _LEAD: Final = 0.05  # the first sentences of a ticket state the matter more often than the last
+# Contextual vectors of one ticket lie close together: from 0.7 (an aside) to 0.98 (the matter itself) from the whole.
+_ASIDE: Final = 0.2  # what stands so much further off than the nearest is left out, even where there is room
+_SAME: Final = 0.94  # cosine of two sentences that say the same
+_MAX_CHARACTERS: Final = 1000  # a word of any length is a single token to the encoder, and a summary is for people
+_ITEM: Final = 0.1  # an item says little without its list
+_ENDS: Final = ".!?。！？…"
+_MARKS: Final = str.maketrans({"。": ".", "！": "!", "？": "?", "…": "..."})
+_PIECE: Final = re.compile(rf"[{CJK}，、]|[^\s{CJK}，、]+")
+_CLAUSE: Final = re.compile(r"[,;:–—](?=\s)|[，、]|\s-(?=\s)")
+# What a text that was cut must not end with.
+_DANGLING: Final = re.compile(
+    r"(?:[\s,;:–—(-]|\b(?:and|or|but|so|the|an?|to|of|in|on|at|by|for|from|with|that|which|who|because|if|when|as|is|are|"
+    r"was|were|be|been|has|have|had|will|would|can|could|do|does|than|my|our|your|not|no|i|we|you|it|this))+\Z",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A ticket as the summary sees it: the text, and its candidate sentences."""
+    """A ticket as the summary sees it.
+
+    `text` is what the models read; `matter` its beginning, with everything blanked out that is not the body's matter;
+    `sentences` are the candidates as spans of both, `words` is the length of the body.
+    """
 
     text: str
+    matter: str
     subject: str
     sentences: tuple[Sentence, ...]
     words: int
@@ -36,9 +57,10 @@ class Outline:
 def outline(subject: str, body: str) -> Outline:
     """The candidate sentences of a ticket, as spans of its joined text; boilerplate is left out."""
     text, begin = ticket_text(subject, body)
-    end = begin + matter_end(text[begin:])
-    candidates = [s for s in sentences(text[:end], begin) if not is_boilerplate(text[s.start : s.end])]
-    return Outline(text, subject.strip(), tuple(candidates), word_count(text[begin:]))
+    read = text[begin:MAX_CHARACTERS]
+    matter = " " * begin + readable(read)
+    candidates = [s for s in sentences(matter, begin) if not is_boilerplate(matter[s.start : s.end])]
+    return Outline(text, matter, " ".join(subject.split()), tuple(candidates), word_count(without_markup(read)))
 
 
 def summarize(
@@ -54,44 +76,65 @@ def summarize(
 
     A body under `min_words` words is summarised by its subject, or by itself where there is no subject.
     """
-    texts = [plain(ticket.text[s.start : s.end]) for s in ticket.sentences]
+    texts = [plain(ticket.matter[s.start : s.end]) for s in ticket.sentences]
     read = [i for i, text in enumerate(texts) if text and vectors[i].any()]
-    if ticket.subject and (ticket.words < min_words or not read):
-        return closed(_fit(" ".join(ticket.subject.split()), max_tokens, count_tokens))
-    if not read:
-        return closed(_fit(" ".join(ticket.text.split()), max_tokens, count_tokens))
-    chosen: list[int] = []
-    left = max_tokens
-    relevance = vectors @ embedding + _LEAD / (1 + np.arange(len(texts)))
-    costs = {i: count_tokens(closed(texts[i])) for i in read}
-    while candidates := [i for i in read if i not in chosen and costs[i] <= left]:
-        redundancy = {i: max((float(vectors[i] @ vectors[j]) for j in chosen), default=0.0) for i in candidates}
-        best = max(candidates, key=lambda i: float(relevance[i]) - _NOVELTY * redundancy[i])
-        if chosen and redundancy[best] > 0.9:
-            break
-        chosen.append(best)
-        left -= costs[best]
-    if not chosen:  # every sentence is longer than the summary may be: the beginning of the nearest
-        best = max(read, key=lambda i: float(relevance[i]))
-        return closed(_fit(texts[best], max_tokens, count_tokens))
-    return " ".join(closed(texts[i]) for i in sorted(chosen))
+    whole = ""
+    if not ticket.subject or ticket.words >= min_words:
+        items = np.asarray([is_item(ticket.matter[s.start : s.end]) for s in ticket.sentences], bool)
+        costs = {i: count_tokens(_ended(texts[i])) for i in read if len(texts[i]) <= _MAX_CHARACTERS}
+        lead = np.float32(_LEAD) / np.arange(1, len(texts) + 1, dtype=np.float32)
+        relevance = vectors @ embedding + np.where(items, np.float32(-_ITEM), lead)
+        whole = " ".join(_ended(texts[i]) for i in _choose(relevance, vectors, costs, max_tokens))
+        if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
+            nearest = max(read, key=lambda i: float(relevance[i]))
+            whole = _fit(texts[nearest], max_tokens, count_tokens)
+    for other in (ticket.subject, ticket.matter, ticket.text[:MAX_CHARACTERS]):
+        whole = whole or _fit(" ".join(other.split()), max_tokens, count_tokens)
+    return closed(whole)
 
 
 def closed(text: str) -> str:
-    """The text, stripped, with a full stop where it ends in none of `. ! ?` already."""
-    text = text.strip()
-    return text if not text or text[-1] in ".!?" else text + "."
+    """The text, stripped, ending in `.`, `!` or `?`: a full stop is added where it ends in another sign."""
+    text = _ended(text)
+    return text[:-1] + text[-1:].translate(_MARKS)
+
+
+def _ended(text: str) -> str:
+    text = text.strip().rstrip(",;:–— ")
+    return text if not text or text[-1] in _ENDS else text + "."
+
+
+def _choose(relevance: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
+    """The sentences to take, in their order; `costs` are their tokens, `left` how many there may be."""
+    chosen: list[int] = []
+    redundancy = dict.fromkeys(costs, 0.0)
+    floor = max((float(relevance[i]) for i in costs), default=0.0) - _ASIDE
+    while candidates := [
+        i
+        for i, cost in costs.items()
+        if i not in chosen and cost <= left and redundancy[i] <= _SAME and (relevance[i] >= floor or not chosen)
+    ]:
+        best = max(candidates, key=lambda i: float(relevance[i]) - _NOVELTY * redundancy[i])
+        chosen.append(best)
+        left -= costs[best]
+        for i in costs:
+            redundancy[i] = max(redundancy[i], float(vectors[i] @ vectors[best]))
+    return sorted(chosen)
 
 
 def _fit(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
-    """As many whole words from the beginning as fit; a single word that is too long gives an empty text."""
-    if count_tokens(closed(text[:2000])) <= max_tokens and len(text) <= 2000:
+    """As many whole words from the beginning as fit, to the end of a clause where one is near.
+
+    A single word that is too long gives an empty text.
+    """
+    if len(text) <= _MAX_CHARACTERS and count_tokens(closed(text)) <= max_tokens:
         return text
-    ends = [match.end() for match in re.finditer(r"\S+", text[:2000])]
+    ends = [match.end() for match in _PIECE.finditer(text, 0, _MAX_CHARACTERS + 1) if match.end() <= _MAX_CHARACTERS]
     low, high = 0, min(len(ends), max_tokens)  # a word has at least one token
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high) if count_tokens(closed(text[: ends[middle - 1]])) <= max_tokens else (low, middle - 1)
-        )
-    return text[: ends[low - 1]].rstrip(" ,;:-–—") if low else ""
+        fits = count_tokens(closed(text[: ends[middle - 1]])) <= max_tokens
+        low, high = (middle, high) if fits else (low, middle - 1)
+    cut = text[: ends[low - 1]] if low else ""
+    clauses = [match.start() for match in _CLAUSE.finditer(cut) if match.start() >= len(cut) / 3]
+    return _DANGLING.sub("", cut[: clauses[-1]] if clauses else cut) or cut

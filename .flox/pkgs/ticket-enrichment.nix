@@ -1,0 +1,55 @@
+# The Python package of this repository: library, function and their neighbours, as pyproject.toml describes it.
+{
+  lib,
+  aws-lambda-powertools,
+  python313Packages,
+}:
+
+let
+  inherit (lib.importTOML ../../pyproject.toml) project;
+in
+python313Packages.buildPythonPackage {
+  pname = project.name;
+  inherit (project) version;
+  pyproject = true;
+
+  src = lib.fileset.toSource {
+    root = ../..;
+    fileset = lib.fileset.unions [
+      ../../LICENSE
+      ../../README.md
+      ../../enrichment
+      ../../events
+      ../../handler
+      ../../pyproject.toml
+    ];
+  };
+
+  build-system = [ python313Packages.hatchling ];
+  dependencies = [
+    aws-lambda-powertools
+    python313Packages.boto3
+    python313Packages.numpy
+    python313Packages.onnxruntime
+    python313Packages.pydantic
+    python313Packages.pydantic-settings
+    python313Packages.tokenizers
+  ];
+  optional-dependencies.cli = [
+    python313Packages.prometheus-client
+    python313Packages.rich
+    python313Packages.typer
+  ];
+
+  # The tests need a model bundle; `make test` runs them.
+  doCheck = false;
+  pythonImportsCheck = [
+    "enrichment"
+    "handler.app"
+  ];
+
+  meta = {
+    inherit (project) description;
+    license = lib.licenses.mit;
+  };
+}

@@ -1,0 +1,50 @@
+# Made-up tickets for a bucket. Without the library, whose models it has no use for.
+{
+  lib,
+  makeWrapper,
+  python313,
+  stdenvNoCC,
+}:
+
+let
+  inherit (lib.importTOML ../../pyproject.toml) project;
+  python = python313.withPackages (packages: [
+    packages.boto3
+    packages.rich
+    packages.typer
+  ]);
+in
+stdenvNoCC.mkDerivation {
+  pname = "ticket-generator";
+  inherit (project) version;
+
+  src = lib.fileset.toSource {
+    root = ../..;
+    fileset = ../../events;
+  };
+
+  nativeBuildInputs = [ makeWrapper ];
+  # Not in lib/python3.13/site-packages: an environment puts that on PYTHONPATH, before what a developer works on.
+  installPhase = ''
+    runHook preInstall
+    mkdir -p $out/share/ticket-generator
+    cp -r events $out/share/ticket-generator/
+    makeWrapper ${python}/bin/python3 $out/bin/ticket-generator \
+      --set PYTHONPATH $out/share/ticket-generator \
+      --add-flags "-P -m events.generator"
+    runHook postInstall
+  '';
+
+  doInstallCheck = true;
+  installCheckPhase = ''
+    runHook preInstallCheck
+    $out/bin/ticket-generator --count 1 --out - >/dev/null
+    runHook postInstallCheck
+  '';
+
+  meta = {
+    description = "Sends made-up support tickets to an S3 bucket";
+    license = lib.licenses.mit;
+    mainProgram = "ticket-generator";
+  };
+}

@@ -1,0 +1,37 @@
+# The long-poll worker. Only its program, not the interpreter's: it goes beside others in one environment.
+{
+  lib,
+  python313,
+  stdenvNoCC,
+  ticket-enrichment,
+}:
+
+let
+  python = python313.withPackages (_: [ ticket-enrichment ] ++ ticket-enrichment.optional-dependencies.cli);
+in
+stdenvNoCC.mkDerivation {
+  pname = "ticket-processor";
+  inherit (ticket-enrichment) version;
+
+  dontUnpack = true;
+  installPhase = ''
+    runHook preInstall
+    mkdir -p $out/bin
+    ln -s ${python}/bin/ticket-processor $out/bin/
+    runHook postInstall
+  '';
+
+  # Imports what the program needs beside the function, whose own imports ticket-enrichment checks.
+  doInstallCheck = true;
+  installCheckPhase = ''
+    runHook preInstallCheck
+    $out/bin/ticket-processor --help >/dev/null
+    runHook postInstallCheck
+  '';
+
+  meta = {
+    description = "Enriches support tickets from an SQS queue";
+    license = lib.licenses.mit;
+    mainProgram = "ticket-processor";
+  };
+}

@@ -1,0 +1,127 @@
+"""`bundle.json`: what a model bundle says of itself.
+
+The manifest says of every file its size and sha256, of every model where it came from and how it is to be run. The
+sha256 of the canonical manifest is the bundle's digest, so two bundles with one digest give the same results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from enrichment.errors import BundleInvalid
+
+__all__ = [
+    "MANIFEST",
+    "EncoderSpec",
+    "ExtractiveSpec",
+    "FileSpec",
+    "HeadSpec",
+    "Manifest",
+    "ModelsSpec",
+    "canonical",
+    "read_manifest",
+]
+
+MANIFEST: Final = "bundle.json"
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class FileSpec(_Spec):
+    """A file: size in bytes, and hash."""
+
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0)]
+
+
+class EncoderSpec(_Spec):
+    """The sentence encoder; its graph's inputs are input_ids and attention_mask."""
+
+    file: str
+    tokenizer: str
+    source: str
+    revision: str
+    source_sha256: Sha256
+    license: str
+    precision: Literal["int8", "fp32"]
+    pooling: Literal["mean"]
+    dimensions: int
+    max_tokens: Annotated[int, Field(ge=8)]
+    max_windows: Annotated[int, Field(ge=1)]
+
+
+class HeadSpec(_Spec):
+    """A linear classifier over the encoder's output and the cues; its arrays lie in `file` under the task's name."""
+
+    file: str
+    labels: Annotated[list[str], Field(min_length=2)]
+    fallback: str
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    training: dict[str, Any]
+
+
+class ExtractiveSpec(_Spec):
+    """The extractive summary: sentences of the ticket, at most `max_tokens` tokens."""
+
+    kind: Literal["extractive"]
+    max_tokens: Annotated[int, Field(ge=1)]
+    min_words: Annotated[int, Field(ge=0)]
+
+
+class ModelsSpec(_Spec):
+    """All models of a bundle, by task."""
+
+    encoder: EncoderSpec
+    cues: str
+    intent: HeadSpec
+    urgency: HeadSpec
+    sentiment: HeadSpec
+    summary: ExtractiveSpec
+
+
+class Manifest(_Spec):
+    """`bundle.json`."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
+    profile: Literal["compact"]
+    files: dict[str, FileSpec]
+    models: ModelsSpec
+    verification: dict[str, Any]
+
+
+def canonical(manifest: dict[str, Any]) -> bytes:
+    """The one spelling of a manifest whose sha256 is the digest: sorted keys, no spaces, UTF-8."""
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_manifest(raw: bytes, place: str) -> tuple[Manifest, str]:
+    """A manifest and its digest from the bytes of bundle.json; `place` is named in errors. Raises BundleInvalid."""
+    try:
+        data = json.loads(raw)
+        manifest = Manifest.model_validate(data)
+        digest = hashlib.sha256(canonical(data)).hexdigest()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleInvalid(
+            f"{place}/{MANIFEST}: {where}: {first['msg']}; build the bundle with this version of the library"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleInvalid(f"{place}/{MANIFEST} is not JSON ({error}); copy or build the bundle again") from error
+    for name in manifest.files:
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+            raise BundleInvalid(
+                f"{place}/{MANIFEST} lists {name!r}, which is no name of a file in its folder; rebuild the bundle"
+            )
+    return manifest, digest

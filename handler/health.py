@@ -1,0 +1,105 @@
+"""The worker's health over HTTP: /livez, /readyz and /metrics."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from handler.prometheus import CONTENT_TYPE
+
+__all__ = ["PortTaken", "serve_health"]
+
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+class PortTaken(Exception):
+    """The port cannot be listened on; the message is one line for people."""
+
+
+@contextmanager
+def serve_health(port: int, not_ready: Callable[[], str | None], metrics: Callable[[], bytes]) -> Iterator[None]:
+    """Answers on the port, of every address of the machine, while the block lasts; port 0: not at all.
+
+    `not_ready()` says why the worker is not ready, or None; `metrics()` gives the text for Prometheus. Both are called
+    in other threads. Raises PortTaken.
+    """
+    if port == 0:
+        yield
+        return
+
+    class Health(BaseHTTPRequestHandler):
+        timeout = 5  # seconds; nobody keeps a thread by saying nothing
+        server_version = "ticket-processor"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            match self.path.partition("?")[0]:
+                case "/livez":
+                    self._answer(HTTPStatus.OK, b"alive\n")
+                case "/readyz":
+                    reason = not_ready()
+                    status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
+                    self._answer(status, f"{reason or 'ready'}\n".encode())
+                case "/metrics":
+                    self._answer(HTTPStatus.OK, metrics(), CONTENT_TYPE)
+                case _:
+                    self._answer(HTTPStatus.NOT_FOUND, b"there is /livez, /readyz and /metrics\n")
+
+        def _answer(self, status: HTTPStatus, body: bytes, kind: str = _TEXT) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing: a probe comes every few seconds."""
+
+    with _listen(port, Health) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's own, which asks the network for the name of this machine.
+        socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of a prober that hung up."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class _DualStack(_Server):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+def _listen(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    # Probes come from the node to the pod's address, which in some clusters is an IPv6 one.
+    try:
+        return _DualStack(("::", port), handler)
+    except OSError:
+        pass
+    try:
+        return _Server(("0.0.0.0", port), handler)  # noqa: S104 - a probe comes from outside; nothing here is secret
+    except OSError as error:
+        raise PortTaken(
+            f"HEALTH_PORT {port}: {error.strerror}; stop what listens there, or choose another port"
+        ) from error

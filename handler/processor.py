@@ -1,0 +1,91 @@
+"""One process of the worker: loads the models, then polls until it is asked to end.
+
+handler.supervisor starts it as `python -m handler.processor FD PLAN`. It reports through that descriptor, and lives
+as long as its standard input is open: a parent that was killed takes its processes along.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from botocore.exceptions import BotoCoreError, NoRegionError
+
+from enrichment.errors import EnrichmentError
+from enrichment.session import available_cores
+from handler.app import build
+from handler.drain import Drain, on_ending
+from handler.message_queue import SqsMessageQueue
+from handler.observability import make_logger
+from handler.polling import Poller
+from handler.reports import Plan, Reporter
+from handler.settings import WorkerSettings
+
+__all__ = ["process"]
+
+_HUNG: Final = 70  # EX_SOFTWARE
+_MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+
+
+def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Reporter) -> int:
+    """Loads the models, reports that it is ready, polls until the drain is over; returns the exit code."""
+    logger = make_logger(settings.log_level)
+    try:
+        handler: Any = build(_with_its_share(settings), figures=reporter, logger=logger)
+        queue = SqsMessageQueue(settings, plan.wait)
+    except NoRegionError:
+        reporter.fatal("no AWS region is known; set AWS_DEFAULT_REGION")
+        return 1
+    except (EnrichmentError, BotoCoreError) as error:
+        reporter.fatal(str(error))
+        return 1
+    reporter.flush()
+    reporter.ready()
+    Poller(
+        queue,
+        handler,
+        drain,
+        plan,
+        figures=reporter,
+        logger=logger,
+        hang=lambda: os._exit(_HUNG),
+        memory_mb=_memory_mb(),
+    ).run()
+    return 0
+
+
+def _with_its_share(settings: WorkerSettings) -> WorkerSettings:
+    """Settings where several processes do not each run a thread on every core."""
+    threads = settings.intra_op_threads or max(1, available_cores() // settings.num_workers)
+    return settings.model_copy(update={"intra_op_threads": threads})
+
+
+def _memory_mb(limit: Path = _MEMORY_LIMIT) -> int:
+    """Memory in MB that this process may use: the container's limit, or what the machine has."""
+    found = limit.read_text().strip() if limit.is_file() else ""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (int(found) if found.isdigit() else machine) // 2**20
+
+
+def _end_with_parent(stdin: BinaryIO, drain: Drain) -> None:
+    while stdin.read(1):
+        pass
+    drain.ask()
+
+
+def main() -> None:
+    """Runs this process; its exit does not wait for a thread that still hangs on the network."""
+    descriptor, plan = int(sys.argv[1]), Plan.load(sys.argv[2])
+    drain = Drain(plan.grace)
+    with on_ending(drain.ask), open(descriptor, "wb") as stream:
+        threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, drain), daemon=True).start()
+        code = process(WorkerSettings(), plan, drain, Reporter(stream))
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The figures as Prometheus reads them (/metrics): the adapter of the port beside EMF."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from handler.observability import OUTCOMES
+
+__all__ = ["CONTENT_TYPE", "PrometheusFigures"]
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+_STAGE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCH_TICKETS: Final = (1, 2, 3, 5, 7, 10, 20, 50, 100)
+_BUNDLE_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class PrometheusFigures:
+    """Takes the figures of all processes of a worker, in a registry of its own. Fit for several threads."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._tickets = Counter(
+            "tickets",
+            "Tickets by how they ended, and by the error where one did.",
+            ["outcome", "error_type"],
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "ticket_stage_seconds",
+            "Seconds that a stage took for a batch or a part of it.",
+            ["stage"],
+            buckets=_STAGE_SECONDS,
+            registry=registry,
+        )
+        self._batch = Histogram("ticket_batch_size", "Tickets per batch.", buckets=_BATCH_TICKETS, registry=registry)
+        self._bundle = Histogram(
+            "ticket_bundle_load_seconds",
+            "Seconds to copy and open the model bundle.",
+            buckets=_BUNDLE_SECONDS,
+            registry=registry,
+        )
+        self._invocations = Counter(
+            "ticket_invocations",
+            "Calls of the handler: ok, raised, or answered malformed.",
+            ["result"],
+            registry=registry,
+        )
+        self._messages = Counter(
+            "ticket_messages",
+            "Messages that were deleted, kept for another try, or could not be deleted.",
+            ["result"],
+            registry=registry,
+        )
+        self._receive_errors = Counter(
+            "ticket_receive_errors", "Times that the queue could not be asked.", ["error_type"], registry=registry
+        )
+        self._processes = Gauge("ticket_processes", "Processes that should be there.", registry=registry)
+        self._ready = Gauge("ticket_processes_ready", "Processes that have loaded the bundle.", registry=registry)
+        self._restarts = Counter("ticket_process_restarts", "Processes that ended unasked.", registry=registry)
+        # Series are there from the beginning: a rate over one that appears with its first error misses that error.
+        for outcome in OUTCOMES:
+            self._tickets.labels(outcome, "")
+        for result in ("ok", "raised", "malformed"):
+            self._invocations.labels(result)
+        for result in ("deleted", "kept", "undeleted"):
+            self._messages.labels(result)
+
+    def started(self, bundle_seconds: float) -> None:
+        """As Figures.started; once per process."""
+        self._bundle.observe(bundle_seconds)
+
+    def batch(self, tickets: int) -> None:
+        """As Figures.batch."""
+        self._batch.observe(tickets)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """As Figures.stage."""
+        self._stages.labels(name).observe(seconds)
+
+    def outcome(self, outcome: str, error_type: str | None) -> None:
+        """As Figures.outcome; the label `error_type` is empty where there was no error."""
+        self._tickets.labels(outcome, error_type or "").inc()
+
+    def invocation(self, result: str) -> None:
+        """As PollFigures.invocation."""
+        self._invocations.labels(result).inc()
+
+    def messages(self, result: str, count: int) -> None:
+        """As PollFigures.messages."""
+        self._messages.labels(result).inc(count)
+
+    def receive_failed(self, code: str) -> None:
+        """As PollFigures.receive_failed."""
+        self._receive_errors.labels(code).inc()
+
+    def processes(self, ready: int, wanted: int) -> None:
+        """So many processes are ready, of so many that should be."""
+        self._ready.set(ready)
+        self._processes.set(wanted)
+
+    def restarted(self) -> None:
+        """A process ended unasked."""
+        self._restarts.inc()
+
+    def flush(self) -> None:
+        """As Figures.flush: Prometheus comes and asks, nothing has to be sent."""
+
+    def text(self) -> bytes:
+        """All figures in Prometheus' text format (CONTENT_TYPE)."""
+        return generate_latest(self._registry)

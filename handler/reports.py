@@ -1,0 +1,134 @@
+"""What the worker's parent and its processes tell each other: a plan on the command line, reports through a pipe.
+
+Reports are JSON lines: ready, or why it never will be, and the figures of each batch. The parent adds them up, so the
+sums of /metrics outlive a process, and no file has to be shared.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Protocol, Self
+
+from handler.observability import Figures
+
+__all__ = ["Plan", "PollFigures", "Reporter", "WorkerFigures", "replay"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to poll: messages at a time, and the rest in seconds.
+
+    An empty queue is asked for `wait` at a time, messages in hand are hidden for `hidden`, an invocation may last for
+    `timeout` (None: as long as the queue would hide the message), and a process asked to end has `grace` for it.
+    """
+
+    batch_size: int = 10
+    wait: int = 20
+    hidden: int = 30
+    timeout: float | None = None
+    grace: float = 25.0
+
+    def dump(self) -> str:
+        """This plan as a text for `load`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, text: str) -> Self:
+        """The plan that `dump` wrote."""
+        return cls(**json.loads(text))
+
+
+class PollFigures(Protocol):
+    """Takes the figures of polling."""
+
+    def invocation(self, result: str) -> None:
+        """The handler was called; it answered (ok), raised, or its answer was malformed."""
+        ...
+
+    def messages(self, result: str, count: int) -> None:
+        """So many messages were deleted, kept for another try, or could not be deleted (undeleted)."""
+        ...
+
+    def receive_failed(self, code: str) -> None:
+        """The queue could not be asked; the code is that of the error."""
+        ...
+
+    def flush(self) -> None:
+        """The batch is over."""
+        ...
+
+
+class WorkerFigures(Figures, PollFigures, Protocol):
+    """Takes the figures of the pipeline and of polling."""
+
+
+class Reporter:
+    """Writes reports into a stream; as WorkerFigures it keeps what it is told until `flush`."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._calls: list[list[Any]] = []
+        self._lock = threading.Lock()  # outcomes come from the threads of the handler's pool
+
+    def ready(self) -> None:
+        """The process can take messages."""
+        self._write({"ready": True})
+
+    def fatal(self, reason: str) -> None:
+        """The process cannot start, and starting it again would not help."""
+        self._write({"fatal": reason})
+
+    def started(self, bundle_seconds: float) -> None:
+        """As Figures.started."""
+        self._keep("started", bundle_seconds)
+
+    def batch(self, tickets: int) -> None:
+        """As Figures.batch."""
+        self._keep("batch", tickets)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """As Figures.stage."""
+        self._keep("stage", name, seconds)
+
+    def outcome(self, outcome: str, error_type: str | None) -> None:
+        """As Figures.outcome."""
+        self._keep("outcome", outcome, error_type)
+
+    def invocation(self, result: str) -> None:
+        """As PollFigures.invocation."""
+        self._keep("invocation", result)
+
+    def messages(self, result: str, count: int) -> None:
+        """As PollFigures.messages."""
+        self._keep("messages", result, count)
+
+    def receive_failed(self, code: str) -> None:
+        """As PollFigures.receive_failed."""
+        self._keep("receive_failed", code)
+
+    def flush(self) -> None:
+        """Sends what was kept."""
+        with self._lock:
+            calls, self._calls = self._calls, []
+        if calls:
+            self._write({"figures": calls})
+
+    def _keep(self, *call: Any) -> None:
+        with self._lock:
+            self._calls.append(list(call))
+
+    def _write(self, report: dict[str, Any]) -> None:
+        try:
+            self._stream.write(json.dumps(report).encode() + b"\n")
+            self._stream.flush()
+        except OSError:
+            return  # the parent has gone; that it has ends this process by another way
+
+
+def replay(calls: Sequence[Sequence[Any]], figures: WorkerFigures) -> None:
+    """Tells `figures` what a Reporter was told."""
+    for name, *arguments in calls:
+        getattr(figures, name)(*arguments)

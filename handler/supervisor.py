@@ -1,0 +1,196 @@
+"""The parent of the worker's processes: starts them, starts them again when they end unasked, and ends them in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from handler.drain import on_ending
+from handler.observability import Logger
+from handler.reports import WorkerFigures, replay
+
+__all__ = ["Supervisor", "SupervisorFigures"]
+
+_FALSE_STARTS: Final = 5
+_MOST_PAUSE: Final = 30.0
+
+
+class SupervisorFigures(WorkerFigures, Protocol):
+    """Takes the figures of all processes."""
+
+    def processes(self, ready: int, wanted: int) -> None:
+        """So many processes are ready, of so many that should be."""
+        ...
+
+    def restarted(self) -> None:
+        """A process ended unasked."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Child:
+    process: subprocess.Popen[bytes]
+    is_ready: bool = False
+    fatal: str | None = None
+
+
+class Supervisor:
+    """Keeps so many processes of a command alive until it is told to end.
+
+    `command(fd)` gives the arguments of a process that reports through that descriptor (handler.reports) and ends when
+    its standard input does.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[int], Sequence[str]],
+        wanted: int,
+        grace: float,
+        *,
+        figures: SupervisorFigures,
+        logger: Logger,
+    ) -> None:
+        self._command = command
+        self._wanted = wanted
+        self._grace = grace
+        self._figures = figures
+        self._logger = logger
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # filled by threads and signals
+        self._children: list[_Child] = []
+        self._starts: list[float] = []  # when processes are due
+        self._false_starts = 0
+        self._has_begun = False
+        self._is_draining = False
+        self._kill_at: float | None = None
+        self.failure: str | None = None
+
+    def run(self) -> int:
+        """Runs until SIGTERM or SIGINT and the end of all processes, in the main thread; returns the exit code.
+
+        A second signal kills. The code is 1 where a process could not end in time, and where none can start, which
+        `failure` explains then in one line.
+        """
+        with on_ending(lambda: self._inbox.put(self._asked)):
+            # The first one installs the bundle for all, and finds out whether the others can start at all.
+            self._start()
+            while self._children or self._starts:
+                self._figures.processes(self._ready(), self._wanted)
+                self._next()()
+        return 1 if self.failure is not None else 0
+
+    def not_ready(self) -> str | None:
+        """Why not every process takes messages, or None; for other threads."""
+        if self._is_draining:
+            return "draining"
+        ready = self._ready()
+        return None if ready == self._wanted else f"{ready} of {self._wanted} processes have loaded the bundle"
+
+    def _ready(self) -> int:
+        return sum(child.is_ready for child in list(self._children))
+
+    def _next(self) -> Callable[[], None]:
+        times = [*self._starts, *([] if self._kill_at is None else [self._kill_at])]
+        try:
+            return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
+        except queue.Empty:
+            return self._due
+
+    def _due(self) -> None:
+        now = time.monotonic()
+        if self._kill_at is not None and self._kill_at <= now:
+            self._kill()
+        for due in [due for due in self._starts if due <= now]:
+            self._starts.remove(due)
+            self._start()
+
+    def _start(self) -> None:
+        reading, writing = os.pipe()
+        child = _Child(
+            subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                self._command(writing),
+                stdin=subprocess.PIPE,
+                pass_fds=(writing,),
+                process_group=0,  # Ctrl-C in the terminal is for the parent, which then ends the others
+                # What this interpreter finds, however it was started, the new one finds too.
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)},
+            )
+        )
+        os.close(writing)
+        self._children.append(child)
+        threading.Thread(target=self._listen, args=(child, reading), daemon=True).start()
+
+    def _listen(self, child: _Child, reading: int) -> None:
+        with open(reading, "rb") as stream:
+            for line in stream:
+                if line.endswith(b"\n"):  # what a killed process was just writing is lost, as its batch is
+                    self._inbox.put(partial(self._told, child, json.loads(line)))
+        code = child.process.wait()
+        self._inbox.put(partial(self._ended, child, code))
+
+    def _told(self, child: _Child, report: dict[str, Any]) -> None:
+        replay(report.get("figures", ()), self._figures)
+        child.fatal = report.get("fatal", child.fatal)
+        if report.get("ready"):
+            child.is_ready = True
+            self._false_starts = 0
+            self._logger.info("a process is ready", extra={"pid": child.process.pid})
+            if not self._has_begun and not self._is_draining:
+                self._starts += [time.monotonic()] * (self._wanted - 1)
+            self._has_begun = True
+
+    def _ended(self, child: _Child, code: int) -> None:
+        self._children.remove(child)
+        if child.process.stdin is not None:
+            child.process.stdin.close()
+        how = {"pid": child.process.pid, "code": code}
+        if self._is_draining:
+            # Before its handlers are in place SIGTERM ends a process by itself, which loses nothing.
+            if code not in (0, -signal.SIGTERM):
+                self._fail(f"a process did not end in good order (code {code}); its messages come back")
+        elif child.fatal is not None:
+            self._fail(child.fatal)
+        else:
+            self._figures.restarted()
+            self._false_starts += not child.is_ready
+            if self._false_starts >= _FALSE_STARTS:
+                self._fail(f"{_FALSE_STARTS} processes in a row ended before they were ready (code {code})")
+                return
+            self._logger.warning("a process ended unasked; another one starts", extra=how)
+            pause = min(_MOST_PAUSE, 2.0**self._false_starts) * random.uniform(0.5, 1.0) if self._false_starts else 0.0  # noqa: S311 - spreads load
+            self._starts.append(time.monotonic() + pause)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
+        self._drain()
+
+    def _asked(self) -> None:
+        if self._is_draining:
+            self._kill()
+        else:
+            self._logger.info("asked to end; finishing what is in hand")
+            self._drain()
+
+    def _drain(self) -> None:
+        if not self._is_draining:
+            self._is_draining = True
+            self._kill_at = time.monotonic() + self._grace
+            self._starts.clear()
+            for child in self._children:
+                child.process.terminate()
+
+    def _kill(self) -> None:
+        self._kill_at = None
+        for child in self._children:
+            child.process.kill()

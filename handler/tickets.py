@@ -1,0 +1,248 @@
+"""`tickets`: what was enriched, for people and for pipes.
+
+    tickets show --urgent --since 2h       the newest first; --watch goes on looking
+    tickets get ID                         all of one ticket
+    tickets similar ID                     the tickets that resemble it
+    tickets count                          how many there are of each label
+
+On a terminal these are tables, in a pipe tab-separated lines, and with --json one object a line.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from enrichment.ticket import Priority, Sentiment
+from handler.access import opened
+from handler.catalogue import URGENCIES, Catalogue, CatalogueError, Item, Selection
+from handler.display import Row, count_rows, form_of, keep_showing, moment, ticket_row, write, write_whole
+from handler.likeness import Likeness, similar
+from handler.options import (
+    CreatedOption,
+    IdArgument,
+    IntentOption,
+    JsonOption,
+    ReviewOption,
+    SentimentOption,
+    SinceOption,
+    UrgencyOption,
+    UrgentOption,
+    WatchingCommand,
+    WatchOption,
+)
+
+__all__ = ["app", "follow_tickets", "main"]
+
+_REMEMBERED: Final = 200  # tickets that a followed list keeps in sight: one may come late, behind newer ones
+
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See the enriched tickets."
+)
+
+
+@app.command(cls=WatchingCommand)
+def show(
+    *,
+    urgent: UrgentOption = False,
+    urgency: UrgencyOption = None,
+    intent: IntentOption = None,
+    sentiment: SentimentOption = None,
+    needs_review: ReviewOption = False,
+    since: SinceOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: JsonOption = False,
+    watch: WatchOption = None,
+) -> None:
+    """List tickets, the newest first.
+
+    In a pipe: created_at, urgency, intent, sentiment, review (yes, no), ticket_id, subject, summary, with tabs between
+    them. With --watch in a pipe, or as JSON, each ticket comes once, as it appears.
+    """
+    selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
+    with opened() as catalogue:
+
+        def load() -> list[Item]:
+            return list(islice(catalogue.newest(selection, limit), limit))
+
+        if watch is None:
+            items = load()
+            write(map(ticket_row, items), form)
+            if not items and form == "table":
+                typer.echo("no such tickets", err=True)
+            return
+        with _until_stopped():
+            if form == "table":
+                keep_showing(lambda: [ticket_row(item) for item in load()], lambda: time.sleep(watch))
+            for items in follow_tickets(catalogue, selection, load(), limit):
+                write(map(ticket_row, items), form)
+                time.sleep(watch)
+
+
+@app.command(cls=WatchingCommand)
+def count(
+    *,
+    urgent: UrgentOption = False,
+    urgency: UrgencyOption = None,
+    intent: IntentOption = None,
+    sentiment: SentimentOption = None,
+    needs_review: ReviewOption = False,
+    since: SinceOption = None,
+    as_json: JsonOption = False,
+    watch: WatchOption = None,
+) -> None:
+    """Count tickets by intent, urgency and sentiment. This reads the whole index: --since makes it cheaper.
+
+    In a pipe: what is counted (intent, urgency, sentiment), label, number, with tabs between them. With --watch in a
+    pipe, or as JSON, a label comes again when its number has changed.
+    """
+    selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
+    with opened() as catalogue:
+
+        def load() -> list[Row]:
+            return count_rows(catalogue.count(selection))
+
+        if watch is None:
+            write(load(), form)
+            return
+        with _until_stopped():
+            if form == "table":
+                keep_showing(load, lambda: time.sleep(watch))
+            before: list[Row] = []
+            while True:
+                rows = load()
+                write([row for row in rows if row not in before], form)
+                before = rows
+                time.sleep(watch)
+
+
+@app.command()
+def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: JsonOption = False) -> None:
+    """Show all of one ticket, from its enriched object in the version that the table names.
+
+    In a pipe: name and value, with a tab between them and each value on one line. --json has it as it is stored, with
+    its whole embedding.
+    """
+    with opened() as catalogue:
+        item = _find(catalogue, ticket_id, created_at)
+        place = {"s3_key": item.s3_key, "s3_version_id": item.s3_version_id}
+        write_whole(catalogue.whole(item), place, form_of(as_json=as_json))
+
+
+@app.command("similar")
+def resemble(
+    ticket_id: IdArgument,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 10,
+    among: Annotated[int, typer.Option(min=1, help="Compare with so many of the newest tickets.")] = 1000,
+    created_at: CreatedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the tickets that resemble one, by the cosine of their vectors, the most similar first.
+
+    In a pipe: the cosine, and then what `tickets show` has. Each comparison reads one object from S3.
+    """
+    with opened() as catalogue:
+        item, form = _find(catalogue, ticket_id, created_at), form_of(as_json=as_json)
+        console = Console(stderr=True)
+        columns = (TextColumn("reading"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            found = similar(
+                catalogue,
+                item,
+                limit=limit,
+                among=among,
+                begin=lambda total: bar.update(task, total=total),
+                advance=lambda: bar.advance(task),
+            )
+        write([ticket_row(other, cosine) for cosine, other in found.matches], form)
+        typer.echo(_caveats(found), err=True)
+
+
+def follow_tickets(catalogue: Catalogue, selection: Selection, first: list[Item], limit: int) -> Iterator[list[Item]]:
+    """Yields the tickets that have appeared since the last time, the oldest first; to begin with `first`, newest first.
+
+    A ticket that was enriched again appears again. Those older than the oldest kept in sight are not looked for.
+    """
+    items, seen, reach = first, set[tuple[str, int, str]](), limit
+    while True:
+        marks = {(item.ticket_id, item.created_at, item.s3_version_id): item for item in items}
+        yield [item for mark, item in reversed(marks.items()) if mark not in seen]
+        if len(items) >= reach:
+            selection = replace(selection, since=items[reach - 1].created_at)
+        seen, reach = set(marks), max(limit, _REMEMBERED)
+        items = list(catalogue.newest(selection))
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Ctrl-C is how a watch ends, so it is no error; SIGTERM counts as one, and leaves the terminal as it was."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _selection(  # the six options in their order
+    urgent: bool,  # noqa: FBT001 - as the command line has it
+    urgency: Priority | None,
+    intent: str | None,
+    sentiment: Sentiment | None,
+    needs_review: bool,  # noqa: FBT001
+    since: int | None,
+) -> Selection:
+    if urgent and urgency:
+        raise typer.BadParameter("give --urgent or --urgency, not both")
+    levels = ("critical", "high") if urgent else (urgency,) if urgency else URGENCIES
+    return Selection(levels, intent, sentiment, needs_review, since)
+
+
+def _find(catalogue: Catalogue, ticket_id: str, created_at: int | None) -> Item:
+    items = catalogue.with_id(ticket_id)
+    wanted = [item for item in items if created_at in (None, item.created_at)]
+    if not wanted:
+        times = ", ".join(str(item.created_at) for item in items)
+        raise CatalogueError(f"no ticket {ticket_id}" + (f" of {created_at}, but of {times}" if times else ""))
+    if len(wanted) > 1:
+        times = ", ".join(str(item.created_at) for item in wanted[1:])
+        typer.echo(f"the newest of {len(wanted)}; --created-at shows the others: {times}", err=True)
+    return wanted[0]
+
+
+def _caveats(found: Likeness) -> str:
+    parts = [f"compared with {found.compared} tickets"]
+    if found.oldest is not None:
+        parts.append(f"older ones than {moment(found.oldest)} were left out (--among reads more)")
+    if found.unreadable:
+        parts.append(f"{found.unreadable} of them have no object that can be compared")
+    if found.foreign:
+        parts.append(f"{found.foreign} come from another model version, so their cosines say less")
+    return "; ".join(parts)
+
+
+def main() -> None:
+    """Run `tickets`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has every letter
+    app()
+
+
+if __name__ == "__main__":
+    main()

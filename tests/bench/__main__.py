@@ -1,0 +1,191 @@
+"""`make bench`: the budgets, measured as ratios within one run, because machines differ and drift.
+
+Each line says what was measured against what, the median ratio, and the budget. The exit code is 1 when one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from enrichment import Bundle, Enricher
+from enrichment.encoder import Encoder
+from enrichment.text import ticket_text
+from enrichment.ticket import RawTicket, ticket_from_object
+from events.generator import TicketGenerator
+from tests.bench.baseline import Demo, prepare
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+failed = False
+
+
+def say(what: str, value: str, budget: str, ok: bool) -> None:
+    """Prints one figure."""
+    global failed  # noqa: PLW0603 - a script's own verdict
+    failed |= not ok
+    sys.stdout.write(f"{'ok    ' if ok else 'MISSED'}  {what}: {value} (budget {budget})\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Runs everything, the quick parts first."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True)
+    bundle = parser.parse_args().bundle.resolve()
+    models = REPOSITORY / ".bundles" / "baseline"
+    models.mkdir(parents=True, exist_ok=True)
+    prepare(models)
+    per_ticket(bundle)
+    throughput(bundle, models)
+    memory(bundle)
+    start(bundle, models)
+    packages()
+    return 1 if failed else 0
+
+
+def tickets_of_eighty_tokens(encoder: Encoder, count: int) -> list[RawTicket]:
+    """Generated tickets whose text has 60 to 100 tokens."""
+    found: list[RawTicket] = []
+    for made in TicketGenerator(seed=11, start=1_790_000_000):
+        ticket = ticket_from_object(made)
+        if 60 <= encoder.count_tokens(f"{ticket.subject}. {ticket.body}") <= 100:
+            found.append(ticket)
+        if len(found) == count:
+            return found
+    raise AssertionError
+
+
+def interleaved(*runs: Callable[[], object], rounds: int) -> list[float]:
+    """Median seconds of each, run in turn."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        run()
+    for _ in range(rounds):
+        for run, times in zip(runs, seconds, strict=True):
+            begin = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - begin)
+    return [statistics.median(times) for times in seconds]
+
+
+def per_ticket(bundle: Path) -> None:
+    """The whole enrichment of a batch of ten against one bare pass of the encoder over the same texts."""
+    opened = Bundle.open(bundle)
+    enricher, encoder = Enricher.open(bundle, threads=2), Encoder.open(opened, threads=2)
+    batch = tickets_of_eighty_tokens(encoder, 10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = ort.InferenceSession(opened.path("encoder.onnx"), options, providers=["CPUExecutionProvider"])
+    rows = [
+        [101, *tokens.ids.tolist(), 102]
+        for tokens in encoder.tokenize([ticket_text(t.subject, t.body)[0] for t in batch])
+    ]
+    longest = max(map(len, rows))
+    ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
+    mask = np.array([[1] * len(row) + [0] * (longest - len(row)) for row in rows], np.int64)
+    ours, bare = interleaved(
+        lambda: enricher.enrich(batch),
+        lambda: session.run(None, {"input_ids": ids, "attention_mask": mask}),
+        rounds=30,
+    )
+    ratio = ours / bare
+    say(
+        "compact, a batch of 10, against one bare pass of its encoder",
+        f"{ratio:.2f} times",
+        "at most 2.5",
+        ratio <= 2.5,
+    )
+    sys.stdout.write(f"        {ours * 100:.1f} ms a ticket here\n")
+
+
+def throughput(bundle: Path, models: Path) -> None:
+    """Tickets per second against the three models in torch, one at a time (its summary is abstractive, ours not)."""
+    import torch
+
+    torch.set_num_threads(2)
+    demo = Demo(models)
+    enricher = Enricher.open(bundle, threads=2)
+    batch = tickets_of_eighty_tokens(Encoder.open(Bundle.open(bundle)), 10)
+    ours, theirs = interleaved(
+        lambda: enricher.enrich(batch), lambda: demo.enrich(ticket_text(batch[0].subject, batch[0].body)[0]), rounds=3
+    )
+    ratio = theirs / (ours / 10)
+    say("compact, tickets per second, against the torch demo", f"{ratio:.0f} times", "at least 15", ratio >= 15)
+
+
+def memory(bundle: Path) -> None:
+    """Peak memory over 1,000 tickets."""
+    figures = _json_of("tests.bench.memory", str(bundle))
+    peak, growth = figures["peak_mb"], figures["after_1000"] / figures["after_200"]
+    say("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
+    say("  memory after 1,000 tickets against after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
+
+
+def start(bundle: Path, models: Path) -> None:
+    """Process start to the first ticket, against importing and loading the demo's stack; medians of five, in turn."""
+    seconds: dict[str, list[float]] = {"library": [], "handler": [], "demo": []}
+    steps: dict[str, list[dict[str, float]]] = {"library": [], "handler": []}
+    for _ in range(5):
+        for kind in ("library", "handler"):
+            begin = time.perf_counter()
+            steps[kind].append(_json_of("tests.bench.start", kind, str(bundle)))
+            seconds[kind].append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        _json_of("tests.bench.baseline", str(models))
+        seconds["demo"].append(time.perf_counter() - begin)
+    demo = statistics.median(seconds["demo"])
+    for kind, share in (("library", 1 / 4), ("handler", 1 / 3)):
+        ratio = statistics.median(seconds[kind]) / demo
+        say(
+            f"compact, start to first ticket, {kind}, against the torch stack",
+            f"{ratio:.3f}",
+            f"at most {share:.3f}",
+            ratio <= share,
+        )
+        for name in steps[kind][0]:
+            sys.stdout.write(f"        {name}: {statistics.median(s[name] for s in steps[kind]) * 1000:.0f} ms\n")
+
+
+def packages() -> None:
+    """Size of the function's own packages, installed alone."""
+    with tempfile.TemporaryDirectory() as target:
+        constraints = str(REPOSITORY / "deploy" / "constraints.txt")
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", target, "-c", constraints]
+        subprocess.run(
+            [*pip, f"{REPOSITORY}[lambda]"],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+        size = sum(path.lstat().st_size for path in Path(target).rglob("*") if path.is_file()) / 1e6
+    say("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
+
+
+def _json_of(module: str, *arguments: str) -> dict[str, float]:
+    """Runs a module of this folder in a process of its own; its last line of output is a JSON object."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"error: {module} failed:\n{done.stderr}")
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return dict(json.loads(next(line for line in reversed(lines) if line.startswith("{"))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The demo that this project replaces, as its user describes it: torch, three models, one ticket at a time.
+
+`prepare(folder)` makes its three models: MiniLM from the official weights, DistilBERT and DistilBART in their true
+sizes with seeded random weights, since speed does not depend on the values. `python -m tests.bench.baseline FOLDER`
+imports and loads them all, enriches one ticket, and prints the seconds since the interpreter began to run this file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BEGIN = time.perf_counter()
+
+
+def prepare(folder: Path) -> None:
+    """Makes the models' folders, once."""
+    if (folder / "done").exists():
+        return
+    import torch
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        DistilBertConfig,
+        DistilBertForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
+
+    from enrichment.export.sources import MINILM, find_model
+
+    minilm = find_model(MINILM, "package")
+    torch.manual_seed(0)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(minilm / "tokenizer.json"),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=512,
+    )
+    sentiment = DistilBertForSequenceClassification(DistilBertConfig(num_labels=2))
+    summary = BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=50264,
+            encoder_layers=6,
+            decoder_layers=6,
+            num_beams=4,
+            max_length=50,
+            min_length=50,
+            length_penalty=2.0,
+            early_stopping=True,
+            no_repeat_ngram_size=3,
+            forced_bos_token_id=0,
+        )
+    )
+    for name, model in (("sentiment", sentiment), ("summary", summary)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "minilm").write_text(str(minilm))
+    (folder / "done").touch()
+
+
+class Demo:
+    """Its models, loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        from sentence_transformers import SentenceTransformer
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+        self.embed = SentenceTransformer((folder / "minilm").read_text(), device="cpu")
+        self.sentiment: Any = pipeline("sentiment-analysis", model=str(folder / "sentiment"), device="cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "summary")
+        self.summary: Any = AutoModelForSeq2SeqLM.from_pretrained(folder / "summary")
+
+    def enrich(self, text: str) -> None:
+        """One ticket: embedding, sentiment, and a summary of 50 tokens with 4 beams."""
+        self.embed.encode([text])
+        self.sentiment(text, truncation=True)
+        inputs = self.tokenizer([text], return_tensors="pt", truncation=True, return_token_type_ids=False)
+        self.summary.generate(**inputs, num_beams=4, min_length=50, max_length=50)
+
+
+if __name__ == "__main__":
+    import torch
+
+    torch.set_num_threads(2)
+    demo = Demo(Path(sys.argv[1]))
+    sys.stdout.write(json.dumps({"loaded": time.perf_counter() - BEGIN}) + "\n")

@@ -1,0 +1,64 @@
+"""What `kubectl kustomize` makes of a folder, for as much of kustomize as deploy/kubernetes uses; the rest is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+
+# The lists of a pod that strategic merge patches match by a key.
+_MERGE_KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMounts": "mountPath"}
+
+
+def build(folder: Path) -> list[Object]:
+    """Return the objects of the kustomization in that folder, patched."""
+    text = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert text.keys() <= {"apiVersion", "kind", "resources", "patches"}, f"{folder}: more than is read here"
+    objects: list[Object] = []
+    for name in text["resources"]:
+        path = folder / name
+        objects += build(path) if path.is_dir() else yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    identities = [_identity(found) for found in objects]
+    assert len(set(identities)) == len(identities), f"{folder}: an object is there twice: {identities}"
+    for entry in text.get("patches", ()):
+        assert len(entry) == 1, f"{folder}: a patch is either inline or a file, and finds its object by itself"
+        inline = entry["patch"] if "patch" in entry else (folder / entry["path"]).read_text(encoding="utf-8")
+        _apply(objects, yaml.safe_load(inline))
+    return objects
+
+
+def _identity(found: Object) -> tuple[str, str, str]:
+    return found["apiVersion"], found["kind"], found["metadata"]["name"]
+
+
+def _apply(objects: list[Object], patch: Object) -> None:
+    (index,) = [i for i, found in enumerate(objects) if _identity(found) == _identity(patch)]
+    if patch.get("$patch") == "delete":
+        del objects[index]
+    else:
+        objects[index] = _merge(objects[index], patch)
+
+
+def _merge(old: Object, patch: Object) -> Object:
+    assert "$patch" not in patch, "only whole objects are deleted here"
+    merged = dict(old)
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            merged[name] = _merge(merged.get(name, {}), value)
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            merged[name] = _merge_lists(merged.get(name, []), value, _MERGE_KEYS[name])
+        else:
+            merged[name] = value
+    return merged
+
+
+def _merge_lists(old: list[Object], patch: list[Object], key: str) -> list[Object]:
+    merged = {item[key]: item for item in old}
+    for item in patch:
+        merged[item[key]] = _merge(merged.get(item[key], {}), item)
+    return list(merged.values())

@@ -1,0 +1,307 @@
+"""deploy/kubernetes and deploy/ec2: the objects are valid, and agree with the worker, the template and each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import tomllib
+from configparser import RawConfigParser
+from contextlib import closing
+from http.client import HTTPConnection
+from importlib import import_module
+from io import StringIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from samtranslator.yaml_helper import yaml_parse
+from typer.main import get_command
+
+from enrichment.bundle import install
+from handler.health import serve_health
+from handler.settings import WorkerSettings
+from handler.worker import app
+from tests.infrastructure.kustomization import Object, build
+
+REPO = Path(__file__).resolve().parents[2]
+KUBERNETES = REPO / "deploy" / "kubernetes"
+FOLDERS = [KUBERNETES / "base", *sorted((KUBERNETES / "overlays").iterdir())]
+BUILT = {folder.name: build(folder) for folder in FOLDERS}
+EVERY = [(name, found) for name, objects in BUILT.items() for found in objects]
+VERSIONS = ["1.32", kubernetes_validate.latest_version()]
+
+# KEDA's kinds are not Kubernetes' own: these are the names that its documentation has for what is used here.
+KEDA = {
+    "ScaledObject": {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "triggers"},
+    "TriggerAuthentication": {"podIdentity"},
+}
+TRIGGER = {"type", "metadata", "authenticationRef"}
+SQS_TRIGGER = {"queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "awsRegion", "scaleOnInFlight"}
+
+
+def one(kind: str, name: str = "base") -> Object:
+    (found,) = [found for found in BUILT[name] if found["kind"] == kind]
+    return found
+
+
+def pod(name: str = "base") -> Any:
+    return one("Deployment", name)["spec"]["template"]["spec"]
+
+
+def container(name: str = "base") -> Any:
+    (found,) = pod(name)["containers"]
+    return found
+
+
+def settings() -> dict[str, str]:
+    return dict(one("ConfigMap")["data"])
+
+
+def validate(found: Object, version: str = VERSIONS[-1]) -> None:
+    kubernetes_validate.validate(found, version, strict=True)
+
+
+@pytest.mark.parametrize(("name", "found"), EVERY, ids=[f"{name}-{found['kind']}" for name, found in EVERY])
+def test_object_is_valid(name: str, found: Object) -> None:
+    if found["apiVersion"] == "keda.sh/v1alpha1":
+        assert found["spec"].keys() <= KEDA[found["kind"]]
+        return
+    for version in VERSIONS:
+        validate(found, version)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("Deployment", "spec.template.spec.terminationGracePeriod", 40),
+        ("Deployment", "spec.replicas", "three"),
+        ("ConfigMap", "data.BATCH_SIZE", 10),
+        ("HorizontalPodAutoscaler", "spec.maxReplicas", None),
+        ("RuntimeClass", "scheduling.nodeSelectors", {}),
+    ],
+)
+def test_validation_sees_a_breach(kind: str, path: str, value: object) -> None:
+    broken = json.loads(json.dumps(one(kind)))
+    *parents, last = path.split(".")
+    place = broken
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    with pytest.raises(kubernetes_validate.ValidationError):
+        validate(broken)
+
+
+def test_base_holds_what_it_should() -> None:
+    assert sorted(found["kind"] for found in BUILT["base"]) == [
+        "ConfigMap",
+        "Deployment",
+        "HorizontalPodAutoscaler",
+        "PodDisruptionBudget",
+        "RuntimeClass",
+        "ServiceAccount",
+    ]
+
+
+def test_settings_are_those_that_the_worker_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = WorkerSettings.model_fields
+    assert settings().keys() <= {name.upper() for name in fields}
+    assert {name.upper() for name, field in fields.items() if field.is_required()} <= settings().keys()
+    for name in fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in settings().items():
+        monkeypatch.setenv(name, value)
+    read = WorkerSettings()
+    assert {name: str(getattr(read, name.lower())) for name in settings()} == settings()
+
+
+def test_settings_agree_with_the_template() -> None:
+    template = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))
+    resources, found = template["Resources"], settings()
+    names = {
+        "TABLE_NAME": resources["TicketTable"]["Properties"]["TableName"],
+        "QUEUE_URL": resources["TicketQueue"]["Properties"]["QueueName"],
+        "DLQ_URL": resources["DeadLetterQueue"]["Properties"]["QueueName"],
+    }
+    for setting, name in names.items():
+        assert found[setting].rpartition("/")[2] == name["Fn::If"][2]  # the name where no prefix is given
+    for setting, bucket in (("RAW_BUCKET", "RawBucket"), ("ENRICHED_BUCKET", "EnrichedBucket")):
+        pattern, prefix = resources[bucket]["Properties"]["BucketName"]["Fn::Sub"]
+        default = prefix["Prefix"]["Fn::If"][2]["Fn::Sub"]
+        expected = pattern.replace("${Prefix}", default)
+        account, region = re.findall(r"//sqs\.(.+?)\.amazonaws\.com/(\d+)/", found["QUEUE_URL"])[0][::-1]
+        assert found[setting] == expected.replace("${AWS::AccountId}", account).replace("${AWS::Region}", region)
+    assert found["MAX_RECEIVE_COUNT"] == str(template["Parameters"]["MaxReceiveCount"]["Default"])
+
+
+def test_account_and_region_are_the_same_everywhere() -> None:
+    text = json.dumps([found for _, found in EVERY])
+    assert set(re.findall(r"(?<!\d)\d{12}(?!\d)", text)) == {"123456789012"}
+    assert set(re.findall(r"\b[a-z]{2}-[a-z]+-\d\b", text)) == {"eu-central-1"}
+
+
+def test_flox_runs_the_pod() -> None:
+    runtime = one("RuntimeClass")
+    assert (runtime["metadata"]["name"], runtime["handler"]) == ("flox", "flox")
+    assert runtime["scheduling"]["nodeSelector"] == {"flox.dev/enabled": "true"}
+    assert pod()["runtimeClassName"] == runtime["metadata"]["name"]
+    assert container()["image"] == "flox/empty:1.0.0"
+    environment = one("Deployment")["spec"]["template"]["metadata"]["annotations"]["flox.dev/environment"]
+    owner, _, name = environment.partition("/")
+    assert re.fullmatch(r"[a-z0-9-]+", owner)
+    pushed = json.loads((REPO / "deploy" / "processor" / ".flox" / "env.json").read_text(encoding="utf-8"))
+    assert name.partition(":")[0] == pushed["name"]
+
+
+def arguments_of(command: list[str]) -> dict[str, Any]:
+    """What the worker's own command line makes of a command."""
+    program, *arguments = command
+    scripts = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, _, function = scripts[program].partition(":")
+    assert callable(getattr(import_module(module), function))
+    assert (REPO / ".flox" / "pkgs" / f"{program}.nix").is_file()  # run mode has no PYTHONPATH: a packaged program
+    return get_command(app).make_context(program, arguments).params
+
+
+def test_command_is_the_packaged_program_and_ends_in_time() -> None:
+    assert arguments_of(container()["command"])["grace"] + 5 < pod()["terminationGracePeriodSeconds"]
+
+
+def test_probes_ask_what_the_worker_answers() -> None:
+    ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
+    probes = {kind: container()[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
+    annotations = one("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    asked = {ports[probe["port"]] for probe in probes.values()} | {int(annotations["prometheus.io/port"])}
+    assert asked == {int(settings()["HEALTH_PORT"])} == {8080}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with serve_health(port, lambda: "loading", lambda: b""), closing(HTTPConnection("127.0.0.1", port)) as connection:
+        codes = {}
+        for kind, path in {**{k: p["path"] for k, p in probes.items()}, "metrics": annotations["prometheus.io/path"]}.items():
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            codes[kind] = answer.status
+    # A worker that is still loading its models lives, and gets no traffic; a pod that waits for them is not killed.
+    assert codes == {"startup": 503, "readiness": 503, "liveness": 200, "metrics": 200}
+
+
+def test_container_is_locked_in() -> None:
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    assert pod()["securityContext"]["runAsUser"] > 0
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert one("ServiceAccount")["automountServiceAccountToken"] is False
+    assert pod()["serviceAccountName"] == one("ServiceAccount")["metadata"]["name"]
+    assert "eks.amazonaws.com/role-arn" in one("ServiceAccount")["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_what_is_written_to_is_mounted(name: str) -> None:
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(name)["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in pod(name)["volumes"]}
+    written = [settings()["BUNDLE_CACHE_DIR"], "/tmp", *(e["value"] for e in container(name)["env"] if e["name"] == "HOME")]
+    assert len(written) == 3
+    for path in written:
+        assert any(PurePosixPath(path).is_relative_to(mount) for mount in mounts.values()), path
+    assert container(name)["envFrom"] == [{"configMapRef": {"name": one("ConfigMap", name)["metadata"]["name"]}}]
+
+
+def test_resources_fit_the_settings() -> None:
+    requests, limits = container()["resources"]["requests"], container()["resources"]["limits"]
+    workers, threads = int(settings()["NUM_WORKERS"]), int(settings()["INTRA_OP_THREADS"])
+    assert workers * threads == int(requests["cpu"])
+    megabytes = {"Mi": 1, "Gi": 1024}
+    requested, limit = (int(value[:-2]) * megabytes[value[-2:]] for value in (requests["memory"], limits["memory"]))
+    assert 400 * workers < requested <= limit  # the compact profile's budget is 400 MB a process
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_selectors_find_the_pods(name: str) -> None:
+    deployment = one("Deployment", name)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    selectors = [deployment["spec"]["selector"], one("PodDisruptionBudget", name)["spec"]["selector"]]
+    selectors += [constraint["labelSelector"] for constraint in pod(name)["topologySpreadConstraints"]]
+    assert selectors == [{"matchLabels": labels}] * len(selectors)
+    assert len({constraint["topologyKey"] for constraint in pod(name)["topologySpreadConstraints"]}) == 2
+
+
+def test_autoscaler_scales_the_deployment() -> None:
+    autoscaler, deployment = one("HorizontalPodAutoscaler")["spec"], one("Deployment")
+    assert autoscaler["scaleTargetRef"] == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": deployment["kind"],
+        "name": deployment["metadata"]["name"],
+    }
+    assert (autoscaler["minReplicas"], autoscaler["maxReplicas"]) == (3, 10)
+    assert deployment["spec"]["replicas"] == autoscaler["minReplicas"]
+    assert one("PodDisruptionBudget")["spec"]["maxUnavailable"] < deployment["spec"]["replicas"]
+
+
+def test_shared_models_replaces_one_volume_and_nothing_else() -> None:
+    shared, base = BUILT["shared-models"], BUILT["base"]
+    claim = one("PersistentVolumeClaim", "shared-models")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    volumes = pod("shared-models")["volumes"]
+    assert {"name": "models", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}} in volumes
+    restored = json.loads(json.dumps([found for found in shared if found is not claim]))
+    (deployment,) = [found for found in restored if found["kind"] == "Deployment"]
+    deployment["spec"]["template"]["spec"]["volumes"] = pod()["volumes"]
+    assert restored == base
+
+
+def test_pods_that_share_a_volume_leave_each_other_alone(bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    installed = install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture")
+    # Process 1 of another pod is at its copy: there is no way to see from here whether it lives.
+    copy = installed.rename(tmp_path / f"{installed.name}.part-ticket-processor-7d4b9-x2x9k-1.abc")
+    assert install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture") == installed
+    assert {path.name for path in copy.iterdir()} == {*manifest["files"], "bundle.json"}
+
+
+def test_keda_brings_its_own_autoscaler() -> None:
+    assert "HorizontalPodAutoscaler" not in {found["kind"] for found in BUILT["keda"]}
+    scaled, ours = one("ScaledObject", "keda")["spec"], one("HorizontalPodAutoscaler")["spec"]
+    assert scaled["scaleTargetRef"]["name"] == one("Deployment", "keda")["metadata"]["name"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (ours["minReplicas"], ours["maxReplicas"])
+    (trigger,) = scaled["triggers"]
+    assert trigger.keys() <= TRIGGER
+    assert trigger["type"] == "aws-sqs-queue"
+    assert trigger["metadata"].keys() <= SQS_TRIGGER
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA takes no numbers there
+    assert trigger["metadata"]["queueURLFromEnv"] in settings()
+    assert trigger["authenticationRef"]["name"] == one("TriggerAuthentication", "keda")["metadata"]["name"]
+
+
+def test_reading_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [], "namePrefix": "my-"}))
+    with pytest.raises(AssertionError, match="more than is read here"):
+        build(tmp_path)
+
+
+def test_systemd_unit_gives_the_worker_time_to_end() -> None:
+    unit = RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_file(StringIO((REPO / "deploy" / "ec2" / "ticket-processor.service").read_text(encoding="utf-8")))
+    service = unit["Service"]
+    flox, _, command = service["ExecStart"].partition(" -- ")
+    assert flox.split()[:2] == ["flox", "activate"]
+    annotations = one("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert flox.split()[-2:] == ["-r", annotations["flox.dev/environment"]]
+    assert arguments_of(command.split())["grace"] + 5 < int(service["TimeoutStopSec"])
+    assert service["Restart"] == "always"
+    assert service["RestartPreventExitStatus"] == "2"  # what the worker ends with where settings are missing
+
+
+def test_page_names_what_exists() -> None:
+    page = (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:deploy|handler|tests|\.flox)/[\w./-]*\w", page))
+    assert [name for name in sorted(named) if not (REPO / name).exists()] == []
+    for folder in FOLDERS:
+        assert f"deploy/kubernetes/{folder.relative_to(KUBERNETES)}" in page
+    assert set(re.findall(r"(?<!\d)\d{12}(?!\d)", page)) == {"123456789012"}

@@ -1,0 +1,52 @@
+"""`make demo`, with fewer tickets: every one of them is accounted for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from events.upload import make_uploads
+from handler import demo
+from handler.accounts import Tally
+
+
+def test_every_ticket_is_accounted_for(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    demo.main(bundle=bundle, count=20, seed=3)
+    out = capfd.readouterr().out
+    result = json.loads(out.strip().splitlines()[-1])
+    # Of the twenty, one comes twice, and four are broken: deleted, not JSON, not UTF-8, a field missing.
+    assert {name: result[name] for name in ("sent", "done", "skipped", "rejected", "failed", "lost")} == {
+        "sent": 20,
+        "done": 15,
+        "skipped": 1,
+        "rejected": 4,
+        "failed": 0,
+        "lost": 0,
+    }
+    assert result["bundle"].startswith("compact-int8@")
+    assert 0 < result["p50_ms"] <= result["p95_ms"]
+    assert "a key with spaces and +: done" in out
+    assert "deleted before it is read: rejected (object_gone)" in out
+
+
+def test_a_ticket_without_an_outcome_counts_as_lost() -> None:
+    tally = Tally()
+    for line in ('{"message": "ticket", "s3_key": "a", "outcome": "failed"}', "no json", '{"message": "other"}', "3"):
+        tally.read(line)
+    assert not tally.counts()
+    assert tally.attempts_failed == 1
+
+
+def test_a_missing_bundle_is_one_line_and_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        demo.main(bundle=tmp_path, count=20, seed=3)
+    assert ended.value.exit_code == 1
+    assert "bundle.json" in capfd.readouterr().err
+
+
+def test_the_same_seed_sends_the_same_tickets() -> None:
+    assert make_uploads(30, 1) == make_uploads(30, 1)
+    assert make_uploads(30, 1) != make_uploads(30, 2)

@@ -1,0 +1,364 @@
+"""The stores: one contract for the adapters (on moto's S3 and DynamoDB) and for the fakes, and how AWS's errors map."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import boto3
+import pytest
+from boto3.dynamodb.types import TypeDeserializer
+from botocore.config import Config
+from moto import mock_aws
+
+from enrichment import EnrichmentData, parse_ticket
+from enrichment.ticket import enriched_json
+from handler.errors import (
+    BucketUnexpected,
+    MessageError,
+    ObjectGone,
+    ObjectTooLarge,
+    ServiceFailed,
+    StoreRefused,
+    Throttled,
+)
+from handler.messages import StoredTicket
+from handler.storage import AwsTicketSink, Known, S3TicketSource, TicketSink, TicketSource, Write
+from tests.fakes import FakeModels, FakeSink, FakeSource, ticket
+
+RAW, ENRICHED, TABLE = "tickets-raw", "tickets-enriched", "tickets"
+REGION = "us-east-1"
+
+
+def client(service: str, **options: Any) -> Any:
+    make: Any = boto3.session.Session().client
+    return make(service, region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x", **options)
+
+
+@pytest.fixture
+def aws() -> Iterator[dict[str, Any]]:
+    with mock_aws():
+        s3, dynamodb = client("s3"), client("dynamodb")
+        for bucket in (RAW, ENRICHED):
+            s3.create_bucket(Bucket=bucket)
+        s3.put_bucket_versioning(Bucket=ENRICHED, VersioningConfiguration={"Status": "Enabled"})
+        dynamodb.create_table(
+            TableName=TABLE,
+            KeySchema=[
+                {"AttributeName": "ticket_id", "KeyType": "HASH"},
+                {"AttributeName": "created_at", "KeyType": "RANGE"},
+            ],
+            AttributeDefinitions=[
+                {"AttributeName": "ticket_id", "AttributeType": "S"},
+                {"AttributeName": "created_at", "AttributeType": "N"},
+            ],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield {"s3": s3, "dynamodb": dynamodb}
+
+
+@pytest.fixture
+def sink_of_aws(aws: dict[str, Any]) -> AwsTicketSink:
+    return AwsTicketSink(aws["s3"], aws["dynamodb"], ENRICHED, TABLE)
+
+
+@pytest.fixture(params=["aws", "fake"])
+def source(request: pytest.FixtureRequest) -> tuple[TicketSource, Callable[[str, bytes], object]]:
+    """A source with a limit of 100 bytes, and how to put an object there."""
+    if request.param == "fake":
+        fake = FakeSource(RAW, 100)
+        return fake, fake.put
+    s3 = request.getfixturevalue("aws")["s3"]
+    return S3TicketSource(s3, RAW, 100), lambda key, body: s3.put_object(Bucket=RAW, Key=key, Body=body)
+
+
+@pytest.fixture(params=["aws", "fake"])
+def sink(request: pytest.FixtureRequest) -> TicketSink:
+    found: TicketSink = FakeSink() if request.param == "fake" else request.getfixturevalue("sink_of_aws")
+    return found
+
+
+def write(modified: int = 10, sha: str = "s", key: str = "k.json", **fields: Any) -> Write:
+    raw = parse_ticket(__import__("json").dumps(ticket(**fields)))
+    (enrichment,) = FakeModels("fake@1").enrich([raw])
+    assert isinstance(enrichment, EnrichmentData)
+    return Write(raw, enrichment, enriched_json(raw, enrichment), key, sha, modified)
+
+
+# -- the contract, for both
+
+
+def test_what_was_put_is_fetched_with_its_time(
+    source: tuple[TicketSource, Callable[[str, bytes], object]],
+) -> None:
+    tickets, put = source
+    put("a b/ü+%.json", b"\x00raw")
+    found = tickets.fetch(StoredTicket(RAW, "a b/ü+%.json"))
+    assert found.raw == b"\x00raw"
+    assert abs(found.modified - datetime.now(UTC).timestamp() * 1000) < 60_000
+    assert found.modified % 1000 == 0, "S3 tells whole seconds"
+
+
+def test_an_object_of_the_limit_is_read_and_one_beyond_is_not(
+    source: tuple[TicketSource, Callable[[str, bytes], object]],
+) -> None:
+    tickets, put = source
+    put("full", b"x" * 100)
+    put("over", b"x" * 101)
+    assert len(tickets.fetch(StoredTicket(RAW, "full")).raw) == 100
+    with pytest.raises(ObjectTooLarge, match="101 bytes"):
+        tickets.fetch(StoredTicket(RAW, "over"))
+
+
+def test_what_is_not_there_is_gone_and_another_bucket_is_unexpected(
+    source: tuple[TicketSource, Callable[[str, bytes], object]],
+) -> None:
+    tickets, _ = source
+    with pytest.raises(ObjectGone):
+        tickets.fetch(StoredTicket(RAW, "none"))
+    with pytest.raises(BucketUnexpected):
+        tickets.fetch(StoredTicket(ENRICHED, "none"))
+
+
+def test_a_ticket_is_known_once_it_is_stored(sink: TicketSink) -> None:
+    assert sink.known("T-1", 1_795_165_200) is None
+    assert sink.store(write())
+    assert sink.known("T-1", 1_795_165_200) == Known("s", "fake@1", "k.json", 10)
+    assert sink.known("T-1", 1_795_165_201) is None
+
+
+def test_the_newest_version_stands_whatever_comes_first(sink: TicketSink) -> None:
+    assert sink.store(write(10, "first"))
+    assert sink.store(write(10, "same time"))
+    assert sink.store(write(11, "newer"))
+    assert not sink.store(write(9, "stale"))
+    known = sink.known("T-1", 1_795_165_200)
+    assert known is not None
+    assert (known.content_sha256, known.source_modified) == ("newer", 11)
+    assert sink.store(write(1, "another ticket", created_at=5))
+
+
+# -- the adapters alone
+
+
+def test_the_item_names_the_version_of_the_object_that_it_was_made_with(
+    sink_of_aws: AwsTicketSink, aws: dict[str, Any]
+) -> None:
+    sink_of_aws.store(write(11, "winner", body="the winner's"))
+    sink_of_aws.store(write(10, "loser", body="the loser's"))
+    (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
+    latest = aws["s3"].get_object(Bucket=ENRICHED, Key="k.json")["Body"].read()
+    named = aws["s3"].get_object(Bucket=ENRICHED, Key="k.json", VersionId=item["s3_version_id"]["S"])
+    assert b"the loser's" in latest
+    assert b"the winner's" in named["Body"].read()
+    assert named["ContentType"] == "application/json"
+
+
+def test_the_item_holds_the_extract_and_no_vector(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    sink_of_aws.store(write(1_795_166_000_123, subject="Ü" * 1000, priority="high"))
+    (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
+    read = TypeDeserializer().deserialize
+    found = {name: read(value) for name, value in item.items()}
+    assert found.pop("s3_version_id")
+    assert found == {
+        "ticket_id": "T-1",
+        "created_at": 1_795_165_200,
+        "subject": "Ü" * 1000,
+        "customer_id": "C-1",
+        "intent": "general_inquiry",
+        "intent_confidence": Decimal("0.9"),
+        "urgency": "high",
+        "urgency_confidence": Decimal("1.0"),
+        "sentiment": "NEUTRAL",
+        "sentiment_confidence": Decimal("0.8"),
+        "summary": "A summary.",
+        "processed_at": "2026-11-20T09:00:00.000Z",
+        "s3_key": "k.json",
+        "needs_review": False,
+        "content_sha256": "s",
+        "model_version": "fake@1",
+        "source_modified": 1_795_166_000_123,
+    }
+
+
+@pytest.mark.parametrize("value", [1 / 3, 1e-7, 5e-324, 0.1 + 0.2, 1.0, 0.0])
+def test_a_confidence_is_read_back_as_the_very_same_number(
+    sink_of_aws: AwsTicketSink, aws: dict[str, Any], value: float
+) -> None:
+    entry = write()
+    enrichment = entry.enrichment.model_copy(update={"intent_confidence": value})
+    number = Write(entry.ticket, enrichment, entry.body, entry.key, entry.content_sha256, entry.source_modified)
+    if 0 < value < 1e-130:  # less than DynamoDB's numbers hold
+        with pytest.raises(StoreRefused):
+            sink_of_aws.store(number)
+        return
+    sink_of_aws.store(number)
+    (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
+    assert float(item["intent_confidence"]["N"]) == value
+
+
+def test_a_long_subject_is_shortened_in_the_table_only(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    subject = "s" * 300_000
+    sink_of_aws.store(write(subject=subject))
+    (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
+    assert item["subject"]["S"] == "s" * 999 + "…"
+    assert subject.encode() in aws["s3"].get_object(Bucket=ENRICHED, Key="k.json")["Body"].read()
+
+
+def test_an_item_that_somebody_else_wrote_is_taken_over(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    key = {"ticket_id": {"S": "T-1"}, "created_at": {"N": "1795165200"}}
+    aws["dynamodb"].put_item(TableName=TABLE, Item={**key, "note": {"S": "made by hand"}})
+    assert sink_of_aws.known("T-1", 1_795_165_200) is None
+    assert sink_of_aws.store(write())
+    assert sink_of_aws.known("T-1", 1_795_165_200) is not None
+
+
+def test_nothing_is_committed_when_the_object_could_not_be_written(aws: dict[str, Any]) -> None:
+    sink = AwsTicketSink(aws["s3"], aws["dynamodb"], "no-such-bucket", TABLE)
+    with pytest.raises(ServiceFailed, match="PutObject: NoSuchBucket"):
+        sink.store(write())
+    assert sink.known("T-1", 1_795_165_200) is None
+
+
+def test_a_table_that_is_not_there_is_a_transient_error(aws: dict[str, Any]) -> None:
+    sink = AwsTicketSink(aws["s3"], aws["dynamodb"], ENRICHED, "no-such-table")
+    with pytest.raises(ServiceFailed, match="GetItem: ResourceNotFoundException"):
+        sink.known("T-1", 1)
+    with pytest.raises(ServiceFailed, match="PutItem: ResourceNotFoundException"):
+        sink.store(write())
+
+
+# -- AWS's errors, as a server that answers with them
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers every request with the status and body of its server."""
+
+    def answer(self) -> None:
+        server: Any = self.server
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(server.status)
+        self.send_header("Content-Length", str(server.length or len(server.body)))
+        self.send_header("Last-Modified", "Fri, 20 Nov 2026 09:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(server.body)
+        self.close_connection = True
+
+    do_GET = do_PUT = do_POST = answer
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as found:
+        found.status, found.body, found.length = 200, b"", 0  # type: ignore[attr-defined]
+        threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture
+def against(server: Any) -> Iterator[Callable[[str], Any]]:
+    made: list[Any] = []
+
+    def make(service: str) -> Any:
+        # No retries: which error it is does not depend on how often it comes.
+        options = Config(retries={"total_max_attempts": 1}, read_timeout=0.3, proxies={})
+        made.append(client(service, endpoint_url=f"http://127.0.0.1:{server.server_port}", config=options))
+        return made[-1]
+
+    yield make
+    for found in made:
+        found.close()
+
+
+def s3_error(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code><Message>in words</Message></Error>".encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (404, s3_error("NoSuchKey"), ObjectGone),
+        (404, s3_error("NoSuchVersion"), ObjectGone),
+        (404, b"", ObjectGone),
+        (400, s3_error("KeyTooLongError"), ObjectGone),
+        (404, s3_error("NoSuchBucket"), ServiceFailed),
+        (403, s3_error("AccessDenied"), ServiceFailed),
+        (403, b"", ServiceFailed),
+        (500, s3_error("InternalError"), ServiceFailed),
+        (503, s3_error("ServiceUnavailable"), ServiceFailed),
+        (503, s3_error("SlowDown"), Throttled),
+        (429, b"", Throttled),
+        (400, s3_error("RequestTimeout"), ServiceFailed),
+    ],
+    ids=lambda value: value.decode()[13:30] if isinstance(value, bytes) else None,
+)
+def test_errors_of_reading_map_to_ours(
+    server: Any, against: Callable[[str], Any], status: int, body: bytes, kind: type[MessageError]
+) -> None:
+    server.status, server.body = status, body
+    with pytest.raises(MessageError) as caught:
+        S3TicketSource(against("s3"), RAW, 100).fetch(StoredTicket(RAW, "secret key"))
+    assert type(caught.value) is kind
+    assert caught.value.transient == (kind is not ObjectGone)
+    assert str(caught.value).startswith("GetObject: ")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_body_that_breaks_off_is_a_transient_error(server: Any, against: Callable[[str], Any]) -> None:
+    server.body, server.length = b"half", 50
+    with pytest.raises(ServiceFailed, match="GetObject: (ResponseStreamingError|IncompleteReadError)"):
+        S3TicketSource(against("s3"), RAW, 100).fetch(StoredTicket(RAW, "k"))
+
+
+def test_nobody_who_answers_is_a_transient_error(server: Any, against: Callable[[str], Any]) -> None:
+    source = S3TicketSource(against("s3"), RAW, 100)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ServiceFailed, match="GetObject: EndpointConnectionError"):
+        source.fetch(StoredTicket(RAW, "k"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "ProvisionedThroughputExceededException", Throttled),
+        (400, "ThrottlingException", Throttled),
+        (400, "RequestLimitExceeded", Throttled),
+        (500, "InternalServerError", ServiceFailed),
+        (400, "AccessDeniedException", ServiceFailed),
+        (400, "ValidationException", StoreRefused),
+    ],
+)
+def test_errors_of_the_table_map_to_ours(
+    server: Any, against: Callable[[str], Any], aws: dict[str, Any], status: int, code: str, kind: type[MessageError]
+) -> None:
+    del aws
+    server.status, server.body = status, f'{{"__type": "com.amazonaws.dynamodb.v20120810#{code}"}}'.encode()
+    sink = AwsTicketSink(client("s3"), against("dynamodb"), ENRICHED, TABLE)
+    with pytest.raises(MessageError, match="^PutItem: ") as caught:
+        sink.store(write())
+    assert type(caught.value) is kind
+    with pytest.raises(MessageError, match="^GetItem: ") as caught:
+        sink.known("T-1", 1)
+    assert caught.value.transient, "a look never decides for good"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("EntityTooLarge", StoreRefused), ("KeyTooLongError", StoreRefused), ("SlowDown", Throttled)]
+)
+def test_errors_of_writing_map_to_ours(
+    server: Any, against: Callable[[str], Any], code: str, kind: type[MessageError]
+) -> None:
+    server.status, server.body = 400, s3_error(code)
+    sink = AwsTicketSink(against("s3"), against("dynamodb"), ENRICHED, TABLE)
+    with pytest.raises(MessageError, match="^PutObject: ") as caught:
+        sink.store(write())
+    assert type(caught.value) is kind

@@ -1,0 +1,397 @@
+"""The worker against the embedded stack and the real bundle: nothing is lost or done twice, whatever ends it."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from handler.drain import Drain
+from handler.errors import ServiceFailed
+from handler.invocation import sqs_event
+from handler.local import EmbeddedStack
+from handler.message_queue import QueueFacts, SqsMessageQueue
+from handler.processor import process
+from handler.reports import Plan, Reporter
+from handler.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def ticket(name: str) -> dict[str, Any]:
+    return {
+        "ticket_id": name,
+        "subject": "Cannot log in since this morning",
+        "body": "The page says that my password is wrong, and the mail to reset it never comes. Please help me soon.",
+        "created_at": 1_790_000_000,
+        "customer_id": "CUST-1",
+    }
+
+
+class World:
+    """The stack's stores and queues, as a customer and an operator see them."""
+
+    def __init__(self, stack: EmbeddedStack, bundle: Path, scratch: Path) -> None:
+        self.stack = stack
+        self.environment: dict[str, str] = {
+            **stack.environment(),
+            "MODEL_BUNDLE": bundle.as_uri(),
+            "BUNDLE_CACHE_DIR": str(scratch),
+            "INTRA_OP_THREADS": "1",
+        }
+        self.url = self.environment["QUEUE_URL"]
+        for url in (self.url, self.environment["DLQ_URL"]):
+            stack.client("sqs").purge_queue(QueueUrl=url)
+
+    def put(self, name: str) -> None:
+        body = json.dumps(ticket(name)).encode()
+        self.stack.client("s3").put_object(Bucket=self.environment["RAW_BUCKET"], Key=f"{name}.json", Body=body)
+
+    def send(self, bodies: list[str]) -> None:
+        for start in range(0, len(bodies), 10):
+            entries = [{"Id": str(n), "MessageBody": body} for n, body in enumerate(bodies[start : start + 10])]
+            self.stack.client("sqs").send_message_batch(QueueUrl=self.url, Entries=entries)
+
+    def item(self, name: str) -> dict[str, Any] | None:
+        key = {"ticket_id": {"S": name}, "created_at": {"N": "1790000000"}}
+        found = self.stack.client("dynamodb").get_item(TableName=self.environment["TABLE_NAME"], Key=key)
+        item: dict[str, Any] | None = found.get("Item")
+        return item
+
+    def stored(self, names: list[str]) -> list[str]:
+        return [name for name in names if self.item(name)]
+
+    def waiting(self, url: str | None = None) -> tuple[int, int]:
+        """Count the visible and the invisible messages."""
+        names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+        answer = self.stack.client("sqs").get_queue_attributes(QueueUrl=url or self.url, AttributeNames=list(names))
+        visible, invisible = (int(answer["Attributes"][name]) for name in names)
+        return visible, invisible
+
+    def in_this_process(self, monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool], **changes: str) -> Reports:
+        """Run a process of the worker here until the condition holds; gives what it reported."""
+        for name, value in (self.environment | changes).items():
+            monkeypatch.setenv(name, value)
+        drain, stream = Drain(20), io.BytesIO()
+
+        def watch() -> None:
+            try:
+                eventually(until)
+            finally:
+                drain.ask()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        assert process(WorkerSettings(), Plan(wait=0, hidden=5), drain, Reporter(stream)) == 0
+        thread.join()
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+Reports = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def world(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(stack, bundle, tmp_path_factory.mktemp("cache"))
+
+
+class Worker:
+    """A running `ticket-processor`."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self._port = port
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except ConnectionError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def is_ready(self) -> bool:
+        return self.get("/readyz")[0] == HTTPStatus.OK
+
+    def value(self, series: str) -> float:
+        lines = self.get("/metrics")[1].splitlines()
+        return float(next(line for line in lines if line.startswith(series)).rpartition(" ")[2])
+
+    def children(self) -> list[int]:
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
+
+
+@contextmanager
+def running(environment: Mapping[str, str], **settings: str) -> Iterator[Worker]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "handler.worker", "--wait", "1"],
+        env={**os.environ, **environment, **settings, "HEALTH_PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        worker = Worker(process, port)
+        try:
+            eventually(worker.is_ready)
+            yield worker
+        finally:
+            process.terminate()
+            try:
+                _, errors = process.communicate(timeout=20)
+            finally:
+                process.kill()
+        assert (process.returncode, errors) == (0, "")
+
+
+@pytest.fixture(scope="class")
+def worker(world: World) -> Iterator[Worker]:
+    with running(world.environment, NUM_WORKERS="2") as found:
+        yield found
+
+
+class TestRunning:
+    """One worker of two processes; the tests after these have the queue for themselves."""
+
+    def test_upload_becomes_an_item_and_an_enriched_object(self, world: World, worker: Worker) -> None:
+        names = [f"e2e {uuid.uuid4()}+{number}" for number in range(5)]
+        done = worker.value('tickets_total{error_type="",outcome="done"}')
+        for name in names:
+            world.put(name)
+        eventually(lambda: world.stored(names) == names)
+        for name in names:
+            item = world.item(name)
+            assert item is not None
+            enriched = world.stack.client("s3").get_object(
+                Bucket=world.environment["ENRICHED_BUCKET"], Key=f"{name}.json", VersionId=item["s3_version_id"]["S"]
+            )
+            found = json.load(enriched["Body"])
+            assert {field: found[field] for field in ticket(name)} == ticket(name)
+            assert found["enrichment"]["intent"] == item["intent"]["S"] == "login_issue"
+            assert len(found["enrichment"]["embedding"]) == 384
+        eventually(lambda: world.waiting() == (0, 0))
+        eventually(lambda: worker.value('tickets_total{error_type="",outcome="done"}') == done + 5)
+
+    def test_figures_come_from_all_processes(self, world: World, worker: Worker) -> None:
+        assert worker.get("/livez") == (200, "alive\n")
+        assert worker.value("ticket_processes_ready") == 2
+        assert worker.value("ticket_bundle_load_seconds_count") >= 2
+        rejected = worker.value('ticket_messages_total{result="deleted"}')
+        world.send(["not JSON"])
+        eventually(lambda: worker.value('ticket_messages_total{result="deleted"}') == rejected + 1)
+        assert worker.value('tickets_total{error_type="message_invalid",outcome="rejected"}') == 1
+        assert worker.value('ticket_stage_seconds_count{stage="store"}') > 0
+        assert worker.get("/nothing")[0] == 404
+
+    def test_bundle_is_copied_once_for_all_processes(self, world: World, worker: Worker) -> None:
+        assert worker.is_ready()
+        (copy,) = Path(world.environment["BUNDLE_CACHE_DIR"]).iterdir()
+        assert "part" not in copy.name
+
+    def test_killed_process_is_replaced(self, world: World, worker: Worker) -> None:
+        before, restarts = worker.children(), worker.value("ticket_process_restarts_total")
+        assert len(before) == 2
+        os.kill(before[0], signal.SIGKILL)
+        eventually(lambda: worker.value("ticket_process_restarts_total") == restarts + 1)
+        eventually(worker.is_ready)
+        after = worker.children()
+        assert len(after) == 2
+        assert before[0] not in after
+        os.kill(before[1], signal.SIGTERM)  # from outside, one alone: it drains, and is replaced too
+        eventually(lambda: worker.value("ticket_process_restarts_total") == restarts + 2)
+        eventually(worker.is_ready)
+        name = f"replaced-{uuid.uuid4()}"
+        world.put(name)
+        eventually(lambda: world.stored([name]) == [name])
+
+
+def test_only_the_failed_message_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"partial-{uuid.uuid4()}" for _ in range(9)]
+    bodies = [json.dumps(ticket(name)) for name in names]
+    world.send([*bodies[:4], "not JSON", *bodies[4:]])
+    # It would be rejected; where the dead-letter queue cannot be reached, it is one that failed.
+    gone = world.environment["DLQ_URL"] + "-gone"
+    reports = world.in_this_process(
+        monkeypatch, lambda: world.stored(names) == names and sum(world.waiting()) == 1, DLQ_URL=gone
+    )
+    eventually(lambda: world.waiting() == (1, 0))
+    (left,) = world.stack.client("sqs").receive_message(QueueUrl=world.url, VisibilityTimeout=0)["Messages"]
+    assert left["Body"] == "not JSON"
+    assert world.waiting(world.environment["DLQ_URL"]) == (0, 0)
+    assert reports[1] == {"ready": True}
+    calls = [call for report in reports for call in report.get("figures", [])]
+    assert sum(call[2] for call in calls if call[:2] == ["messages", "deleted"]) == 9
+    world.stack.client("sqs").purge_queue(QueueUrl=world.url)
+
+
+def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"drained-{uuid.uuid4()}" for _ in range(150)]
+    world.send([json.dumps(ticket(name)) for name in names])
+    eventually(lambda: world.waiting() == (150, 0))
+    with running(world.environment, NUM_WORKERS="2") as worker:
+        eventually(lambda: world.stored(names[:20]) != [])
+        worker.process.send_signal(signal.SIGTERM)
+        worker.process.wait(20)
+    left, hidden = world.waiting()
+    assert hidden == 0
+    assert left > 0, "the worker was faster than the signal: send more"
+    assert len(world.stored(names)) + left == len(names)
+
+    world.in_this_process(monkeypatch, lambda: world.waiting() == (0, 0))
+    assert world.stored(names) == names
+    versions = world.stack.client("s3").list_object_versions(
+        Bucket=world.environment["ENRICHED_BUCKET"], Prefix="inline/drained-"
+    )["Versions"]
+    assert sorted(version["Key"].split("/")[1] for version in versions) == sorted(names)
+
+
+# -- the adapter for SQS
+
+
+@pytest.fixture
+def scratch_queue(world: World, monkeypatch: pytest.MonkeyPatch) -> SqsMessageQueue:
+    """A queue of the test's own; its environment is set."""
+    client = world.stack.client("sqs")
+    url = client.create_queue(QueueName=f"scratch-{uuid.uuid4()}", Attributes={"VisibilityTimeout": "77"})["QueueUrl"]
+    for name, value in (world.environment | {"QUEUE_URL": url}).items():
+        monkeypatch.setenv(name, value)
+    return SqsMessageQueue(WorkerSettings(), wait=0)
+
+
+def test_queue_says_its_name_and_its_time(scratch_queue: SqsMessageQueue) -> None:
+    facts = scratch_queue.facts()
+    assert facts.visibility == 77
+    assert facts.arn.startswith("arn:aws:sqs:us-east-1:000000000000:scratch-")
+
+
+def test_messages_are_deleted_in_tens_and_what_stays_is_returned(world: World, scratch_queue: SqsMessageQueue) -> None:
+    url = WorkerSettings().queue_url
+    client = world.stack.client("sqs")
+    for number in range(23):
+        client.send_message(QueueUrl=url, MessageBody=str(number))
+    messages = [message for _ in range(3) for message in scratch_queue.receive(10, hidden=50)]
+    assert (len(messages), world.waiting(url)) == (23, (0, 23))
+    bad = {**messages[14], "ReceiptHandle": "no handle"}
+    assert scratch_queue.delete([*messages[:14], bad, *messages[15:]]) == [bad]
+    assert world.waiting(url) == (0, 1)
+    assert scratch_queue.hide([messages[14], bad], 0) == [bad]
+    assert world.waiting(url) == (1, 0)
+    assert scratch_queue.delete([]) == []
+
+
+def test_queue_out_of_reach_is_a_failure_of_the_service(
+    scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    away = SqsMessageQueue(WorkerSettings(), wait=0)
+    with pytest.raises(ServiceFailed, match=r"^ReceiveMessage: EndpointConnectionError$"):
+        away.receive(1, hidden=1)
+    with pytest.raises(ServiceFailed, match=r"^GetQueueAttributes: EndpointConnectionError$"):
+        away.facts()
+    message = {"MessageId": "1", "ReceiptHandle": "h"}
+    assert away.delete([message]) == [message]
+    assert away.hide([message], 1) == [message]
+
+
+# -- the event, against one that a real event source mapping made
+
+
+def test_event_is_the_one_of_a_real_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    class Function(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer = json.dumps({"batchItemFailures": [{"itemIdentifier": r["messageId"]} for r in event["Records"]]})
+            self.send_response(HTTPStatus.OK)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+            events.put(event)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Function) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        proxy = {"MINISTACK_LAMBDA_PROXY_ticket-enrichment": f"http://127.0.0.1:{server.server_port}"}
+        with EmbeddedStack(parameters={"MappingEnabled": "true"}, emulator=proxy) as stack:
+            for name, value in stack.environment().items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.setenv("MODEL_BUNDLE", "file:///unused")
+            settings = WorkerSettings()
+            stack.client("sqs").send_message(
+                QueueUrl=settings.queue_url,
+                MessageBody="grüße 🎟",
+                MessageAttributes={
+                    "text": {"DataType": "String", "StringValue": "ü"},
+                    "number": {"DataType": "Number.float", "StringValue": "1.5"},
+                    "bytes": {"DataType": "Binary.png", "BinaryValue": b"\x00\xff\x10"},
+                },
+                MessageSystemAttributes={
+                    "AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1-5759e988-bd862e3fe1be46a994272793"}
+                },
+            )
+            records = [record for record in events.get(timeout=10)["Records"] if record["body"] == "grüße 🎟"]
+            while not records:  # the test event of the bucket comes first
+                records = [record for record in events.get(timeout=10)["Records"] if record["body"] == "grüße 🎟"]
+            ours = _received_again(stack, settings, records[0])
+        server.shutdown()
+    theirs = records[0]
+    # The same message, once more received: a new handle, and one more receive.
+    assert ours.pop("receiptHandle") != theirs.pop("receiptHandle")
+    assert (theirs["attributes"].pop("ApproximateReceiveCount"), ours["attributes"].pop("ApproximateReceiveCount")) == (
+        "1",
+        "2",
+    )
+    # What Lambda sends, and this mapping leaves out.
+    assert len(ours.pop("md5OfMessageAttributes")) == 32
+    for attribute in ours["messageAttributes"].values():
+        assert (attribute.pop("stringListValues"), attribute.pop("binaryListValues")) == ([], [])
+    assert ours == theirs
+    assert {type(value) for value in theirs["attributes"].values()} == {str}
+
+
+def _received_again(stack: EmbeddedStack, settings: WorkerSettings, record: dict[str, Any]) -> dict[str, Any]:
+    (mapping,) = stack.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+    stack.client("lambda").update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
+    messages = SqsMessageQueue(settings, wait=5)
+    held = {"MessageId": record["messageId"], "ReceiptHandle": record["receiptHandle"]}
+    assert messages.hide([held], 0) == []
+    (message,) = messages.receive(10, hidden=30)
+    (ours,) = sqs_event([message], messages.facts().arn)["Records"]
+    assert isinstance(messages.facts(), QueueFacts)
+    return dict(json.loads(json.dumps(ours)))

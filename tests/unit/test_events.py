@@ -1,0 +1,64 @@
+"""Every sample event, through the whole handler with real models and in-memory stores."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from enrichment import Enricher
+from tests.cases import BUCKET, EVENTS, Case, load_cases, run_case
+from tests.fakes import FakeWorld
+
+CASES = load_cases()
+RECORD = {
+    "messageId",
+    "receiptHandle",
+    "body",
+    "attributes",
+    "messageAttributes",
+    "md5OfBody",
+    "eventSource",
+    "eventSourceARN",
+    "awsRegion",
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_sample_event(case: Case, enricher: Enricher) -> None:
+    world = FakeWorld(enricher)
+    run_case(case, world.invoke, world)
+    stored = {
+        (ticket["ticket_id"], ticket["created_at"])
+        for expected in case.outcomes
+        for ticket in expected.get("tickets", ())
+    }
+    assert set(world.sink.items) == stored, "nothing is stored but what the case names"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_event_is_one_as_lambda_makes_it(case: Case) -> None:
+    assert case.description.endswith(".")
+    ids = [record["messageId"] for record in case.event["Records"]]
+    assert len(ids) == len(set(ids)) <= 10
+    for record in case.event["Records"]:
+        assert set(record) == RECORD
+        assert record["eventSourceARN"].endswith(":ticket-processing")
+
+
+def test_tickets_of_the_cases_are_all_different() -> None:
+    names = [set(case.objects) for case in CASES]
+    assert sum(map(len, names)) == len(set().union(*names)), "cases share one bucket where they run on real stores"
+
+
+def test_every_outcome_but_failed_has_an_event() -> None:
+    reasons = {expected.get("reason") for case in CASES for expected in case.outcomes}
+    assert reasons >= {"schema_violation", "message_invalid", "object_gone", "object_too_large", "bucket_unexpected"}
+    assert {expected["outcome"] for case in CASES for expected in case.outcomes} == {"done", "skipped", "rejected"}
+
+
+def test_bucket_is_replaced_wherever_the_event_names_it() -> None:
+    case = next(case for case in CASES if case.name == "sns-wrapped")
+    assert BUCKET in json.dumps(case.event)
+    assert BUCKET not in json.dumps(case.event_for("elsewhere"))
+    assert (EVENTS / "expected" / "sns-wrapped.json").is_file()

@@ -1,0 +1,119 @@
+"""Metrics are lines that CloudWatch reads (embedded metric format), logs are JSON lines."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+
+from enrichment import Enricher
+from handler.observability import NAMESPACE, SERVICE, EmfFigures, make_logger
+from tests.cases import load_cases, run_case
+from tests.fakes import FakeWorld, written_to
+
+OUTCOMES = {"TicketsDone", "TicketsSkipped", "TicketsRejected", "TicketsFailed"}
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def metrics(line: dict[str, Any]) -> dict[str, list[float]]:
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    assert directive["Namespace"] == NAMESPACE
+    assert line["_aws"]["Timestamp"] > 0
+    for dimension in directive["Dimensions"][0]:
+        assert isinstance(line[dimension], str)
+    return {metric["Name"]: line[metric["Name"]] for metric in directive["Metrics"]}
+
+
+def unit(line: dict[str, Any], name: str) -> str:
+    return str(next(m["Unit"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"] if m["Name"] == name))
+
+
+def test_a_batch_is_one_line_with_every_outcome_zeros_included(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = EmfFigures()
+    figures.batch(2)
+    figures.stage("fetch", 0.5)
+    figures.outcome("done", None)
+    figures.outcome("done", None)
+    figures.flush()
+    (line,) = lines(capsys)
+    found = metrics(line)
+    assert {name: found[name] for name in OUTCOMES} == {
+        "TicketsDone": [2.0],
+        "TicketsSkipped": [0.0],
+        "TicketsRejected": [0.0],
+        "TicketsFailed": [0.0],
+    }
+    assert (found["TicketsPerBatch"], found["FetchLatency"]) == ([2.0], [500.0])
+    assert (unit(line, "TicketsDone"), unit(line, "FetchLatency")) == ("Count", "Milliseconds")
+    assert line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["service"]]
+    assert line["service"] == SERVICE
+    assert "ColdStart" not in found
+
+
+def test_each_type_of_error_is_a_line_of_its_own_beside_the_count_in_all(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = EmfFigures()
+    for outcome, code in [("failed", "throttled")] * 3 + [("rejected", "object_gone"), ("rejected", "message_invalid")]:
+        figures.outcome(outcome, code)
+    figures.flush()
+    whole, *by_type = lines(capsys)
+    assert (metrics(whole)["TicketsFailed"], metrics(whole)["TicketsRejected"]) == ([3.0], [2.0])
+    assert [(line["ErrorType"], metrics(line)) for line in by_type] == [
+        ("throttled", {"TicketsFailed": [3.0]}),
+        ("object_gone", {"TicketsRejected": [1.0]}),
+        ("message_invalid", {"TicketsRejected": [1.0]}),
+    ]
+    for line in by_type:
+        assert sorted(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["ErrorType", "service"]
+
+
+def test_the_start_is_told_once_and_counts_begin_anew_with_each_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = EmfFigures()
+    figures.started(1.5)
+    figures.outcome("failed", "throttled")
+    figures.flush()
+    figures.outcome("done", None)
+    figures.flush()
+    first, _, second = lines(capsys)
+    assert (metrics(first)["ColdStart"], metrics(first)["BundleLoadTime"]) == ([1.0], [1500.0])
+    assert {"ColdStart", "BundleLoadTime"}.isdisjoint(metrics(second))
+    assert (metrics(second)["TicketsDone"], metrics(second)["TicketsFailed"]) == ([1.0], [0.0])
+
+
+def test_a_batch_tells_of_every_stage_and_model(enricher: Enricher, capsys: pytest.CaptureFixture[str]) -> None:
+    world = FakeWorld(enricher)
+    world.figures = EmfFigures()  # type: ignore[assignment]
+    world.handler = world.build(enricher)
+    case = next(case for case in load_cases() if case.name == "mixed")
+    run_case(case, world.invoke, world)
+    whole, *by_type = lines(capsys)
+    found = metrics(whole)
+    stages = {"Fetch", "Tokenize", "Encode", "Classify", "Summarize", "Store"}
+    assert found.keys() == OUTCOMES | {"TicketsPerBatch"} | {f"{stage}Latency" for stage in stages}
+    assert {name: found[name] for name in OUTCOMES} == {
+        "TicketsDone": [2.0],
+        "TicketsSkipped": [1.0],
+        "TicketsRejected": [3.0],
+        "TicketsFailed": [0.0],
+    }
+    assert {line["ErrorType"]: metrics(line) for line in by_type} == {
+        "schema_violation": {"TicketsRejected": [2.0]},
+        "object_gone": {"TicketsRejected": [1.0]},
+    }
+
+
+def test_a_log_line_is_one_json_object_and_leaks_nothing_into_the_next() -> None:
+    log = StringIO()
+    logger = make_logger("INFO")
+    with written_to(log):
+        logger.info("ticket", extra={"ticket_id": "ü\n1"})
+        logger.warning("other")
+        logger.debug("not told")
+    first, second = (json.loads(line) for line in log.getvalue().splitlines())
+    assert (first["ticket_id"], first["level"], first["service"]) == ("ü\n1", "INFO", SERVICE)
+    assert first["timestamp"].endswith("Z") or first["timestamp"].endswith("+00:00")
+    assert "ticket_id" not in second

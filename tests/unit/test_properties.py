@@ -1,0 +1,185 @@
+"""Whatever arrives: a message is understood or refused, the handler answers, and each record ends in one way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enrichment import EnrichmentError, ModelFailed, OutOfTime, TicketInvalid, parse_ticket
+from handler.errors import MessageInvalid, ServiceFailed, StoreRefused, Throttled
+from handler.messages import Deleted, InlineTicket, StoredTicket, references
+from tests.fakes import FakeModels, FakeWorld, event, failed, notification, record, ticket
+
+KEYS = ["a", "b", "c", "d"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+# Nearly right: a message as the system knows it, with parts replaced, removed or wrapped.
+PARTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "Records": st.lists(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "eventName": st.sampled_from(["ObjectCreated:Put", "ObjectRemoved:Delete", "ObjectAcl:Put"])
+                    | VALUES,
+                    "s3": VALUES
+                    | st.fixed_dictionaries(
+                        {},
+                        optional={
+                            "bucket": st.just({"name": "tickets-raw"}) | VALUES,
+                            "object": st.fixed_dictionaries({"key": st.sampled_from(KEYS) | VALUES}),
+                        },
+                    ),
+                },
+            )
+            | VALUES,
+            max_size=3,
+        )
+        | VALUES,
+        "Event": st.just("s3:TestEvent") | VALUES,
+        "Type": st.just("Notification") | VALUES,
+        "Message": st.text(max_size=20) | st.just(json.dumps(notification("a"))) | VALUES,
+        "source": st.just("aws.s3") | VALUES,
+        "detail-type": st.sampled_from(["Object Created", "Object Deleted"]) | VALUES,
+        "detail": VALUES,
+        "ticket_id": st.text(max_size=5) | VALUES,
+    },
+)
+TICKETS = st.builds(
+    lambda fields: ticket() | fields,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "ticket_id": st.sampled_from(KEYS) | VALUES,
+            "subject": st.text(max_size=20) | VALUES,
+            "body": st.text(max_size=40) | VALUES,
+            "created_at": st.integers(min_value=0, max_value=3) | VALUES,
+            "customer_id": st.text(max_size=5) | VALUES,
+            "priority": VALUES,
+            "metadata": VALUES,
+            "extra": VALUES,
+        },
+    ),
+)
+NOTIFICATIONS = st.lists(st.sampled_from(KEYS), min_size=1, max_size=3).map(lambda keys: notification(*keys))
+BODIES = st.text() | (VALUES | PARTS | TICKETS | NOTIFICATIONS).map(json.dumps)
+RAW = st.binary(max_size=30) | (VALUES | TICKETS).map(lambda value: json.dumps(value).encode())
+ERRORS = st.sampled_from(
+    [
+        Throttled("x"),
+        ServiceFailed("x"),
+        StoreRefused("x"),
+        OutOfTime("x"),
+        ModelFailed("x"),
+        ValueError("x"),
+        KeyError(1),
+    ]
+)
+MODEL_ERRORS = st.sampled_from([OutOfTime("x"), ModelFailed("x"), TicketInvalid("x")])
+FAULTS = st.dictionaries(st.sampled_from(KEYS), ERRORS, max_size=2)
+ODD_RECORDS = st.dictionaries(
+    st.sampled_from(["messageId", "receiptHandle", "body", "attributes", "messageAttributes"]), VALUES, max_size=5
+)
+WELL_FORMED = st.tuples(BODIES, st.integers(min_value=1, max_value=6))
+
+
+@given(BODIES)
+@settings(max_examples=300, deadline=None)
+def test_a_message_is_understood_or_refused(body: str) -> None:
+    try:
+        found = references(body)
+    except MessageInvalid:
+        return
+    assert found
+    assert len(set(found)) == len(found)
+    for reference in found:
+        assert isinstance(reference, StoredTicket | InlineTicket | Deleted)
+        if isinstance(reference, StoredTicket):
+            assert reference.bucket
+            assert reference.key
+
+
+@given(
+    st.lists(WELL_FORMED, min_size=1, max_size=5),
+    st.dictionaries(st.sampled_from(KEYS), RAW),
+    st.tuples(FAULTS, FAULTS, FAULTS),
+    st.dictionaries(st.sampled_from(KEYS), MODEL_ERRORS, max_size=2),
+    st.dictionaries(st.sampled_from(["m-0", "m-1"]), ERRORS, max_size=2),
+)
+@settings(max_examples=120, deadline=None)
+def test_every_record_ends_in_exactly_one_way(
+    messages: list[tuple[str, int]],
+    objects: dict[str, bytes],
+    faults: tuple[dict[str, Exception], ...],
+    model_faults: dict[str, EnrichmentError],
+    refused: dict[str, Exception],
+) -> None:
+    world = FakeWorld()
+    for key, raw in objects.items():
+        world.source.put(key, raw)
+    for place, errors in zip((world.source.faults, world.sink.faults_known, world.sink.faults), faults, strict=True):
+        for name, error in errors.items():
+            place.set(error, name)
+    for name, error in refused.items():
+        world.letters.faults.set(error, name)
+    world.models.failures = dict(model_faults)
+    records = [record(body, f"m-{i}", count) for i, (body, count) in enumerate(messages)]
+    answer = world.invoke(event(*records))
+    rejected = [found["messageId"] for found, _, _ in world.letters.rejected]
+    assert len(rejected) == len(set(rejected)), "no message lies twice among the dead letters"
+    told = 0
+    for sent in records:
+        name = sent["messageId"]
+        ends = [line["outcome"] for line in answer.tickets(name)]
+        told += len(ends)
+        assert ends, "every record is told of"
+        assert ("failed" in ends) == (name in failed(answer)) == (name in world.letters.put_offs)
+        assert ("rejected" in ends) == (name in rejected)
+        assert not {"failed", "rejected"} <= set(ends)
+        assert name not in refused or name not in rejected
+    assert sum(world.figures.outcomes.values()) == told == sum(1 for x in answer.lines() if x["message"] == "ticket")
+    for name, created_at in world.sink.items:
+        item = world.item(name, created_at)
+        assert item is not None
+        stored = json.loads(world.object(item["s3_key"], item["s3_version_id"]))
+        assert (stored["ticket_id"], stored["created_at"]) == (name, created_at)
+
+
+WORLD = FakeWorld(FakeModels())
+
+
+@given(VALUES | st.fixed_dictionaries({"Records": VALUES | st.lists(ODD_RECORDS | VALUES, max_size=4)}))
+@settings(max_examples=200, deadline=None)
+def test_any_event_gets_an_answer_that_names_only_what_it_held(odd: Any) -> None:
+    answer = WORLD.invoke(odd)
+    assert answer.response.keys() == {"batchItemFailures"}
+    held = (
+        [r.get("messageId") for r in odd["Records"] if isinstance(r, dict)]
+        if answer.response["batchItemFailures"]
+        else []
+    )
+    for failure in answer.response["batchItemFailures"]:
+        assert failure["itemIdentifier"] in held
+        assert failure["itemIdentifier"]
+
+
+@given(RAW)
+@settings(max_examples=200, deadline=None)
+def test_what_is_accepted_as_a_ticket_can_be_stored(raw: bytes) -> None:
+    world = FakeWorld()
+    world.source.put("a", raw)
+    answer = world.invoke(event(record(notification("a"))))
+    try:
+        parsed = parse_ticket(raw)
+    except TicketInvalid:
+        assert [code for _, _, code in world.letters.rejected] == ["schema_violation"]
+    else:
+        assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
+        assert (parsed.ticket_id, parsed.created_at) in world.sink.items

@@ -1,0 +1,316 @@
+"""The ticket schema: what is let in, what is refused, and that no refusal repeats what a customer wrote."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import enrichment
+from enrichment import EnrichedTicket, EnrichmentData, RawTicket, TicketInvalid, TicketMetadata, enriched_json
+from enrichment.ticket import enriched_ticket_schema, parse_ticket, ticket_from_object
+
+CANARY = "Zx9-canary-7Q"
+FIELDS: dict[str, Any] = {
+    "ticket_id": "T-1",
+    "subject": "Printer",
+    "body": "It does not print.",
+    "created_at": 1_767_225_600,
+    "customer_id": "C-1",
+}
+ENRICHMENT = EnrichmentData(
+    embedding=[0.0] * 384,
+    intent="bug_report",
+    intent_confidence=0.5,
+    urgency="low",
+    urgency_confidence=1.0,
+    sentiment="NEUTRAL",
+    sentiment_confidence=0.25,
+    summary="It does not print.",
+    processed_at="2026-01-01T00:00:00.123Z",
+    model_version="compact-int8@0123456789ab",
+    scores={"intent": {"bug_report": 1.0}},
+    needs_review=False,
+    truncated=[],
+)
+
+
+def _raw(**changes: Any) -> bytes:
+    fields = {name: value for name, value in {**FIELDS, **changes}.items() if value is not ...}
+    return json.dumps(fields).encode()
+
+
+def _with(name: str, literal: str) -> bytes:
+    """A ticket whose field `name` holds this very piece of JSON."""
+    return _raw(**{name: "@@"}).replace(b'"@@"', literal.encode("utf-8", "surrogatepass"))
+
+
+def _refusal(raw: bytes | str) -> TicketInvalid:
+    with pytest.raises(TicketInvalid) as caught:
+        parse_ticket(raw)
+    return caught.value
+
+
+def test_a_plain_ticket_gets_the_defaults() -> None:
+    ticket = parse_ticket(_raw())
+    assert ticket == RawTicket(
+        **FIELDS, priority=None, metadata=TicketMetadata(source="unknown", language="en", tags=[])
+    )
+
+
+@pytest.mark.parametrize("name", ["ticket_id", "customer_id"])
+@pytest.mark.parametrize(("length", "good"), [(0, False), (1, True), (256, True), (257, False)])
+def test_ids_have_1_to_256_characters(name: str, length: int, *, good: bool) -> None:
+    raw = _raw(**{name: "ü" * length})
+    if good:
+        assert getattr(parse_ticket(raw), name) == "ü" * length
+    else:
+        assert str(_refusal(raw)).startswith(f"{name}: String should have at ")
+
+
+@pytest.mark.parametrize("name", ["ticket_id", "customer_id", "subject", "body", "created_at"])
+@pytest.mark.parametrize("value", [..., None, [], {}, True, 1.5], ids=str)
+def test_required_fields_are_there_and_of_their_type(name: str, value: Any) -> None:
+    assert str(_refusal(_raw(**{name: value}))).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("literal", ["0", "-0", "1", str(2**53 - 1)])
+def test_created_at_takes_whole_seconds(literal: str) -> None:
+    assert parse_ticket(_with("created_at", literal)).created_at == int(literal)
+
+
+@pytest.mark.parametrize(
+    "literal", ["-1", str(2**53), "1.0", "1e3", "true", "false", '"5"', "null", "1e999", "1" * 400]
+)
+def test_created_at_takes_nothing_else(literal: str) -> None:
+    message = str(_refusal(_with("created_at", literal)))
+    assert message.startswith("created_at: ") or "range of a double" in message
+
+
+@pytest.mark.parametrize(
+    ("given_priority", "understood"),
+    [
+        ("critical", "critical"),
+        ("HIGH", "high"),
+        (" Medium ", "medium"),
+        ("low", "low"),
+        (None, None),
+        ("urgent", None),
+        ("", None),
+        (1, None),
+        (True, None),
+        (["high"], None),
+        ({"level": "high"}, None),
+    ],
+    ids=str,
+)
+def test_only_known_priorities_count(given_priority: Any, understood: str | None) -> None:
+    assert parse_ticket(_raw(priority=given_priority)).priority == understood
+
+
+@pytest.mark.parametrize("value", [None, {}, {"source": None, "language": None, "tags": None}], ids=str)
+def test_null_metadata_is_absent_metadata(value: Any) -> None:
+    assert parse_ticket(_raw(metadata=value)).metadata == TicketMetadata(source="unknown", language="en", tags=[])
+
+
+def test_metadata_is_kept_with_what_it_holds_beyond_the_schema() -> None:
+    metadata = {"source": "chat", "language": "de", "tags": ["vip"], "channel": {"id": 7}}
+    assert parse_ticket(_raw(metadata=metadata)).metadata.model_dump() == metadata
+
+
+@pytest.mark.parametrize("value", [[], "mail", 5, {"tags": "vip"}, {"tags": [1]}, {"source": 5}], ids=str)
+def test_metadata_of_another_shape_is_refused(value: Any) -> None:
+    assert str(_refusal(_raw(metadata=value))).startswith("metadata")
+
+
+def test_two_tickets_share_no_tags() -> None:
+    first, second = parse_ticket(_raw()), parse_ticket(_raw())
+    first.metadata.tags.append("vip")
+    assert second.metadata.tags == []
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"order": {"id": 5, "lines": [1, 2.5, None, True]}},
+        {"model_dump": 1, "model_fields": 2, "copy": 3, "__class__": "x", "__dict__": {}, "model_config": None},
+        {"": "empty name", "ключ": "значение", "a" * 1000: 1},
+        {"large": 10**300, "small": -(10**300), "fine": 5e-324},
+    ],
+    ids=["nested", "names of methods", "odd names", "large numbers"],
+)
+def test_unknown_fields_pass_through(extra: dict[str, Any]) -> None:
+    stored = json.loads(enriched_json(parse_ticket(_raw(**extra)), ENRICHMENT))
+    assert {name: stored[name] for name in extra} == extra
+
+
+@pytest.mark.parametrize("value", [None, "old", {"intent": "login_issue"}, {"embedding": ["1e999"]}], ids=str)
+def test_an_incoming_enrichment_is_dropped(value: Any) -> None:
+    ticket = parse_ticket(_raw(enrichment=value))
+    assert "enrichment" not in ticket.model_dump()
+    assert json.loads(enriched_json(ticket, ENRICHMENT))["enrichment"] == ENRICHMENT.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"", "not valid JSON"),
+        (b"  \n", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"{'ticket_id': 'T'}", "not valid JSON"),
+        (_raw() + b"{}", "not valid JSON"),
+        (_with("x", "NaN"), "not valid JSON"),
+        (_with("x", "-Infinity"), "not valid JSON"),
+        (_with("x", '"\\ud83d"'), "not valid JSON"),
+        (_with("x", "1" * 5000), "not valid JSON"),
+        (_with("x", "[" * 100_000 + "]" * 100_000), "not valid JSON"),
+        (_with("x", "[" * 1_000_000), "not valid JSON"),
+        (_with("x", "1e999"), "range of a double"),
+        (_with("x", '{"deep": [[-1e999]]}'), "range of a double"),
+        (_with("x", "1" + "0" * 309), "range of a double"),
+        (_raw().replace(b"Printer", b"Print\xff"), "not UTF-8"),
+        (_raw().decode().encode("utf-16"), "not UTF-8"),
+        (_with("x", '"\ud83d"'), "not UTF-8"),
+        (b"[]", "JSON array"),
+        (b'"ticket"', "JSON string"),
+        (b"5", "JSON number"),
+        (b"5.5", "JSON number"),
+        (b"null", "JSON null"),
+        (b"true", "JSON boolean"),
+        (b"{}", "ticket_id: Field required"),
+    ],
+)
+def test_what_is_no_ticket_says_what_it_is(raw: bytes, reason: str) -> None:
+    assert reason in str(_refusal(raw))
+
+
+def test_a_text_is_read_like_its_bytes() -> None:
+    assert parse_ticket(_raw(body="ü 😀").decode()) == parse_ticket(_raw(body="ü 😀"))
+    assert "not UTF-8" in str(_refusal(_raw().decode().replace("Printer", "\ud83d")))
+
+
+def test_a_byte_order_mark_is_ignored() -> None:
+    assert parse_ticket(b"\xef\xbb\xbf" + _raw()) == parse_ticket("\ufeff" + _raw().decode()) == parse_ticket(_raw())
+
+
+@pytest.mark.parametrize("depth", [1, 190])
+def test_what_is_read_can_be_written(depth: int) -> None:
+    ticket = parse_ticket(_with("x", "[" * depth + "]" * depth))
+    assert json.loads(enriched_json(ticket, ENRICHMENT))["x"] is not None
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"x": math.nan}, "range of a double"),
+        ({"x": (1, math.inf)}, "range of a double"),
+        ({"x": {"y": 2**1024}}, "range of a double"),
+        ({"x": "\udc00"}, "surrogate"),
+        ({"x": [{"\udc00": 1}]}, "surrogate"),
+        ({"body": "\ud800"}, "surrogate"),
+        ({"ticket_id": "\ud800"}, "surrogate"),
+        ({5: "x"}, "Keys should be strings"),
+    ],
+    ids=str,
+)
+def test_decoded_objects_meet_the_same_bounds(extra: dict[Any, Any], reason: str) -> None:
+    with pytest.raises(TicketInvalid, match=reason):
+        ticket_from_object({**FIELDS, **extra})
+
+
+def test_a_decoded_object_may_not_nest_without_end() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(TicketInvalid, match="nested deeper than 200"):
+        ticket_from_object({**FIELDS, "x": deep})
+
+
+def test_a_refusal_names_the_ticket_where_it_can() -> None:
+    assert _refusal(_raw(created_at=-1)).ticket_id == "T-1"
+    assert _refusal(_with("x", "1e999")).ticket_id == "T-1"
+    assert _refusal(_raw(ticket_id=5)).ticket_id is None
+    assert _refusal(_raw(ticket_id="x" * 257)).ticket_id is None
+    assert _refusal(b"{").ticket_id is None
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just(CANARY) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.just(CANARY) | st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+NAMES = [*FIELDS, "priority", "metadata", "enrichment", CANARY]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), JSON_VALUES), st.integers(0, 400), st.sampled_from([b"", b"\xff", b"}"]))
+def test_whatever_comes_in_is_a_ticket_or_a_refusal_without_input(fields: Any, cut: int, noise: bytes) -> None:
+    raw = json.dumps({**FIELDS, "subject": CANARY, **fields}).encode()
+    raw = raw[:cut] + noise + raw[cut:]
+    try:
+        ticket = parse_ticket(raw)
+    except TicketInvalid as error:
+        chain: BaseException | None = error
+        while chain is not None:
+            assert CANARY not in str(chain)
+            assert CANARY not in repr(chain)
+            chain = chain.__cause__
+    else:
+        json.loads(enriched_json(ticket, ENRICHMENT).decode())
+
+
+def test_pydantics_own_errors_hide_their_input() -> None:
+    with pytest.raises(ValueError, match="ticket_id") as caught:
+        RawTicket.model_validate({**FIELDS, "ticket_id": [CANARY], "metadata": CANARY})
+    assert CANARY not in str(caught.value)
+
+
+def test_the_enriched_ticket_is_flat_and_reads_back() -> None:
+    ticket = parse_ticket(_raw(order=5, priority="HIGH"))
+    stored = enriched_json(ticket, ENRICHMENT)
+    assert list(json.loads(stored))[-1] == "enrichment"
+    again = EnrichedTicket.model_validate_json(stored)
+    assert again.enrichment == ENRICHMENT
+    assert RawTicket.model_validate(again.model_dump(exclude={"enrichment"})) == ticket
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding": [0.0] * 383},
+        {"intent_confidence": 1.01},
+        {"urgency": "urgent"},
+        {"sentiment": "positive"},
+        {"processed_at": "2026-01-01T00:00:00+00:00"},
+        {"schema_version": 2},
+        {"surprise": 1},
+    ],
+    ids=str,
+)
+def test_an_enrichment_that_breaks_the_schema_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        EnrichmentData.model_validate({**ENRICHMENT.model_dump(), **change})
+
+
+def test_the_committed_schema_is_the_generated_one() -> None:
+    committed = Path(enrichment.__file__).with_name("enriched_ticket.schema.json").read_text()
+    assert committed == enriched_ticket_schema(), (
+        'write it again: python -c "from enrichment.ticket import enriched_ticket_schema as s; print(s(), end=str())" '
+        "> enrichment/enriched_ticket.schema.json"
+    )
+
+
+def test_the_schema_describes_what_is_stored() -> None:
+    schema = json.loads(enriched_ticket_schema())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    stored = json.loads(enriched_json(parse_ticket(_raw(extra=1)), ENRICHMENT))
+    validator.validate(stored)
+    for name in ("ticket_id", "enrichment"):
+        assert not validator.is_valid({key: value for key, value in stored.items() if key != name})
+    assert not validator.is_valid({**stored, "created_at": -1})

@@ -1,0 +1,85 @@
+"""The probes of Kubernetes and a scraper find what they ask for on HEALTH_PORT."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+
+import pytest
+
+from handler.health import PortTaken, serve_health
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_probes_and_metrics(port: int) -> None:
+    reasons = ["1 of 2 processes have loaded the bundle", None]
+    with serve_health(port, lambda: reasons.pop(0), lambda: b"up 1\n"):
+        plain = "text/plain; charset=utf-8"
+        assert get(port, "/livez") == (200, plain, "alive\n")
+        assert get(port, "/readyz") == (503, plain, "1 of 2 processes have loaded the bundle\n")
+        assert get(port, "/readyz?verbose") == (200, plain, "ready\n")
+        assert get(port, "/metrics") == (200, "text/plain; version=0.0.4; charset=utf-8", "up 1\n")
+        assert get(port, "/")[0] == 404
+    with pytest.raises(ConnectionRefusedError):
+        get(port, "/livez")
+
+
+def test_prober_that_hangs_up_is_not_worth_a_line(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    def hang_up() -> bytes:
+        peer.close()
+        return b"x" * 10_000_000
+
+    with serve_health(port, lambda: None, hang_up):
+        peer = socket.create_connection(("127.0.0.1", port))
+        peer.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert get(port, "/livez")[0] == 200
+        for thread in threading.enumerate():
+            if "process_request" in thread.name:
+                thread.join(5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_defect_is_told_to_people(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    def broken() -> bytes:
+        raise ZeroDivisionError
+
+    with serve_health(port, lambda: None, broken), pytest.raises(http.client.RemoteDisconnected):
+        get(port, "/metrics")
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_port_in_use_is_said_with_its_remedy(port: int) -> None:
+    wanted = rf"^HEALTH_PORT {port}: Address already in use; stop what listens there, or choose another port$"
+    with (
+        socket.create_server(("0.0.0.0", port)),
+        pytest.raises(PortTaken, match=wanted),
+        serve_health(port, lambda: None, lambda: b""),
+    ):
+        pytest.fail("it must not listen")
+
+
+def test_no_port_no_server() -> None:
+    with serve_health(0, lambda: "never", lambda: b""):
+        pass
+
+
+def test_machine_without_ipv6_is_served_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.health._DualStack.address_family", -1)
+    with serve_health(port, lambda: None, lambda: b""):
+        assert get(port, "/livez")[0] == 200

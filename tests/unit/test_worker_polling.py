@@ -1,0 +1,324 @@
+"""The poller keeps to what Lambda's event source mapping does, whatever queue and handler do to it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from handler import polling
+from handler.drain import Drain
+from handler.errors import MessageError, ServiceFailed, Throttled
+from handler.message_queue import QueueFacts
+from handler.observability import Logger
+from handler.polling import Poller
+from handler.reports import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from handler.invocation import Message
+
+ARN = "arn:aws:sqs:eu-central-1:123456789012:ticket-processing"
+
+
+class Queue:
+    """A queue in memory: hands out each batch once, then asks the process to end.
+
+    An error among the batches is raised. What `delete` refuses `stubborn` times stays.
+    """
+
+    def __init__(self, drain: Drain, *batches: Sequence[Message] | MessageError) -> None:
+        self.drain = drain
+        self.batches = list(batches)
+        self.there = {
+            message["MessageId"] for batch in batches if not isinstance(batch, MessageError) for message in batch
+        }
+        self.hidden: list[tuple[list[str], int]] = []
+        self.deletions: list[list[str]] = []
+        self.asked_for: list[tuple[int, int]] = []
+        self.stubborn: Counter[str] = Counter()
+        self.renewed = threading.Event()
+
+    def facts(self) -> QueueFacts:
+        return QueueFacts(ARN, 360)
+
+    def receive(self, count: int, hidden: int) -> Sequence[Message]:
+        self.asked_for.append((count, hidden))
+        if not self.batches:
+            self.drain.ask()
+            return []
+        batch = self.batches.pop(0)
+        if isinstance(batch, MessageError):
+            raise batch
+        return batch
+
+    def delete(self, messages: Sequence[Message]) -> list[Message]:
+        self.deletions.append([message["MessageId"] for message in messages])
+        left = []
+        for message in messages:
+            name = message["MessageId"]
+            if self.stubborn[name]:
+                self.stubborn[name] -= 1
+                left.append(message)
+            else:
+                self.there.remove(name)
+        return left
+
+    def hide(self, messages: Sequence[Message], seconds: int) -> list[Message]:
+        self.hidden.append(([message["MessageId"] for message in messages], seconds))
+        if len(self.hidden) >= 2:
+            self.renewed.set()
+        return list(messages) if self.stubborn["hide"] else []
+
+
+class Figures(Counter[tuple[Any, ...]]):
+    def invocation(self, result: str) -> None:
+        self["invocation", result] += 1
+
+    def messages(self, result: str, count: int) -> None:
+        self["messages", result] += count
+
+    def receive_failed(self, code: str) -> None:
+        self["receive_failed", code] += 1
+
+    def flush(self) -> None:
+        pass
+
+
+class PauselessDrain(Drain):
+    def __init__(self, grace: float = 25.0) -> None:
+        super().__init__(grace)
+        self.pauses: list[float] = []
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+class World:
+    """A poller with its neighbours; `lines` is what it logged."""
+
+    def __init__(self, handler: Callable[[Any, Any], Any], *batches: Any, **plan: Any) -> None:
+        self.drain = PauselessDrain()
+        self.queue = Queue(self.drain, *batches)
+        self.figures = Figures()
+        self.hung = threading.Event()
+        self._log = io.StringIO()
+        self.poller = Poller(
+            self.queue,
+            handler,
+            self.drain,
+            Plan(**plan),
+            figures=self.figures,
+            logger=Logger(service=f"test-{id(self)}", level="INFO", logger_handler=logging.StreamHandler(self._log)),
+            hang=self.hung.set,
+            memory_mb=512,
+        )
+
+    def run(self) -> World:
+        self.poller.run()
+        return self
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._log.getvalue().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "_DELETE_PAUSE", 0.0)
+
+
+def message(name: str) -> dict[str, Any]:
+    return {"MessageId": name, "ReceiptHandle": f"handle-{name}", "MD5OfBody": "0" * 32, "Body": name}
+
+
+def batch(names: str) -> list[dict[str, Any]]:
+    return [message(name) for name in names]
+
+
+def fail(*names: str) -> Callable[[Any, Any], Any]:
+    return lambda _event, _context: {"batchItemFailures": [{"itemIdentifier": name} for name in names]}
+
+
+def test_only_what_succeeded_is_deleted() -> None:
+    world = World(fail("b"), batch("abc"), batch("bd"), batch("b")).run()
+    assert world.queue.there == {"b"}
+    assert world.queue.deletions == [["a", "c"], ["d"]]
+    assert world.figures == {
+        ("invocation", "ok"): 3,
+        ("messages", "kept"): 3,
+        ("messages", "deleted"): 3,
+    }
+    assert world.lines == []
+
+
+def test_event_and_context_are_those_of_a_function() -> None:
+    seen: list[tuple[Any, Any]] = []
+    World(lambda *call: seen.append(call), batch("ab"), batch("c")).run()
+    (event, context), (_, other) = seen
+    assert [record["messageId"] for record in event["Records"]] == ["a", "b"]
+    assert {record["eventSourceARN"] for record in event["Records"]} == {ARN}
+    assert (context.function_name, context.memory_limit_in_mb) == ("ticket-processor", "512")
+    assert context.invoked_function_arn == "arn:aws:lambda:eu-central-1:123456789012:function:ticket-processor"
+    assert context.aws_request_id != other.aws_request_id
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 360), (7.5, 7.5)])
+def test_time_counts_down_from_the_queues_visibility_or_the_option(timeout: float | None, seconds: float) -> None:
+    left: list[int] = []
+
+    def handler(_: Any, context: Any) -> None:
+        left.extend(context.get_remaining_time_in_millis() for _ in range(2))
+
+    World(handler, batch("a"), timeout=timeout).run()
+    assert seconds * 1000 >= left[0] >= left[1] > seconds * 1000 - 2000
+
+
+@pytest.mark.parametrize("answer", ["ok", {"batchItemFailures": [{"itemIdentifier": ""}]}])
+def test_malformed_answer_keeps_the_batch(answer: object) -> None:
+    world = World(lambda *_: answer, batch("ab")).run()
+    assert world.queue.there == {"a", "b"}
+    assert world.queue.deletions == []
+    assert world.queue.hidden == [(["a", "b"], 360)]
+    assert world.figures == {("invocation", "malformed"): 1, ("messages", "deleted"): 0, ("messages", "kept"): 2}
+    assert [line["level"] for line in world.lines] == ["ERROR"]
+
+
+def test_handler_that_raises_keeps_the_batch_and_the_next_one_is_processed() -> None:
+    def handler(event: Any, _: Any) -> None:
+        if event["Records"][0]["messageId"] == "a":
+            raise ZeroDivisionError
+
+    world = World(handler, batch("ab"), batch("c")).run()
+    assert world.queue.there == {"a", "b"}
+    assert world.queue.deletions == [["c"]]
+    assert world.queue.hidden == [(["a", "b"], 360)]
+    (line,) = world.lines
+    assert "ZeroDivisionError" in line["exception"]
+    assert len(line["function_request_id"]) == 36
+    assert (world.figures["invocation", "raised"], world.figures["invocation", "ok"]) == (1, 1)
+    assert len(world.drain.pauses) == 1
+
+
+def test_what_could_not_be_deleted_is_tried_again() -> None:
+    world = World(fail("c"), batch("abc"))
+    world.queue.stubborn["a"] = 2
+    world.run()
+    assert world.queue.deletions == [["a", "b"], ["a"], ["a"]]
+    assert world.queue.there == {"c"}
+    assert world.figures["messages", "deleted"] == 2
+    assert world.lines == []
+
+
+def test_what_can_never_be_deleted_is_said_once() -> None:
+    world = World(fail(), batch("ab"), batch("c"))
+    world.queue.stubborn["a"] = 99
+    world.run()
+    assert world.queue.there == {"a"}
+    assert [(line["level"], line["message_ids"]) for line in world.lines] == [("WARNING", ["a"])]
+    assert world.figures["messages", "undeleted"] == 1
+    assert world.figures["messages", "deleted"] == 2
+
+
+def test_messages_are_kept_hidden_while_the_handler_works_and_no_longer() -> None:
+    world = World(lambda *_: world.queue.renewed.wait(10) and None, batch("ab"), hidden=1)
+    world.run()
+    for thread in threading.enumerate():
+        if thread.name == "keep-hidden":
+            thread.join(5)
+            assert not thread.is_alive()
+    assert world.queue.asked_for[0] == (10, 1)
+    assert world.queue.hidden == [(["a", "b"], 1)] * 2
+    assert world.queue.there == set()
+
+
+def test_messages_that_cannot_be_kept_hidden_are_named() -> None:
+    world = World(lambda *_: world.queue.renewed.wait(10) and None, batch("a"), hidden=1)
+    world.queue.stubborn["hide"] = 1
+    world.run()
+    assert [(line["level"], line["message_ids"]) for line in world.lines] == [("WARNING", ["a"])] * 2
+
+
+@pytest.mark.parametrize(("hidden", "asked"), [(30, 30), (5000, 360)])
+def test_messages_are_hidden_no_longer_than_the_queue_would(hidden: int, asked: int) -> None:
+    world = World(fail(), batch("a"), hidden=hidden, batch_size=4).run()
+    assert world.queue.asked_for[0] == (4, asked)
+
+
+def test_handler_that_hangs_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "_OVERRUN", 0.0)
+    world = World(lambda *_: world.hung.wait(10) and None, batch("a"), hidden=1, timeout=0.01)
+    world.run()
+    assert world.hung.is_set()
+    assert world.queue.hidden == []
+    assert [line["level"] for line in world.lines] == ["ERROR"]
+
+
+def test_batch_in_hand_is_finished_and_its_time_is_what_the_drain_leaves() -> None:
+    left: list[float] = []
+
+    def handler(_: Any, context: Any) -> dict[str, Any]:
+        world.drain.ask()
+        left.append(context.get_remaining_time_in_millis() / 1000)
+        return {"batchItemFailures": [{"itemIdentifier": "b"}]}
+
+    world = World(handler, batch("ab"), batch("c"))
+    world.run()
+    assert world.queue.deletions == [["a"]]
+    assert world.queue.there == {"b", "c"}
+    assert 20 < left[0] < 25
+
+
+def test_long_poll_is_left_when_asked_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "_YOUNG_POLL", 0.0)
+    forever, asked = threading.Event(), threading.Event()
+    world = World(fail())
+
+    def receive(*_: object) -> list[Message]:
+        asked.set()
+        forever.wait()
+        return []
+
+    monkeypatch.setattr(world.queue, "receive", receive)
+    threading.Thread(target=lambda: asked.wait() and world.drain.ask()).start()
+    world.run()
+    assert not forever.is_set()
+    forever.set()
+
+
+def test_messages_that_a_young_poll_brings_are_still_processed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "_YOUNG_POLL", 30.0)
+    world = World(fail(), batch("ab"), batch("c"))
+    receive = world.queue.receive
+
+    def asked_meanwhile(count: int, hidden: int) -> Sequence[Message]:
+        world.drain.ask()
+        return receive(count, hidden)
+
+    monkeypatch.setattr(world.queue, "receive", asked_meanwhile)
+    world.run()
+    assert world.queue.there == {"c"}
+
+
+def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
+    down, slow = ServiceFailed("ReceiveMessage: EndpointConnectionError"), Throttled("ReceiveMessage: Throttling")
+    world = World(fail(), *[down] * 9, slow, batch("a"), down, batch("b")).run()
+    assert [(line["level"], line.get("detail"), line.get("tries")) for line in world.lines] == [
+        ("WARNING", str(down), None),
+        ("WARNING", str(slow), None),
+        ("INFO", None, 10),
+        ("WARNING", str(down), None),
+        ("INFO", None, 1),
+    ]
+    expected = [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 1]
+    assert [most / 2 <= pause <= most for pause, most in zip(world.drain.pauses, expected, strict=True)] == [True] * 11
+    assert len(set(world.drain.pauses)) == 11
+    assert world.figures["receive_failed", "service_failed"] == 10
+    assert world.figures["receive_failed", "throttled"] == 1
+    assert world.queue.there == set()
