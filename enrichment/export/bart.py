@@ -80,7 +80,7 @@ def encoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
 
     Inputs: ids and positions (tokens,), all texts one behind the other; place (texts, length), where each text's tokens
     stand in them; back (tokens,), the way back; mask (texts, 1, 1, length), 0 or very small. Outputs per decoder layer:
-    keys (texts, heads, head size, length), values (texts, heads, length, head size).
+    keys and values (texts, heads, length, head size).
     """
     build = Builder(precision)
     rows = _embed(build, model, "encoder", words, ["tokens"])
@@ -98,14 +98,12 @@ def encoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
         rows = _feed_forward(build, model, name, rows)
     heads = model.heads("decoder")
     for layer in range(model.layers("decoder")):
-        for part, order, shape in (
-            ("k", [0, 2, 3, 1], ["texts", heads, width // heads, "length"]),
-            ("v", [0, 2, 1, 3], ["texts", heads, "length", width // heads]),
-        ):
+        for part in "kv":
             projection = Linear.read(model.state, f"model.decoder.layers.{layer}.encoder_attn.{part}_proj")
             padded = build.op("Gather", build.linear(rows, projection), place)
             split = build.shape(padded, 0, 0, heads, width // heads)
-            build.output(f"cross_{part}{layer}", build.op("Transpose", split, perm=order), shape)
+            turned = build.op("Transpose", split, perm=[0, 2, 1, 3])
+            build.output(f"cross_{part}{layer}", turned, ["texts", heads, "length", width // heads])
     return build.model("encoder")
 
 
@@ -131,7 +129,7 @@ def decoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
         name = f"model.decoder.layers.{layer}"
         past_k = build.input(f"past_k{layer}", TensorProto.FLOAT, ["texts", heads, "slots", size])
         past_v = build.input(f"past_v{layer}", TensorProto.FLOAT, ["texts", heads, "slots", size])
-        cross_k = build.input(f"cross_k{layer}", TensorProto.FLOAT, ["texts", heads, size, "length"])
+        cross_k = build.input(f"cross_k{layer}", TensorProto.FLOAT, ["texts", heads, "length", size])
         cross_v = build.input(f"cross_v{layer}", TensorProto.FLOAT, ["texts", heads, "length", size])
 
         def split(value: str) -> str:
@@ -141,9 +139,8 @@ def decoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
         qkv = build.linear(rows, model.query(*projections))
         query, key, value = map(split, build.ops(3, "Split", qkv, axis=-1))
         fresh += [key, value]
-        old = build.op("MatMul", query, build.op("Transpose", past_k, perm=[0, 1, 3, 2]))
-        new = build.op("MatMul", query, build.op("Transpose", key, perm=[0, 1, 3, 2]))
-        scores = build.op("Add", build.op("Concat", old, new, axis=-1), mask)
+        joined = build.op("Concat", build.against(query, past_k), build.against(query, key), axis=-1)
+        scores = build.op("Add", joined, mask)
         share = build.op("Softmax", scores, axis=-1)
         slots = build.op("Shape", past_k, start=2, end=3)
         parts = build.op("Concat", slots, build.op("Shape", "ids", start=1, end=2), axis=0)
@@ -152,7 +149,7 @@ def decoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
         rows = _close_attention(build, model, f"{name}.self_attn", context, rows)
 
         query = split(build.linear(rows, model.query(f"{name}.encoder_attn.q_proj")))
-        share = build.op("Softmax", build.op("Add", build.op("MatMul", query, cross_k), cross_mask), axis=-1)
+        share = build.op("Softmax", build.op("Add", build.against(query, cross_k), cross_mask), axis=-1)
         rows = _close_attention(build, model, f"{name}.encoder_attn", build.op("MatMul", share, cross_v), rows)
         rows = _feed_forward(build, model, name, rows)
     logits = _logits(build, model, words, rows)

@@ -77,7 +77,7 @@ class _Decoding:
         self._count = settings.candidates
         texts = len(cross_mask)
         self._cross = {**cross, "cross_mask": cross_mask}
-        _, heads, size, _ = cross["cross_k0"].shape
+        _, heads, _, size = cross["cross_k0"].shape
         self._names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
         self._cache = np.zeros((len(self._names), texts, heads, 0, size), np.float32)
         self._used = 0
