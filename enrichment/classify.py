@@ -11,6 +11,7 @@ import numpy as np
 from enrichment.bundle import Bundle
 from enrichment.encoder import Floats
 from enrichment.errors import BundleInvalid
+from enrichment.manifest import HeadSpec
 
 __all__ = ["TASKS", "Head", "Task", "open_heads"]
 
@@ -40,13 +41,15 @@ class Head:
 
 
 def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
-    """The three classifiers of a bundle; `features` is the length of the vectors that they will get.
+    """The linear classifiers of a bundle; `features` is the length of the vectors that they will get.
 
     Raises BundleInvalid where arrays and manifest differ.
     """
     heads: dict[Task, Head] = {}
     for task in TASKS:
         spec = getattr(bundle.manifest.models, task)
+        if not isinstance(spec, HeadSpec):
+            continue  # a model of its own
         path = bundle.path(spec.file)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

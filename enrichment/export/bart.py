@@ -21,9 +21,8 @@ from onnx import TensorProto
 
 from enrichment.export.builder import Builder, Linear, Precision, Shared
 from enrichment.export.graph import Array
-from enrichment.export.quantize import columns
 
-__all__ = ["Bart", "decoder_graph", "encoder_graph", "word_arrays"]
+__all__ = ["Bart", "decoder_graph", "encoder_graph"]
 
 _EPSILON: Final = 1e-5
 _OFFSET: Final = 2  # BART's table of positions begins with two rows that no position uses
@@ -67,14 +66,6 @@ class Bart:
         return Linear(layer.weights * scale, layer.bias * scale)
 
 
-def word_arrays(model: Bart, precision: Precision) -> list[Array]:
-    """What both graphs share: the embedding; in int8 also a scale per word."""
-    if precision == "fp32":
-        return [model.words.astype(np.float32)]
-    numbers, scale = columns(np.ascontiguousarray(model.words.T))
-    return [np.ascontiguousarray(numbers.T), scale]
-
-
 def encoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onnx.ModelProto:
     """Source tokens in, keys and values of every decoder layer's cross-attention out.
 
@@ -93,7 +84,9 @@ def encoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
         projections = [f"{name}.self_attn.{part}_proj" for part in "qkv"]
         qkv = build.op("Gather", build.linear(rows, model.query(*projections)), place)
         context = build.self_attention(qkv, mask, heads, width)
-        product = build.product(build.op("Gather", context, back), Linear.read(model.state, f"{name}.self_attn.out_proj"))
+        product = build.product(
+            build.op("Gather", context, back), Linear.read(model.state, f"{name}.self_attn.out_proj")
+        )
         rows = build.added_and_normal(product, rows, *model.pair(f"{name}.self_attn_layer_norm"), _EPSILON)
         rows = _feed_forward(build, model, name, rows)
     heads = model.heads("decoder")
@@ -111,8 +104,8 @@ def decoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
     """One step of decoding.
 
     Inputs: ids and positions (texts, beams); cross_k*, cross_v*, cross_mask from the encoder; past_k*, past_v*
-    (texts, heads, slots, head size); mask (texts, 1, beams, slots + beams), whose last columns stand for the beams of this
-    step themselves; count (1,), how many candidates are wanted. Outputs: scores and tokens (texts * beams, count),
+    (texts, heads, slots, head size); mask (texts, 1, beams, slots + beams), whose last columns stand for the beams of
+    this step themselves; count (1,), how many candidates are wanted. Outputs: scores and tokens (texts * beams, count),
     the best log-probabilities in falling order; log_probs (texts * beams, vocabulary); fresh (2 * layers, texts, heads,
     beams, head size), keys and values in turn.
     """
@@ -133,7 +126,7 @@ def decoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
         cross_v = build.input(f"cross_v{layer}", TensorProto.FLOAT, ["texts", heads, "length", size])
 
         def split(value: str) -> str:
-            return build.op("Transpose", build.op("Reshape", value, frame), perm=[0, 2, 1, 3])  # noqa: B023 - used at once
+            return build.op("Transpose", build.op("Reshape", value, frame), perm=[0, 2, 1, 3])
 
         projections = [f"{name}.self_attn.{part}_proj" for part in "qkv"]
         qkv = build.linear(rows, model.query(*projections))

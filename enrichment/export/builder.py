@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from enrichment.export.graph import MICROSOFT, Array
 from enrichment.export.quantize import GELU_FLOOR, columns
 
-__all__ = ["Builder", "Linear", "Precision", "Shared"]
+__all__ = ["Builder", "Linear", "Precision", "Shared", "word_arrays"]
 
 Precision = Literal["int8", "fp32"]
 _ALIGNMENT: Final = 4096  # ONNX Runtime maps external data that begins at a page
@@ -66,6 +66,14 @@ class Shared:
                 parts.append(cls(name, file.tell(), array.dtype, array.shape))
                 file.write(np.ascontiguousarray(array).tobytes())
         return parts
+
+
+def word_arrays(words: Array, precision: Precision) -> list[Array]:
+    """An embedding table (vocabulary, width) as graphs share it; in int8 with a scale per word."""
+    if precision == "fp32":
+        return [words.astype(np.float32)]
+    numbers, scale = columns(np.ascontiguousarray(words.T))
+    return [np.ascontiguousarray(numbers.T), scale]
 
 
 class Builder:
@@ -140,6 +148,10 @@ class Builder:
         """`rows` (tokens, inputs) through a layer, with its bias: (tokens, outputs)."""
         product, bias = self.product(rows, layer)
         return self.op("Add", product, bias)
+
+    def exact(self, rows: str, layer: Linear) -> str:
+        """`linear` in fp32, whatever the graph's precision."""
+        return self.op("Add", self.op("MatMul", rows, self.constant(layer.weights, np.float32)), self.bias(layer.bias))
 
     def product(self, rows: str, layer: Linear, *, after_gelu: bool = False) -> tuple[str, str]:
         """The product alone, and what is still to be added to it: operators that follow can do that in one go."""
@@ -218,17 +230,16 @@ class Builder:
 
     def model(self, name: str) -> onnx.ModelProto:
         """The finished model."""
-        model = helper.make_model(
+        return helper.make_model(
             helper.make_graph(self._nodes, name, self._inputs, self._outputs, self._tensors),
             opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)],
             producer_name="ticket-enrichment",
             producer_version="1",
             ir_version=8,
         )
-        return model
 
     def _quantized(self, rows: str, *, after_gelu: bool) -> tuple[str, str, str]:
-        """Rows as uint8, the largest number of each, and the integer that stands for zero; once for all who read them."""
+        """Rows as uint8, the largest number of each, the integer that stands for zero; once for all who read them."""
         key = ("quantized", rows)
         if key not in self._known:
             if after_gelu:
@@ -242,7 +253,7 @@ class Builder:
             zero_name = self.constant(zero, np.uint8)
             # One operator rounds, shifts and narrows: it was faster than three.
             number = self.op("QuantizeLinear", small, self.constant(1.0, np.float32), zero_name)
-            self._known[key] = "|".join((number, largest, zero_name))
+            self._known[key] = f"{number}|{largest}|{zero_name}"
         number, largest, zero_name = self._known[key].split("|")
         return number, largest, zero_name
 

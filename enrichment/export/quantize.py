@@ -22,7 +22,15 @@ from onnx import TensorProto
 
 from enrichment.export.graph import MICROSOFT, Array, Graph
 
-__all__ = ["GELU_FLOOR", "Exponents", "columns", "products", "quantize_products", "quantize_words", "smoothing_exponents"]
+__all__ = [
+    "GELU_FLOOR",
+    "Exponents",
+    "columns",
+    "products",
+    "quantize_products",
+    "quantize_words",
+    "smoothing_exponents",
+]
 
 Exponents = Mapping[str, Sequence[int]]
 """Per product ("<layer>.<kind>") the power of two that each input channel is divided by."""

@@ -13,30 +13,12 @@ import numpy as np
 import onnxruntime as ort
 
 from enrichment.encoder import Floats, Integers
+from enrichment.packing import HIDDEN, packed
 from enrichment.summary.beam import BeamSearch, Generation
 
-__all__ = ["Generator", "packed"]
+__all__ = ["Generator"]
 
-_HIDDEN: Final = np.finfo(np.float32).min / 2  # halved, so that sums of it stay finite
-# Attention sums in groups of so many numbers: padded to whole groups, a text's sums do not depend on the longest text.
-_GROUP: Final = 32
 _BLOCK: Final = 16  # steps by which the cache grows: a step reads all of it
-
-
-def packed(texts: Sequence[Integers]) -> dict[str, Integers | Floats]:
-    """What a graph over packed tokens takes: ids and positions (tokens,), place, back and mask, as it declares them."""
-    lengths = np.asarray([len(text) for text in texts])
-    longest = -(-int(lengths.max()) // _GROUP) * _GROUP
-    inside = np.arange(longest) < lengths[:, None]
-    place = np.zeros(inside.shape, np.int64)
-    place[inside] = np.arange(lengths.sum())
-    return {
-        "ids": np.concatenate(texts),
-        "positions": np.concatenate([np.arange(length) for length in lengths]),
-        "place": place,
-        "back": np.flatnonzero(inside),
-        "mask": np.where(inside, np.float32(0), _HIDDEN)[:, None, None, :],
-    }
 
 
 class Generator:
@@ -48,12 +30,16 @@ class Generator:
         self.settings = settings
         self._cross = [output.name for output in encoder.get_outputs()]
 
+    def with_settings(self, settings: Generation) -> Generator:
+        """The same model with other settings."""
+        return Generator(self._encoder, self._decoder, settings)
+
     def generate(self, texts: Sequence[Integers]) -> list[list[int]]:
         """Token ids for every text (tokens,), each from the start token to the end token."""
         feeds = packed(texts)
         search = BeamSearch(len(texts), self.settings)
         cross = dict(zip(self._cross, self._encoder.run(self._cross, feeds), strict=True))
-        decoding = _Decoding(self._decoder, cross, feeds["mask"], self.settings)
+        decoding = _Decoding(self._decoder, cross, np.asarray(feeds["mask"], np.float32), self.settings)
         scores, tokens = decoding.begin(self.settings.prefix)
         while len(search.texts):
             if search.forced is not None:
@@ -89,12 +75,12 @@ class _Decoding:
         """Reads the tokens that all sequences begin with; the candidates are the same for all beams."""
         texts, length = len(self._seen), len(prefix)
         ids = np.broadcast_to(np.asarray(prefix), (texts, length))
-        order = np.where(np.tri(length, dtype=np.bool_), np.float32(0), _HIDDEN)
+        order = np.where(np.tri(length, dtype=np.bool_), np.float32(0), HIDDEN)
         self._grow(length + _BLOCK * self._beams)
-        hidden = np.full((texts, 1, length, self._cache.shape[3]), _HIDDEN, np.float32)
+        hidden = np.full((texts, 1, length, self._cache.shape[3]), HIDDEN, np.float32)
         mask = np.concatenate([hidden, np.broadcast_to(order, (texts, 1, length, length))], -1)
         scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask)
-        self._seen = np.full((texts, 1, self._beams, self._cache.shape[3]), _HIDDEN, np.float32)
+        self._seen = np.full((texts, 1, self._beams, self._cache.shape[3]), HIDDEN, np.float32)
         self._seen[:, :, :, :length] = 0
         shape = (texts, self._beams, scores.shape[-1])
         self._prefix = length
@@ -105,7 +91,10 @@ class _Decoding:
         self._prefix = 0
         if self._used + self._beams > self._cache.shape[3]:
             self._grow(self._cache.shape[3] + _BLOCK * self._beams)
-        own = np.broadcast_to(np.where(np.eye(self._beams, dtype=np.bool_), np.float32(0), _HIDDEN), (len(ids), 1, self._beams, self._beams))
+        own = np.broadcast_to(
+            np.where(np.eye(self._beams, dtype=np.bool_), np.float32(0), HIDDEN),
+            (len(ids), 1, self._beams, self._beams),
+        )
         begin = self._used
         result = self._run(ids, np.full_like(ids, position), np.concatenate([self._seen, own], -1))
         for beam in range(self._beams):
@@ -145,7 +134,7 @@ class _Decoding:
         cache = np.zeros((*self._cache.shape[:3], slots, self._cache.shape[4]), np.float32)
         cache[:, :, :, : self._used] = self._cache[:, :, :, : self._used]
         self._cache = cache
-        more = np.full((*self._seen.shape[:3], slots - self._seen.shape[3]), _HIDDEN, np.float32)
+        more = np.full((*self._seen.shape[:3], slots - self._seen.shape[3]), HIDDEN, np.float32)
         self._seen = np.concatenate([self._seen, more], -1)
         self._fixed = {}
 

@@ -168,7 +168,9 @@ class BeamSearch:
         candidate[:, beams:] = False  # the others stand by only so that enough can go on
         full = self._finished.real.all(1, keepdims=True) & (self._early is True)
         penalty = np.float32(float(self.length) ** self._settings.length_penalty)
-        scores = top / penalty + full * _NEVER + ~self._improvable[:, None] * _NEVER + ~candidate * _NEVER
+        scores: Floats = top / penalty
+        for hopeless in (full, ~self._improvable[:, None], ~candidate):
+            scores = scores + np.where(hopeless, _NEVER, np.float32(0))
         self._finished = self._finished.merged(scores, candidate, sequences, self.length + 1)
 
     def _may_improve(self) -> Booleans:
