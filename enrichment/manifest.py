@@ -76,7 +76,8 @@ class HeadSpec(_Spec):
 class ClassifierSpec(_Spec):
     """A sequence classifier of its own, with its tokenizer; `words` is part of the graph `file`.
 
-    `labels` stand in the order of its outputs; `neutral` are the bounds of the last label's probability within which it takes no side.
+    `labels` stand in the order of its outputs; `neutral` are the bounds of the last label's probability within which
+    it takes no side.
     """
 
     kind: Literal["sequence_classifier"]

@@ -77,7 +77,7 @@ class Summarizer:
         """Runs every part once."""
         generator = self._generator
         settings = replace(generator.settings, max_length=_WARM_UP_LENGTH, min_length=0)
-        generator.with_settings(settings).generate([self._ids(text)])
+        generator.with_settings(settings).generate([self.ids(text)])
 
     def read(self, texts: Sequence[str]) -> list[Summary]:
         """A generated summary of each text, however short; none of them may be empty."""
@@ -89,7 +89,8 @@ class Summarizer:
             for ids, c in zip(tokens, cut, strict=True)
         ]
 
-    def _ids(self, text: str) -> np.typing.NDArray[np.int64]:
+    def ids(self, text: str) -> np.typing.NDArray[np.int64]:
+        """A text as token ids, cut at the longest source."""
         return np.asarray(self._tokenizer.encode(text).ids, np.int64)
 
     def _short(self, ticket: Outline) -> str:

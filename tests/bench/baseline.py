@@ -46,6 +46,7 @@ def prepare(folder: Path) -> None:
         cls_token="[CLS]",
         sep_token="[SEP]",
         model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
     )
     sentiment = DistilBertForSequenceClassification(DistilBertConfig(id2label={0: "NEGATIVE", 1: "POSITIVE"}))
     summary = BartForConditionalGeneration(
@@ -81,12 +82,12 @@ class Demo:
         self.tokenizer = AutoTokenizer.from_pretrained(folder / SUMMARY)
         self.summary: Any = AutoModelForSeq2SeqLM.from_pretrained(folder / SUMMARY)
 
-    def enrich(self, text: str) -> None:
-        """One ticket: embedding, sentiment, and a summary of 50 tokens with 4 beams."""
+    def enrich(self, text: str, beams: int = 4) -> None:
+        """One ticket: embedding, sentiment, and a summary of 50 tokens."""
         self.embed.encode([text])
         self.sentiment(text, truncation=True)
         inputs = self.tokenizer([text], return_tensors="pt", truncation=True, return_token_type_ids=False)
-        self.summary.generate(**inputs, num_beams=4, min_length=50, max_length=50)
+        self.summary.generate(**inputs, num_beams=beams, min_length=50, max_length=50)
 
 
 if __name__ == "__main__":
