@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,7 @@ def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> 
                 "target_prefix": [["<s>"]] * size,
             }
             ours, theirs = interleaved(
-                lambda b=batch: summarizer.read(b),  # type: ignore[misc]
-                lambda t=tokens, o=options: peer.translate_batch(t, **o),  # type: ignore[misc]
-                rounds=rounds,
+                partial(summarizer.read, batch), partial(peer.translate_batch, tokens, **options), rounds=rounds
             )
             ratio = theirs / ours
             say(

@@ -194,7 +194,7 @@ def test_what_is_no_json_is_no_manifest(raw: bytes) -> None:
         ("models.encoder.surprise", 1),
         ("models.intent.labels", ["one"]),
         ("models.intent.threshold", 1.5),
-        ("models.summary.kind", "poetic"),
+        ("models.summary", {"kind": "poetic"}),
         ("models.summary", None),
     ],
 )
