@@ -42,9 +42,7 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
     except (EnrichmentError, BotoCoreError) as error:
         reporter.fatal(str(error))
         return 1
-    reporter.flush()
-    reporter.ready()
-    Poller(
+    poller = Poller(
         queue,
         handler,
         drain,
@@ -53,7 +51,11 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
         logger=logger,
         hang=lambda: os._exit(_HUNG),
         memory_mb=_memory_mb(),
-    ).run()
+    )
+    with on_ending(drain.ask):  # until here a signal ends the process by itself: nothing is in hand
+        reporter.flush()
+        reporter.ready()
+        poller.run()
     return 0
 
 
@@ -80,7 +82,7 @@ def main() -> None:
     """Runs this process; its exit does not wait for a thread that still hangs on the network."""
     descriptor, plan = int(sys.argv[1]), Plan.load(sys.argv[2])
     drain = Drain(plan.grace)
-    with on_ending(drain.ask), open(descriptor, "wb") as stream:
+    with open(descriptor, "wb") as stream:
         threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, drain), daemon=True).start()
         code = process(WorkerSettings(), plan, drain, Reporter(stream))
     sys.stdout.flush()

@@ -52,7 +52,8 @@ _NOTICE: Final = re.compile(
 _QUOTED: Final = re.compile(r"^[ \t]*>.*$|^[ \t]*```[^`]{0,8000}```", re.MULTILINE)  # mail, or code
 # From here on the text is another's.
 _OTHERS: Final = re.compile(
-    r"^[ \t]*(?:-{2,}[ \t]*(?:original|forwarded)\b.*|_{5,}|on .{4,120}\bwrote:|am .{4,120}\bschrieb\b.{0,60}:|"
+    r"^[ \t]*(?:-{2,}[ \t]*(?:original|forwarded)\b.*|_{5,}|on .{4,120}\bwrote:[ \t\r]*$|"
+    r"am .{4,120}\bschrieb\b.{0,60}:[ \t\r]*$|"
     r"begin forwarded message:|from: .+\n(?:(?:sent|date|to|cc|reply-to|subject): .*\n?)+)",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -88,7 +88,7 @@ def summarize(
         if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
             nearest = max(read, key=lambda i: float(relevance[i]))
             whole = _fit(texts[nearest], max_tokens, count_tokens)
-    for other in (ticket.subject, ticket.matter, ticket.text[:MAX_CHARACTERS]):
+    for other in (ticket.subject, ticket.matter, without_markup(ticket.text[:MAX_CHARACTERS])):
         whole = whole or _fit(" ".join(other.split()), max_tokens, count_tokens)
     return closed(whole)
 

@@ -40,6 +40,7 @@ def prepare(folder: Path) -> None:
         cls_token="[CLS]",
         sep_token="[SEP]",
         model_max_length=512,
+        model_input_names=["input_ids", "attention_mask"],
     )
     sentiment = DistilBertForSequenceClassification(DistilBertConfig(num_labels=2))
     summary = BartForConditionalGeneration(
