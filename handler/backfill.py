@@ -6,13 +6,13 @@ the last one that was sent is all that a resumed backfill has to know, and a mil
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote_plus
 
+import pydantic_core
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.replay_audit import Audit
@@ -76,7 +76,7 @@ def notification(place: Place, item: Mapping[str, Any]) -> str:
             "object": entry,
         },
     }
-    return json.dumps({"Records": [record]})
+    return pydantic_core.to_json({"Records": [record]}).decode()
 
 
 class Backfill:

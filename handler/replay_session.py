@@ -74,11 +74,12 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ReplayRefused("there is no terminal to ask on; give --yes")
+    typer.echo(f"{question} [y/N] ", nl=False, err=True)  # typer's own question would leave a space in the output
     try:
-        agreed = typer.confirm(question, err=True)
-    except typer.Abort:  # Ctrl-C at the question
-        agreed = False
-    if not agreed:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        answer = ""
+    if answer.strip().lower() not in {"y", "yes"}:
         raise ReplayError("nothing was sent")
 
 

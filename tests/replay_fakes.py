@@ -125,7 +125,7 @@ class FakeQueue:
     def delete(self, receipts: Sequence[str]) -> list[bool]:
         """As Queue.delete."""
         self._called("delete")
-        return [self._at(receipt, lambda stored: self.stored.remove(stored)) for receipt in receipts]
+        return [self._at(receipt, self.stored.remove) for receipt in receipts]
 
     def hide(self, receipts: Sequence[str], seconds: int) -> list[bool]:
         """As Queue.hide."""

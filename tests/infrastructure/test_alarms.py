@@ -50,6 +50,12 @@ def test_what_it_says_to_do_can_be_done(name: str) -> None:
     assert set(re.findall(r"\bdlq-\w+", text)) <= scripts.keys()
 
 
+@pytest.mark.parametrize("name", ALARMS)
+def test_two_stacks_have_each_their_own(name: str) -> None:
+    # The function's name begins with the stack's prefix.
+    assert ALARMS[name]["AlarmName"]["Fn::Sub"].startswith("${EnrichmentFunction}-")
+
+
 def test_only_what_the_emulator_cannot_make_is_left_out_there() -> None:
     conditional = {name for name in ALARMS if "Condition" in TEMPLATE["Resources"][name]}
     assert conditional == {name for name, alarm in ALARMS.items() if "Metrics" in alarm} == {"FailedShareAlarm"}

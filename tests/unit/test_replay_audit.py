@@ -136,10 +136,11 @@ def test_a_file_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
 
 def test_a_disk_that_takes_no_more_ends_the_replay(path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(ReplayError, match="File too large; make room"), AuditFile(path, SUBJECT) as audit:
+    with AuditFile(path, SUBJECT) as audit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
         try:
-            audit.write("sent", [sent("a")])
+            with pytest.raises(ReplayError, match="File too large; make room"):
+                audit.write("sent", [sent("a")])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

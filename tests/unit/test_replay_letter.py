@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -179,8 +180,16 @@ def test_in_a_fifo_queue_a_replay_is_no_duplicate_of_the_original_but_of_itself(
 
 @pytest.mark.parametrize(
     "rejection",
-    ["", "{", "[]", "7", "[" * 100_000, '{"attributes": 3}', '{"attributes": {"a": 3, "b": {}}, "message_id": 5}']
-    + ['{"attributes": {"c": {"dataType": "Binary", "binaryValue": "%"}, "d": {"dataType": "String"}}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        "[" * 100_000,
+        '{"attributes": 3}',
+        '{"attributes": {"a": 3, "b": {}}, "message_id": 5}',
+        '{"attributes": {"c": {"dataType": "Binary", "binaryValue": "%"}, "d": {"dataType": "String"}}}',
+    ],
 )
 def test_a_rejection_that_nobody_wrote_does_no_harm(rejection: str) -> None:
     found = letter("m-3", reason="x", rejection=rejection, attributes={"own": text("1")})
@@ -219,6 +228,6 @@ def test_batches_keep_the_order_and_both_limits(sizes: list[int], most: int) -> 
     for batch in cut:
         assert 0 < len(batch) <= min(10, most)
         assert sum(parcel.size for parcel in batch) <= MOST_BYTES
-    for batch, after in zip(cut, cut[1:], strict=False):
+    for batch, after in pairwise(cut):
         full = len(batch) == min(10, most)
         assert full or sum(parcel.size for parcel in batch) + after[0].size > MOST_BYTES
