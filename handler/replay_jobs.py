@@ -46,7 +46,7 @@ class Order:
 
 def facts(order: Order) -> QueueFacts:
     """What the dead-letter queue says of itself."""
-    return _source(order).facts()
+    return SqsQueue(client("sqs"), _source(order)).facts()
 
 
 def look(order: Order, see: Callable[[Letter], None], *, pair: bool = False) -> Tally:
@@ -54,7 +54,7 @@ def look(order: Order, see: Callable[[Letter], None], *, pair: bool = False) -> 
     if pair:
         queue, _, there, _ = _pair(order)
     else:
-        queue = _source(order)
+        queue = SqsQueue(client("sqs"), _source(order))
         there = queue.facts()
     with ending() as halt, Hold(queue, order.plan.hidden) as hold:
         found = Look(queue, hold, order.choice, halt, order.plan, Journal())
@@ -105,7 +105,7 @@ def move(order: Order) -> Move:
 
 def fill(order: Order, stored: str, raw_bucket: str | None, report: Callable[[Tally], None]) -> Tally:
     """Sends the notifications of stored tickets, `s3://bucket/prefix`, once the user has agreed."""
-    place, destination = parse_place(stored), _destination(order)
+    place, destination = parse_place(stored), SqsQueue(client("sqs"), _destination(order))
     target = destination.facts()
     if raw_bucket and raw_bucket != place.bucket and not order.force:
         raise ReplayRefused(f"the function reads {raw_bucket} (RAW_BUCKET), not {place.bucket}; mend one, or --force")
@@ -135,21 +135,23 @@ def fill(order: Order, stored: str, raw_bucket: str | None, report: Callable[[Ta
     return work.tally
 
 
-def _source(order: Order) -> SqsQueue:
+def _source(order: Order) -> str:
     if not order.source:
         raise ReplayRefused("name the dead-letter queue: --source, or DLQ_URL in the environment")
-    return SqsQueue(client("sqs"), order.source)
+    return order.source
 
 
-def _destination(order: Order) -> SqsQueue:
+def _destination(order: Order) -> str:
     if not order.destination:
         raise ReplayRefused("name the queue to send to: --destination, or QUEUE_URL in the environment")
-    return SqsQueue(client("sqs"), order.destination)
+    return order.destination
 
 
 def _pair(order: Order) -> tuple[SqsQueue, SqsQueue, QueueFacts, QueueFacts]:
     """Both queues and what they say of themselves. Raises ReplayRefused where they do not belong together."""
-    source, destination = _source(order), _destination(order)
+    places = _source(order), _destination(order)
+    sqs = client("sqs")
+    source, destination = (SqsQueue(sqs, place) for place in places)
     there, target = source.facts(), destination.facts()
     check_pair(there, target, force=order.force)
     return source, destination, there, target

@@ -90,7 +90,8 @@ def summarize(
         costs = {i: count_tokens(_ended(texts[i])) for i in read if len(texts[i]) <= _MAX_CHARACTERS}
         lead = np.float32(_LEAD) / np.arange(1, len(texts) + 1, dtype=np.float32)
         relevance = vectors @ embedding + np.where(items, np.float32(-_ITEM), lead)
-        named = np.asarray([_share_named(text, ticket.subject) for text in texts], np.float32)
+        wanted = _stems(ticket.subject[:_MAX_CHARACTERS])
+        named = np.asarray([_share_named(text, wanted) for text in texts], np.float32)
         whole = " ".join(_ended(texts[i]) for i in _choose(relevance, named, vectors, costs, max_tokens))
         if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
             nearest = max(read, key=lambda i: float(relevance[i]))
@@ -129,9 +130,8 @@ def _choose(relevance: Floats, named: Floats, vectors: Floats, costs: dict[int, 
     return sorted(chosen)
 
 
-def _share_named(sentence: str, subject: str) -> float:
+def _share_named(sentence: str, wanted: set[str]) -> float:
     """How much of the subject's words a sentence takes up, 0 to 1."""
-    wanted = _stems(subject)
     return min(1.0, len(wanted & _stems(sentence)) / min(3, len(wanted))) if wanted else 0.0
 
 

@@ -161,7 +161,7 @@ def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> 
             Item={
                 "ticket_id": {"S": "conditional"},
                 "created_at": {"N": str(created)},
-                "urgency": {"S": "critical"},
+                "urgency": {"S": "of this test"},  # others leave tickets in the shared stack
                 "source_modified": {"N": str(modified)},
             },
             ConditionExpression="attribute_not_exists(ticket_id) OR source_modified <= :modified",
@@ -177,7 +177,7 @@ def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> 
         TableName=table,
         IndexName="urgency-index",
         KeyConditionExpression="urgency = :urgency",
-        ExpressionAttributeValues={":urgency": {"S": "critical"}},
+        ExpressionAttributeValues={":urgency": {"S": "of this test"}},
         ScanIndexForward=False,
     )
     assert [(i["created_at"]["N"], i["source_modified"]["N"]) for i in found["Items"]] == [("2", "4"), ("1", "6")]

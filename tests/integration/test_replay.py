@@ -350,7 +350,7 @@ class Process:
         self._terminal, inner = pty.openpty()
         environment = {**os.environ, **queues.environment(endpoint_url), "TERM": "xterm", "COLUMNS": "100"}
         command = [sys.executable, "-m", "handler.replay", *arguments]
-        self.process = subprocess.Popen(  # noqa: S603
+        self.process = subprocess.Popen(
             command,
             cwd=REPO,
             env=environment,

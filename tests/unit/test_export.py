@@ -464,13 +464,13 @@ def _clouds(samples: int = 600, width: float = 1.0) -> tuple[Any, list[str]]:
 def test_training_a_head_is_repeatable_and_calibrated() -> None:
     matrix, labels = _clouds()
     # So strongly regularised that the probabilities alone would be far too humble: the temperature mends that.
-    first, second = (fit_head(matrix, labels, strengths=(0.0003, 0.001)) for _ in range(2))
+    first, second = (fit_head(matrix, labels, strengths=(0.003, 0.01)) for _ in range(2))
     assert first.labels == ["blue", "green", "red"]
     assert (first.weights.tobytes(), first.bias.tobytes()) == (second.weights.tobytes(), second.bias.tobytes())
     assert first.training == second.training
     assert (first.weights.shape, first.bias.shape, first.weights.dtype) == ((8, 3), (3,), np.float32)
     scores = first.training["cross_validated"]
-    assert scores["accuracy"] > 0.75
+    assert scores["accuracy"] > 0.72
     assert scores["calibration_error"] < 0.08
     assert 0 < first.threshold < 1
     assert scores["accuracy_without_review"] >= scores["accuracy"]

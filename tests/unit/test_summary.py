@@ -316,6 +316,13 @@ def test_an_aside_is_left_out_though_there_is_room() -> None:
     assert _summarize(body, [NEARER, FAR, OTHER]) == "The lamp is dead. The door is stuck."
 
 
+def test_a_sentence_that_takes_up_the_subject_comes_first() -> None:
+    body = "The hall is quite cold. The lamps flicker all night."
+    assert _summarize(body, [NEAR, OTHER], tokens=5) == "The hall is quite cold."
+    assert _summarize(body, [NEAR, OTHER], tokens=5, subject="Lamps flicker") == "The lamps flicker all night."
+    assert _summarize(body, [NEAR, OTHER], tokens=5, subject="Just a question!") == "The hall is quite cold."
+
+
 def test_an_item_gives_way_to_a_sentence() -> None:
     body = "Open the lamp now.\n- Open the lamp now.\nOpen the door now."
     assert _summarize(body, [FAR, NEAR, OTHER], tokens=4) == "Open the door now."
@@ -507,6 +514,12 @@ def test_huge_bodies_have_summaries_too(
 @pytest.mark.parametrize(("subject", "expected"), [("Lamp", "Lamp."), ("", "")])
 def test_a_word_of_100_000_characters_is_no_summary(summary: Summarize, subject: str, expected: str) -> None:
     assert summary(subject, "x" * 100_000) == expected
+
+
+def test_a_huge_subject_costs_no_more_than_a_long_body(summary: Summarize, page_seconds: float) -> None:
+    begin = time.process_time()
+    assert summary("lamp door " * 100_000, "The lamp is dead. " * 10_000)[-1] in ".!?"
+    assert time.process_time() - begin < 20 * page_seconds
 
 
 def test_a_huge_subject_is_shortened_between_words(summary: Summarize) -> None:
