@@ -112,7 +112,7 @@ class Catalogue:
 
     def with_id(self, ticket_id: str) -> list[Item]:
         """The tickets of one id, the newest first: mostly one, but the key of the table holds `created_at` as well."""
-        request = {
+        request: dict[str, Any] = {
             "TableName": self._table,
             "KeyConditionExpression": "ticket_id = :id",
             "ExpressionAttributeValues": {":id": {"S": ticket_id}},

@@ -27,8 +27,8 @@ __all__ = ["Groups", "depth_rows", "letter_row", "progress", "sentence"]
 
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+        # Of all the time: rich's own begins anew whenever an estimated total grows.
+        return Text(f"{task.completed / task.elapsed:.1f}/s" if task.elapsed else "", style="progress.data.speed")
 
 
 @contextmanager

@@ -60,8 +60,13 @@ def _main() -> None:
         child = os.fork()
         if child == 0:
             _become(order["arguments"], order["environment"])
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        _say(child)
+        _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
 
 
 def _become(arguments: list[str], environment: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ from tests.replay_fakes import text
 from tests.replay_process import Starter
 
 RUNS = 100
-AT_ONCE = 4
+AT_ONCE = 8  # most of their time they wait
 BATCH = 10
 HIDDEN = 2  # seconds after which what a dead process held is seen again
 
@@ -53,6 +53,7 @@ class Fate:
     twice: Counter[str] = field(default_factory=Counter)
     replayed: int = 0
     left: int = 0
+    unchosen: int = 0
     unmarked: int = 0
     with_audit: bool = False
     exit_code: int = 0
@@ -71,14 +72,18 @@ class Run:
         self.dead, self.live = self._queues(f"killed-{seed}")
         self.messages = [f"{seed}/{number}" for number in range(self.chance.randint(11, 45))]
         self.choose = self.chance.random() < 0.3
-        # Facts of both queues, then of every ten messages: receive, send, delete; and one look that finds nothing.
-        self.death = self.chance.randint(3, 3 + 3 * -(-len(self.messages) // BATCH))
+        # Facts of both queues, then of every ten messages: receive, and send and delete where one of them is chosen;
+        # at last a look that finds nothing, after which it is too late to kill it.
+        tens = [range(len(self.messages))[first : first + BATCH] for first in range(0, len(self.messages), BATCH)]
+        calls = 2 + sum(1 + 2 * any(self._is_chosen(number) for number in ten) for ten in tens) + 1
+        self.death = self.chance.randint(3, calls - (self.fate.phase == "later"))
 
     def go(self) -> Fate:
         """Puts the messages there, kills the process, and counts what is where."""
         self._put()
         self._kill()
-        time.sleep(HIDDEN + 0.1)
+        while self._held():  # what the dead process had in hand
+            time.sleep(0.1)
         if self.audit:
             self._start(self.stack.endpoint_url)
             self.fate.exit_code = self.starter.wait()
@@ -96,13 +101,20 @@ class Run:
     def _put(self) -> None:
         rejected = {"Reason": text("throttled"), "Rejection": text(json.dumps({"message_id": "first"}))}
         entries = [
-            # Of every three one came by SQS's own redrive.
-            {"Id": str(number), "MessageBody": body, "MessageAttributes": rejected if number % 3 else {}}
+            {"Id": str(number), "MessageBody": body, "MessageAttributes": {} if self._is_redriven(number) else rejected}
             for number, body in enumerate(self.messages)
         ]
         for first in range(0, len(entries), 10):
             self.sqs.send_message_batch(QueueUrl=self.dead, Entries=entries[first : first + 10])
         self.fate.sent = len(self.messages)
+        self.fate.unchosen = sum(not self._is_chosen(number) for number in range(len(self.messages)))
+
+    def _is_redriven(self, number: int) -> bool:
+        """Whether SQS itself is to have moved this message, one of every three: it has no reason."""
+        return number % 3 == 0
+
+    def _is_chosen(self, number: int) -> bool:
+        return not (self.choose and self._is_redriven(number))
 
     def _start(self, endpoint_url: str) -> int:
         settings = {name: value for name, value in self.stack.environment().items() if name.startswith("AWS_")}
@@ -142,6 +154,10 @@ class Run:
             found += messages
         return found
 
+    def _held(self) -> int:
+        name = "ApproximateNumberOfMessagesNotVisible"
+        return int(self.sqs.get_queue_attributes(QueueUrl=self.dead, AttributeNames=[name])["Attributes"][name])
+
     def _count(self, live: list[dict[str, Any]], dead: list[dict[str, Any]]) -> None:
         there = Counter(message["Body"] for message in live + dead)
         self.fate.lost = set(self.messages) - set(there)
@@ -179,12 +195,12 @@ def test_a_hundred_kills_lose_nothing_and_duplicate_at_most_a_batch(
         assert fate.exit_code == 0, fate
         assert fate.replayed + fate.left == fate.sent + fate.twice.total(), fate
     # A hundred kills that all came before the first send would show nothing.
-    assert {fate.operation for fate in fates} == {"ReceiveMessage", "SendMessageBatch", "DeleteMessageBatch"}
+    assert {fate.operation for fate in fates} >= {"ReceiveMessage", "SendMessageBatch", "DeleteMessageBatch"}
     assert any(fate.twice for fate in fates)
-    # With an audit file only what was on its way when the process died can come twice, and nothing chosen stays.
     for fate in fates:
-        if fate.with_audit and fate.twice:
-            assert (fate.operation, fate.phase) != ("DeleteMessageBatch", "after"), fate
+        if fate.with_audit:  # all that was chosen has gone, and only what was on its way at the death came twice
+            assert fate.left == fate.unchosen, fate
+            assert not fate.twice or fate.phase == "later" or fate.operation == "SendMessageBatch", fate
 
 
 def _tally(fates: list[Fate], seconds: float) -> str:

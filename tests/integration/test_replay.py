@@ -195,6 +195,24 @@ def test_choices_and_what_they_leave(queues: Queues) -> None:
     assert queues.visible(queues.live) == 1
 
 
+def test_what_an_expression_cannot_be_asked_of_and_what_others_hold_is_said(queues: Queues) -> None:
+    queues.redriven('{"subject": "xyz"}', '{"subject": 7}', "held by somebody")
+    held = queues.sqs.receive_message(QueueUrl=queues.dead, MaxNumberOfMessages=3, VisibilityTimeout=60)["Messages"]
+    for message in held[:2]:
+        queues.sqs.change_message_visibility(
+            QueueUrl=queues.dead, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
+        )
+    result = queues.run("--yes", "--match", "contains(body.subject, 'x')", *SOON)
+    assert result.exit_code == 0
+    assert "1 of 1 chosen messages sent (2 looked at)" in result.stdout
+    assert "--match could not be asked of 1 messages: contains() cannot take number" in result.stderr
+    assert "about 1 messages were in other hands" in result.stderr
+    result = queues.run("--yes", "--match", "body.subject && nothing(body)", *SOON)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("dlq-replay: --match: Unknown function: nothing()")
+    assert queues.visible(queues.dead) == 1
+
+
 def test_a_message_by_its_id(queues: Queues) -> None:
     names = queues.redriven("one", "two", "three")
     source_id = queues.rejected("four", "object_gone")
@@ -280,8 +298,9 @@ def test_a_fifo_queue_gets_its_messages_in_order_though_they_are_replayed_at_onc
                 QueueUrl=url, MessageBody=body, MessageGroupId=body[0], MessageDeduplicationId=f"id-{body}"
             )
     assert len(queues.taken(queues.live)) == 12
-    result = queues.run("--yes", *SOON)
+    result = queues.run("--yes", "--reason", "redriven", *SOON)
     assert result.exit_code == 0, result.output
+    assert "in a FIFO queue, what stands behind a message that is not chosen cannot be seen" in result.stderr
     found = [message["Body"] for message in queues.taken(queues.live)]
     assert [body for body in found if body[0] == "a"] == [body for body in sent if body[0] == "a"]
     assert Counter(found) == Counter(sent)

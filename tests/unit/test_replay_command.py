@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from typer.testing import CliRunner, Result
 
 from handler import replay
 from handler.replay_display import sentence
+from handler.replay_jobs import Order
 from handler.replay_look import Tally
+from handler.replay_move import Move
 
 REPO = Path(__file__).resolve().parents[2]
 QUEUES = {
@@ -120,3 +123,25 @@ def test_the_sentence_says_everything_that_happened_and_nothing_else() -> None:
     for words in ("1 of 7", "only deleted", "1 refused", "1 failed", "sent but not deleted", "interrupted"):
         assert words in said
     assert sentence(Tally(looked=9, chosen=7), "tickets", dry_run=True) == "7 tickets would be sent (9 looked at)"
+
+
+def test_a_move_that_did_not_end_well_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"CANCELLED": 1, "FAILED": 1, "COMPLETED": 0}
+    for status in ("CANCELLED", "FAILED", "COMPLETED"):
+        monkeypatch.setattr(replay, "move", lambda order, status=status: Move(status, 3, 9, "why" * answers[status]))
+        plain, whole = run("--native", "--yes"), run("--native", "--yes", "--json")
+        assert plain.exit_code == whole.exit_code == answers[status]
+        assert plain.stdout.startswith(f"3 of about 9 messages moved; {status}")
+        assert ("why" in plain.stdout) == (status != "COMPLETED")
+        assert json.loads(whole.stdout)["status"] == status
+
+
+def test_of_many_failures_the_first_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally()
+    for number in range(23):
+        tally.fail(f"m-{number}", "busy")
+    replay._report(tally, "messages", Order(), as_json=False)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "dlq-replay: m-0 failed: busy"
+    assert len(said) == 21
+    assert said[-1] == "dlq-replay: and 3 more"
