@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CHECKOV := .venv-checkov
 CHECKOV_VERSION := 3.3.30
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXPORT := $(wildcard enrichment/export/*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
+EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
 
 .PHONY: help demo test check scan bench bundle bundle-path format lint types template clean
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ bundle-path: $(BUNDLE)/bundle.json  ## Print the folder of the bundle, building 
 	@echo $(abspath $(BUNDLE))
 
 test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run every test
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 check: format lint types template test  ## Format, lint, types, template and tests
 

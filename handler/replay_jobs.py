@@ -125,12 +125,14 @@ def fill(order: Order, stored: str, raw_bucket: str | None, report: Callable[[Ta
             limit=order.plan.limit,
             dry_run=order.dry_run,
         )
+        is_over = False
         try:
             with progress("sending", order.plan.limit) as advance:
                 work.run(list_objects(client("s3"), place, audit.journal.last_key), lambda tally: advance(tally.chosen))
+            is_over = not work.tally.interrupted
         finally:
             report(work.tally)
-            if order.audit is None and not order.dry_run and not work.tally.is_complete:
+            if order.audit is None and work.last_key and not is_over:
                 complain(f"the last key was {work.last_key!r}; with --audit FILE the next run would go on after it")
     return work.tally
 

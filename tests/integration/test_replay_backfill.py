@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from handler import replay
 from handler.local import EmbeddedStack
 from handler.messages import StoredTicket, references
-from tests.proxy import Proxy, Unanswered
+from tests.proxy import Proxy
 
 KEYS = ["2026/a b+c.json", *(f"2026/{number:03}.json" for number in range(40)), "2026/ü/€.json"]
 
@@ -96,19 +96,37 @@ def test_a_limited_run_goes_on_where_it_ended(store: Store, tmp_path: Path) -> N
 
 def test_where_the_queue_fails_the_next_run_goes_on(store: Store, tmp_path: Path) -> None:
     audit = ["--yes", "--audit", str(tmp_path / "audit")]
+    arrived: list[str] = []
     with Proxy(store.stack.endpoint_url) as proxy:
 
-        def fail(operation: str) -> None:
-            if proxy.calls.count("SendMessageBatch") > 2 and operation == "SendMessageBatch":
-                raise Unanswered
+        def vanish(operation: str) -> None:
+            if operation == "SendMessageBatch" and proxy.calls.count(operation) == 3:
+                arrived.extend(store.keys())
+                store.delete()
 
-        proxy.before = fail
+        proxy.before = vanish
         result = store.run(*audit, endpoint_url=proxy.url)
     assert result.exit_code == 1
-    assert "SendMessageBatch" in result.stderr
+    assert "SendMessageBatch: " in result.stderr
+    assert "check the queue's name" in result.stderr
     assert result.stdout == "20 of 30 chosen tickets sent (31 looked at)\n"
+    store.sqs.create_queue(QueueName=store.bucket)
     assert store.run(*audit).exit_code == 0
-    assert sorted(store.keys()) == sorted(KEYS)
+    assert sorted(arrived + store.keys()) == sorted(KEYS)
+
+
+def test_without_an_audit_file_a_broken_run_says_how_far_it_came(store: Store) -> None:
+    with Proxy(store.stack.endpoint_url) as proxy:
+
+        def vanish(operation: str) -> None:
+            if operation == "SendMessageBatch" and proxy.calls.count(operation) == 2:
+                store.delete()
+
+        proxy.before = vanish
+        result = store.run("--yes", endpoint_url=proxy.url)
+    store.sqs.create_queue(QueueName=store.bucket)
+    assert result.exit_code == 1
+    assert "the last key was '2026/009.json'; with --audit FILE" in result.stderr
 
 
 def test_a_bucket_that_does_not_exist_is_said_in_one_line(store: Store) -> None:
