@@ -9,7 +9,7 @@ CHECKOV_VERSION := 3.3.30
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
 
-.PHONY: help demo test check scan bench bundle bundle-path format lint types template clean
+.PHONY: help demo test test-faults check scan bench bundle bundle-path format lint types template clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -25,6 +25,9 @@ bundle-path: $(BUNDLE)/bundle.json  ## Print the folder of the bundle, building 
 
 test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run every test
 	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+test-faults: $(VENV)/.dev  ## Only the tests that kill and break things
+	$(BIN)/python -m pytest -s tests/faults
 
 check: format lint types template test  ## Format, lint, types, template and tests
 
