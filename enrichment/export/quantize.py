@@ -22,14 +22,22 @@ from onnx import TensorProto
 
 from enrichment.export.graph import MICROSOFT, Array, Graph
 
-__all__ = ["Exponents", "products", "quantize_products", "quantize_words", "smoothing_exponents"]
+__all__ = [
+    "GELU_FLOOR",
+    "Exponents",
+    "columns",
+    "products",
+    "quantize_products",
+    "quantize_words",
+    "smoothing_exponents",
+]
 
 Exponents = Mapping[str, Sequence[int]]
 """Per product ("<layer>.<kind>") the power of two that each input channel is divided by."""
 
 _SMOOTHING: Final = 0.65  # share of the activation's range that moves into the weights
 # GELU never falls below -0.17: shifted by this it is not negative, and uses all 256 steps instead of half.
-_GELU_FLOOR: Final = 0.17
+GELU_FLOOR: Final = 0.17
 
 
 def products(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
@@ -61,7 +69,7 @@ def quantize_products(graph: Graph, exponents: Exponents) -> None:
     """Turns every product with constant weights into an 8-bit one."""
     for name, group in products(graph).items():
         smoothing = np.exp2(np.asarray(exponents[name], np.float32)) if name in exponents else None
-        _quantize(graph, group, smoothing, shift=_GELU_FLOOR if name.endswith(".down") else 0.0)
+        _quantize(graph, group, smoothing, shift=GELU_FLOOR if name.endswith(".down") else 0.0)
 
 
 def quantize_words(graph: Graph) -> None:
@@ -89,7 +97,7 @@ def _quantize(graph: Graph, group: Sequence[onnx.NodeProto], smoothing: Array | 
     if smoothing is not None:
         source = add("Mul", source, graph.constant(1 / smoothing, np.float32))
         weights = weights * smoothing[:, None]
-    numbers, scale = _columns(weights)
+    numbers, scale = columns(weights)
     row, row_scale, zero = _rows(graph, add, source, shift)
     product = add(
         "MatMulIntegerToFloat",
@@ -131,7 +139,7 @@ def _rows(graph: Graph, add: Callable[..., str], source: str, shift: float) -> t
     return add("Cast", number, to=TensorProto.UINT8), scale, graph.constant(zero, np.uint8)
 
 
-def _columns(weights: Array) -> tuple[Array, Array]:
+def columns(weights: Array) -> tuple[Array, Array]:
     """Weights (inputs, outputs) as int8, and a scale per output."""
     size = np.abs(weights)
     # 255 * (|a| + |b|) <= 32767 for neighbours a and b: |a| + |b| <= 128 after scaling; 127 leaves room for rounding.

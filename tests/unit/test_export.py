@@ -28,7 +28,7 @@ from enrichment.export.__main__ import app
 from enrichment.export.corpus import OPINIONS, TAXONOMY, TICKETS, Labelled, Taxonomy, read_labelled
 from enrichment.export.graph import Graph, canonical_model
 from enrichment.export.heads import FOLDS, features, fit_head
-from enrichment.export.quantize import _columns, products, quantize_products, smoothing_exponents
+from enrichment.export.quantize import columns, products, quantize_products, smoothing_exponents
 from enrichment.export.sentiment import Calibration, SentimentHead
 from enrichment.export.sources import MINILM, ExportError, Source, find_model
 from enrichment.export.train import _read_sst2
@@ -280,7 +280,7 @@ def _pairs(numbers: Any) -> Any:
 
 @given(WEIGHTS)
 def test_neighbouring_weights_never_saturate_16_bits(weights: Any) -> None:
-    numbers, scale = _columns(weights)
+    numbers, scale = columns(weights)
     assert numbers.dtype == np.int8
     assert _pairs(numbers).max() <= 128
     assert _pairs(numbers).max() * 255 <= 32767

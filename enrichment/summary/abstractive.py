@@ -1,0 +1,151 @@
+"""An abstractive summary: DistilBART's encoder and decoder over ONNX Runtime, searched with beams.
+
+All texts of a batch decode together, and a text that is finished leaves the batch. A text's tokens do not depend on
+its neighbours: rows of tokens are never padded but within attention, and int8 scales belong to a row of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import onnxruntime as ort
+
+from enrichment.encoder import Floats, Integers
+from enrichment.packing import HIDDEN, packed
+from enrichment.summary.beam import BeamSearch, Generation
+
+__all__ = ["Generator"]
+
+_BLOCK: Final = 16  # steps by which the cache grows: a step reads all of it
+
+
+class Generator:
+    """Summaries as tokens."""
+
+    def __init__(self, encoder: ort.InferenceSession, decoder: ort.InferenceSession, settings: Generation) -> None:
+        self._encoder = encoder
+        self._decoder = decoder
+        self.settings = settings
+        self._cross = [output.name for output in encoder.get_outputs()]
+
+    def with_settings(self, settings: Generation) -> Generator:
+        """The same model with other settings."""
+        return Generator(self._encoder, self._decoder, settings)
+
+    def generate(self, texts: Sequence[Integers]) -> list[list[int]]:
+        """Token ids for every text (tokens,), each from the start token to the end token."""
+        feeds = packed(texts)
+        search = BeamSearch(len(texts), self.settings)
+        cross = dict(zip(self._cross, self._encoder.run(self._cross, feeds), strict=True))
+        decoding = _Decoding(self._decoder, cross, np.asarray(feeds["mask"], np.float32), self.settings)
+        scores, tokens = decoding.begin(self.settings.prefix)
+        while len(search.texts):
+            if search.forced is not None:
+                scores, tokens = _only(search.forced, search.sequences.shape[:2])
+            elif search.length > len(self.settings.prefix):
+                scores, tokens = decoding.step(search.sequences[:, :, search.length - 1], search.length - 1)
+            kept, parents = search.advance(scores, tokens, decoding.rows)
+            if len(kept):
+                decoding.reorder(kept, parents)
+        return search.results()
+
+
+class _Decoding:
+    """The decoder's state: caches, and which slots of them are whose ancestors."""
+
+    def __init__(
+        self, session: ort.InferenceSession, cross: dict[str, Floats], cross_mask: Floats, settings: Generation
+    ) -> None:
+        self._session = session
+        self._beams = settings.num_beams
+        self._count = settings.candidates
+        texts = len(cross_mask)
+        self._cross = {**cross, "cross_mask": cross_mask}
+        _, heads, _, size = cross["cross_k0"].shape
+        self._names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
+        self._cache = np.zeros((len(self._names), texts, heads, 0, size), np.float32)
+        self._used = 0
+        self._seen = np.zeros((texts, 1, 1, 0), np.float32)
+        self._fixed: dict[str, ort.OrtValue] = {}
+        self._log_probs: ort.OrtValue | None = None
+
+    def begin(self, prefix: list[int]) -> tuple[Floats, Integers]:
+        """Reads the tokens that all sequences begin with; the candidates are the same for all beams."""
+        texts, length = len(self._seen), len(prefix)
+        ids = np.broadcast_to(np.asarray(prefix), (texts, length))
+        order = np.where(np.tri(length, dtype=np.bool_), np.float32(0), HIDDEN)
+        self._grow(length + _BLOCK * self._beams)
+        hidden = np.full((texts, 1, length, self._cache.shape[3]), HIDDEN, np.float32)
+        mask = np.concatenate([hidden, np.broadcast_to(order, (texts, 1, length, length))], -1)
+        scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask)
+        self._seen = np.full((texts, 1, self._beams, self._cache.shape[3]), HIDDEN, np.float32)
+        self._seen[:, :, :, :length] = 0
+        shape = (texts, self._beams, scores.shape[-1])
+        self._prefix = length
+        return np.broadcast_to(scores[:, -1:], shape), np.broadcast_to(tokens[:, -1:], shape)
+
+    def step(self, ids: Integers, position: int) -> tuple[Floats, Integers]:
+        """Reads one more token of every beam, ids (texts, beams); candidates (texts, beams, count)."""
+        self._prefix = 0
+        if self._used + self._beams > self._cache.shape[3]:
+            self._grow(self._cache.shape[3] + _BLOCK * self._beams)
+        own = np.broadcast_to(
+            np.where(np.eye(self._beams, dtype=np.bool_), np.float32(0), HIDDEN),
+            (len(ids), 1, self._beams, self._beams),
+        )
+        begin = self._used
+        result = self._run(ids, np.full_like(ids, position), np.concatenate([self._seen, own], -1))
+        for beam in range(self._beams):
+            self._seen[:, 0, beam, begin + beam] = 0
+        return result
+
+    def reorder(self, kept: Integers, parents: Integers) -> None:
+        """Lets texts leave, and gives every beam the ancestors of its parent."""
+        if len(kept) < len(self._seen):
+            self._cache = np.take(self._cache, kept, 1)  # contiguous, as indexing would not be: it is written in place
+            self._cross = {name: value[kept] for name, value in self._cross.items()}
+            self._fixed = {}
+        self._seen = np.take_along_axis(self._seen[kept], parents[:, None, :, None], 2)
+
+    def rows(self, numbers: Integers) -> Floats:
+        """All log-probabilities of some rows of the last step."""
+        assert self._log_probs is not None
+        everything: Floats = self._log_probs.numpy()
+        if self._prefix:  # one row a text served all its beams
+            return everything[numbers // self._beams * self._prefix + self._prefix - 1]
+        return everything[numbers]
+
+    def _run(self, ids: Integers, positions: Integers, mask: Floats) -> tuple[Floats, Integers]:
+        if not self._fixed:
+            self._fixed = {name: _value(array) for name, array in self._cross.items()}
+            self._fixed |= {name: _value(array) for name, array in zip(self._names, self._cache, strict=True)}
+            self._fixed["count"] = _value(np.asarray([self._count]))
+        feeds = {"ids": _value(ids), "positions": _value(positions), "mask": _value(mask), **self._fixed}
+        outputs = ["scores", "tokens", "fresh", "log_probs"]
+        scores, tokens, fresh, self._log_probs = self._session.run_with_ort_values(outputs, feeds)
+        end = self._used + ids.shape[1]
+        self._cache[:, :, :, self._used : end] = fresh.numpy()
+        self._used = end
+        return scores.numpy().reshape(*ids.shape, -1), tokens.numpy().reshape(*ids.shape, -1)
+
+    def _grow(self, slots: int) -> None:
+        cache = np.zeros((*self._cache.shape[:3], slots, self._cache.shape[4]), np.float32)
+        cache[:, :, :, : self._used] = self._cache[:, :, :, : self._used]
+        self._cache = cache
+        more = np.full((*self._seen.shape[:3], slots - self._seen.shape[3]), HIDDEN, np.float32)
+        self._seen = np.concatenate([self._seen, more], -1)
+        self._fixed = {}
+
+
+def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:
+    """Candidates of which only one token is possible."""
+    beams = shape[1]
+    scores = np.full((*shape, 2 * beams), -np.inf, np.float32)
+    scores[:, :, 0] = 0
+    return scores, np.full((*shape, 2 * beams), token, np.int64)
+
+
+def _value(array: Floats | Integers) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,114 @@
+"""The same tokens as transformers' `generate`, and the same in a batch as alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from enrichment.export.weights import Precision
+from enrichment.summary.beam import Generation
+from tests.parity.small import SHAPES, Shape, bart, generator, texts
+
+OURS = Generation(
+    num_beams=4,
+    length_penalty=2.0,
+    early_stopping=True,
+    no_repeat_ngram_size=3,
+    min_length=10,
+    max_length=50,
+    decoder_start_token_id=2,
+    eos_token_id=2,
+    forced_bos_token_id=0,
+    forced_eos_token_id=2,
+)
+SETTINGS = {
+    "ours": OURS,
+    "greedy": replace(OURS, num_beams=1),
+    "without forced tokens": replace(OURS, forced_bos_token_id=None, forced_eos_token_id=None, max_length=30),
+    "goes on": replace(OURS, early_stopping=False, length_penalty=1.0, min_length=0, max_length=20),
+    "to the end": replace(OURS, early_stopping="never", num_beams=3, no_repeat_ngram_size=0, max_length=15),
+    "short is good": replace(OURS, early_stopping="never", length_penalty=-1.0, min_length=0, max_length=25),
+    "no word twice": replace(OURS, no_repeat_ngram_size=1, max_length=25),  # bans more than candidates suffice for
+    "greedy pairs": replace(OURS, num_beams=1, no_repeat_ngram_size=2, forced_bos_token_id=None, min_length=0),
+    "long": replace(OURS, min_length=50),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _reference(model: Any, text: np.typing.NDArray[np.int64], settings: Generation) -> list[int]:
+    wanted = {name: value for name, value in asdict(settings).items() if value is not None}
+    if settings.num_beams == 1:
+        del wanted["length_penalty"], wanted["early_stopping"]
+    model.generation_config.forced_eos_token_id = settings.forced_eos_token_id
+    found: list[int] = model.generate(torch.tensor(text)[None], do_sample=False, **wanted)[0].tolist()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_tokens_equal_those_of_generate(shape: Shape, seed: int, tmp_path: Path) -> None:
+    model = bart(shape, seed)
+    batch = texts(shape, seed)
+    ours = generator(model, tmp_path, "fp32", OURS)
+    lengths = set()
+    for name, settings in SETTINGS.items():
+        wanted = [_reference(model, text, settings) for text in batch]
+        found = ours.with_settings(settings).generate(batch)
+        if found != wanted:
+            wanted = _where_sure(model, batch, settings, wanted, found)
+        assert found == wanted, name
+        assert ours.with_settings(settings).generate(batch[:1]) == found[:1], name
+        lengths |= {(name, len(tokens)) for tokens in wanted}
+    assert ("long", 50) in lengths
+    assert ("ours", 50) in lengths or ("greedy", 50) in lengths, "max_length is hit"
+
+
+def _where_sure(
+    model: Any, batch: list[Any], settings: Generation, wanted: list[list[int]], found: list[list[int]]
+) -> list[list[int]]:
+    """What is wanted, but for one text at most whose tokens are a tie within fp32's last digits.
+
+    There torch itself finds other tokens in double precision: those will do as well.
+    """
+    differing = [i for i in range(len(batch)) if wanted[i] != found[i]]
+    assert len(differing) == 1
+    exact = copy.deepcopy(model).double()
+    return [_reference(exact, batch[i], settings) if i in differing else tokens for i, tokens in enumerate(wanted)]
+
+
+def test_the_rarer_parts_of_a_configuration(tmp_path: Path) -> None:
+    model = bart(SHAPES[0], 5, scale_embedding=True)
+    model.final_logits_bias += torch.randn(1, 97, generator=torch.Generator().manual_seed(1))
+    batch = texts(SHAPES[0], 5)
+    wanted = [_reference(model, text, OURS) for text in batch]
+    assert generator(model, tmp_path, "fp32", OURS).generate(batch) == wanted
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_batch_is_its_texts_in_any_order(shape: Shape, beams: int, precision: Precision, tmp_path: Path) -> None:
+    model = bart(shape, 3)
+    # The end is made likelier, so that some texts leave the batch before others.
+    model.final_logits_bias[0, 2] = 5.0 if shape is SHAPES[0] else 2.0
+    batch = texts(shape, 3)
+    ours = generator(model, tmp_path, precision, replace(OURS, num_beams=beams, length_penalty=0.5, min_length=4))
+    together = ours.generate(batch)
+    assert len({len(tokens) for tokens in together}) > 1
+    assert together == [ours.generate([text])[0] for text in batch]
+    order = np.random.default_rng(0).permutation(len(batch))
+    assert ours.generate([batch[i] for i in order]) == [together[i] for i in order]
