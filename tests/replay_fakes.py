@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
-from handler.replay_letter import Letter
-from handler.replay_queue import QueueFacts, ReplayError, Sent
+from handler.replay.letter import Letter
+from handler.replay.queue import QueueFacts, ReplayError, Sent
 
 ARN = "arn:aws:sqs:us-east-1:123456789012:"
 

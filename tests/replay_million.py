@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from handler.backfill import Backfill, Place, list_objects
-from handler.replay_audit import AuditFile
-from handler.replay_choice import Choice
-from handler.replay_queue import Sent
-from handler.replay_run import Pace
+from handler.replay.audit import AuditFile
+from handler.replay.backfill import Backfill, Place, list_objects
+from handler.replay.choice import Choice
+from handler.replay.queue import Sent
+from handler.replay.run import Pace
 from tests.replay_fakes import FakeHalt
 
 KEYS = 1_000_000

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from handler import replay
+from handler.replay import command as replay
 
 REPO = Path(__file__).resolve().parents[1]
 

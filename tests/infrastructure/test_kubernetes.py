@@ -19,9 +19,9 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 from typer.main import get_command
 
-from handler.health import serve_health
 from handler.settings import WorkerSettings
-from handler.worker import app
+from handler.worker.command import app
+from handler.worker.health import serve_health
 from tests.infrastructure.kubernetes_objects import BUILT, REPO, VERSIONS, container, one, pod, settings, validate
 from tests.infrastructure.kustomization import Object
 

@@ -19,11 +19,11 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner, Result
 
-from handler import replay
 from handler.dead_letters import SqsDeadLetters
-from handler.invocation import sqs_event
 from handler.local import EmbeddedStack
-from handler.replay_queue import SqsQueue
+from handler.replay import command as replay
+from handler.replay.queue import SqsQueue
+from handler.worker.invocation import sqs_event
 from tests.proxy import Proxy
 from tests.replay_fakes import text
 

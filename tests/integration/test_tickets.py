@@ -23,7 +23,7 @@ from enrichment import EnrichedTicket, Enricher
 from handler.app import Handler, build
 from handler.local import EmbeddedStack
 from handler.settings import Settings
-from handler.tickets import app
+from handler.tickets.command import app
 
 # Other tests share the table: these tickets are the newest for a long time, and lists begin with them. Those that come
 # while somebody watches are of a time before, so that the tests may run in any order.

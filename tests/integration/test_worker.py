@@ -25,12 +25,12 @@ import pytest
 
 from handler.drain import Drain
 from handler.errors import ServiceFailed
-from handler.invocation import sqs_event
 from handler.local import EmbeddedStack
-from handler.message_queue import QueueFacts, SqsMessageQueue
-from handler.processor import process
-from handler.reports import Plan, Reporter
 from handler.settings import WorkerSettings
+from handler.worker.invocation import sqs_event
+from handler.worker.message_queue import QueueFacts, SqsMessageQueue
+from handler.worker.processor import process
+from handler.worker.reports import Plan, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from handler.replay_audit import AuditFile, Journal, NoAudit
-from handler.replay_letter import Ancestor
-from handler.replay_queue import ReplayError, ReplayRefused
+from handler.replay.audit import AuditFile, Journal, NoAudit
+from handler.replay.letter import Ancestor
+from handler.replay.queue import ReplayError, ReplayRefused
 
 SUBJECT = {"source": "arn:dead", "destination": "arn:live"}
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from handler.backfill import Backfill, Place, notification, parse_place
 from handler.messages import StoredTicket, references
-from handler.replay_audit import Audit, AuditFile, NoAudit
-from handler.replay_choice import Choice
-from handler.replay_queue import ReplayError, ReplayRefused, Sent
-from handler.replay_run import Pace
+from handler.replay.audit import Audit, AuditFile, NoAudit
+from handler.replay.backfill import Backfill, Place, notification, parse_place
+from handler.replay.choice import Choice
+from handler.replay.queue import ReplayError, ReplayRefused, Sent
+from handler.replay.run import Pace
 from tests.replay_fakes import FakeHalt, FakeQueue
 
 REPO = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from handler.replay_choice import Choice, ExpressionInvalid, Match, milliseconds
-from handler.replay_letter import Letter
+from handler.replay.choice import Choice, ExpressionInvalid, Match, milliseconds
+from handler.replay.letter import Letter
 from tests.replay_fakes import letter, text
 
 NOTIFICATION = json.dumps({"Records": [{"s3": {"bucket": {"name": "tickets-raw"}, "object": {"key": "2026/a.json"}}}]})

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from handler import replay
-from handler.replay_display import sentence
-from handler.replay_jobs import Order
-from handler.replay_look import Tally
-from handler.replay_move import Move
+from handler.replay import command as replay
+from handler.replay.display import sentence
+from handler.replay.jobs import Order
+from handler.replay.look import Tally
+from handler.replay.move import Move
 
 REPO = Path(__file__).resolve().parents[2]
 QUEUES = {
@@ -111,7 +111,11 @@ def test_help_names_the_commands_and_the_default() -> None:
 def test_importing_it_reads_no_environment_and_asks_nobody() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
-        [sys.executable, "-c", "import handler.replay"], cwd=REPO, env=environment, capture_output=True, check=False
+        [sys.executable, "-c", "import handler.replay.command"],
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from handler.replay_hold import Hold
-from handler.replay_queue import ReplayError
+from handler.replay.hold import Hold
+from handler.replay.queue import ReplayError
 from tests.replay_fakes import Clock, FakeQueue, letter
 
 

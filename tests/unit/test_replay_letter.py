@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler.dead_letters import SqsDeadLetters
-from handler.invocation import sqs_event
-from handler.replay_letter import MOST_BYTES, REDRIVEN, Ancestor, Letter, LetterUnsendable, Parcel, batches, pack
+from handler.replay.letter import MOST_BYTES, REDRIVEN, Ancestor, Letter, LetterUnsendable, Parcel, batches, pack
+from handler.worker.invocation import sqs_event
 from tests.replay_fakes import letter, text
 
 ARN = "arn:aws:sqs:us-east-1:123456789012:ticket-processing"

@@ -9,8 +9,8 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from handler.replay_move import Move, move_all
-from handler.replay_queue import ReplayError
+from handler.replay.move import Move, move_all
+from handler.replay.queue import ReplayError
 from tests.replay_fakes import ARN, FakeHalt
 
 DEAD, LIVE = ARN + "dead", ARN + "live"

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 from botocore.stub import Stubber
 
-from handler.replay_queue import ReplayError, SqsQueue, error_line
+from handler.replay.queue import ReplayError, SqsQueue, error_line
 
 URL = "https://sqs.us-east-1.amazonaws.com/123456789012/dead"
 ARN = "arn:aws:sqs:us-east-1:123456789012:dead"

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from handler.replay_audit import Audit, AuditFile, NoAudit
-from handler.replay_choice import Choice
-from handler.replay_hold import Hold
-from handler.replay_letter import MOST_BYTES, Letter
-from handler.replay_look import Look, Plan, Tally
-from handler.replay_queue import QueueFacts, ReplayError, Sent
-from handler.replay_run import Pace, Replay, send_entries
+from handler.replay.audit import Audit, AuditFile, NoAudit
+from handler.replay.choice import Choice
+from handler.replay.hold import Hold
+from handler.replay.letter import MOST_BYTES, Letter
+from handler.replay.look import Look, Plan, Tally
+from handler.replay.queue import QueueFacts, ReplayError, Sent
+from handler.replay.run import Pace, Replay, send_entries
 from tests.replay_fakes import ARN, Clock, FakeHalt, FakeQueue, letter, text
 
 SUBJECT = {"source": "dead", "destination": "live"}

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import pytest
 import typer
 
-from handler import replay
-from handler.replay_choice import ExpressionInvalid
-from handler.replay_display import Groups, letter_row, progress
-from handler.replay_queue import QueueFacts, ReplayError, ReplayRefused
-from handler.replay_session import check_pair, complain, confirm, ending, reported
+from handler.replay import command as replay
+from handler.replay.choice import ExpressionInvalid
+from handler.replay.display import Groups, letter_row, progress
+from handler.replay.queue import QueueFacts, ReplayError, ReplayRefused
+from handler.replay.session import check_pair, complain, confirm, ending, reported
 from tests.replay_fakes import ARN, letter, text
 
 NOTIFICATION = json.dumps(

@@ -28,14 +28,15 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
-from handler.access import AccessSettings
-from handler.catalogue import URGENCIES, Catalogue, CatalogueError, Item, ObjectUnreadable, Selection
-from handler.display import age, moment, ticket_row, write, write_whole
-from handler.likeness import Likeness, similar
-from handler.options import since_seconds
+from handler.display import age, moment, write, write_whole
 from handler.settings import Settings
 from handler.storage import AwsTicketSink, Write
-from handler.tickets import app, follow_tickets, main
+from handler.tickets.access import AccessSettings
+from handler.tickets.catalogue import URGENCIES, Catalogue, CatalogueError, Item, ObjectUnreadable, Selection
+from handler.tickets.command import app, follow_tickets, main
+from handler.tickets.likeness import Likeness, similar
+from handler.tickets.options import since_seconds
+from handler.tickets.rows import ticket_row
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = count(1)
@@ -741,7 +742,7 @@ def test_a_terminal_that_lacks_letters_is_no_error(world: World, monkeypatch: py
 
 def test_the_command_is_installed() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["scripts"]["tickets"] == "handler.tickets:main"
+    assert project["scripts"]["tickets"] == "handler.tickets.command:main"
 
 
 # -- watching
@@ -766,7 +767,7 @@ def test_followed_tickets_come_once_each_and_the_oldest_first(world: World) -> N
 
 
 def test_a_followed_list_keeps_no_more_than_the_newest_in_sight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handler.tickets._REMEMBERED", 20)
+    monkeypatch.setattr("handler.tickets.command._REMEMBERED", 20)
     rounds = follow_tickets(world.catalogue, Selection(), [], 10)
     assert next(rounds) == []
     for number in range(30):

@@ -22,11 +22,11 @@ from typing import Annotated
 import typer
 
 from handler.display import form_of, write
-from handler.replay_display import Groups, depth_rows, letter_row, sentence
-from handler.replay_jobs import Order, facts, fill, look, move, send_back
-from handler.replay_letter import Letter
-from handler.replay_look import Plan, Tally
-from handler.replay_options import (
+from handler.replay.display import Groups, depth_rows, letter_row, sentence
+from handler.replay.jobs import Order, facts, fill, look, move, send_back
+from handler.replay.letter import Letter
+from handler.replay.look import Plan, Tally
+from handler.replay.options import (
     CommandByDefault,
     DestinationOption,
     EmptyPollsOption,
@@ -41,8 +41,8 @@ from handler.replay_options import (
     WaitOption,
     make_choice,
 )
-from handler.replay_queue import ReplayRefused
-from handler.replay_session import complain, reported
+from handler.replay.queue import ReplayRefused
+from handler.replay.session import complain, reported
 
 __all__ = ["app", "main"]
 
@@ -239,7 +239,3 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal has every letter
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -15,12 +15,12 @@ from urllib.parse import quote_plus
 import pydantic_core
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.replay_audit import Audit
-from handler.replay_choice import Choice
-from handler.replay_letter import timestamp
-from handler.replay_look import Halt, Tally
-from handler.replay_queue import Queue, ReplayError, ReplayRefused, error_line
-from handler.replay_run import Pace, send_entries
+from handler.replay.audit import Audit
+from handler.replay.choice import Choice
+from handler.replay.letter import timestamp
+from handler.replay.look import Halt, Tally
+from handler.replay.queue import Queue, ReplayError, ReplayRefused, error_line
+from handler.replay.run import Pace, send_entries
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from handler.drain import TICK, on_ending
 from handler.observability import Logger
-from handler.reports import WorkerFigures, replay
+from handler.worker.reports import WorkerFigures, replay
 
 __all__ = ["Supervisor", "SupervisorFigures"]
 
@@ -49,8 +49,8 @@ class _Child:
 class Supervisor:
     """Keeps so many processes of a command alive until it is told to end.
 
-    `command(fd)` gives the arguments of a process that reports through that descriptor (handler.reports) and ends when
-    its standard input does.
+    `command(fd)` gives the arguments of a process that reports through that descriptor (handler.worker.reports) and
+    ends when its standard input does.
     """
 
     def __init__(

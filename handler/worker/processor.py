@@ -1,7 +1,7 @@
 """One process of the worker: loads the models, then polls until it is asked to end.
 
-handler.supervisor starts it as `python -m handler.processor FD PLAN`. It reports through that descriptor, and lives
-as long as its standard input is open: a parent that was killed takes its processes along.
+handler.worker.supervisor starts it as `python -m handler.worker.processor FD PLAN`. It reports through that descriptor,
+and lives as long as its standard input is open: a parent that was killed takes its processes along.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from enrichment.errors import EnrichmentError
 from enrichment.session import available_cores
 from handler.app import build
 from handler.drain import Drain, on_ending
-from handler.message_queue import SqsMessageQueue
 from handler.observability import make_logger
-from handler.polling import Poller
-from handler.reports import Plan, Reporter
 from handler.settings import WorkerSettings
+from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.polling import Poller
+from handler.worker.reports import Plan, Reporter
 
 __all__ = ["process"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Protocol, Self
 
-from handler.replay_letter import Ancestor, timestamp
-from handler.replay_queue import ReplayError, ReplayRefused
+from handler.replay.letter import Ancestor, timestamp
+from handler.replay.queue import ReplayError, ReplayRefused
 
 __all__ = ["Audit", "AuditFile", "Journal", "NoAudit"]
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from handler.replay_audit import Audit
-from handler.replay_hold import Hold
-from handler.replay_letter import Ancestor, Letter, LetterUnsendable, Parcel, batches, pack
-from handler.replay_look import Halt, Look, Tally
-from handler.replay_queue import Queue, QueueFacts, ReplayError, Sent
+from handler.replay.audit import Audit
+from handler.replay.hold import Hold
+from handler.replay.letter import Ancestor, Letter, LetterUnsendable, Parcel, batches, pack
+from handler.replay.look import Halt, Look, Tally
+from handler.replay.queue import Queue, QueueFacts, ReplayError, Sent
 
 __all__ = ["Pace", "Replay", "send_entries"]
 

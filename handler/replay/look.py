@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from handler.replay_audit import Journal
-from handler.replay_choice import Choice
-from handler.replay_hold import Hold
-from handler.replay_letter import Ancestor, Letter
-from handler.replay_queue import Queue
+from handler.replay.audit import Journal
+from handler.replay.choice import Choice
+from handler.replay.hold import Hold
+from handler.replay.letter import Ancestor, Letter
+from handler.replay.queue import Queue
 
 __all__ = ["Halt", "Look", "Plan", "Sorted", "Tally"]
 

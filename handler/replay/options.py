@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from handler.replay_choice import Choice, ExpressionInvalid, Match, milliseconds
-from handler.replay_letter import REDRIVEN
+from handler.replay.choice import Choice, ExpressionInvalid, Match, milliseconds
+from handler.replay.letter import REDRIVEN
 
 __all__ = [
     "CommandByDefault",

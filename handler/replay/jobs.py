@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from handler.backfill import Backfill, list_objects, parse_place
-from handler.replay_audit import Audit, AuditFile, Journal, NoAudit
-from handler.replay_choice import Choice
-from handler.replay_display import progress
-from handler.replay_hold import Hold
-from handler.replay_letter import Letter
-from handler.replay_look import Look, Plan, Tally
-from handler.replay_move import Move, move_all
-from handler.replay_queue import QueueFacts, ReplayRefused, SqsQueue
-from handler.replay_run import Pace, Replay
-from handler.replay_session import check_pair, client, complain, confirm, ending
+from handler.replay.audit import Audit, AuditFile, Journal, NoAudit
+from handler.replay.backfill import Backfill, list_objects, parse_place
+from handler.replay.choice import Choice
+from handler.replay.display import progress
+from handler.replay.hold import Hold
+from handler.replay.letter import Letter
+from handler.replay.look import Look, Plan, Tally
+from handler.replay.move import Move, move_all
+from handler.replay.queue import QueueFacts, ReplayRefused, SqsQueue
+from handler.replay.run import Pace, Replay
+from handler.replay.session import check_pair, client, complain, confirm, ending
 
 __all__ = ["Order", "facts", "fill", "look", "move", "send_back"]
 

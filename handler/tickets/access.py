@@ -14,8 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from handler.catalogue import Catalogue, CatalogueError
-from handler.likeness import READERS
+from handler.tickets.catalogue import Catalogue, CatalogueError
+from handler.tickets.likeness import READERS
 
 __all__ = ["AccessSettings", "opened"]
 

@@ -18,9 +18,9 @@ from rich.text import Text
 from handler.display import Row, age, moment
 from handler.errors import MessageError
 from handler.messages import Deleted, InlineTicket, StoredTicket, references
-from handler.replay_letter import Letter
-from handler.replay_look import Tally
-from handler.replay_queue import QueueFacts
+from handler.replay.letter import Letter
+from handler.replay.look import Tally
+from handler.replay.queue import QueueFacts
 
 __all__ = ["Groups", "depth_rows", "letter_row", "progress", "sentence"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.replay_letter import MOST_BYTES, Letter
+from handler.replay.letter import MOST_BYTES, Letter
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Self
 
-from handler.replay_letter import Letter
-from handler.replay_queue import Queue, ReplayError
+from handler.replay.letter import Letter
+from handler.replay.queue import Queue, ReplayError
 
 __all__ = ["Hold"]
 

@@ -14,8 +14,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from handler.drain import Drain, on_ending
-from handler.replay_choice import ExpressionInvalid
-from handler.replay_queue import QueueFacts, ReplayError, ReplayRefused, error_line
+from handler.replay.choice import ExpressionInvalid
+from handler.replay.queue import QueueFacts, ReplayError, ReplayRefused, error_line
 
 __all__ = ["check_pair", "client", "complain", "confirm", "ending", "reported"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.replay_look import Halt
-from handler.replay_queue import ReplayError, error_line
+from handler.replay.look import Halt
+from handler.replay.queue import ReplayError, error_line
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

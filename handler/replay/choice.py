@@ -15,7 +15,7 @@ from typing import Any, Final
 import jmespath
 from jmespath.exceptions import JMESPathError, JMESPathTypeError
 
-from handler.replay_letter import Letter
+from handler.replay.letter import Letter
 
 __all__ = ["Choice", "ExpressionInvalid", "Match", "milliseconds"]
 
