@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BUNDLE ?= .bundles/compact
 BIN := $(VENV)/bin
+# Its dependencies, heavy and pinned, do not fit beside ours.
+CHECKOV := .venv-checkov
+CHECKOV_VERSION := 3.3.30
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXPORT := $(wildcard enrichment/export/*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
+EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
 
-.PHONY: help demo test check bench bundle bundle-path format lint types template clean
+.PHONY: help demo test test-faults check scan bench bundle bundle-path format lint types template clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -21,7 +24,10 @@ bundle-path: $(BUNDLE)/bundle.json  ## Print the folder of the bundle, building 
 	@echo $(abspath $(BUNDLE))
 
 test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run every test
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+test-faults: $(VENV)/.dev  ## Only the tests that kill and break things
+	$(BIN)/python -m pytest -s tests/faults
 
 check: format lint types template test  ## Format, lint, types, template and tests
 
@@ -37,11 +43,14 @@ types: $(VENV)/.dev
 template: $(VENV)/.dev
 	$(BIN)/cfn-lint template.yaml
 
+scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan template.yaml, and what is deployed for secrets, with checkov
+	@$(CHECKOV)/bin/python .ci/scan.py
+
 bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Print the figures of the README, as ratios within one run
 	@$(BIN)/python -m tests.bench --bundle $(BUNDLE)
 
 clean:  ## Remove the virtual environment and the bundles
-	rm -rf $(VENV) .bundles
+	rm -rf $(VENV) $(CHECKOV) .bundles
 
 # The default bundle; another one is given by BUNDLE=... and is never built here.
 .bundles/compact/bundle.json: $(EXPORT) | $(VENV)/.demo
@@ -56,6 +65,12 @@ $(VENV)/.demo: pyproject.toml deploy/constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) install -q --no-compile -c deploy/constraints.txt -e '.[dev]'
+	@touch $@
+
+$(CHECKOV)/.$(CHECKOV_VERSION): | $(VENV)/bin/python
+	@echo "Installing into $(CHECKOV) ..." >&2
+	@$(BIN)/python -m venv --clear $(CHECKOV)
+	@$(CHECKOV)/bin/python -m pip --disable-pip-version-check install -q --no-compile checkov==$(CHECKOV_VERSION)
 	@touch $@
 
 $(VENV)/bin/python:

@@ -21,15 +21,13 @@ from typing import Final
 import numpy as np
 
 from enrichment.bundle import Bundle
-from enrichment.classify import TASKS, Head, Task, open_heads
-from enrichment.cues import Cues
+from enrichment.classify import TASKS, Classified, Classifiers
 from enrichment.encoder import Encoded, Encoder, Floats, Tokens
 from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
-from enrichment.manifest import AbstractiveSpec, ClassifierSpec
-from enrichment.sentiment import Judgement, SequenceClassifier
+from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.extractive import Outline, outline, summarize
 from enrichment.summary.summarizer import Summarizer, Summary
-from enrichment.text import MAX_CHARACTERS, micro_batches
+from enrichment.text import micro_batches
 from enrichment.ticket import EnrichmentData, RawTicket
 
 __all__ = ["Enricher", "Observe", "TimeLeft"]
@@ -39,7 +37,7 @@ TimeLeft = Callable[[], float]
 Observe = Callable[[str, float, int], None]
 """Called with a stage ("tokenize", "encode", "classify", "summarize"), its seconds and its number of tickets."""
 
-_BUDGET: Final = 4096  # tokens of a micro-batch: bounds the activations to about 100 MB
+_BUDGET: Final = 1024  # tokens of a micro-batch: more takes memory and gains no speed
 _HEADROOM: Final = 1.5  # an estimate of time is trusted up to this factor
 _SUMMARIZER_ROW: Final = 12.0  # by their numbers of weights: 135 million to 11 million
 _WARM_UP: Final = (
@@ -56,18 +54,6 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    """What the classifiers say: per task the probabilities and the label.
-
-    `truncated` says whether a model of its own for sentiment saw only the beginning, None where there is none.
-    """
-
-    scores: dict[Task, dict[str, float]]
-    labels: dict[Task, str]
-    truncated: bool | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Watch:
     time_left: TimeLeft
     observe: Observe
@@ -77,25 +63,13 @@ class Enricher:
     """Enriches tickets with the models of one bundle; `enrich` may be called by several threads."""
 
     def __init__(
-        self,
-        bundle: Bundle,
-        encoder: Encoder,
-        cues: Cues,
-        heads: dict[Task, Head],
-        sentiment: SequenceClassifier | None = None,
-        summarizer: Summarizer | None = None,
+        self, bundle: Bundle, encoder: Encoder, classifiers: Classifiers, summarizer: Summarizer | None = None
     ) -> None:
         self.bundle = bundle
         self.version = bundle.version
         self._encoder = encoder
-        self._cues = cues
-        self._heads = heads
-        self._sentiment = sentiment
+        self._classifiers = classifiers
         self._summarizer = summarizer
-        judges: dict[Task, Head | SequenceClassifier] = {**heads}
-        if sentiment is not None:
-            judges["sentiment"] = sentiment
-        self._judges = judges
         # What a ticket costs beside its tokens: a generated summary is computed in rows like theirs.
         self._extra = summarizer.rows if summarizer else 0
         self._nothing: Floats = np.zeros(bundle.manifest.models.encoder.dimensions, np.float32)
@@ -109,15 +83,11 @@ class Enricher:
         """
         bundle = Bundle.open(folder, verify=verify)
         encoder = Encoder.open(bundle, threads=threads)
-        cues = Cues.from_file(bundle.path(bundle.manifest.models.cues))
-        heads = open_heads(bundle, encoder.features + len(cues.names))
-        models = bundle.manifest.models
-        sentiment = summarizer = None
-        if isinstance(models.sentiment, ClassifierSpec):
-            sentiment = SequenceClassifier.open(bundle, models.sentiment, threads=threads)
-        if isinstance(models.summary, AbstractiveSpec):
-            summarizer = Summarizer.open(bundle, models.summary, threads=threads)
-        return cls(bundle, encoder, cues, dict(heads), sentiment, summarizer)
+        classifiers = Classifiers.open(bundle, encoder, threads=threads)
+        spec = bundle.manifest.models.summary
+        if isinstance(spec, AbstractiveSpec):
+            return cls(bundle, encoder, classifiers, Summarizer.open(bundle, spec, threads=threads))
+        return cls(bundle, encoder, classifiers)
 
     def enrich(
         self, tickets: Sequence[RawTicket], *, time_left: TimeLeft | None = None, observe: Observe | None = None
@@ -179,45 +149,21 @@ class Enricher:
             results = self._encoder.encode([item.tokens for item in full], [item.outline.sentences for item in full])
             encoded = {id(item): result for item, result in zip(full, results, strict=True)}
         times.append(time.perf_counter())
-        scored = self._classify(part, encoded)
+        found = [encoded.get(id(item)) for item in part]
+        classified = self._classifiers.classify([item.outline.text for item in part], found)
         times.append(time.perf_counter())
-        summaries = self._summarize(part, encoded)
+        summaries = self._summarize(part, found)
         times.append(time.perf_counter())
         if full:
             self._learn(cost, times[-1] - times[0])
         for stage, begin, end in zip(("encode", "classify", "summarize"), times, times[1:], strict=False):
             watch.observe(stage, end - begin, len(part))
-        return [
-            self._result(item, encoded.get(id(item)), score, summary)
-            for item, score, summary in zip(part, scored, summaries, strict=True)
-        ]
+        return [self._result(*parts) for parts in zip(part, found, classified, summaries, strict=True)]
 
-    def _classify(self, part: Sequence[_Item], encoded: dict[int, Encoded]) -> list[_Scored]:
-        judged: dict[int, Judgement] = {}
-        if self._sentiment is not None and (full := [item for item in part if id(item) in encoded]):
-            judgements = self._sentiment.judge([item.outline.text for item in full])
-            judged = {id(item): judgement for item, judgement in zip(full, judgements, strict=True)}
-        return [self._score(item.outline.text, encoded.get(id(item)), judged.get(id(item))) for item in part]
-
-    def _score(self, text: str, encoded: Encoded | None, judgement: Judgement | None) -> _Scored:
-        scores: dict[Task, dict[str, float]] = {}
-        if encoded is None:
-            scores = {task: head.unknown() for task, head in self._heads.items()}
-            labels = {task: head.fallback for task, head in self._heads.items()}
-        else:
-            features: Floats = np.concatenate([encoded.pooled, self._cues.features(text[:MAX_CHARACTERS])])
-            scores = {task: head.probabilities(features) for task, head in self._heads.items()}
-            labels = {task: max(scores[task], key=scores[task].__getitem__) for task in self._heads}
-        if self._sentiment is None:
-            return _Scored(scores, labels, None)
-        judgement = judgement or self._sentiment.unknown()
-        scores["sentiment"], labels["sentiment"] = judgement.probabilities, judgement.label
-        return _Scored(scores, labels, judgement.truncated)
-
-    def _summarize(self, part: Sequence[_Item], encoded: dict[int, Encoded]) -> list[Summary]:
+    def _summarize(self, part: Sequence[_Item], encoded: Sequence[Encoded | None]) -> list[Summary]:
         if self._summarizer is not None:
             return self._summarizer.summarize([item.outline for item in part])
-        return [Summary(self._extract(item.outline, encoded.get(id(item))), item.tokens.cut) for item in part]
+        return [Summary(self._extract(item.outline, e), item.tokens.cut) for item, e in zip(part, encoded, strict=True)]
 
     def _extract(self, outline: Outline, encoded: Encoded | None) -> str:
         spec = self.bundle.manifest.models.summary
@@ -230,15 +176,17 @@ class Enricher:
             count_tokens=self._encoder.count_tokens,
         )
 
-    def _result(self, item: _Item, encoded: Encoded | None, scored: _Scored, summary: Summary) -> EnrichmentData:
-        labels = dict(scored.labels)
+    def _result(self, item: _Item, encoded: Encoded | None, classified: Classified, summary: Summary) -> EnrichmentData:
+        labels = dict(classified.labels)
         # A label that is none of the model's own (NEUTRAL between two sides) is as sure as the likelier side.
-        confidence = {task: scored.scores[task].get(labels[task], max(scored.scores[task].values())) for task in TASKS}
+        confidence = {
+            task: classified.scores[task].get(labels[task], max(classified.scores[task].values())) for task in TASKS
+        }
         if item.ticket.priority is not None:
             labels["urgency"], confidence["urgency"] = item.ticket.priority, 1.0
         cut = {task: self._encoder.is_beyond_first_window(item.tokens) for task in ("embedding", *TASKS)}
-        if scored.truncated is not None:
-            cut["sentiment"] = scored.truncated
+        if classified.truncated is not None:
+            cut["sentiment"] = classified.truncated
         cut["summary"] = summary.truncated
         embedding = encoded.embedding if encoded else self._nothing
         return EnrichmentData.model_validate(
@@ -249,8 +197,8 @@ class Enricher:
                 "summary": summary.text,
                 "processed_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "model_version": self.version,
-                "scores": scored.scores,
-                "needs_review": any(confidence[task] < self._judges[task].threshold for task in TASKS),
+                "scores": classified.scores,
+                "needs_review": any(confidence[task] < self._classifiers.threshold(task) for task in TASKS),
                 "truncated": [task for task, was_cut in cut.items() if was_cut],
             }
         )
@@ -267,8 +215,7 @@ class Enricher:
     def _warm_up(self) -> float:
         [tokens] = self._encoder.tokenize([_WARM_UP])
         self._encoder.encode([tokens], [[]])
-        if self._sentiment is not None:
-            self._sentiment.judge([_WARM_UP])
+        self._classifiers.warm_up(_WARM_UP)
         begin = time.perf_counter()
         self._encoder.encode([tokens], [[]])
         seconds = (time.perf_counter() - begin) / tokens.cost

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Final
 
 import onnxruntime as ort
 
 __all__ = ["available_cores", "make_session"]
 
 
+_CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
 def available_cores() -> int:
-    """Cores that this process may use: on Lambda a share of the memory setting, 1 per 1,769 MB."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Cores that this process may use: on Lambda by its memory, 1 per 1,769 MB; in a pod by the limit of its cgroup."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_LIMIT.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
+        return cores
 
 
 def make_session(graph: Path, *, threads: int | None = None) -> ort.InferenceSession:

@@ -49,6 +49,7 @@ class Batch:
         self._reserve = min(_RESERVE_MOST, _RESERVE_SHARE * time_left())
         self._tickets: dict[object, TicketState] = {}
         self._messages = [self._message(record) for record in records]
+        self._to_retry: set[int] = set()
 
     def run(self) -> None:
         """Fetches, enriches, stores and settles; raises nothing for whatever the records hold."""
@@ -64,7 +65,7 @@ class Batch:
 
     def settled(self, record: Mapping[str, Any]) -> None:
         """Raises MessageFailed for a record that is to be retried."""
-        if any(message.record is record and message.outcome == "failed" for message in self._messages):
+        if id(record) in self._to_retry:
             raise MessageFailed
 
     # -- parse
@@ -196,6 +197,7 @@ class Batch:
                     extra={**message.names(), "error_type": error.code, "detail": str(error)},
                 )
         failed = [message for message in self._messages if message.outcome == "failed"]
+        self._to_retry = {id(message.record) for message in failed}
         self._at_once(self._put_off, failed, "put off", _KEEP_PUTTING_OFF)
 
     def _reject(self, message: MessageState) -> None:

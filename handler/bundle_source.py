@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlparse
@@ -25,7 +26,10 @@ def install_bundle(uri: str, cache: str, s3: Callable[[], Any]) -> Path:
     if parts.scheme == "file":
         return install(_from_folder(Path(unquote(parts.path))), cache, place=uri)
     if parts.scheme == "s3" and parts.netloc:
-        return install(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, place=uri)
+        try:
+            return install(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, place=uri)
+        except BotoCoreError as error:
+            raise BundleMissing(f"MODEL_BUNDLE {uri} broke off while it was copied ({error}); start again") from error
     raise BundleInvalid(f"MODEL_BUNDLE is {uri!r}; it must be file:///folder or s3://bucket/prefix")
 
 
@@ -46,7 +50,8 @@ def _from_s3(client: Any, bucket: str, prefix: str) -> Callable[[str], BinaryIO]
     def open_file(name: str) -> BinaryIO:
         key = f"{prefix}/{name}" if prefix else name
         try:
-            return cast("BinaryIO", client.get_object(Bucket=bucket, Key=key)["Body"])
+            # Closed, not entered: what a StreamingBody gives to `with` is the bare stream, without botocore's errors.
+            return cast("BinaryIO", closing(client.get_object(Bucket=bucket, Key=key)["Body"]))
         except (ClientError, BotoCoreError) as error:
             raise BundleMissing(
                 f"MODEL_BUNDLE names s3://{bucket}/{prefix}, where {name} cannot be read ({error}); "

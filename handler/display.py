@@ -19,17 +19,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from handler.catalogue import URGENCIES, Item
-
 __all__ = [
     "Form",
     "Row",
     "age",
-    "count_rows",
     "form_of",
     "keep_showing",
     "moment",
-    "ticket_row",
     "write",
     "write_whole",
 ]
@@ -56,34 +52,6 @@ class Row:
 def form_of(*, as_json: bool) -> Form:
     """The form of standard output: a table only where somebody looks at it."""
     return "json" if as_json else "table" if sys.stdout.isatty() else "lines"
-
-
-def ticket_row(item: Item, cosine: float | None = None) -> Row:
-    """A ticket of a list, with its likeness to another one where there is such."""
-    labels = {"urgency": item.urgency, "intent": item.intent, "sentiment": item.sentiment}
-    texts = {"ticket": item.ticket_id, "subject": item.subject, "summary": item.summary}
-    likeness = {} if cosine is None else {"cosine": f"{cosine:.4f}"}
-    review = "yes" if item.needs_review else "no"
-    return Row(
-        data={**({} if cosine is None else {"cosine": cosine}), **item.model_dump()},
-        cells=[*likeness.values(), moment(item.created_at), *labels.values(), review, *texts.values()],
-        shown={**likeness, "age": age(item.created_at), **labels, "?": "?" if item.needs_review else "", **texts},
-    )
-
-
-def count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[Row]:
-    """One row a label: of each kind the most frequent first, but urgencies in their own order."""
-    rows = []
-    for kind, labels in counts.items():
-        for label, number in sorted(labels.items(), key=lambda entry: (-entry[1], entry[0])):
-            shown = {"by": kind, "label": label, "tickets": str(number)}
-            rows.append(Row({"by": kind, "label": label, "count": number}, list(shown.values()), shown))
-    rank = {label: place for place, label in enumerate(URGENCIES)}
-    places = [place for place, row in enumerate(rows) if row.data["by"] == "urgency"]
-    ranked = sorted((rows[place] for place in places), key=lambda row: rank.get(row.data["label"], len(rank)))
-    for place, row in zip(places, ranked, strict=True):
-        rows[place] = row
-    return rows
 
 
 def write(rows: Iterable[Row], form: Form) -> None:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-__all__ = ["Drain", "on_ending"]
+__all__ = ["TICK", "Drain", "on_ending"]
 
 _T = TypeVar("_T")
 
@@ -26,6 +26,11 @@ def on_ending(ask: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# Whichever thread a signal reaches, Python runs its handler in the main one, and only once that wakes: so no wait of
+# the main thread may be endless.
+TICK: Final = 0.5  # seconds
 
 
 class Drain:
@@ -69,16 +74,19 @@ class Drain:
         young_until = self._clock() + patience
         future: Future[_T] = Future()
         threading.Thread(target=self._deliver, args=(future, work), daemon=True).start()
-        found = self._inbox.get()
+        found = self._next(math.inf)
         if found is None:
             found = self._next(young_until - self._clock())
         return None if found is None else future.result()
 
     def _next(self, seconds: float) -> Future[Any] | None:
-        try:
-            return self._inbox.get(timeout=max(0.0, seconds))
-        except queue.Empty:
-            return None
+        end = time.monotonic() + max(0.0, seconds)
+        while True:
+            try:
+                return self._inbox.get(timeout=max(0.0, min(TICK, end - time.monotonic())))
+            except queue.Empty:
+                if time.monotonic() >= end:
+                    return None
 
     def _deliver(self, future: Future[_T], work: Callable[[], _T]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -89,7 +90,8 @@ class S3TicketSource:
             raise BucketUnexpected("the notification speaks of another bucket than RAW_BUCKET")
         try:
             answer = self._client.get_object(Bucket=reference.bucket, Key=reference.key)
-            with answer["Body"] as stream:
+            # Closed, not entered: what a StreamingBody gives to `with` is the bare stream, without botocore's errors.
+            with closing(answer["Body"]) as stream:
                 size = answer["ContentLength"]
                 if size > self._max_bytes:
                     raise ObjectTooLarge(f"the object has {size} bytes, MAX_TICKET_BYTES allows {self._max_bytes}")

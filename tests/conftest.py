@@ -20,6 +20,16 @@ settings.load_profile("repeatable")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the marks of these tests."""
+    config.addinivalue_line("markers", "last: takes so long that everything else runs before it")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts what takes long at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
 @pytest.fixture(scope="session")
 def bundle() -> Path:
     """The compact bundle's folder; the tests run on real weights."""

@@ -17,12 +17,12 @@ from typing import Any
 from enrichment import EnrichmentData, EnrichmentError, RawTicket
 from handler.app import Handler, build
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
-from handler.invocation import InvocationContext
 from handler.messages import StoredTicket
 from handler.observability import make_logger
 from handler.ports import Models
 from handler.settings import Settings
 from handler.storage import Known, RawObject, Write
+from handler.worker.invocation import InvocationContext
 from tests.cases import BUCKET, Answer, DeadLetter
 
 SETTINGS: dict[str, Any] = {

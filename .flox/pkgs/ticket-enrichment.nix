@@ -36,6 +36,7 @@ python313Packages.buildPythonPackage {
     python313Packages.tokenizers
   ];
   optional-dependencies.cli = [
+    python313Packages.jmespath
     python313Packages.prometheus-client
     python313Packages.rich
     python313Packages.typer

@@ -1,4 +1,5 @@
-# The long-poll worker. Only its program, not the interpreter's: it goes beside others in one environment.
+# The long-poll worker, and `tickets` to ask for what it made. Only these two programs of all that the interpreter has: the
+# package goes beside others into one environment.
 {
   lib,
   python313,
@@ -17,7 +18,7 @@ stdenvNoCC.mkDerivation {
   installPhase = ''
     runHook preInstall
     mkdir -p $out/bin
-    ln -s ${python}/bin/ticket-processor $out/bin/
+    ln -s ${python}/bin/ticket-processor ${python}/bin/tickets $out/bin/
     runHook postInstall
   '';
 
@@ -26,6 +27,7 @@ stdenvNoCC.mkDerivation {
   installCheckPhase = ''
     runHook preInstallCheck
     $out/bin/ticket-processor --help >/dev/null
+    $out/bin/tickets --help >/dev/null
     runHook postInstallCheck
   '';
 

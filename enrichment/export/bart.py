@@ -19,8 +19,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from enrichment.export.builder import Builder, Linear, Precision, Shared
+from enrichment.export.builder import Builder
 from enrichment.export.graph import Array
+from enrichment.export.weights import Linear, Precision, Shared
 
 __all__ = ["Bart", "decoder_graph", "encoder_graph"]
 

@@ -64,9 +64,10 @@ class Taxonomy:
                 raise ExportError(f"{path}: the labels of {task} must be {', '.join(sorted(_FIXED[task]))}")
             if fallbacks[task] not in by_label:
                 raise ExportError(f"{path}: [{task}] fallback = {fallbacks[task]!r} is none of its labels")
-            for label, entry in by_label.items():
-                cues[f"{task}.{label}"] = [str(cue) for cue in entry.get("cues", ())]
-                examples += [Labelled(str(text), {task: label}) for text in entry.get("examples", ())]
+            for label in by_label:
+                place = f"{task}.labels.{label}"
+                cues[f"{task}.{label}"] = _texts(by_label[label], "cues", place, path)
+                examples += [Labelled(text, {task: label}) for text in _texts(by_label[label], "examples", place, path)]
         lexicon = {
             name: str(_table(data, "lexicon", path).get(name, "")).split()
             for name in ("positive", "negative", "negators", "intensifiers")
@@ -93,6 +94,8 @@ def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
             labels: dict[Task, str] = {task: item[task] for task in TASKS if task in item}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ExportError(f"{path}, line {number}: not a labelled text ({error})") from error
+        if not isinstance(text, str):
+            raise ExportError(f"{path}, line {number}: not a labelled text (its text is none)")
         for task, label in labels.items():
             if label not in taxonomy.labels[task]:
                 raise ExportError(f"{path}, line {number}: {task} {label!r} is not in the taxonomy")
@@ -105,3 +108,10 @@ def _table(data: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
     if not isinstance(table, Mapping):
         raise ExportError(f"{path}: the table [{name}] is missing")
     return table
+
+
+def _texts(table: object, name: str, place: str, path: Path) -> list[str]:
+    found = table.get(name, []) if isinstance(table, Mapping) else None
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ExportError(f"{path}: [{place}] must be a table whose {name} are a list of texts")
+    return found

@@ -12,7 +12,6 @@ from typing import Any, Final
 from enrichment.bundle import Bundle
 from enrichment.export.assembly import placed, quiet, write_manifest
 from enrichment.export.bart import Bart, decoder_graph, encoder_graph
-from enrichment.export.builder import Shared, word_arrays
 from enrichment.export.compact import Recipe, Say, write_models
 from enrichment.export.corpus import Taxonomy, read_labelled
 from enrichment.export.distilbert import classifier_graph
@@ -28,6 +27,7 @@ from enrichment.export.sources import (
     weights_file,
 )
 from enrichment.export.verification import verify
+from enrichment.export.weights import Shared, word_arrays
 
 __all__ = ["GENERATION", "FullRecipe", "build"]
 
@@ -67,6 +67,7 @@ def build(recipe: FullRecipe, out: Path, say: Say) -> Bundle:
         # MiniLM's heads were trained for these very weights: others will not do.
         allowed = recipe.allow_unpinned and source is not MINILM
         folders[source.name] = find_model(source, place, allow_unpinned=allowed)
+        weights_file(source, folders[source.name])  # said now, not after minutes of building
     minilm, distilbert, distilbart = (folders[source.name] for source in (MINILM, DISTILBERT, DISTILBART))
     with placed(out) as folder:
         models, cosines = write_models(folder, minilm, recipe.base, ("intent", "urgency"), say)

@@ -78,7 +78,6 @@ def find_model(source: Source, place: str, *, allow_unpinned: bool = False) -> P
         folder = folder / source.name if (folder / source.name).is_dir() else folder
     if not allow_unpinned:
         _check(source, folder, place)
-    weights_file(source, folder)
     return folder
 
 

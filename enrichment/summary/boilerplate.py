@@ -36,6 +36,8 @@ _COURTESY: Final = re.compile(
     r"(?:i )?look(?:ing)? forward to (?:your|hearing)\b.{0,60}|please (?:help|advise|assist|let me know|get back to me)"
     r"(?: (?:me|us|asap|soon|urgently|at your earliest convenience|as soon as possible))*|"
     r"(?:please )?(?:let me know|do not hesitate|don't hesitate)\b.{0,30}\b(?:questions?|need|have|contact)\b.{0,60}|"
+    r"(?:i am|i'm|we are|we're) writing (?:to you )?(?:about|regarding|because of) the following|"
+    r"let me (?:describe|explain|summari[sz]e|tell you)\b.{0,30}|forwarding (?:this|it|you)\b.{0,40}|"
     r"fyi\b.{0,60}|(?:please )?see (?:below|attached|attachment)\b.{0,40}|"
     r"have a (?:nice|good|great|lovely)\b.{0,30}|(?:tel|phone|mobile|fax|email|e-mail|web|www)\b\s?[:.].{0,80}",
     re.IGNORECASE,
@@ -52,7 +54,8 @@ _NOTICE: Final = re.compile(
 _QUOTED: Final = re.compile(r"^[ \t]*>.*$|^[ \t]*```[^`]{0,8000}```", re.MULTILINE)  # mail, or code
 # From here on the text is another's.
 _OTHERS: Final = re.compile(
-    r"^[ \t]*(?:-{2,}[ \t]*(?:original|forwarded)\b.*|_{5,}|on .{4,120}\bwrote:|am .{4,120}\bschrieb\b.{0,60}:|"
+    r"^[ \t]*(?:-{2,}[ \t]*(?:original|forwarded)\b.*|_{5,}|on .{4,120}\bwrote:[ \t\r]*$|"
+    r"am .{4,120}\bschrieb\b.{0,60}:[ \t\r]*$|"
     r"begin forwarded message:|from: .+\n(?:(?:sent|date|to|cc|reply-to|subject): .*\n?)+)",
     re.IGNORECASE | re.MULTILINE,
 )

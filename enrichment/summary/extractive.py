@@ -24,6 +24,7 @@ _NOVELTY: Final = 0.45  # weight of "says something new" against "stands close t
 _LEAD: Final = 0.05  # the first sentences of a ticket state the matter more often than the last
 # Contextual vectors of one ticket lie close together: from 0.7 (an aside) to 0.98 (the matter itself) from the whole.
 _ASIDE: Final = 0.2  # what stands so much further off than the nearest is left out, even where there is room
+_NAMED: Final = 0.15  # the subject names the matter: what takes its words up stands nearer to it
 _SAME: Final = 0.94  # cosine of two sentences that say the same
 _MAX_CHARACTERS: Final = 1000  # a word of any length is a single token to the encoder, and a summary is for people
 _ITEM: Final = 0.1  # an item says little without its list
@@ -31,6 +32,11 @@ _ENDS: Final = ".!?。！？…"
 _MARKS: Final = str.maketrans({"。": ".", "！": "!", "？": "?", "…": "..."})
 _PIECE: Final = re.compile(rf"[{CJK}，、]|[^\s{CJK}，、]+")
 _CLAUSE: Final = re.compile(r"[,;:–—](?=\s)|[，、]|\s-(?=\s)")
+_PARTICLES: Final = re.compile(
+    r"\b(?:about|after|again|also|been|before|cannot|could|does|doing|every|from|have|help|into|issue|just|like|more|"
+    r"need|only|please|problem|question|request|since|some|still|than|that|their|them|there|these|they|this|urgent|"
+    r"very|want|what|when|where|which|will|with|would|your)\b"
+)
 # What a text that was cut must not end with.
 _DANGLING: Final = re.compile(
     r"(?:[\s,;:–—(-]|\b(?:and|or|but|so|the|an?|to|of|in|on|at|by|for|from|with|that|which|who|because|if|when|as|is|are|"
@@ -84,7 +90,9 @@ def summarize(
         costs = {i: count_tokens(_ended(texts[i])) for i in read if len(texts[i]) <= _MAX_CHARACTERS}
         lead = np.float32(_LEAD) / np.arange(1, len(texts) + 1, dtype=np.float32)
         relevance = vectors @ embedding + np.where(items, np.float32(-_ITEM), lead)
-        whole = " ".join(_ended(texts[i]) for i in _choose(relevance, vectors, costs, max_tokens))
+        wanted = _stems(ticket.subject[:_MAX_CHARACTERS])
+        named = np.asarray([_share_named(text, wanted) for text in texts], np.float32)
+        whole = " ".join(_ended(texts[i]) for i in _choose(relevance, named, vectors, costs, max_tokens))
         if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
             nearest = max(read, key=lambda i: float(relevance[i]))
             whole = _fit(texts[nearest], max_tokens, count_tokens)
@@ -93,7 +101,7 @@ def summarize(
 
 def beginning(ticket: Outline, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
     """The subject, or else the beginning of the ticket, as far as it fits."""
-    for text in (ticket.subject, ticket.matter, ticket.text[:MAX_CHARACTERS]):
+    for text in (ticket.subject, ticket.matter, without_markup(ticket.text[:MAX_CHARACTERS])):
         if fitting := _fit(" ".join(text.split()), max_tokens, count_tokens):
             return fitting
     return ""
@@ -110,7 +118,7 @@ def _ended(text: str) -> str:
     return text if not text or text[-1] in _ENDS else text + "."
 
 
-def _choose(relevance: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
+def _choose(relevance: Floats, named: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
     """The sentences to take, in their order; `costs` are their tokens, `left` how many there may be."""
     chosen: list[int] = []
     redundancy = dict.fromkeys(costs, 0.0)
@@ -120,12 +128,22 @@ def _choose(relevance: Floats, vectors: Floats, costs: dict[int, int], left: int
         for i, cost in costs.items()
         if i not in chosen and cost <= left and redundancy[i] <= _SAME and (relevance[i] >= floor or not chosen)
     ]:
-        best = max(candidates, key=lambda i: float(relevance[i]) - _NOVELTY * redundancy[i])
+        best = max(candidates, key=lambda i: float(relevance[i] + _NAMED * named[i]) - _NOVELTY * redundancy[i])
         chosen.append(best)
         left -= costs[best]
         for i in costs:
             redundancy[i] = max(redundancy[i], float(vectors[i] @ vectors[best]))
     return sorted(chosen)
+
+
+def _share_named(sentence: str, wanted: set[str]) -> float:
+    """How much of the subject's words a sentence takes up, 0 to 1."""
+    return min(1.0, len(wanted & _stems(sentence)) / min(3, len(wanted))) if wanted else 0.0
+
+
+def _stems(text: str) -> set[str]:
+    # Five letters tell "charged" from "chart" and not from "charge"; words under four are mostly particles.
+    return {word[:5] for word in re.findall(r"\w{4,}", _PARTICLES.sub(" ", text.lower()))}
 
 
 def _fit(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:

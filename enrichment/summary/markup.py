@@ -12,7 +12,7 @@ _TAG: Final = re.compile(
     r"</?(?:a|abbr|address|article|b|big|blockquote|body|br|button|center|code|col|colgroup|dd|div|dl|dt|em|figure|font|"
     r"footer|form|h[1-6]|head|header|hr|html|i|img|input|label|li|link|main|meta|nav|ol|p|pre|s|section|small|span|"
     r"strike|strong|style|script|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul|\w{1,4}:\w{1,12})"
-    r"(?=[\s/>])[^<>]{0,2000}>|<!--.{0,2000}?-->|<![a-z][^<>]{0,2000}>",
+    r"(?:\s[^<>]{0,2000}=[^<>]{0,2000}|\s+\w+)?\s*/?>|<!--.{0,2000}?-->|<![a-z][^<>]{0,2000}>",
     re.IGNORECASE | re.DOTALL,
 )
 _BLOCK: Final = re.compile(

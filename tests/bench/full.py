@@ -61,8 +61,8 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
         text = ticket_text(batch[0].subject, batch[0].body)[0]
         stages: dict[str, float] = {}
         ours, theirs = interleaved(
-            lambda e=enricher, b=batch: e.enrich(b, observe=lambda stage, seconds, _: stages.update({stage: seconds})),  # type: ignore[misc]
-            lambda t=text, n=beams: demo.enrich(t, n),  # type: ignore[misc]
+            partial(enricher.enrich, batch, observe=partial(_note, stages)),
+            partial(demo.enrich, text, beams),
             rounds=rounds,
         )
         ratio = theirs / (ours / 10)
@@ -70,6 +70,10 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
         say(name, f"{ratio:.1f} times", f"at least {BUDGET[beams]}", ratio >= BUDGET[beams])
         sys.stdout.write(f"        {ours * 100:.0f} ms a ticket against {theirs * 1000:.0f}; ")
         sys.stdout.write(", ".join(f"{stage} {seconds * 100:.0f}" for stage, seconds in stages.items()) + "\n")
+
+
+def _note(stages: dict[str, float], stage: str, seconds: float, _tickets: int) -> None:
+    stages[stage] = seconds
 
 
 def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> None:

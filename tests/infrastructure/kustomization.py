@@ -1,4 +1,4 @@
-"""What `kubectl kustomize` makes of a folder, for as much of kustomize as deploy/kubernetes uses; the rest is refused."""
+"""What `kubectl kustomize` makes of a folder, for as much as deploy/kubernetes uses of it; the rest is refused."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,50 @@ def test_samconfig_knows_the_parameters(environment: str) -> None:
     assert deploy["capabilities"] == "CAPABILITY_IAM"
     overrides = {override.partition("=")[0] for override in deploy.get("parameter_overrides", [])}
     assert overrides <= yaml_parse(TEXT)["Parameters"].keys()
+
+
+def overruled(template: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rules of checkov that resources overrule: resource, rule and reason."""
+    found = {name: each.get("Metadata", {}).get("checkov", {}) for name, each in template["Resources"].items()}
+    return [(name, skip["id"], skip["comment"]) for name, each in found.items() for skip in each.get("skip", [])]
+
+
+@pytest.mark.parametrize(("resource", "rule", "reason"), overruled(yaml_parse(TEXT)))
+def test_what_is_overruled_has_its_reason(resource: str, rule: str, reason: str) -> None:
+    # `make scan` asks checkov whether it is still needed.
+    assert re.fullmatch(r"CKV2?_AWS_\d+", rule)
+    assert len(reason.split()) > 5
+
+
+def scan_problems(**checks: list[dict[str, Any]]) -> list[str]:
+    """What .ci/scan.py says of results like checkov's; it runs beside checkov, so it is no module of ours."""
+    spec = spec_from_file_location("scan", REPO / ".ci" / "scan.py")
+    assert spec is not None
+    assert spec.loader is not None
+    scan = module_from_spec(spec)
+    spec.loader.exec_module(scan)
+    template = {"passed_checks": [{}], "failed_checks": [], "skipped_checks": [], **checks}
+    return list(scan.problems(template, {"failed_checks": checks["bare"]}, {"failed_checks": checks["secrets"]}))
+
+
+def check(number: int, reason: str = "a reason") -> dict[str, Any]:
+    place = {"file_path": "/template.yaml", "file_line_range": [7, 9], "check_name": "encrypted"}
+    return {"check_id": f"CKV_{number}", "resource": "Queue", "check_result": {"suppress_comment": reason}, **place}
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        ({"skipped_checks": [check(1)], "bare": [check(1), check(2)]}, None),
+        ({"failed_checks": [check(1)]}, "template.yaml:7: CKV_1 Queue: encrypted"),
+        ({"secrets": [check(3)]}, "template.yaml:7: CKV_3 Queue: encrypted"),
+        ({"passed_checks": []}, "nothing was checked"),
+        ({"skipped_checks": [check(1, " ")], "bare": [check(1)]}, "CKV_1 Queue: overruled without a reason"),
+        ({"skipped_checks": [check(1)], "bare": [check(2)]}, "CKV_1 Queue: overruled, but it is kept"),
+    ],
+    ids=["good", "failed", "secret", "unreadable", "unreasoned", "needless"],
+)
+def test_scan_says_what_is_wrong(checks: dict[str, Any], said: str | None) -> None:
+    found = scan_problems(**{"bare": [], "secrets": [], **checks})
+    assert len(found) == (said is not None)
+    assert said is None or said in found[0]

@@ -11,57 +11,27 @@ from contextlib import closing
 from http.client import HTTPConnection
 from importlib import import_module
 from io import StringIO
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 from samtranslator.yaml_helper import yaml_parse
 from typer.main import get_command
 
-from enrichment.bundle import install
-from handler.health import serve_health
 from handler.settings import WorkerSettings
-from handler.worker import app
-from tests.infrastructure.kustomization import Object, build
+from handler.worker.command import app
+from handler.worker.health import serve_health
+from tests.infrastructure.kubernetes_objects import BUILT, REPO, VERSIONS, container, one, pod, settings, validate
+from tests.infrastructure.kustomization import Object
 
-REPO = Path(__file__).resolve().parents[2]
-KUBERNETES = REPO / "deploy" / "kubernetes"
-FOLDERS = [KUBERNETES / "base", *sorted((KUBERNETES / "overlays").iterdir())]
-BUILT = {folder.name: build(folder) for folder in FOLDERS}
 EVERY = [(name, found) for name, objects in BUILT.items() for found in objects]
-VERSIONS = ["1.32", kubernetes_validate.latest_version()]
 
 # KEDA's kinds are not Kubernetes' own: these are the names that its documentation has for what is used here.
 KEDA = {
     "ScaledObject": {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "triggers"},
     "TriggerAuthentication": {"podIdentity"},
 }
-TRIGGER = {"type", "metadata", "authenticationRef"}
-SQS_TRIGGER = {"queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "awsRegion", "scaleOnInFlight"}
-
-
-def one(kind: str, name: str = "base") -> Object:
-    (found,) = [found for found in BUILT[name] if found["kind"] == kind]
-    return found
-
-
-def pod(name: str = "base") -> Any:
-    return one("Deployment", name)["spec"]["template"]["spec"]
-
-
-def container(name: str = "base") -> Any:
-    (found,) = pod(name)["containers"]
-    return found
-
-
-def settings() -> dict[str, str]:
-    return dict(one("ConfigMap")["data"])
-
-
-def validate(found: Object, version: str = VERSIONS[-1]) -> None:
-    kubernetes_validate.validate(found, version, strict=True)
 
 
 @pytest.mark.parametrize(("name", "found"), EVERY, ids=[f"{name}-{found['kind']}" for name, found in EVERY])
@@ -179,7 +149,10 @@ def test_probes_ask_what_the_worker_answers() -> None:
         port = free.getsockname()[1]
     with serve_health(port, lambda: "loading", lambda: b""), closing(HTTPConnection("127.0.0.1", port)) as connection:
         codes = {}
-        for kind, path in {**{k: p["path"] for k, p in probes.items()}, "metrics": annotations["prometheus.io/path"]}.items():
+        for kind, path in {
+            **{k: p["path"] for k, p in probes.items()},
+            "metrics": annotations["prometheus.io/path"],
+        }.items():
             connection.request("GET", path)
             answer = connection.getresponse()
             answer.read()
@@ -205,7 +178,11 @@ def test_container_is_locked_in() -> None:
 def test_what_is_written_to_is_mounted(name: str) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container(name)["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod(name)["volumes"]}
-    written = [settings()["BUNDLE_CACHE_DIR"], "/tmp", *(e["value"] for e in container(name)["env"] if e["name"] == "HOME")]
+    written = [
+        settings()["BUNDLE_CACHE_DIR"],
+        "/tmp",
+        *(e["value"] for e in container(name)["env"] if e["name"] == "HOME"),
+    ]
     assert len(written) == 3
     for path in written:
         assert any(PurePosixPath(path).is_relative_to(mount) for mount in mounts.values()), path
@@ -243,47 +220,6 @@ def test_autoscaler_scales_the_deployment() -> None:
     assert one("PodDisruptionBudget")["spec"]["maxUnavailable"] < deployment["spec"]["replicas"]
 
 
-def test_shared_models_replaces_one_volume_and_nothing_else() -> None:
-    shared, base = BUILT["shared-models"], BUILT["base"]
-    claim = one("PersistentVolumeClaim", "shared-models")
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    volumes = pod("shared-models")["volumes"]
-    assert {"name": "models", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}} in volumes
-    restored = json.loads(json.dumps([found for found in shared if found is not claim]))
-    (deployment,) = [found for found in restored if found["kind"] == "Deployment"]
-    deployment["spec"]["template"]["spec"]["volumes"] = pod()["volumes"]
-    assert restored == base
-
-
-def test_pods_that_share_a_volume_leave_each_other_alone(bundle: Path, tmp_path: Path) -> None:
-    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    installed = install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture")
-    # Process 1 of another pod is at its copy: there is no way to see from here whether it lives.
-    copy = installed.rename(tmp_path / f"{installed.name}.part-ticket-processor-7d4b9-x2x9k-1.abc")
-    assert install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture") == installed
-    assert {path.name for path in copy.iterdir()} == {*manifest["files"], "bundle.json"}
-
-
-def test_keda_brings_its_own_autoscaler() -> None:
-    assert "HorizontalPodAutoscaler" not in {found["kind"] for found in BUILT["keda"]}
-    scaled, ours = one("ScaledObject", "keda")["spec"], one("HorizontalPodAutoscaler")["spec"]
-    assert scaled["scaleTargetRef"]["name"] == one("Deployment", "keda")["metadata"]["name"]
-    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (ours["minReplicas"], ours["maxReplicas"])
-    (trigger,) = scaled["triggers"]
-    assert trigger.keys() <= TRIGGER
-    assert trigger["type"] == "aws-sqs-queue"
-    assert trigger["metadata"].keys() <= SQS_TRIGGER
-    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA takes no numbers there
-    assert trigger["metadata"]["queueURLFromEnv"] in settings()
-    assert trigger["authenticationRef"]["name"] == one("TriggerAuthentication", "keda")["metadata"]["name"]
-
-
-def test_reading_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [], "namePrefix": "my-"}))
-    with pytest.raises(AssertionError, match="more than is read here"):
-        build(tmp_path)
-
-
 def test_systemd_unit_gives_the_worker_time_to_end() -> None:
     unit = RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
@@ -296,12 +232,3 @@ def test_systemd_unit_gives_the_worker_time_to_end() -> None:
     assert arguments_of(command.split())["grace"] + 5 < int(service["TimeoutStopSec"])
     assert service["Restart"] == "always"
     assert service["RestartPreventExitStatus"] == "2"  # what the worker ends with where settings are missing
-
-
-def test_page_names_what_exists() -> None:
-    page = (KUBERNETES / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"\b(?:deploy|handler|tests|\.flox)/[\w./-]*\w", page))
-    assert [name for name in sorted(named) if not (REPO / name).exists()] == []
-    for folder in FOLDERS:
-        assert f"deploy/kubernetes/{folder.relative_to(KUBERNETES)}" in page
-    assert set(re.findall(r"(?<!\d)\d{12}(?!\d)", page)) == {"123456789012"}

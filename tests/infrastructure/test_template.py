@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ from samtranslator.yaml_helper import yaml_parse
 REPO = Path(__file__).resolve().parents[2]
 TEXT = (REPO / "template.yaml").read_text(encoding="utf-8")
 Template = dict[str, Any]
+TEMPLATE: Template = yaml_parse(TEXT)
 Rule = Callable[[Template], None]
 RULES: list[Rule] = []
 
 SETTINGS = {
     *("MODEL_BUNDLE", "BUNDLE_CACHE_DIR", "RAW_BUCKET", "ENRICHED_BUCKET", "TABLE_NAME", "QUEUE_URL", "DLQ_URL"),
     *("MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL", "HOME"),
-    *("POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE"),
 }
 PERMISSIONS = {
     "${RawBucket.Arn}/*": "s3:GetObject",
@@ -149,9 +151,11 @@ def role_may_only_what_it_needs(template: Template) -> None:
 def nothing_is_allowed_by_a_star(template: Template) -> None:
     for statement in statements(template["Resources"], "Allow"):
         assert "*" not in json.dumps([statement["Action"], statement.get("Principal")])
+        assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}
         for resource in listed(statement.get("Resource", [])):
             assert isinstance(resource, dict), "a resource is named by a reference, never spelled out"
-            assert not json.dumps(resource).rstrip('"}').endswith(":*")
+            # A star stands for what lies in one named bucket or folder, and for nothing else.
+            assert re.fullmatch(r"[^*]+(\}/\*)?", next(iter(resource.values())) if "Fn::Sub" in resource else "-")
 
 
 @rule
@@ -199,7 +203,7 @@ def two_stacks_fit_into_one_account(template: Template) -> None:
 
 @pytest.mark.parametrize("check", RULES, ids=lambda check: check.__name__)
 def test_rule_holds(check: Rule) -> None:
-    check(yaml_parse(TEXT))
+    check(TEMPLATE)
 
 
 STATEMENT = "EnrichmentRole/Policies/0/PolicyDocument/Statement/0"
@@ -225,6 +229,9 @@ BREACHES: list[tuple[Rule, str, object]] = [
     (role_may_only_what_it_needs, "EnrichmentFunction/Role", None),
     (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", "*"),
     (nothing_is_allowed_by_a_star, f"{STATEMENT}/Action", "s3:Get*"),
+    (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", {"Fn::Sub": "arn:${AWS::Partition}:s3:::*"}),
+    (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", {"Fn::Sub": "${RawBucket.Arn}*"}),
+    (nothing_is_allowed_by_a_star, f"{STATEMENT}/NotAction", "s3:DeleteObject"),
     (function_starts_as_lambda_starts_images, "EnrichmentFunction/EphemeralStorage/Size", 1024),
     (function_starts_as_lambda_starts_images, "EnrichmentFunction/Environment/Variables/AWS_ENDPOINT_URL", "x"),
     (buckets_are_private_and_the_enriched_one_versioned, "EnrichedBucket/VersioningConfiguration/Status", "Suspended"),
@@ -236,7 +243,7 @@ BREACHES: list[tuple[Rule, str, object]] = [
 
 @pytest.mark.parametrize(("check", "path", "value"), BREACHES)
 def test_rule_fails_when_it_is_broken(check: Rule, path: str, value: object) -> None:
-    template = yaml_parse(TEXT)
+    template = deepcopy(TEMPLATE)
     first, *steps, last = path.split("/")
     node = template[first] if first in template else template["Resources"][first]["Properties"]
     for step in steps:

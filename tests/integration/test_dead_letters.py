@@ -11,8 +11,8 @@ import pytest
 
 from handler.dead_letters import SqsDeadLetters
 from handler.errors import ServiceFailed
-from handler.invocation import sqs_event
 from handler.local import EmbeddedStack
+from handler.worker.invocation import sqs_event
 from tests.fakes import record
 
 LIMIT = 1024 * 1024

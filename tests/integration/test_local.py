@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import signal
+import subprocess
+import sys
 import threading
 import time
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
@@ -17,7 +23,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from handler.local import EmbeddedStack
+from handler.local import EmbeddedStack, StackError, _env_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,7 +161,7 @@ def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> 
             Item={
                 "ticket_id": {"S": "conditional"},
                 "created_at": {"N": str(created)},
-                "urgency": {"S": "critical"},
+                "urgency": {"S": "of this test"},  # others leave tickets in the shared stack
                 "source_modified": {"N": str(modified)},
             },
             ConditionExpression="attribute_not_exists(ticket_id) OR source_modified <= :modified",
@@ -171,7 +177,7 @@ def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> 
         TableName=table,
         IndexName="urgency-index",
         KeyConditionExpression="urgency = :urgency",
-        ExpressionAttributeValues={":urgency": {"S": "critical"}},
+        ExpressionAttributeValues={":urgency": {"S": "of this test"}},
         ScanIndexForward=False,
     )
     assert [(i["created_at"]["N"], i["source_modified"]["N"]) for i in found["Items"]] == [("2", "4"), ("1", "6")]
@@ -211,3 +217,85 @@ def test_strangers_and_foreign_buckets_are_refused(empty: EmbeddedStack) -> None
             Bucket="foreign",
             NotificationConfiguration={"QueueConfigurations": [{**queue, "Events": ["s3:ObjectCreated:*"]}]},
         )
+
+
+@contextmanager
+def up(file: Path, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """`python -m handler.local up` with that file; killed at the end where it has not ended."""
+    command = [sys.executable, "-m", "handler.local", "up", "--port", str(port), "--env-file", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def sourced(file: Path, program: str) -> str:
+    """What a shell that sources the file writes in that program."""
+    script = f'. "$1" && {program}'
+    return subprocess.run(
+        ["bash", "-c", script, "bash", str(file)], env={"PATH": os.defpath}, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def eventually(found: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not found() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert found()
+
+
+def test_file_holds_the_environment_while_the_stack_is_up(tmp_path: Path) -> None:
+    file = tmp_path / "cache" / "stack.env"
+    with up(file) as process:
+        eventually(file.is_file)
+        # Once the file is there, what it names is there.
+        shared = dict(line.split("=", 1) for line in sourced(file, "env -0").split("\0") if line)
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=shared["AWS_ENDPOINT_URL"],
+            aws_access_key_id=shared["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=shared["AWS_SECRET_ACCESS_KEY"],
+            region_name=shared["AWS_DEFAULT_REGION"],
+        )
+        s3.head_bucket(Bucket=shared["RAW_BUCKET"])
+        s3.close()
+        assert sourced(file, 'kill -0 "$STACK_PID" && printf %s "$STACK_PID"') == str(process.pid)
+        process.terminate()
+        printed, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+    exports = [line for line in printed.splitlines() if line.startswith("export ")]
+    assert {line.removeprefix("export ").partition("=")[0] for line in exports} <= shared.keys()
+    assert list(file.parent.iterdir()) == []
+
+
+def test_file_of_a_killed_stack_names_no_process(tmp_path: Path) -> None:
+    file = tmp_path / "stack.env"
+    with up(file) as process:
+        eventually(file.is_file)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert sourced(file, 'if kill -0 "$STACK_PID"; then echo up; else echo gone; fi 2>/dev/null') == "gone\n"
+
+
+def test_file_of_another_stack_is_left_alone(stack: EmbeddedStack, tmp_path: Path) -> None:
+    file = tmp_path / "stack.env"
+    file.write_text("of another\n")
+    with up(file, port=int(stack.endpoint_url.rpartition(":")[2])) as process:  # which is taken
+        _, words = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert words.startswith("port ")
+    assert file.read_text() == "of another\n"
+    with _env_file(file, "export NAME=value\n"):
+        assert file.read_text() == f"export NAME=value\nSTACK_PID={os.getpid()}\n"
+        file.write_text("of a later one\n")
+    assert file.read_text() == "of a later one\n"
+
+
+def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StackError, match="File exists; name another file for the environment"),
+        _env_file(tmp_path / "file" / "stack.env", ""),
+    ):
+        pytest.fail("there is no such file")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -34,9 +36,14 @@ RAW, ENRICHED, TABLE = "tickets-raw", "tickets-enriched", "tickets"
 REGION = "us-east-1"
 
 
+@cache
+def session() -> Any:
+    """One for all tests: each new one would read boto's descriptions of the services again."""
+    return boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name=REGION)
+
+
 def client(service: str, **options: Any) -> Any:
-    make: Any = boto3.session.Session().client
-    return make(service, region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x", **options)
+    return session().client(service, **options)
 
 
 @pytest.fixture
@@ -83,7 +90,7 @@ def sink(request: pytest.FixtureRequest) -> TicketSink:
 
 
 def write(modified: int = 10, sha: str = "s", key: str = "k.json", **fields: Any) -> Write:
-    raw = parse_ticket(__import__("json").dumps(ticket(**fields)))
+    raw = parse_ticket(json.dumps(ticket(**fields)))
     (enrichment,) = FakeModels("fake@1").enrich([raw])
     assert isinstance(enrichment, EnrichmentData)
     return Write(raw, enrichment, enriched_json(raw, enrichment), key, sha, modified)
@@ -238,6 +245,8 @@ def test_a_table_that_is_not_there_is_a_transient_error(aws: dict[str, Any]) -> 
 class Answers(BaseHTTPRequestHandler):
     """Answers every request with the status and body of its server."""
 
+    protocol_version = "HTTP/1.1"  # S3's clients ask before they send a body, and wait for a "100 Continue"
+
     def answer(self) -> None:
         server: Any = self.server
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -248,7 +257,7 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(server.body)
         self.close_connection = True
 
-    do_GET = do_PUT = do_POST = answer
+    do_GET = do_PUT = do_POST = answer  # noqa: N815 - names that the base class looks for
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -314,7 +323,7 @@ def test_errors_of_reading_map_to_ours(
 
 def test_a_body_that_breaks_off_is_a_transient_error(server: Any, against: Callable[[str], Any]) -> None:
     server.body, server.length = b"half", 50
-    with pytest.raises(ServiceFailed, match="GetObject: (ResponseStreamingError|IncompleteReadError)"):
+    with pytest.raises(ServiceFailed, match=r"GetObject: (ResponseStreamingError|IncompleteReadError)"):
         S3TicketSource(against("s3"), RAW, 100).fetch(StoredTicket(RAW, "k"))
 
 
@@ -343,10 +352,10 @@ def test_errors_of_the_table_map_to_ours(
     del aws
     server.status, server.body = status, f'{{"__type": "com.amazonaws.dynamodb.v20120810#{code}"}}'.encode()
     sink = AwsTicketSink(client("s3"), against("dynamodb"), ENRICHED, TABLE)
-    with pytest.raises(MessageError, match="^PutItem: ") as caught:
+    with pytest.raises(MessageError, match=r"^PutItem: ") as caught:
         sink.store(write())
     assert type(caught.value) is kind
-    with pytest.raises(MessageError, match="^GetItem: ") as caught:
+    with pytest.raises(MessageError, match=r"^GetItem: ") as caught:
         sink.known("T-1", 1)
     assert caught.value.transient, "a look never decides for good"
 
@@ -359,6 +368,6 @@ def test_errors_of_writing_map_to_ours(
 ) -> None:
     server.status, server.body = 400, s3_error(code)
     sink = AwsTicketSink(against("s3"), against("dynamodb"), ENRICHED, TABLE)
-    with pytest.raises(MessageError, match="^PutObject: ") as caught:
+    with pytest.raises(MessageError, match=r"^PutObject: ") as caught:
         sink.store(write())
     assert type(caught.value) is kind

@@ -11,7 +11,7 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from enrichment.export.bart import Bart, decoder_graph, encoder_graph
-from enrichment.export.builder import Precision, Shared, word_arrays
+from enrichment.export.weights import Precision, Shared, word_arrays
 from enrichment.session import make_session
 from enrichment.summary.abstractive import Generator
 from enrichment.summary.beam import Generation

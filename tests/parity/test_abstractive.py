@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from enrichment.export.builder import Precision
+from enrichment.export.weights import Precision
 from enrichment.summary.beam import Generation
 from tests.parity.small import SHAPES, Shape, bart, generator, texts
 

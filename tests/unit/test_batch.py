@@ -11,6 +11,7 @@ import pytest
 from enrichment import ModelFailed, OutOfTime
 from handler.dead_letters import backoff_seconds
 from handler.errors import ServiceFailed, StoreRefused, Throttled
+from handler.outcome import Outcome, overall
 from tests.cases import Answer
 from tests.fakes import FakeModels, FakeWorld, event, failed, notification, record, ticket
 
@@ -133,6 +134,15 @@ def test_inline_tickets_are_as_old_as_their_message(world: FakeWorld) -> None:
     stored = world.item("T", 1_795_165_200)
     assert stored is not None
     assert (stored["source_modified"], stored["subject"]) == (1_795_166_102_001, "new")
+
+
+def test_an_inline_ticket_that_came_twice_in_a_batch_is_as_old_as_the_younger_message(world: FakeWorld) -> None:
+    first, second = record(ticket("T")), record(ticket("T"), "m-2")
+    second["attributes"]["SentTimestamp"] = "1795166102009"
+    world.invoke(event(first, second))
+    stored = world.item("T", 1_795_165_200)
+    assert stored is not None
+    assert stored["source_modified"] == 1_795_166_102_009
 
 
 def test_test_events_and_removals_are_skipped_without_a_look_at_the_stores(world: FakeWorld) -> None:
@@ -338,6 +348,19 @@ def test_else_any_done_one_makes_it_done(world: FakeWorld) -> None:
     answer = world.invoke(event(record(notification("old", "new"), "m-2")))
     assert failed(answer) == set()
     assert outcomes(answer, "m-2") == ["skipped", "done"]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (["skipped", "done", "rejected", "failed"], "failed"),
+        (["done", "rejected", "skipped"], "rejected"),
+        (["skipped", "done"], "done"),
+        (["skipped", "skipped"], "skipped"),
+    ],
+)
+def test_the_worst_outcome_is_the_message_s(found: list[Outcome], expected: Outcome) -> None:
+    assert overall(found) == expected
 
 
 def test_only_time_that_was_too_short_brings_a_message_back_at_once(world: FakeWorld) -> None:

@@ -18,7 +18,7 @@ OF_THE_FUNCTION = {name.upper() for name in Settings.model_fields}
 ALL = {name.upper() for name in WorkerSettings.model_fields}
 # Read where they are set, but a function on AWS takes the cores there are, and AWS itself.
 NOT_IN_THE_TEMPLATE = {"INTRA_OP_THREADS", "AWS_ENDPOINT_URL"}
-NOT_OURS = {"HOME", "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE"}
+NOT_OURS = {"HOME"}
 
 
 class Loader(yaml.SafeLoader):

@@ -108,6 +108,7 @@ a delegate appears twice, and the copies cannot be deleted by anyone but the
 owner. Is there a cure?
 Steps, in the order in which we took them on the machine of the assistant:
 open the calendar as a delegate
+close it again
 - move an appointment by an hour, and wait until the next sync has finished
 - look at the owner's calendar"""
 
@@ -118,6 +119,7 @@ def test_lines_that_a_mail_program_wrapped_are_joined() -> None:
         "Is there a cure?",
         "Steps, in the order in which we took them on the machine of the assistant:",
         "open the calendar as a delegate",
+        "close it again",
         "- move an appointment by an hour, and wait until the next sync has finished",
         "- look at the owner's calendar",
     ]

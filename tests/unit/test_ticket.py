@@ -127,6 +127,17 @@ def test_metadata_of_another_shape_is_refused(value: Any) -> None:
     assert str(_refusal(_raw(metadata=value))).startswith("metadata")
 
 
+def test_a_refusal_names_fields_no_further_than_the_schema_goes() -> None:
+    assert (
+        str(_refusal(_raw(metadata={"tags": ["a", 5], CANARY: 1}))) == "metadata.tags: Input should be a valid string"
+    )
+    message = str(_refusal(_raw(ticket_id="", created_at=True, subject=5)))
+    assert [part.partition(":")[0] for part in message.split("; ")] == ["ticket_id", "subject", "created_at"]
+    with pytest.raises(TicketInvalid) as caught:
+        ticket_from_object({**FIELDS, CANARY.encode(): 1})
+    assert str(caught.value) == "ticket: Keys should be strings"
+
+
 def test_two_tickets_share_no_tags() -> None:
     first, second = parse_ticket(_raw()), parse_ticket(_raw())
     first.metadata.tags.append("vip")

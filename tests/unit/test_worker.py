@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from enrichment.session import available_cores
-from handler import processor
 from handler.drain import Drain
-from handler.processor import process
-from handler.reports import Plan, Reporter
 from handler.settings import WorkerSettings
-from handler.worker import app
+from handler.worker import processor
+from handler.worker.command import app
+from handler.worker.processor import process
+from handler.worker.reports import Plan, Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from handler.prometheus import PrometheusFigures
-from handler.reports import Plan, Reporter, WorkerFigures, replay
+from handler.worker.prometheus import PrometheusFigures
+from handler.worker.reports import Plan, Reporter, WorkerFigures, replay
 
 
 def tell(figures: WorkerFigures) -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from handler.health import PortTaken, serve_health
+from handler.worker.health import PortTaken, serve_health
 
 
 @pytest.fixture
@@ -80,6 +80,6 @@ def test_no_port_no_server() -> None:
 
 
 def test_machine_without_ipv6_is_served_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handler.health._DualStack.address_family", -1)
+    monkeypatch.setattr("handler.worker.health._DualStack.address_family", -1)
     with serve_health(port, lambda: None, lambda: b""):
         assert get(port, "/livez")[0] == 200

@@ -8,7 +8,7 @@ import pytest
 from aws_lambda_powertools.logging.lambda_context import build_lambda_context_model
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 
-from handler.invocation import AnswerMalformed, InvocationContext, failed_ids, function_arn, sqs_event
+from handler.worker.invocation import AnswerMalformed, InvocationContext, failed_ids, function_arn, sqs_event
 
 ARN = "arn:aws-cn:sqs:cn-north-1:123456789012:ticket-processing"
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from handler import polling
 from handler.drain import Drain
 from handler.errors import MessageError, ServiceFailed, Throttled
-from handler.message_queue import QueueFacts
 from handler.observability import Logger
-from handler.polling import Poller
-from handler.reports import Plan
+from handler.worker import polling
+from handler.worker.message_queue import QueueFacts
+from handler.worker.polling import Poller
+from handler.worker.reports import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from handler.invocation import Message
+    from handler.worker.invocation import Message
 
 ARN = "arn:aws:sqs:eu-central-1:123456789012:ticket-processing"
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler import supervisor as module
 from handler.observability import Logger
-from handler.prometheus import PrometheusFigures
-from handler.supervisor import Supervisor
+from handler.worker import supervisor as module
+from handler.worker.prometheus import PrometheusFigures
+from handler.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable

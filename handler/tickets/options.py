@@ -24,6 +24,7 @@ __all__ = [
     "UrgentOption",
     "WatchOption",
     "WatchingCommand",
+    "since_seconds",
 ]
 
 _PAUSE: Final = 2.0  # seconds between two looks of --watch
@@ -42,8 +43,11 @@ class WatchingCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def _since(text: str) -> int:
-    """Unix seconds of `2h`, `3d` (ago) or of an ISO 8601 date or time, UTC where it names no zone."""
+def since_seconds(text: str) -> int:
+    """Unix seconds of `2h`, `3d` (ago) or of an ISO 8601 date or time, UTC where it names no zone.
+
+    Raises typer.BadParameter for anything else.
+    """
     if ago := re.fullmatch(r"([0-9]{1,6})([smhdw])", text):
         return int(time.time()) - int(ago[1]) * _SECONDS[ago[2]]
     try:
@@ -59,7 +63,8 @@ IntentOption = Annotated[str | None, typer.Option(help="Only this intent; `ticke
 SentimentOption = Annotated[Sentiment | None, typer.Option(case_sensitive=False, help="Only this sentiment.")]
 ReviewOption = Annotated[bool, typer.Option("--needs-review", help="Only those whose labels are unsure.")]
 SinceOption = Annotated[
-    int | None, typer.Option(parser=_since, metavar="2h|3d|TIME", help="Only created since; TIME is ISO 8601, in UTC.")
+    int | None,
+    typer.Option(parser=since_seconds, metavar="2h|3d|TIME", help="Only created since; TIME is ISO 8601, in UTC."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, with all that is known.")]
 WatchOption = Annotated[

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from handler.drain import on_ending
+from handler.drain import TICK, on_ending
 from handler.observability import Logger
-from handler.reports import WorkerFigures, replay
+from handler.worker.reports import WorkerFigures, replay
 
 __all__ = ["Supervisor", "SupervisorFigures"]
 
@@ -49,8 +49,8 @@ class _Child:
 class Supervisor:
     """Keeps so many processes of a command alive until it is told to end.
 
-    `command(fd)` gives the arguments of a process that reports through that descriptor (handler.reports) and ends when
-    its standard input does.
+    `command(fd)` gives the arguments of a process that reports through that descriptor (handler.worker.reports) and
+    ends when its standard input does.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Supervisor:
     def _next(self) -> Callable[[], None]:
         times = [*self._starts, *([] if self._kill_at is None else [self._kill_at])]
         try:
-            return self._inbox.get(timeout=max(0.0, min(times) - time.monotonic()) if times else None)
+            return self._inbox.get(timeout=max(0.0, min([TICK, *(at - time.monotonic() for at in times)])))
         except queue.Empty:
             return self._due
 

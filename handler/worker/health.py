@@ -12,7 +12,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from handler.prometheus import CONTENT_TYPE
+from handler.worker.prometheus import CONTENT_TYPE
 
 __all__ = ["PortTaken", "serve_health"]
 

@@ -1,7 +1,7 @@
 """One process of the worker: loads the models, then polls until it is asked to end.
 
-handler.supervisor starts it as `python -m handler.processor FD PLAN`. It reports through that descriptor, and lives
-as long as its standard input is open: a parent that was killed takes its processes along.
+handler.worker.supervisor starts it as `python -m handler.worker.processor FD PLAN`. It reports through that descriptor,
+and lives as long as its standard input is open: a parent that was killed takes its processes along.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from enrichment.errors import EnrichmentError
 from enrichment.session import available_cores
 from handler.app import build
 from handler.drain import Drain, on_ending
-from handler.message_queue import SqsMessageQueue
 from handler.observability import make_logger
-from handler.polling import Poller
-from handler.reports import Plan, Reporter
 from handler.settings import WorkerSettings
+from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.polling import Poller
+from handler.worker.reports import Plan, Reporter
 
 __all__ = ["process"]
 
@@ -42,9 +42,7 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
     except (EnrichmentError, BotoCoreError) as error:
         reporter.fatal(str(error))
         return 1
-    reporter.flush()
-    reporter.ready()
-    Poller(
+    poller = Poller(
         queue,
         handler,
         drain,
@@ -53,7 +51,11 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
         logger=logger,
         hang=lambda: os._exit(_HUNG),
         memory_mb=_memory_mb(),
-    ).run()
+    )
+    with on_ending(drain.ask):  # until here a signal ends the process by itself: nothing is in hand
+        reporter.flush()
+        reporter.ready()
+        poller.run()
     return 0
 
 
@@ -80,7 +82,7 @@ def main() -> None:
     """Runs this process; its exit does not wait for a thread that still hangs on the network."""
     descriptor, plan = int(sys.argv[1]), Plan.load(sys.argv[2])
     drain = Drain(plan.grace)
-    with on_ending(drain.ask), open(descriptor, "wb") as stream:
+    with open(descriptor, "wb") as stream:
         threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, drain), daemon=True).start()
         code = process(WorkerSettings(), plan, drain, Reporter(stream))
     sys.stdout.flush()

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from enrichment.ticket import Priority, Sentiment
-from handler.access import opened
-from handler.catalogue import URGENCIES, Catalogue, CatalogueError, Item, Selection
-from handler.display import Row, count_rows, form_of, keep_showing, moment, ticket_row, write, write_whole
-from handler.likeness import Likeness, similar
-from handler.options import (
+from handler.display import Row, form_of, keep_showing, moment, write, write_whole
+from handler.tickets.access import opened
+from handler.tickets.catalogue import URGENCIES, Catalogue, CatalogueError, Item, Selection
+from handler.tickets.likeness import Likeness, similar
+from handler.tickets.options import (
     CreatedOption,
     IdArgument,
     IntentOption,
@@ -42,6 +42,7 @@ from handler.options import (
     WatchingCommand,
     WatchOption,
 )
+from handler.tickets.rows import count_rows, ticket_row
 
 __all__ = ["app", "follow_tickets", "main"]
 
@@ -242,7 +243,3 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal has every letter
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -13,12 +13,12 @@ import typer
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from handler.health import PortTaken, serve_health
 from handler.observability import make_logger
-from handler.prometheus import PrometheusFigures
-from handler.reports import Plan
 from handler.settings import WorkerSettings
-from handler.supervisor import Supervisor
+from handler.worker.health import PortTaken, serve_health
+from handler.worker.prometheus import PrometheusFigures
+from handler.worker.reports import Plan
+from handler.worker.supervisor import Supervisor
 
 __all__ = ["app", "main"]
 
@@ -51,7 +51,7 @@ def process(
     plan = Plan(batch_size=settings.batch_size, wait=wait, hidden=hidden, timeout=timeout, grace=grace)
     figures = PrometheusFigures()
     supervisor = Supervisor(
-        lambda descriptor: [sys.executable, "-P", "-m", "handler.processor", str(descriptor), plan.dump()],
+        lambda descriptor: [sys.executable, "-P", "-m", "handler.worker.processor", str(descriptor), plan.dump()],
         settings.num_workers,
         grace,
         figures=figures,
@@ -91,7 +91,3 @@ def _complain(text: str) -> None:
 def main() -> None:
     """Runs `ticket-processor`."""
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -73,9 +73,12 @@ class Selection:
 
 
 class Catalogue:
-    """Reads the tickets of a table and the enriched objects of a bucket. Its methods raise botocore's errors."""
+    """Reads the tickets of a table and the enriched objects of a bucket. Its methods raise botocore's errors.
 
-    def __init__(self, dynamodb: DynamoDBClient, s3: S3Client, *, table: str, bucket: str) -> None:
+    `s3()` gives a client, and is asked for it only where an object is read: lists are there sooner without one.
+    """
+
+    def __init__(self, dynamodb: DynamoDBClient, s3: Callable[[], S3Client], *, table: str, bucket: str) -> None:
         self._dynamodb = dynamodb
         self._s3 = s3
         self._table = table
@@ -109,7 +112,7 @@ class Catalogue:
 
     def with_id(self, ticket_id: str) -> list[Item]:
         """The tickets of one id, the newest first: mostly one, but the key of the table holds `created_at` as well."""
-        request = {
+        request: dict[str, Any] = {
             "TableName": self._table,
             "KeyConditionExpression": "ticket_id = :id",
             "ExpressionAttributeValues": {":id": {"S": ticket_id}},
@@ -124,7 +127,7 @@ class Catalogue:
         if not item.s3_key:
             raise ObjectUnreadable(f"the item of ticket {item.ticket_id} names no object; enrich the ticket again")
         try:
-            answer = self._s3.get_object(Bucket=self._bucket, Key=item.s3_key, VersionId=item.s3_version_id)
+            answer = self._s3().get_object(Bucket=self._bucket, Key=item.s3_key, VersionId=item.s3_version_id)
             with answer["Body"] as stream:
                 ticket = pydantic_core.from_json(stream.read())
         except ClientError as error:

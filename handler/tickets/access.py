@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Annotated, Any, Final
 
 import boto3
@@ -13,8 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from handler.catalogue import Catalogue, CatalogueError
-from handler.likeness import READERS
+from handler.tickets.catalogue import Catalogue, CatalogueError
+from handler.tickets.likeness import READERS
 
 __all__ = ["AccessSettings", "opened"]
 
@@ -61,29 +62,25 @@ def opened() -> Iterator[Catalogue]:
         typer.echo(f"tickets: {_settings_line(error)}", err=True)
         raise typer.Exit(2) from error
     try:
+        client = _clients(settings)
         yield Catalogue(
-            _client("dynamodb", settings),
-            _client("s3", settings),
-            table=settings.table_name,
-            bucket=settings.enriched_bucket,
+            client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
         )
     except (CatalogueError, BotoCoreError, ClientError) as error:
         typer.echo(f"tickets: {_error_line(error)}", err=True)
         raise typer.Exit(1) from error
 
 
-def _client(service: str, settings: AccessSettings) -> Any:
+def _clients(settings: AccessSettings) -> Callable[[str], Any]:
     make: Any = boto3.session.Session().client
-    return make(
-        service,
-        endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
-        config=Config(
-            connect_timeout=5,
-            read_timeout=20,
-            retries={"mode": "standard", "total_max_attempts": 4},
-            max_pool_connections=READERS,
-        ),
+    config = Config(
+        connect_timeout=5,
+        read_timeout=20,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        max_pool_connections=READERS,
     )
+    url = str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None
+    return cache(lambda service: make(service, endpoint_url=url, config=config))
 
 
 def _settings_line(error: ValidationError) -> str:

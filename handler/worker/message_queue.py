@@ -12,8 +12,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.errors import from_aws
-from handler.invocation import Message
 from handler.settings import Settings
+from handler.worker.invocation import Message
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

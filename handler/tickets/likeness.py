@@ -10,7 +10,7 @@ from itertools import islice
 from operator import mul
 from typing import Any, Final
 
-from handler.catalogue import Catalogue, CatalogueError, Item, ObjectUnreadable, Selection
+from handler.tickets.catalogue import Catalogue, CatalogueError, Item, ObjectUnreadable, Selection
 
 __all__ = ["READERS", "Likeness", "similar"]
 

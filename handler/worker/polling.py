@@ -15,15 +15,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from handler.errors import MessageError
-from handler.invocation import AnswerMalformed, InvocationContext, Message, failed_ids, function_arn, sqs_event
+from handler.worker.invocation import AnswerMalformed, InvocationContext, Message, failed_ids, function_arn, sqs_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from handler.drain import Drain
-    from handler.message_queue import MessageQueue, QueueFacts
     from handler.observability import Logger
-    from handler.reports import Plan, PollFigures
+    from handler.worker.message_queue import MessageQueue, QueueFacts
+    from handler.worker.reports import Plan, PollFigures
 
 __all__ = ["FUNCTION_NAME", "Poller"]
 

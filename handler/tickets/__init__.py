@@ -1,0 +1,1 @@
+"""`tickets`: what was enriched, for people and for pipes."""

@@ -1,0 +1,115 @@
+"""The alarms of template.yaml: they fire when they should, tell whom they should, and say what to do."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+from samtranslator.yaml_helper import yaml_parse
+
+import handler.errors
+from enrichment.errors import EnrichmentError
+from tests.infrastructure.watched import REPO, TEXT, alarms, calculated
+
+TEMPLATE: dict[str, Any] = yaml_parse(TEXT)
+ALARMS = alarms(TEMPLATE)
+PARAMETERS = TEMPLATE["Parameters"]
+TOPIC = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+SHARE = {entry["Id"]: entry for entry in ALARMS["FailedShareAlarm"]["Metrics"]}
+
+
+def codes(error: type[EnrichmentError] = EnrichmentError) -> set[str]:
+    assert handler.errors.__all__  # it has to be imported for its errors to be known
+    return {error.code}.union(*(codes(child) for child in error.__subclasses__()))
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_it_tells_the_topic_when_it_begins_and_when_it_ends(name: str) -> None:
+    assert ALARMS[name]["AlarmActions"] == ALARMS[name]["OKActions"] == TOPIC
+    assert ALARMS[name].get("ActionsEnabled", True) is True
+    assert PARAMETERS["AlarmTopicArn"]["Default"] == ""
+    assert TEMPLATE["Conditions"]["HasAlarmTopic"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopicArn"}, ""]}]}
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_silence_is_no_alarm(name: str) -> None:
+    assert ALARMS[name]["TreatMissingData"] == "notBreaching"
+    assert ALARMS[name]["ComparisonOperator"] == "GreaterThanThreshold"
+    assert ALARMS[name].get("DatapointsToAlarm", 1) <= ALARMS[name]["EvaluationPeriods"]
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_what_it_says_to_do_can_be_done(name: str) -> None:
+    text = ALARMS[name]["AlarmDescription"]
+    assert 100 < len(text) <= 1024
+    assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text)) <= PARAMETERS.keys()
+    assert set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", text)) <= codes()
+    scripts = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert set(re.findall(r"\bdlq-\w+", text)) <= scripts.keys()
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_two_stacks_have_each_their_own(name: str) -> None:
+    # The function's name begins with the stack's prefix.
+    assert ALARMS[name]["AlarmName"]["Fn::Sub"].startswith("${EnrichmentFunction}-")
+
+
+def test_only_what_the_emulator_cannot_make_is_left_out_there() -> None:
+    conditional = {name for name in ALARMS if "Condition" in TEMPLATE["Resources"][name]}
+    assert conditional == {name for name, alarm in ALARMS.items() if "Metrics" in alarm} == {"FailedShareAlarm"}
+    assert TEMPLATE["Resources"]["FailedShareAlarm"]["Condition"] == "MetricMathOn"
+    assert PARAMETERS["MetricMathAlarms"]["Default"] == "true"
+
+
+def test_one_dead_letter_is_enough() -> None:
+    alarm = ALARMS["DeadLettersAlarm"]
+    assert (alarm["Threshold"], alarm["Statistic"], alarm["EvaluationPeriods"]) == (0, "Maximum", 1)
+
+
+def test_one_container_that_dies_makes_no_ticket_too_old() -> None:
+    assert ALARMS["OldestTicketAlarm"]["Threshold"] == {"Ref": "AlarmAgeSeconds"}
+    timeout, window = PARAMETERS["Timeout"]["Default"], PARAMETERS["BatchWindow"]["Default"]
+    visibility = TEMPLATE["Mappings"]["Visibility"][str(timeout)][str(window)]
+    assert PARAMETERS["AlarmAgeSeconds"]["Default"] > 2 * visibility
+    # A ticket that is older has left the queue.
+    assert (
+        PARAMETERS["AlarmAgeSeconds"]["MaxValue"]
+        <= TEMPLATE["Resources"]["TicketQueue"]["Properties"]["MessageRetentionPeriod"]
+    )
+
+
+def test_a_batch_is_slow_before_it_is_ended() -> None:
+    alarm = ALARMS["DurationAlarm"]
+    assert alarm["Threshold"] == {"Fn::FindInMap": ["SlowBatch", {"Ref": "Timeout"}, "Milliseconds"]}
+    assert alarm["ExtendedStatistic"] == "p99"
+    limits = TEMPLATE["Mappings"]["SlowBatch"]
+    assert limits == {str(s): {"Milliseconds": 800 * s} for s in PARAMETERS["Timeout"]["AllowedValues"]}
+
+
+@pytest.mark.parametrize(
+    ("done", "skipped", "rejected", "failed", "percent"),
+    [(0, 0, 0, 0, 0), (100, 0, 0, 0, 0), (0, 0, 0, 3, 100), (14, 1, 1, 4, 20), (0, 0, 9, 1, 10)],
+)
+def test_share_of_failed_tickets(done: int, skipped: int, rejected: int, failed: int, percent: float) -> None:
+    formulas = {name: entry["Expression"] for name, entry in SHARE.items() if "Expression" in entry}
+    values = {"done": done, "skipped": skipped, "rejected": rejected, "failed": failed}
+    assert calculated(formulas, "share", values) == pytest.approx(percent)
+
+
+def test_share_is_what_is_compared_and_its_parts_are_counted_alike() -> None:
+    assert [name for name, entry in SHARE.items() if entry["ReturnData"]] == ["share"]
+    assert ALARMS["FailedShareAlarm"]["Threshold"] == {"Ref": "AlarmFailedPercent"}
+    parts = {name: entry["MetricStat"] for name, entry in SHARE.items() if "MetricStat" in entry}
+    assert {name: part["Metric"]["MetricName"].removeprefix("Tickets").lower() for name, part in parts.items()} == {
+        name: name for name in ("done", "skipped", "rejected", "failed")
+    }
+    assert {(part["Stat"], part["Period"]) for part in parts.values()} == {("Sum", 300)}
+
+
+def test_topic_is_named_by_its_arn() -> None:
+    pattern = PARAMETERS["AlarmTopicArn"]["AllowedPattern"]
+    good = ["", "arn:aws:sns:eu-central-1:123456789012:on-call", "arn:aws-us-gov:sns:us-gov-west-1:123456789012:a_b"]
+    bad = ["on-call", "arn:aws:sqs:eu-central-1:123456789012:on-call", "arn:aws:sns:eu-central-1:123456789012:a.fifo"]
+    assert [value for value in good + bad if re.fullmatch(pattern, value)] == good

@@ -1,0 +1,205 @@
+"""The dashboard and the alarms of template.yaml name metrics that exist: what our code writes, what AWS documents."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import redirect_stdout
+from io import StringIO
+from itertools import combinations
+from typing import Any
+
+import pytest
+from samtranslator.yaml_helper import yaml_parse
+
+from enrichment import Enricher
+from handler.app import build
+from handler.errors import ServiceFailed
+from handler.observability import NAMESPACE, EmfFigures, make_logger
+from handler.settings import Settings
+from tests.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, context, event, record, ticket
+from tests.infrastructure.watched import TEXT, Metric, Template, alarmed, alarms, calculated, rows, widgets
+
+TEMPLATE: Template = yaml_parse(TEXT)
+WIDGETS = {widget["properties"]["title"]: widget for widget in widgets(TEMPLATE)}
+# From "Available CloudWatch metrics for Amazon SQS" and "Types of metrics for Lambda functions": the dimension that
+# each namespace has, the kind and attribute that its value is of, and the metrics that make sense here.
+DOCUMENTED = {
+    "AWS/SQS": (
+        ("QueueName", "AWS::SQS::Queue", ".QueueName"),
+        {
+            "ApproximateAgeOfOldestMessage",
+            "ApproximateNumberOfMessagesDelayed",
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesVisible",
+            "NumberOfEmptyReceives",
+            "NumberOfMessagesDeleted",
+            "NumberOfMessagesReceived",
+            "NumberOfMessagesSent",
+            "SentMessageSize",
+        },
+    ),
+    "AWS/Lambda": (
+        ("FunctionName", "AWS::Serverless::Function", ""),
+        {"ConcurrentExecutions", "Duration", "Errors", "Invocations", "Throttles"},
+    ),
+}
+
+
+def documented(template: Template) -> set[Metric]:
+    """What AWS writes for the template's queues and its function."""
+    return {
+        Metric.of(namespace, name, {dimension: f"${{{resource}{attribute}}}"})
+        for namespace, ((dimension, kind, attribute), names) in DOCUMENTED.items()
+        for resource, each in template["Resources"].items()
+        if each["Type"] == kind
+        for name in names
+    }
+
+
+@pytest.fixture(scope="session")
+def written(enricher: Enricher) -> set[Metric]:
+    """What the handler writes about a batch in which each outcome happens, the first of its container."""
+    sink, figures, output = FakeSink(), EmfFigures(), StringIO()
+    sink.faults.set(ServiceFailed("no answer"), "T-failed")
+    figures.started(1.0)
+    function = build(
+        Settings(**SETTINGS),
+        source=FakeSource(),
+        sink=sink,
+        dead_letters=FakeDeadLetters(),
+        models=enricher,
+        figures=figures,
+        logger=make_logger("CRITICAL"),
+    )
+    bodies = [ticket("T-done"), ticket("T-failed"), "{", {"Event": "s3:TestEvent", "Service": "Amazon S3"}]
+    with redirect_stdout(output):
+        function(event(*(record(body, f"m-{i}") for i, body in enumerate(bodies))), context())
+    lines = [json.loads(line) for line in output.getvalue().splitlines() if '"_aws"' in line]
+    return {
+        Metric.of(directive["Namespace"], metric["Name"], {name: line[name] for name in names})
+        for line in lines
+        for directive in line["_aws"]["CloudWatchMetrics"]
+        for names in directive["Dimensions"]
+        for metric in directive["Metrics"]
+    }
+
+
+def shown(template: Template) -> set[Metric]:
+    return {metric for widget in widgets(template) for metric, _ in rows(widget) if metric}
+
+
+def watched(template: Template) -> set[Metric]:
+    return {metric for alarm in alarms(template).values() for metric in alarmed(alarm)}
+
+
+def unknown(template: Template, written: set[Metric]) -> set[Metric]:
+    """Metrics that the template names and nobody writes."""
+    there = documented(template) | written | {metric.of_any_value() for metric in written}
+    return (shown(template) | watched(template)) - there
+
+
+def test_every_metric_is_one_that_somebody_writes(written: set[Metric]) -> None:
+    assert unknown(TEMPLATE, written) == set()
+    assert {metric.namespace for metric in watched(TEMPLATE)} == {NAMESPACE, *DOCUMENTED}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("MetricName: TicketsFailed", "MetricName: FailedTickets"),
+        ("MetricName: Throttles", "MetricName: Throttled"),
+        ("Namespace: TicketEnrichment", "Namespace: Tickets"),
+        ("Dimensions: [{Name: service, Value", "Dimensions: [{Name: Service, Value"),
+        ("Value: !GetAtt TicketQueue.QueueName", "Value: !Ref TicketQueue"),
+        ('"EncodeLatency", "service", "ticket-enrichment"', '"EncodeLatency", "service", "tickets"'),
+        ('["AWS/SQS", "ApproximateAgeOfOldestMessage"', '["AWS/Lambda", "ApproximateAgeOfOldestMessage"'),
+        ("{TicketEnrichment,service,ErrorType}", "{TicketEnrichment,ErrorType}"),
+    ],
+)
+def test_one_that_nobody_writes_is_seen(old: str, new: str, written: set[Metric]) -> None:
+    assert old in TEXT
+    assert len(unknown(yaml_parse(TEXT.replace(old, new, 1)), written)) == 1
+
+
+def test_whatever_our_code_writes_is_shown(written: set[Metric]) -> None:
+    by_error = {metric for metric in written if len(metric.dimensions) > 1}
+    assert {name for metric in by_error for name, _ in metric.dimensions} == {"service", "ErrorType"}
+    assert shown(TEMPLATE) >= (written - by_error) | {metric.of_any_value() for metric in by_error}
+
+
+@pytest.mark.parametrize("statistic", ["p50", "p99"])
+def test_every_stage_is_shown_with_its_middle_and_its_tail(statistic: str, written: set[Metric]) -> None:
+    widget = WIDGETS[f"Stage latency, {statistic}"]
+    assert widget["properties"]["stat"] == statistic
+    stages = [metric for metric in written if metric.name.endswith("Latency")]
+    assert len(stages) == 6
+    assert {metric for metric, _ in rows(widget)} == set(stages)
+
+
+@pytest.mark.parametrize(
+    ("title", "metric"),
+    [
+        ("Queue", "ApproximateNumberOfMessagesVisible TicketQueue"),
+        ("Dead-letter queue", "ApproximateNumberOfMessagesVisible DeadLetterQueue"),
+        ("Oldest ticket in the queue", "ApproximateAgeOfOldestMessage TicketQueue"),
+        ("Duration of a batch", "Duration EnrichmentFunction"),
+        ("Concurrency", "ConcurrentExecutions EnrichmentFunction"),
+    ],
+)
+def test_widget_shows_what_its_title_says(title: str, metric: str) -> None:
+    first = next(found for found, _ in rows(WIDGETS[title]) if found)
+    ((_, value),) = first.dimensions
+    assert f"{first.name} {re.split('[{.}]', value)[1]}" == metric
+
+
+def formulas(title: str) -> dict[str, str]:
+    return {options["id"]: options["expression"] for metric, options in rows(WIDGETS[title]) if metric is None}
+
+
+@pytest.mark.parametrize(
+    ("done", "milliseconds", "dollars"), [(1000, 50_000, 0.00166667), (10, 500, 0.00166667), (0, 500, 0)]
+)
+def test_cost_is_duration_times_memory_times_price(done: int, milliseconds: float, dollars: float) -> None:
+    # 50 s with 2 GB are 100 GB-seconds.
+    assert TEMPLATE["Parameters"]["MemorySize"]["Default"] == 2048
+    values = {"done": done, "duration": milliseconds}
+    found = calculated(formulas("Compute cost of 1,000 tickets, without initialisation"), "cost", values)
+    assert found == pytest.approx(dollars, rel=1e-4)
+
+
+def test_dashboard_and_alarm_mean_the_same_by_share() -> None:
+    entries = alarms(TEMPLATE)["FailedShareAlarm"]["Metrics"]
+    assert formulas("Failed tickets") == {each["Id"]: each["Expression"] for each in entries if "Expression" in each}
+
+
+@pytest.mark.parametrize("title", WIDGETS)
+def test_formulas_name_rows_of_their_widget(title: str) -> None:
+    options = [found for _, found in rows(WIDGETS[title]) if "id" in found]
+    ids = [found["id"] for found in options]
+    assert len(set(ids)) == len(ids)
+    assert [name for name in ids if not re.fullmatch("[a-z][a-z0-9_]*", name)] == []
+    for expression in formulas(title).values() if ids else ():
+        assert set(re.findall("[a-z][a-z0-9_]*", expression)) <= set(ids)
+    visible = [found for _, found in rows(WIDGETS[title]) if found.get("visible", True)]
+    assert visible or title == "Alarms"
+
+
+def test_every_alarm_is_on_the_dashboard() -> None:
+    names = [alarm["AlarmName"]["Fn::Sub"] for alarm in alarms(TEMPLATE).values()]
+    arn = "arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:"
+    assert WIDGETS["Alarms"]["properties"]["alarms"] == [f"{arn}{name}" for name in names]
+
+
+def cells(widget: dict[str, Any]) -> set[tuple[int, int]]:
+    columns, lines = (range(widget[at], widget[at] + widget[size]) for at, size in (("x", "width"), ("y", "height")))
+    return {(x, y) for x in columns for y in lines}
+
+
+def test_widgets_have_their_places() -> None:
+    assert len(WIDGETS) == len(widgets(TEMPLATE))  # each title once
+    assert [title for title, widget in WIDGETS.items() if not all(x < 24 for x, _ in cells(widget))] == []
+    overlaps = [(a, b) for a, b in combinations(WIDGETS, 2) if cells(WIDGETS[a]) & cells(WIDGETS[b])]
+    assert overlaps == []
+    regions = {widget["properties"]["region"] for widget in WIDGETS.values() if widget["type"] == "metric"}
+    assert regions == {"${AWS::Region}"}

@@ -1,0 +1,231 @@
+"""The Flox environments and packages, without Flox: manifests, services, Nix expressions."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from handler.settings import WorkerSettings
+from tests.infrastructure.flox_manifest import problems
+
+REPO = Path(__file__).resolve().parents[2]
+MAIN = REPO / ".flox"
+ENVIRONMENTS = [MAIN, *sorted(REPO.glob("deploy/*/.flox"))]
+EXPRESSIONS = sorted((MAIN / "pkgs").glob("*.nix"))
+PYPROJECT: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = PYPROJECT["project"]
+SERVICES = ["aws", "ticket-generator", "ticket-processor"]
+Manifest = dict[str, Any]
+
+
+def manifest_of(environment: Path) -> Manifest:
+    return tomllib.loads((environment / "env" / "manifest.toml").read_text(encoding="utf-8"))
+
+
+def composed() -> Manifest:
+    """The services and vars of the development environment, merged as Flox does: what includes has the last word."""
+    main = manifest_of(MAIN)
+    included = [manifest_of(REPO / entry["dir"] / ".flox") for entry in main["include"]["environments"]]
+    return {
+        table: {name: value for manifest in [*included, main] for name, value in manifest.get(table, {}).items()}
+        for table in ("services", "vars")
+    }
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(REPO))
+
+
+# Manifests ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=relative)
+def test_environment_is_one_that_flox_takes(environment: Path) -> None:
+    assert problems(manifest_of(environment)) == []
+    found = json.loads((environment / "env.json").read_text(encoding="utf-8"))
+    assert found.keys() == {"name", "version"}
+    assert found["version"] == 1
+    assert re.fullmatch(r"[a-z][a-z0-9-]*", found["name"])
+    ignored = (environment / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert ignored == ["run/", "cache/", "lib/", "log/", "!env/"]
+
+
+def test_environments_have_names_of_their_own() -> None:
+    names = [json.loads((path / "env.json").read_text(encoding="utf-8"))["name"] for path in ENVIRONMENTS]
+    assert len(set(names)) == len(names) >= 3
+
+
+@pytest.mark.parametrize(
+    ("addition", "problem"),
+    [
+        ({"service": {}}, "manifest.service: unknown"),
+        ({"version": 2}, "manifest.version: must be one of [1]"),
+        ({"vars": {"BATCH_SIZE": 10}}, "manifest.vars.BATCH_SIZE: must be of type str"),
+        ({"install": {"git": {"pkg-paths": "git"}}}, "manifest.install.git.pkg-paths: unknown"),
+        ({"install": {"git": {}}}, "manifest.install.git.pkg-path: missing"),
+        (
+            {"install": {"git": {"pkg-path": "git", "priority": True}}},
+            "manifest.install.git.priority: must be of type int",
+        ),
+        ({"services": {"a": {"command": "b", "depends_on": ["c"]}}}, "manifest.services.a.depends_on: unknown"),
+        ({"services": {"a": {}}}, "manifest.services.a.command: missing"),
+        ({"services": {"a": {"command": "b", "is-daemon": True}}}, "services.a: a daemon needs shutdown.command"),
+        ({"include": {"environments": [{"floxhub": "a/b"}]}}, "manifest.include.environments[0].floxhub: unknown"),
+        ({"include": {"environments": ["a"]}}, "manifest.include.environments[0]: must be a table"),
+        ({"options": {"systems": ["linux"]}}, "manifest.options.systems[0]: must be one of"),
+        ({"options": {"systems": "x86_64-linux"}}, "manifest.options.systems: must be a list"),
+        ({"containerize": {"config": {"env": ["A=b"]}}}, "manifest.containerize.config.env: unknown"),
+        ({"hook": {"on-activation": ""}}, "manifest.hook.on-activation: unknown"),
+    ],
+)
+def test_breach_is_found(addition: Manifest, problem: str) -> None:
+    assert problems({"version": 1}) == []
+    assert any(found.startswith(problem) for found in problems({"version": 1} | addition))
+
+
+def test_main_environment_composes_what_is_there() -> None:
+    directories = [entry["dir"] for entry in manifest_of(MAIN)["include"]["environments"]]
+    assert directories == ["deploy/generator", "deploy/processor"]
+    for directory in directories:
+        included = manifest_of(REPO / directory / ".flox")
+        assert "include" not in included  # an environment that names a folder beside it cannot be pushed
+        assert "activate" not in included["options"]  # its mode would become that of the development environment
+
+
+def test_development_is_on_the_python_of_production() -> None:
+    assert manifest_of(MAIN)["install"]["python313"] == {"pkg-path": "python313"}
+    assert all("python313" in path.read_text(encoding="utf-8") for path in EXPRESSIONS)
+
+
+def test_pushed_environment_leaves_the_settings_to_the_pod() -> None:
+    # Vars are set over the environment that an activation comes with, a ConfigMap's values among it.
+    settings = {name.upper() for name in WorkerSettings.model_fields}
+    assert settings.isdisjoint(manifest_of(REPO / "deploy" / "processor" / ".flox").get("vars", {}))
+    for name in settings & composed()["vars"].keys():
+        assert composed()["vars"][name].startswith(f"${{{name}:-"), f"{name} cannot be another one for a session"
+
+
+def test_no_var_is_made_of_another() -> None:
+    # Flox does not promise in which order it sets them.
+    for name, value in composed()["vars"].items():
+        used = set(re.findall(r"\$\{?([A-Z_]+)", value)) - {name}
+        assert used <= {"FLOX_ENV_CACHE", "FLOX_ENV_PROJECT"}, name
+
+
+# Services -------------------------------------------------------------------------------------------------------------
+
+
+def test_services_are_in_the_foreground() -> None:
+    assert sorted(composed()["services"]) == SERVICES
+    for service in composed()["services"].values():
+        assert service.keys() == {"command"}
+        last = service["command"].strip().splitlines()[-1]
+        assert last.startswith("exec "), last
+        subprocess.run(["bash", "-n", "-c", service["command"]], check=True)
+
+
+@contextmanager
+def started(name: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A service as Flox starts it, in bash; ended by SIGTERM, in good order."""
+    command = composed()["services"][name]["command"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["bash", "-c", command],
+            env=environment,
+            cwd=log.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
+    assert process.returncode == 0, log.read_text(encoding="utf-8")
+
+
+def within(seconds: float, found: Callable[[], Any], logs: Path) -> Any:
+    """What `found` finds at last; the logs where it finds nothing in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := found():
+            return answer
+        time.sleep(0.1)
+    return pytest.fail(
+        "\n".join(f"{log.name}: {log.read_text(encoding='utf-8')[-2000:]}" for log in logs.glob("*.log"))
+    )
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+@pytest.fixture
+def activated(bundle: Path, tmp_path: Path) -> dict[str, str]:
+    """What an activation in a shell leaves: the vars, expanded by bash as Flox does."""
+    outer = {
+        "PATH": os.defpath,
+        "HOME": str(tmp_path),
+        "FLOX_ENV_PROJECT": str(REPO),
+        "FLOX_ENV_CACHE": str(tmp_path / "cache"),
+        "STACK_PORT": "0",
+        "HEALTH_PORT": free_port(),
+        "MODEL_BUNDLE": bundle.as_uri(),
+        "BUNDLE": str(bundle),  # of the Makefile: this one is not to be built
+    }
+    exports = "".join(f'export {name}="{value}"\n' for name, value in composed()["vars"].items())
+    shown = subprocess.run(["bash", "-c", f"{exports}env -0"], env=outer, check=True, capture_output=True, text=True)
+    variables = dict(line.split("=", 1) for line in shown.stdout.split("\0") if line)
+    # The tests may run from another virtual environment than the one that make makes.
+    return variables | {"TICKET_PROGRAMS": str(Path(sys.executable).parent)}
+
+
+def test_services_enrich_tickets_together(activated: dict[str, str], tmp_path: Path) -> None:
+    stack, health = Path(activated["STACK_ENV_FILE"]), f"http://127.0.0.1:{activated['HEALTH_PORT']}/readyz"
+    stack.parent.mkdir()
+    # From a stack that was killed: nobody may take it for one that is up.
+    stack.write_text(f"export AWS_ENDPOINT_URL=http://127.0.0.1:9 RAW_BUCKET=gone\nSTACK_PID={2**22}\n")
+
+    with ExitStack() as services:
+        waiting = [
+            services.enter_context(started(name, activated, tmp_path / f"{name}.log"))
+            for name in ("ticket-processor", "ticket-generator")
+        ]
+        time.sleep(0.5)
+        assert [service.poll() for service in waiting] == [None, None]
+        with started("aws", activated, tmp_path / "aws.log"):
+            within(60, lambda: "gone" not in stack.read_text(encoding="utf-8"), tmp_path)
+            sourced = subprocess.run(
+                ["bash", "-c", f". '{stack}' && env -0"], env={}, check=True, capture_output=True, text=True
+            )
+            shared = dict(line.split("=", 1) for line in sourced.stdout.split("\0") if line)
+            table = boto3.session.Session(
+                shared["AWS_ACCESS_KEY_ID"], shared["AWS_SECRET_ACCESS_KEY"], region_name=shared["AWS_DEFAULT_REGION"]
+            ).client("dynamodb", endpoint_url=shared["AWS_ENDPOINT_URL"])
+            (item,) = within(60, lambda: table.scan(TableName=shared["TABLE_NAME"])["Items"], tmp_path)
+            table.close()
+            assert item["ticket_id"]["S"].startswith("TCK-")
+            with urllib.request.urlopen(health, timeout=5) as answer:
+                assert answer.status == 200
+            services.close()  # the worker and the generator end before what they need
+    assert not stack.exists()

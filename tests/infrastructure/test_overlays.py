@@ -1,0 +1,94 @@
+"""The overlays of deploy/kubernetes, and its page: each changes what it says, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from enrichment.bundle import install
+from tests.infrastructure.kubernetes_objects import (
+    BUILT,
+    FOLDERS,
+    KUBERNETES,
+    REPO,
+    container,
+    one,
+    pod,
+    settings,
+    validate,
+)
+from tests.infrastructure.kustomization import build
+
+# The names that KEDA's documentation has for what is used here.
+TRIGGER = {"type", "metadata", "authenticationRef"}
+SQS_TRIGGER = {"queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "awsRegion", "scaleOnInFlight"}
+
+
+def test_shared_models_replaces_one_volume_and_nothing_else() -> None:
+    shared, base = BUILT["shared-models"], BUILT["base"]
+    claim = one("PersistentVolumeClaim", "shared-models")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    volumes = pod("shared-models")["volumes"]
+    assert {"name": "models", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}} in volumes
+    restored = json.loads(json.dumps([found for found in shared if found is not claim]))
+    (deployment,) = [found for found in restored if found["kind"] == "Deployment"]
+    deployment["spec"]["template"]["spec"]["volumes"] = pod()["volumes"]
+    assert restored == base
+
+
+def test_pods_that_share_a_volume_leave_each_other_alone(bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    installed = install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture")
+    # Process 1 of another pod is at its copy: there is no way to see from here whether it lives.
+    copy = installed.rename(tmp_path / f"{installed.name}.part-ticket-processor-7d4b9-x2x9k-1.abc")
+    assert install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture") == installed
+    assert {path.name for path in copy.iterdir()} == {*manifest["files"], "bundle.json"}
+
+
+def test_keda_brings_its_own_autoscaler() -> None:
+    assert "HorizontalPodAutoscaler" not in {found["kind"] for found in BUILT["keda"]}
+    scaled, ours = one("ScaledObject", "keda")["spec"], one("HorizontalPodAutoscaler")["spec"]
+    assert scaled["scaleTargetRef"]["name"] == one("Deployment", "keda")["metadata"]["name"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (ours["minReplicas"], ours["maxReplicas"])
+    (trigger,) = scaled["triggers"]
+    assert trigger.keys() <= TRIGGER
+    assert trigger["type"] == "aws-sqs-queue"
+    assert trigger["metadata"].keys() <= SQS_TRIGGER
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA takes no numbers there
+    assert trigger["metadata"]["queueURLFromEnv"] in settings()
+    assert trigger["authenticationRef"]["name"] == one("TriggerAuthentication", "keda")["metadata"]["name"]
+
+
+def test_reading_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [], "namePrefix": "my-"}))
+    with pytest.raises(AssertionError, match="more than is read here"):
+        build(tmp_path)
+
+
+def test_page_names_what_exists() -> None:
+    page = (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:deploy|handler|tests|\.flox)/[\w./-]*\w", page))
+    assert [name for name in sorted(named) if not (REPO / name).exists()] == []
+    for folder in FOLDERS:
+        assert f"deploy/kubernetes/{folder.relative_to(KUBERNETES)}" in page
+    assert set(re.findall(r"(?<!\d)\d{12}(?!\d)", page)) == {"123456789012"}
+
+
+def test_overlay_of_the_page_is_valid(tmp_path: Path) -> None:
+    page = (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    (overlay,) = re.findall(r"```yaml\n# production/kustomization\.yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "deploy").symlink_to(REPO / "deploy")
+    (tmp_path / "production").mkdir()
+    (tmp_path / "production" / "kustomization.yaml").write_text(overlay, encoding="utf-8")
+    objects = build(tmp_path / "production")
+    for found in objects:
+        validate(found)
+    (deployment,) = [found for found in objects if found["kind"] == "Deployment"]
+    spec = deployment["spec"]["template"]["spec"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["models", "tmp", "floxhub-token"]
+    assert spec["containers"][0]["volumeMounts"][-1]["mountPath"] == "/var/run/secrets/flox.dev"
+    assert spec["containers"][0]["command"] == container()["command"]

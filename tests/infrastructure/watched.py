@@ -1,0 +1,97 @@
+"""What template.yaml watches: its alarms, its dashboard, the metrics that they name and the formulas over them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[2]
+TEXT = (REPO / "template.yaml").read_text(encoding="utf-8")
+Template = dict[str, Any]
+
+_SEARCH = re.compile(r"""SEARCH\('\{(?P<schema>[^}]+)\} MetricName="(?P<name>\w+)"', '(Sum|Maximum|Average)', \d+\)""")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by what CloudWatch knows it by. A dimension's value may be "*", for any, or "${Resource.Attribute}"."""
+
+    namespace: str
+    name: str
+    dimensions: frozenset[tuple[str, str]]
+
+    @classmethod
+    def of(cls, namespace: str, name: str, dimensions: Mapping[str, str]) -> Metric:
+        """A metric with these dimensions."""
+        return cls(namespace, name, frozenset(dimensions.items()))
+
+    def of_any_value(self) -> Metric:
+        """The metric as a search names it: by the names of its dimensions alone."""
+        return Metric.of(self.namespace, self.name, {name: "*" for name, _ in self.dimensions})
+
+
+def alarms(template: Template) -> dict[str, dict[str, Any]]:
+    """The properties of each alarm."""
+    kind = "AWS::CloudWatch::Alarm"
+    return {name: each["Properties"] for name, each in template["Resources"].items() if each["Type"] == kind}
+
+
+def widgets(template: Template) -> list[dict[str, Any]]:
+    """The dashboard's widgets with the parameters' defaults; what belongs to resources stays "${Resource}"."""
+    (board,) = (each for each in template["Resources"].values() if each["Type"] == "AWS::CloudWatch::Dashboard")
+    parameters = template["Parameters"]
+
+    def substitute(match: re.Match[str]) -> str:
+        literal, name = match.groups()
+        if not literal and name in parameters:
+            return str(parameters[name]["Default"])
+        return f"${{{name}}}"
+
+    body = re.sub(r"\$\{(!?)([^}]+)\}", substitute, board["Properties"]["DashboardBody"]["Fn::Sub"])
+    return list(json.loads(body)["widgets"])
+
+
+def rows(widget: Mapping[str, Any]) -> Iterator[tuple[Metric | None, dict[str, Any]]]:
+    """Each row of a widget: the metric that it names (None for a formula over other rows), and its options."""
+    for row in widget["properties"].get("metrics", []):
+        *parts, options = row if isinstance(row[-1], dict) else [*row, {}]
+        if parts:
+            namespace, name, *pairs = parts
+            yield Metric.of(namespace, name, dict(zip(pairs[::2], pairs[1::2], strict=True))), options
+        elif found := _SEARCH.fullmatch(options["expression"]):
+            namespace, *names = found["schema"].split(",")
+            yield Metric.of(namespace, found["name"], dict.fromkeys(names, "*")), options
+        else:
+            yield None, options
+
+
+def alarmed(alarm: Mapping[str, Any]) -> Iterator[Metric]:
+    """The metrics of an alarm."""
+    stats = [entry["MetricStat"]["Metric"] for entry in alarm.get("Metrics", ()) if "MetricStat" in entry]
+    for each in stats or [alarm]:
+        dimensions = {pair["Name"]: _reference(pair["Value"]) for pair in each["Dimensions"]}
+        yield Metric.of(each["Namespace"], each["MetricName"], dimensions)
+
+
+def calculated(formulas: Mapping[str, str], name: str, values: Mapping[str, float]) -> float:
+    """The value of one of several formulas of metric math, which may use each other, at one moment.
+
+    IF looks at both of its results here, so that a division by zero in the one that is not taken is an error too.
+    """
+    needed = {
+        other: calculated(formulas, other, values) for other in formulas if re.search(rf"\b{other}\b", formulas[name])
+    }
+    functions = {"IF": lambda condition, then, otherwise: then if condition else otherwise}
+    return float(eval(formulas[name], {"__builtins__": {}}, {**functions, **values, **needed}))
+
+
+def _reference(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    ((kind, target),) = value.items()
+    assert kind in {"Ref", "Fn::GetAtt"}
+    return f"${{{target if kind == 'Ref' else '.'.join(target)}}}"

@@ -1,0 +1,48 @@
+"""The same canaries once through real clients, queues and models: what leaks there leaks in the function too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.local import EmbeddedStack
+from tests.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
+from tests.cases import BUCKET
+from tests.fakes import event, notification, record
+from tests.stack_world import StackWorld, deployed
+
+
+@pytest.fixture(scope="module")
+def world(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackWorld]:
+    with deployed(stack, bundle, tmp_path_factory.mktemp("cache")) as found:
+        yield found
+
+
+def test_no_canary_is_told_of(world: StackWorld, capfd: pytest.CaptureFixture[str]) -> None:
+    world.dead_letters()
+    objects = {**BROKEN, "good.json": json.dumps(valid("CAN-1")).encode()}
+    for key, body in objects.items():
+        world.put_object(f"leaks/{key}", body)
+    sent: list[dict[str, Any]] = [record(notification(f"leaks/{key}", bucket=world.raw_bucket), key) for key in objects]
+    sent += [
+        record(body.replace(BUCKET, world.raw_bucket), name)
+        for name, body in {**REFUSED, **SKIPPED, "inline-good": json.dumps(valid("CAN-2"))}.items()
+    ]
+    answer = world.invoke(event(*sent))
+    assert answer.response == {"batchItemFailures": []}
+    letters = world.dead_letters()
+    bodies = {letter.rejection["message_id"]: letter.body for letter in letters}
+    assert bodies.keys() == BROKEN.keys() | REFUSED.keys()
+    assert all(WORD in bodies[name] for name in REFUSED), "the body stays in its message"
+    assert_none_is_told(answer, letters)
+    captured = capfd.readouterr()
+    assert WORD not in (captured.out + captured.err).lower()
+    for name in ("good.json", "inline-good"):
+        assert [line["outcome"] for line in answer.tickets(name)] == ["done"]
+    item = world.item("CAN-1", 1_795_165_200)
+    assert item is not None
+    assert WORD in item["customer_id"]

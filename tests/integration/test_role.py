@@ -1,0 +1,94 @@
+"""The function's own role is enough for every sample event, and each permission that the handler uses is needed."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from handler.app import build
+from handler.local import EmbeddedStack
+from handler.settings import Settings
+from tests.cases import load_cases, run_case
+from tests.fakes import event, notification, record, ticket
+from tests.stack_world import StackWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from enrichment import Enricher
+
+CASES = load_cases()
+
+
+def role_arn(stack: EmbeddedStack) -> str:
+    function = stack.client("lambda").get_function_configuration(FunctionName=stack.outputs["FunctionName"])
+    return str(function["Role"])
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[EmbeddedStack]:
+    """Yield a stack of its own, since the tests change its role."""
+    with EmbeddedStack() as embedded:
+        yield embedded
+
+
+@pytest.fixture(scope="module")
+def world(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackWorld]:
+    """A handler with the credentials that Lambda would give it; the test itself looks as root."""
+    given = stack.client("sts").assume_role(RoleArn=role_arn(stack), RoleSessionName="function")["Credentials"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ACCESS_KEY_ID", given["AccessKeyId"])
+        patch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
+        patch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
+        patch.setenv("MODEL_BUNDLE", "file:///unused")
+        yield StackWorld(stack, build(Settings(), models=enricher))
+
+
+@contextmanager
+def without(stack: EmbeddedStack, sid: str) -> Iterator[None]:
+    """The role without one of its statements, for as long as the block lasts."""
+    iam, names = stack.client("iam"), {"RoleName": role_arn(stack).rpartition("/")[2], "PolicyName": "tickets"}
+    policy = iam.get_role_policy(**names)["PolicyDocument"]
+    rest = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
+    assert len(rest) == len(policy["Statement"]) - 1
+    iam.put_role_policy(**names, PolicyDocument=json.dumps({**policy, "Statement": rest}))
+    try:
+        yield
+    finally:
+        iam.put_role_policy(**names, PolicyDocument=json.dumps(policy))
+
+
+def outcomes(world: StackWorld, name: str) -> list[str]:
+    """How a batch of a good ticket and of one whose object is gone ends."""
+    world.put_object(f"{name}.json", json.dumps(ticket(name)).encode())
+    keys = {"good": f"{name}.json", "gone": f"{name}-gone.json"}
+    records = [record(notification(key, bucket=world.raw_bucket), message) for message, key in keys.items()]
+    answer = world.invoke(event(*records))
+    return [line["outcome"] for message in keys for line in answer.tickets(message)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_role_is_enough(case: Any, world: StackWorld) -> None:
+    run_case(case, world.invoke, world)
+
+
+@pytest.mark.parametrize(
+    ("sid", "expected"),
+    [
+        ("ReadRawTickets", ["failed", "failed"]),
+        ("WriteEnrichedTickets", ["failed", "rejected"]),
+        ("ReadAndWriteItems", ["failed", "rejected"]),
+        ("RejectMessages", ["done", "failed"]),
+    ],
+)
+def test_each_permission_is_needed(sid: str, expected: list[str], stack: EmbeddedStack, world: StackWorld) -> None:
+    # Not among them: TakeMessages and WriteLogs, which Lambda itself uses, and SeeThatRawTicketsAreGone, without which
+    # S3 answers 403 for a missing object, but MiniStack 1.5.33 still 404.
+    with without(stack, sid):
+        assert outcomes(world, f"T-{sid}") == expected
+    assert outcomes(world, f"T-{sid}-again") == ["done", "rejected"]

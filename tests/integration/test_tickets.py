@@ -1,0 +1,312 @@
+"""`tickets` as people run it: on tickets that the real handler enriched, with no more rights than it says it needs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from typer.testing import CliRunner
+
+from enrichment import EnrichedTicket, Enricher
+from handler.app import Handler, build
+from handler.local import EmbeddedStack
+from handler.settings import Settings
+from handler.tickets.command import app
+
+# Other tests share the table: these tickets are the newest for a long time, and lists begin with them. Those that come
+# while somebody watches are of a time before, so that the tests may run in any order.
+START = 4_102_444_800
+SINCE = "2100-01-01"
+WATCHED, SINCE_WATCHED = START - 86400, "2099-12-31"
+TEXTS = {
+    "tickets-locked-out": ("Cannot log in", "My password is refused since this morning. I cannot sign in.", "high"),
+    "tickets-refused": ("Login refused", "The sign-in page does not accept my password any more.", "critical"),
+    "tickets-invoice": (
+        "Invoice",
+        "We were charged twice for the invoice of May, please refund one of them.",
+        "medium",
+    ),
+    "tickets-dark": ("An idea", "It would be lovely to have a dark mode in the mobile app. Thank you!", "low"),
+    "tickets-empty": ("", "", "low"),
+}
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def handler(stack: EmbeddedStack, enricher: Enricher) -> Iterator[Handler]:
+    """Yields the Lambda handler on the stack's services, with the session's models."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            patch.setenv(name, value)
+        yield build(Settings(model_bundle="file:///not-opened"), models=enricher)
+
+
+Enrich = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def enrich(handler: Handler) -> Enrich:
+    """Returns a function that sends tickets through the handler, as messages that hold them."""
+    numbers = itertools.count()
+
+    def send(*tickets: dict[str, Any]) -> None:
+        records = [
+            {"messageId": f"tickets-{next(numbers)}", "receiptHandle": "none", "body": json.dumps(ticket)}
+            for ticket in tickets
+        ]
+        for record in records:
+            record |= {"eventSource": "aws:sqs", "attributes": {"SentTimestamp": str(int(time.time() * 1000))}}
+        assert handler({"Records": records}, None) == {"batchItemFailures": []}
+
+    return send
+
+
+def raw(ticket_id: str, created_at: int, subject: str, body: str, priority: str) -> dict[str, Any]:
+    return {
+        "ticket_id": ticket_id, "subject": subject, "body": body, "created_at": created_at, "customer_id": "C-1",
+        "priority": priority, "seat": {"row": 7},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stored(enrich: Enrich) -> list[dict[str, Any]]:
+    """Returns the raw tickets that were enriched, the newest last."""
+    tickets = [raw(ticket_id, START + number, *texts) for number, (ticket_id, texts) in enumerate(TEXTS.items())]
+    enrich(*tickets)
+    return tickets
+
+
+def keys_of_user(stack: EmbeddedStack, name: str, *actions: str) -> dict[str, str]:
+    """The environment of a new user who may do nothing but these actions on the stack's table and enriched bucket."""
+    iam, outputs = stack.client("iam"), stack.outputs
+    table = stack.client("dynamodb").describe_table(TableName=outputs["TableName"])["Table"]["TableArn"]
+    resources = [table, f"{table}/index/*", f"arn:aws:s3:::{outputs['EnrichedBucket']}/*"]
+    document = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": list(actions), "Resource": resources}],
+    }
+    iam.create_user(UserName=name)
+    iam.put_user_policy(UserName=name, PolicyName="rights", PolicyDocument=json.dumps(document))
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    environment = stack.environment()
+    return {
+        **{setting: environment[setting] for setting in ("TABLE_NAME", "ENRICHED_BUCKET", "AWS_ENDPOINT_URL")},
+        "AWS_DEFAULT_REGION": environment["AWS_DEFAULT_REGION"],
+        "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": "",
+    }
+
+
+@pytest.fixture(scope="module")
+def reader(stack: EmbeddedStack) -> dict[str, str]:
+    """Returns the environment of a user with just the rights that the command names: a scan would be denied."""
+    return keys_of_user(stack, "tickets-reader", "dynamodb:Query", "s3:GetObjectVersion")
+
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture
+def run(reader: Mapping[str, str], stored: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Returns a function that runs the command as the reader and gives the lines of its output."""
+    for name, value in reader.items():
+        monkeypatch.setenv(name, value)
+
+    def lines(*arguments: str) -> list[str]:
+        result = RUNNER.invoke(app, list(arguments))
+        assert result.exit_code == 0, result.output
+        return result.stdout.splitlines()
+
+    return lines
+
+
+def test_a_scan_would_be_denied(reader: Mapping[str, str]) -> None:
+    """A control: without it the other tests would not show that there is none."""
+    client = boto3.client(
+        "dynamodb",
+        endpoint_url=reader["AWS_ENDPOINT_URL"],
+        region_name=reader["AWS_DEFAULT_REGION"],
+        aws_access_key_id=reader["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=reader["AWS_SECRET_ACCESS_KEY"],
+    )
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.scan(TableName=reader["TABLE_NAME"])
+
+
+def test_enriched_tickets_are_listed_newest_first(run: Run, stored: list[dict[str, Any]]) -> None:
+    rows = [line.split("\t") for line in run("show", "--since", SINCE, "--limit", "5")]
+    assert [row[5] for row in rows] == [ticket["ticket_id"] for ticket in reversed(stored)]
+    assert [row[1] for row in rows] == [ticket["priority"] for ticket in reversed(stored)]
+    assert rows[-1][0] == f"{SINCE}T00:00:00Z"
+    assert rows[-1][2] == "login_issue"
+    urgent = run("show", "--urgent", "--since", SINCE, "--json")
+    assert [json.loads(line)["ticket_id"] for line in urgent] == ["tickets-refused", "tickets-locked-out"]
+
+
+def test_labels_are_those_of_the_whole_tickets(run: Run, stored: list[dict[str, Any]]) -> None:
+    lines = run("show", "--since", SINCE, "--json")
+    found = [json.loads(line) for line in lines]
+    assert len(found) == len(stored)
+    for item in found[-2:]:
+        whole = json.loads(*run("get", item["ticket_id"], "--json"))
+        for name in ("intent", "urgency", "sentiment", "summary", "needs_review", "model_version", "processed_at"):
+            assert whole["enrichment"][name] == item[name]
+    like_first = ("--sentiment", found[-1]["sentiment"].lower(), "--intent", found[-1]["intent"])
+    assert run("show", "--since", SINCE, "--json", *like_first) == [
+        line
+        for line, item in zip(lines, found, strict=True)
+        if (item["sentiment"], item["intent"]) == (found[-1]["sentiment"], found[-1]["intent"])
+    ]
+    unsure = [line for line, item in zip(lines, found, strict=True) if item["needs_review"]]
+    assert run("show", "--since", SINCE, "--json", "--needs-review") == unsure
+
+
+def test_all_of_a_ticket_is_shown(run: Run, stored: list[dict[str, Any]]) -> None:
+    (line,) = run("get", "tickets-invoice", "--json")
+    ticket = EnrichedTicket.model_validate_json(line)
+    assert ticket.model_dump(exclude={"enrichment", "metadata"}) == stored[2]
+    fields = dict(line.split("\t") for line in run("get", "tickets-invoice"))
+    assert fields["body"] == stored[2]["body"]
+    assert fields["seat"] == "row 7"
+    assert fields["enrichment.intent"] == "payment_issue"
+    assert fields["enrichment.embedding"].endswith("… (384 numbers)")
+    assert fields["s3_key"] == f"inline/tickets-invoice/{START + 2}.json"
+
+
+def test_the_version_that_was_committed_is_shown(run: Run, stack: EmbeddedStack) -> None:
+    bucket, key = stack.outputs["EnrichedBucket"], f"inline/tickets-dark/{START + 3}.json"
+    before = run("get", "tickets-dark", "--json")
+    stack.client("s3").put_object(Bucket=bucket, Key=key, Body=b"a writer that lost the race for the item")
+    assert run("get", "tickets-dark", "--json") == before
+
+
+def test_the_most_similar_ticket_says_the_same_in_other_words(run: Run) -> None:
+    rows = [line.split("\t") for line in run("similar", "tickets-locked-out", "--among", "4")]
+    assert rows[0][6] == "tickets-refused"
+    assert {row[6] for row in rows} == set(TEXTS) - {"tickets-locked-out"}
+    cosines = [float(row[0]) for row in rows]
+    assert cosines == sorted(cosines, reverse=True)
+    assert cosines[0] > 0.6 > cosines[1]
+    vectors = [json.loads(*run("get", name, "--json"))["enrichment"]["embedding"] for name in list(TEXTS)[:2]]
+    assert cosines[0] == pytest.approx(sum(a * b for a, b in zip(*vectors, strict=True)), abs=1e-4)
+
+
+def test_a_ticket_without_text_has_none_that_resemble_it(run: Run) -> None:
+    result = RUNNER.invoke(app, ["similar", "tickets-empty"])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "tickets: ticket tickets-empty has no text, so nothing resembles it\n",
+    )
+
+
+def test_labels_are_counted(run: Run) -> None:
+    rows = [line.split("\t") for line in run("count", "--since", SINCE)]
+    assert [row[1:] for row in rows if row[0] == "urgency"] == [
+        ["critical", "1"], ["high", "1"], ["medium", "1"], ["low", "2"],
+    ]  # fmt: skip
+    assert {kind: sum(int(row[2]) for row in rows if row[0] == kind) for kind in ("intent", "sentiment")} == {
+        "intent": 5,
+        "sentiment": 5,
+    }
+
+
+def test_rights_that_are_missing_are_named_in_one_line(
+    stack: EmbeddedStack, stored: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in keys_of_user(stack, "tickets-blind", "dynamodb:Query").items():
+        monkeypatch.setenv(name, value)
+    for command in ("get", "similar"):
+        result = RUNNER.invoke(app, [command, "tickets-dark"])
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("tickets: An error occurred (AccessDenied)")
+        assert result.stderr.endswith("s3:GetObjectVersion on the objects\n")
+
+
+def test_no_service_is_one_line(reader: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**reader, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    result = RUNNER.invoke(app, ["get", "tickets-dark"])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        'tickets: Could not connect to the endpoint URL: "http://127.0.0.1:9/"; '
+        "check AWS_ENDPOINT_URL and the network\n"
+    )
+
+
+def start(reader: Mapping[str, str], *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+    """Starts the command in a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    command = [sys.executable, "-m", "handler.tickets", *arguments]
+    return subprocess.Popen(command, env={**kept, "TERM": "xterm", "NO_COLOR": "1", **reader}, **streams)
+
+
+def read_until(output: int, wanted: bytes, seconds: float = 60) -> bytes:
+    """Reads until something is there, the stream ends, or the time is up."""
+    seen, deadline = b"", time.monotonic() + seconds
+    while wanted not in seen and select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        try:
+            part = os.read(output, 65536)
+        except OSError:  # how the end of a terminal looks on Linux
+            break
+        if not part:
+            break
+        seen += part
+    assert wanted in seen
+    return seen
+
+
+def test_a_terminal_is_kept_up_to_date_until_ctrl_c(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
+    master, slave = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
+    with start(reader, "show", "--urgency", "low", "--watch", "0.1", start_new_session=True, **streams) as process:
+        os.close(slave)
+        try:
+            read_until(master, b"tickets-empty")
+            enrich(raw("tickets-watched", WATCHED, "Hello", "Where can I read about the new plans?", "low"))
+            read_until(master, b"tickets-watched")
+            process.send_signal(signal.SIGINT)
+            assert b"Traceback" not in read_until(master, b"\x1b[?25h")  # the cursor is back
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            os.close(master)
+
+
+def test_a_pipe_is_told_of_each_ticket_once(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
+    arguments = ("show", "--urgency", "critical", "--since", SINCE_WATCHED, "--watch", "0.1", "--json")
+    with start(reader, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            first = read_until(process.stdout.fileno(), b"\n")
+            enrich(raw("tickets-piped", WATCHED, "Down", "The whole shop is down.", "critical"))
+            second = read_until(process.stdout.fileno(), b"\n")
+            process.send_signal(signal.SIGTERM)
+            rest, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    found = [json.loads(line)["ticket_id"] for line in (first + second + rest).splitlines()]
+    assert found == ["tickets-refused", "tickets-piped"]
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_a_reader_who_has_seen_enough_is_no_traceback(reader: Mapping[str, str], run: Run) -> None:
+    with start(reader, "show", "--watch", "0.1", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(60) == 1
+        assert process.stderr.read() == b""

@@ -1,0 +1,43 @@
+"""What the template watches with is made: its alarms and its dashboard name the deployed queues and the function."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from samtranslator.yaml_helper import yaml_parse
+
+from handler.local import TEMPLATE
+
+if TYPE_CHECKING:
+    from handler.local import EmbeddedStack
+
+
+def test_alarms_watch_what_was_deployed(stack: EmbeddedStack) -> None:
+    queues = {name: stack.outputs[name].rpartition("/")[2] for name in ("QueueUrl", "DlqUrl")}
+    found = stack.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    values = {alarm["AlarmName"]: [each["Value"] for each in alarm["Dimensions"]] for alarm in found}
+    function = stack.outputs["FunctionName"]
+    assert values == {
+        f"{function}-dead-letters": [queues["DlqUrl"]],
+        f"{function}-oldest-ticket": [queues["QueueUrl"]],
+        **{f"{function}-{name}": [function] for name in ("errors", "throttles", "duration")},
+    }
+    assert {alarm["TreatMissingData"] for alarm in found} == {"notBreaching"}
+    (duration,) = (alarm for alarm in found if alarm["MetricName"] == "Duration")
+    assert (
+        duration["Threshold"]
+        == 800 * yaml_parse(TEMPLATE.read_text(encoding="utf-8"))["Parameters"]["Timeout"]["Default"]
+    )
+
+
+def test_dashboard_is_valid_with_everything_filled_in(stack: EmbeddedStack) -> None:
+    cloudwatch = stack.client("cloudwatch")
+    (entry,) = cloudwatch.list_dashboards()["DashboardEntries"]
+    assert entry["DashboardName"] == f"{stack.outputs['FunctionName']}-us-east-1"
+    body = cloudwatch.get_dashboard(DashboardName=entry["DashboardName"])["DashboardBody"]
+    assert json.loads(body)["widgets"]
+    # CloudWatch fills in the rest, when it draws a search.
+    assert set(re.findall(r"\$\{[^}]*\}", body)) == {"${PROP('Dim.ErrorType')}"}
+    assert f'"QueueName", "{stack.outputs["DlqUrl"].rpartition("/")[2]}"' in body

@@ -1,0 +1,50 @@
+"""The public surface: what is promised, and nothing by accident."""
+
+import inspect
+from pathlib import Path
+
+import enrichment
+
+PUBLIC = [
+    "Bundle",
+    "BundleCorrupt",
+    "BundleError",
+    "BundleInvalid",
+    "BundleMissing",
+    "EnrichedTicket",
+    "Enricher",
+    "EnrichmentData",
+    "EnrichmentError",
+    "ModelFailed",
+    "OutOfTime",
+    "RawTicket",
+    "TicketInvalid",
+    "TicketMetadata",
+    "enriched_json",
+    "install",
+    "parse_ticket",
+]
+
+
+def test_the_surface_is_sorted_and_pinned() -> None:
+    assert enrichment.__all__ == sorted(enrichment.__all__) == PUBLIC
+
+
+def test_everything_public_is_there_and_described() -> None:
+    for name in enrichment.__all__:
+        assert inspect.getdoc(getattr(enrichment, name)), name
+
+
+def test_the_calls_are_pinned() -> None:
+    assert list(inspect.signature(enrichment.Enricher.open).parameters) == ["folder", "verify", "threads"]
+    assert list(inspect.signature(enrichment.Enricher.enrich).parameters) == ["self", "tickets", "time_left", "observe"]
+    for name in ("time_left", "observe"):
+        found = inspect.signature(enrichment.Enricher.enrich).parameters[name]
+        assert (found.kind, found.default) == (inspect.Parameter.KEYWORD_ONLY, None)
+    assert list(inspect.signature(enrichment.parse_ticket).parameters) == ["raw"]
+    assert list(inspect.signature(enrichment.enriched_json).parameters) == ["ticket", "enrichment"]
+    assert list(inspect.signature(enrichment.install).parameters) == ["open_file", "cache", "place"]
+
+
+def test_types_are_shipped() -> None:
+    assert Path(enrichment.__file__).with_name("py.typed").is_file()

@@ -1,0 +1,886 @@
+"""What `tickets` reads and prints, with the adapter that writes it and a DynamoDB and an S3 in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import count, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+from samtranslator.yaml_helper import yaml_parse
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+from enrichment import EnrichmentData, RawTicket, enriched_json
+from handler.display import age, moment, write, write_whole
+from handler.settings import Settings
+from handler.storage import AwsTicketSink, Write
+from handler.tickets.access import AccessSettings
+from handler.tickets.catalogue import URGENCIES, Catalogue, CatalogueError, Item, ObjectUnreadable, Selection
+from handler.tickets.command import app, follow_tickets, main
+from handler.tickets.likeness import Likeness, similar
+from handler.tickets.options import since_seconds
+from handler.tickets.rows import ticket_row
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLACES = count(1)
+VERSION = "compact-int8@0123456789ab"
+NASTY = "Re:\tyour\r\nbill \x1b]0;owned\x07\x9b31m \u202etxt.exe\u202c ✓ é"
+
+
+@dataclass
+class World:
+    """A table and a bucket of the name `place`, the sink that fills them, and the calls that were made.
+
+    `before` hears the name and the parameters of each call before it is made, and may raise.
+    """
+
+    dynamodb: Any
+    s3: Any
+    place: str
+    before: Callable[[str, dict[str, Any]], object] = lambda _name, _params: None
+    queries: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    times: Iterator[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return Catalogue(self.dynamodb, lambda: self.s3, table=self.place, bucket=self.place)
+
+    def store(
+        self, ticket_id: str, created_at: int = 1000, *, vector: tuple[float, ...] = (1.0,), **labels: Any
+    ) -> str:
+        """Stores a ticket as the function does; the vector's further numbers are zero. Returns its key."""
+        ticket = RawTicket(
+            ticket_id=ticket_id,
+            subject=labels.pop("subject", f"about {ticket_id}"),
+            body="First line.\n\nSecond line.",
+            created_at=created_at,
+            customer_id="C-1",
+        )
+        fields: dict[str, Any] = {
+            "embedding": [*vector, *([0.0] * (384 - len(vector)))],
+            "intent": "bug_report",
+            "intent_confidence": 0.75,
+            "urgency": "low",
+            "urgency_confidence": 1.0,
+            "sentiment": "NEUTRAL",
+            "sentiment_confidence": 0.5,
+            "summary": f"Summary of {ticket_id}.",
+            "processed_at": "2026-11-21T10:00:00.000Z",
+            "model_version": VERSION,
+            "scores": {"sentiment": {"NEGATIVE": 0.25, "NEUTRAL": 0.5, "POSITIVE": 0.25}},
+            "needs_review": False,
+            "truncated": [],
+        }
+        enrichment = EnrichmentData(**(fields | labels))
+        key = f"{ticket_id}/{created_at}.json"
+        sink = AwsTicketSink(self.s3, self.dynamodb, self.place, self.place)
+        body = enriched_json(ticket, enrichment)
+        assert sink.store(Write(ticket, enrichment, body, key, "0" * 64, next(self.times)))
+        return key
+
+    def item(self, ticket_id: str) -> Item:
+        (item,) = self.catalogue.with_id(ticket_id)
+        return item
+
+    def forget_calls(self) -> None:
+        self.calls.clear()
+        self.queries.clear()
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[tuple[Any, Any]]:
+    """Yields clients of a DynamoDB and an S3 that live in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        with mock_aws():
+            yield boto3.client("dynamodb"), boto3.client("s3")
+
+
+@pytest.fixture(scope="module")
+def declared() -> dict[str, Any]:
+    """Returns the table as the template declares it."""
+    resources = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))["Resources"]
+    names = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
+    return {name: resources["TicketTable"]["Properties"][name] for name in names}
+
+
+@pytest.fixture
+def world(aws: tuple[Any, Any], declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Yields an empty world of this test's own, which the environment names, too."""
+    made = World(*aws, place=f"tickets-{next(PLACES)}")
+    for name in ("TABLE_NAME", "ENRICHED_BUCKET"):
+        monkeypatch.setenv(name, made.place)
+    for name in ("FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    made.dynamodb.create_table(TableName=made.place, **declared)
+    made.s3.create_bucket(Bucket=made.place)
+    made.s3.put_bucket_versioning(Bucket=made.place, VersioningConfiguration={"Status": "Enabled"})
+
+    def record(params: dict[str, Any], model: Any, **_: Any) -> None:
+        made.calls.append(model.name)
+        if model.name == "Query":
+            made.queries.append(params)
+        made.before(model.name, params)
+
+    for client in aws:
+        client.meta.events.register("provide-client-params", record)
+    yield made
+    for client in aws:
+        client.meta.events.unregister("provide-client-params", record)
+
+
+def ids(items: Any) -> list[str]:
+    return [item.ticket_id for item in items]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+# -- lists
+
+
+def test_urgencies_are_merged_newest_first_and_equal_times_by_severity(world: World) -> None:
+    for ticket_id, created_at, urgency in [
+        ("a", 10, "low"), ("b", 40, "medium"), ("c", 20, "critical"), ("d", 30, "low"), ("e", 30, "critical"),
+        ("f", 30, "high"),
+    ]:  # fmt: skip
+        world.store(ticket_id, created_at, urgency=urgency)
+    assert ids(world.catalogue.newest(Selection())) == ["b", "e", "f", "d", "c", "a"]
+
+
+def test_a_list_costs_one_query_of_the_index_for_each_urgency_and_never_a_scan(world: World) -> None:
+    for number in range(40):
+        world.store(f"t{number:02}", number, urgency=URGENCIES[number % 4])
+    world.forget_calls()
+    assert ids(islice(world.catalogue.newest(Selection(), 10), 10)) == [f"t{n}" for n in range(39, 29, -1)]
+    assert world.calls == ["Query"] * 4
+    assert {query["ExpressionAttributeValues"][":urgency"]["S"] for query in world.queries} == set(URGENCIES)
+    assert {(query["IndexName"], query["Limit"]) for query in world.queries} == {("urgency-index", 10)}
+
+
+def test_further_pages_are_read_when_they_are_needed_and_grow(world: World) -> None:
+    for number in range(45):
+        world.store(f"t{number:02}", number, urgency="low")
+    world.forget_calls()
+    tickets = world.catalogue.newest(Selection(("low",)), 5)
+    seen = []
+    for taken in (5, 1, 9, 1, 29):
+        list(islice(tickets, taken))
+        seen.append([query["Limit"] for query in world.queries])
+    assert seen == [[5], [5, 10], [5, 10], [5, 10, 20], [5, 10, 20, 40]]
+    assert list(tickets) == []
+    assert set(world.calls) == {"Query"}
+
+
+def test_only_the_wanted_urgencies_are_asked_for(world: World) -> None:
+    for urgency in URGENCIES:
+        world.store(urgency, urgency=urgency)
+    world.forget_calls()
+    assert ids(world.catalogue.newest(Selection(("critical", "high")))) == ["critical", "high"]
+    assert len(world.queries) == 2
+
+
+@pytest.mark.parametrize(
+    ("selection", "wanted"),
+    [
+        (Selection(), {"plain", "old", "login", "angry", "unsure"}),
+        (Selection(intent="login_issue"), {"login", "unsure"}),
+        (Selection(intent="login"), set()),
+        (Selection(sentiment="NEGATIVE"), {"angry", "unsure"}),
+        (Selection(needs_review=True), {"unsure"}),
+        (Selection(since=1000), {"plain", "login", "angry", "unsure"}),
+        (Selection(since=1001), set()),
+        (Selection(("high",), "login_issue", "NEGATIVE", needs_review=True, since=1000), {"unsure"}),
+        (Selection(("low",), "login_issue", "NEGATIVE", needs_review=True, since=1000), set()),
+    ],
+)
+def test_a_selection_holds_what_meets_all_its_conditions(world: World, selection: Selection, wanted: set[str]) -> None:
+    world.store("plain")
+    world.store("old", 999)
+    world.store("login", intent="login_issue")
+    world.store("angry", sentiment="NEGATIVE")
+    world.store("unsure", intent="login_issue", sentiment="NEGATIVE", urgency="high", needs_review=True)
+    assert set(ids(world.catalogue.newest(selection))) == wanted
+    assert sum(world.catalogue.count(selection)["intent"].values()) == len(wanted)
+
+
+def test_a_filter_that_few_tickets_pass_reads_on_until_there_are_enough(world: World) -> None:
+    for number in range(30):
+        world.store(f"t{number:02}", number, sentiment="NEGATIVE" if number % 10 == 0 else "NEUTRAL")
+    angry = islice(world.catalogue.newest(Selection(sentiment="NEGATIVE"), 2), 2)
+    assert ids(angry) == ["t20", "t10"]
+
+
+def test_labels_are_counted_without_reading_what_is_not_counted(world: World) -> None:
+    world.store("a", intent="login_issue", urgency="high", sentiment="NEGATIVE")
+    world.store("b", intent="login_issue", urgency="low")
+    world.store("c", intent="bug_report", urgency="low")
+    world.forget_calls()
+    assert world.catalogue.count(Selection()) == {
+        "intent": {"login_issue": 2, "bug_report": 1},
+        "urgency": {"high": 1, "low": 2},
+        "sentiment": {"NEGATIVE": 1, "NEUTRAL": 2},
+    }
+    assert world.calls == ["Query"] * 4
+    assert not any("summary" in query["ProjectionExpression"] for query in world.queries)
+
+
+def test_an_id_is_looked_up_by_the_key_of_the_table(world: World) -> None:
+    world.store("twice", 1000)
+    world.store("twice", 2000)
+    world.store("other", 3000)
+    world.forget_calls()
+    assert [item.created_at for item in world.catalogue.with_id("twice")] == [2000, 1000]
+    assert world.catalogue.with_id("none") == []
+    assert world.calls == ["Query"] * 2
+    assert not any("IndexName" in query for query in world.queries)
+
+
+def test_the_largest_time_is_exact(world: World) -> None:
+    world.store("late", 2**53 - 1)
+    assert world.item("late").created_at == 2**53 - 1
+
+
+def test_an_item_of_somebody_elses_making_is_named(world: World) -> None:
+    item = {"ticket_id": {"S": "odd"}, "created_at": {"N": "7"}, "urgency": {"S": "low"}}
+    world.dynamodb.put_item(TableName=world.place, Item=item)
+    assert world.item("odd").subject == ""
+    world.dynamodb.put_item(TableName=world.place, Item={**item, "subject": {"L": []}})
+    with pytest.raises(CatalogueError, match="ticket odd has an unexpected subject in the table"):
+        list(world.catalogue.newest(Selection()))
+
+
+# -- whole tickets
+
+
+def test_the_whole_ticket_is_read_in_the_version_that_the_item_names(world: World) -> None:
+    key = world.store("t", subject="committed")
+    world.s3.put_object(Bucket=world.place, Key=key, Body=b'{"subject": "lost the race"}')
+    assert world.catalogue.whole(world.item("t"))["subject"] == "committed"
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"[]", b"{}", b'{"enrichment": null}'])
+def test_an_object_that_is_no_enriched_ticket_is_named(world: World, body: bytes) -> None:
+    version = world.s3.put_object(Bucket=world.place, Key="k", Body=body)["VersionId"]
+    item = Item(ticket_id="t", created_at=1, s3_key="k", s3_version_id=version)
+    with pytest.raises(
+        ObjectUnreadable, match=f"s3://{world.place}/k in version {version} is .*; enrich the ticket again"
+    ):
+        world.catalogue.whole(item)
+
+
+def test_an_object_that_is_gone_is_named(world: World) -> None:
+    key = world.store("t")
+    world.s3.delete_object(Bucket=world.place, Key=key, VersionId=world.item("t").s3_version_id)
+    with pytest.raises(ObjectUnreadable, match="is gone"):
+        world.catalogue.whole(world.item("t"))
+    with pytest.raises(ObjectUnreadable, match="ticket x names no object"):
+        world.catalogue.whole(Item(ticket_id="x", created_at=1))
+
+
+def test_a_bucket_that_is_not_there_is_no_fault_of_the_object(world: World) -> None:
+    world.store("t")
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        Catalogue(world.dynamodb, lambda: world.s3, table=world.place, bucket="elsewhere").whole(world.item("t"))
+
+
+# -- similar ones
+
+
+def likeness(world: World, ticket_id: str, *, limit: int = 10, among: int = 1000) -> Likeness:
+    read: list[int] = []
+    found = similar(
+        world.catalogue,
+        world.item(ticket_id),
+        limit=limit,
+        among=among,
+        begin=read.append,
+        advance=lambda: read.append(1),
+    )
+    assert read == [found.compared] + [1] * found.compared
+    return found
+
+
+def test_cosines_order_the_others_whatever_the_length_of_their_vectors(world: World) -> None:
+    vectors = {"asked": (3.0, 4.0), "same": (6.0, 8.0), "near": (4.0, 3.0), "across": (-4.0, 3.0), "none": (0.0,)}
+    for created_at, (ticket_id, vector) in enumerate(vectors.items()):
+        world.store(ticket_id, created_at, vector=vector)
+    world.store("against", vector=(-3.0, -4.0))
+    found = likeness(world, "asked")
+    assert [(item.ticket_id, round(cosine, 6)) for cosine, item in found.matches] == [
+        ("same", 1.0),
+        ("near", 0.96),
+        ("none", 0.0),  # the newer of two equals
+        ("across", 0.0),
+        ("against", -1.0),
+    ]
+    assert (found.compared, found.oldest, found.unreadable, found.foreign) == (5, None, 0, 0)
+    assert ids(item for _, item in likeness(world, "asked", limit=2).matches) == ["same", "near"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "among", "compared", "oldest"),
+    [
+        ("t9", 3, ["t8", "t7", "t6"], 6),
+        ("t0", 3, ["t9", "t8", "t7"], 7),
+        ("t7", 3, ["t9", "t8", "t6"], 6),
+        ("t6", 3, ["t9", "t8", "t7"], 7),
+        ("t0", 9, [f"t{n}" for n in range(9, 0, -1)], None),
+        ("t5", 8, ["t9", "t8", "t7", "t6", "t4", "t3", "t2", "t1"], 1),
+    ],
+)
+def test_the_newest_others_are_compared_and_what_is_left_out_is_known(
+    world: World, asked: str, among: int, compared: list[str], oldest: int | None
+) -> None:
+    for number in range(10):
+        world.store(f"t{number}", number, urgency=URGENCIES[number % 4])
+    found = likeness(world, asked, among=among)
+    assert ids(item for _, item in found.matches) == compared
+    assert (found.compared, found.oldest) == (len(compared), oldest)
+
+
+def test_what_cannot_be_compared_is_counted(world: World) -> None:
+    world.store("asked")
+    world.store("foreign", model_version="full@0123456789ab")
+    gone = world.store("gone")
+    world.s3.delete_object(Bucket=world.place, Key=gone, VersionId=world.item("gone").s3_version_id)
+    for ticket_id, vector in {"short": [1.0], "none": [], "words": ["a"] * 384}.items():
+        body = json.dumps({"ticket_id": ticket_id, "enrichment": {"embedding": vector}}).encode()
+        version = world.s3.put_object(Bucket=world.place, Key=ticket_id, Body=body)["VersionId"]
+        texts = {"ticket_id": ticket_id, "urgency": "low", "s3_key": ticket_id, "s3_version_id": version}
+        item = {name: {"S": text} for name, text in texts.items()}
+        world.dynamodb.put_item(
+            TableName=world.place, Item={**item, "created_at": {"N": "5"}, "model_version": {"S": VERSION}}
+        )
+    found = likeness(world, "asked")
+    assert ids(item for _, item in found.matches) == ["foreign"]
+    assert (found.compared, found.unreadable, found.foreign) == (5, 4, 1)
+
+
+def test_a_ticket_without_text_resembles_none(world: World) -> None:
+    world.store("empty", vector=(0.0,))
+    with pytest.raises(CatalogueError, match="ticket empty has no text"):
+        likeness(world, "empty")
+
+
+def test_objects_are_read_side_by_side(world: World) -> None:
+    own = world.store("asked")
+    for number in range(8):
+        world.store(f"t{number}")
+    together = threading.Barrier(4)
+
+    def meet(name: str, params: dict[str, Any]) -> None:
+        if name == "GetObject" and params["Key"] != own:
+            together.wait(timeout=30)  # raises where three others do not come
+
+    world.before = meet
+    assert likeness(world, "asked").compared == 8
+
+
+def test_an_error_or_ctrl_c_ends_the_reading(world: World) -> None:
+    own = world.store("asked")
+    for number in range(60):
+        world.store(f"t{number}")
+
+    def take_long(_name: str, _params: dict[str, Any]) -> None:
+        time.sleep(0.05)  # so that the first one is heard of before all have begun
+
+    def refuse(name: str, params: dict[str, Any]) -> None:
+        time.sleep(0.05)
+        if name == "GetObject" and params["Key"] != own:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, name)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    item, options, world.before = world.item("asked"), {"limit": 10, "among": 1000}, take_long
+    with pytest.raises(KeyboardInterrupt):
+        similar(world.catalogue, item, begin=lambda _: None, advance=interrupt, **options)
+    assert 1 < world.calls.count("GetObject") < 60
+    world.forget_calls()
+    world.before = refuse
+    with pytest.raises(ClientError, match="AccessDenied"):
+        similar(world.catalogue, item, begin=lambda _: None, advance=lambda: None, **options)
+    assert 1 < world.calls.count("GetObject") < 60
+
+
+# -- what is printed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86399, "23h"), (86400, "1d"),
+        (364 * 86400, "364d"), (800 * 86400, "2y"), (-1, "-1s"), (-7200, "-2h"),
+    ],
+)  # fmt: skip
+def test_an_age_is_in_its_largest_unit(seconds: int, text: str) -> None:
+    assert age(10**9 - seconds, now=10**9) == text
+
+
+def test_moments_beyond_the_calendar_stay_numbers() -> None:
+    assert moment(1_790_000_000) == "2026-09-21T14:13:20Z"
+    assert moment(2**53 - 1) == str(2**53 - 1)
+
+
+def test_lines_hold_eight_columns_and_nothing_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    item = Item(ticket_id="T\t1", created_at=0, subject=NASTY, summary="Two\nlines.", needs_review=True, urgency="low")
+    write([ticket_row(item), ticket_row(item, 0.5)], "lines")
+    plain, likened = capsys.readouterr().out.splitlines()
+    cells = ["1970-01-01T00:00:00Z", "low", "", "", "yes", "T 1", "Re: your bill ]0;owned31m txt.exe ✓ é", "Two lines."]
+    assert plain.split("\t") == cells
+    assert likened.split("\t") == ["0.5000", *cells]
+
+
+def test_json_lines_mean_what_is_stored_and_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
+    stored = {"ticket_id": "T", "created_at": 3, "subject": NASTY, "score": Decimal("0.125"), "tags": {"b", "a"}}
+    item = Item.model_validate(stored)
+    write([ticket_row(item), ticket_row(item, -0.5)], "json")
+    plain, likened = capsys.readouterr().out.splitlines()
+    assert plain.isprintable()
+    assert "é" in plain
+    assert json.loads(plain) == {**item.model_dump(), "score": 0.125, "tags": ["a", "b"]}
+    assert json.loads(likened) == {"cosine": -0.5, **json.loads(plain)}
+
+
+WHOLE = {
+    "ticket_id": "T",
+    "created_at": 0,
+    "body": "one\r\n\ttwo\x1b[31m",
+    "priority": None,
+    "metadata": {"tags": ["a", "b"], "extra": {}, "deep": [{"x": 1}]},
+    "enrichment": {"embedding": [0.123456] * 384, "scores": {"urgency": {"low": 0.25, "high": 0.75}}},
+}
+
+
+def test_a_whole_ticket_has_a_field_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole(WHOLE, {"s3_key": "k"}, "lines")
+    assert dict(line.split("\t") for line in capsys.readouterr().out.splitlines()) == {
+        "ticket_id": "T",
+        "created_at": "1970-01-01T00:00:00Z",
+        "body": "one two[31m",
+        "priority": "null",
+        "metadata.tags": "a, b",
+        "metadata.extra": "{}",
+        "metadata.deep": '{"x": 1}',
+        "enrichment.embedding": "0.1235, 0.1235, 0.1235, 0.1235, … (384 numbers)",
+        "enrichment.scores.urgency": "high 0.75, low 0.25",
+        "s3_key": "k",
+    }
+
+
+def test_a_whole_ticket_as_json_is_what_is_stored(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole(WHOLE, {"s3_key": "k"}, "json")
+    assert json.loads(capsys.readouterr().out) == WHOLE
+
+
+class Screen(io.StringIO):
+    """A standard output that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """Returns a terminal of 100 columns without colours."""
+    for name, value in {"COLUMNS": "100", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return Screen()
+
+
+def run_on(output: io.StringIO, *arguments: str) -> object:
+    """Runs the command with an output that can be read meanwhile, and returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as end:
+            app(list(arguments))
+    return end.value.code
+
+
+def shown(screen: Screen) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+
+
+def test_a_terminal_gets_a_table_that_fits(world: World, screen: Screen) -> None:
+    long_id = "T" * 60
+    world.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True)
+    world.store(long_id, 2, subject="[red]not markup[/]")
+    assert run_on(screen, "show") == 0
+    heading, *lines = shown(screen).splitlines()
+    assert heading.split() == ["age", "urgency", "intent", "sentiment", "?", "ticket", "subject"]
+    assert all(len(line) <= 100 for line in lines)
+    assert long_id in "".join(re.findall("T+", "\n".join(lines)))
+    assert "[red]not" in "\n".join(lines)
+    (short,) = [line for line in lines if "short" in line]
+    assert re.match(r"\d+y  critical  bug_report  NEUTRAL    \?  short +word word .*…$", short)
+
+
+def test_a_wide_terminal_gets_the_summaries_too(world: World, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    world.store("t")
+    assert run_on(screen, "show") == 0
+    assert "Summary of t." in shown(screen)
+
+
+def test_a_terminal_gets_the_lines_of_a_body(world: World, screen: Screen) -> None:
+    world.store("t", subject=NASTY)
+    assert run_on(screen, "get", "t") == 0
+    lines = [line.rstrip() for line in shown(screen).splitlines()]
+    place = lines.index(next(line for line in lines if line.startswith("body ")))
+    assert [line.split()[-2:] for line in lines[place : place + 3]] == [["First", "line."], [], ["Second", "line."]]
+    assert "\x1b]" not in screen.getvalue()
+
+
+def test_a_terminal_is_told_that_there_is_nothing(
+    world: World, screen: Screen, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_on(screen, "show") == 0
+    assert (screen.getvalue(), capsys.readouterr().err) == ("", "no such tickets\n")
+
+
+# -- the command
+
+
+def test_shown_in_a_pipe(world: World) -> None:
+    for number, urgency in enumerate(URGENCIES):
+        world.store(urgency, number, urgency=urgency)
+    assert [line.split("\t")[5] for line in run("show").stdout.splitlines()] == list(reversed(URGENCIES))
+    assert [line.split("\t")[5] for line in run("show", "--urgent").stdout.splitlines()] == ["high", "critical"]
+    assert [line.split("\t")[5] for line in run("show", "--urgency", "LOW").stdout.splitlines()] == ["low"]
+    assert [json.loads(line)["ticket_id"] for line in run("show", "--json", "--limit", "2").stdout.splitlines()] == [
+        "low",
+        "medium",
+    ]
+    nothing = run("show", "--intent", "none")
+    assert (nothing.exit_code, nothing.output) == (0, "")
+
+
+def test_sentiments_in_small_letters(world: World) -> None:
+    world.store("angry", sentiment="NEGATIVE")
+    world.store("calm")
+    assert run("show", "--sentiment", "negative").stdout.split("\t")[5] == "angry"
+
+
+@pytest.mark.parametrize(
+    ("since", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("3d", 3 * 86400), ("1w", 7 * 86400)]
+)
+def test_since_some_time_ago(since: str, seconds: int) -> None:
+    earliest = int(time.time()) - seconds
+    assert earliest <= since_seconds(since) <= int(time.time()) - seconds
+
+
+@pytest.mark.parametrize("since", ["2026-09-21", "2026-09-21T00:00:00Z", "2026-09-21T02:00+02:00"])
+def test_since_a_time_which_is_utc(world: World, since: str) -> None:
+    assert since_seconds(since) == int(datetime(2026, 9, 21, tzinfo=UTC).timestamp())
+
+
+def test_since_includes_that_second(world: World) -> None:
+    world.store("inside", 86400)
+    world.store("outside", 86399)
+    assert [line.split("\t")[5] for line in run("show", "--since", "1970-01-02").stdout.splitlines()] == ["inside"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "--since", "yesterday"), ("show", "--urgent", "--urgency", "low"), ("show", "--urgency", "urgent"),
+        ("show", "--limit", "0"), ("show", "--watch", "0"), ("show", "--watch=soon"), ("similar", "t", "--among", "0"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_refused(world: World, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Invalid value" in result.stderr
+    assert world.calls == []
+
+
+def test_counted_in_a_pipe(world: World) -> None:
+    for ticket_id, urgency, intent in [("a", "low", "x"), ("b", "low", "y"), ("c", "critical", "y")]:
+        world.store(ticket_id, urgency=urgency, intent=intent)
+    lines = ["intent\ty\t2", "intent\tx\t1", "urgency\tcritical\t1", "urgency\tlow\t2", "sentiment\tNEUTRAL\t3"]
+    assert run("count").stdout.splitlines() == lines
+    assert json.loads(run("count", "--urgent", "--json").stdout.splitlines()[0]) == {
+        "by": "intent",
+        "label": "y",
+        "count": 1,
+    }
+
+
+def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(world: World) -> None:
+    for created_at in (1000, 2000, 3000):
+        world.store("t", created_at, subject=f"of {created_at}")
+    newest = run("get", "t", "--json")
+    assert json.loads(newest.stdout)["subject"] == "of 3000"
+    assert newest.stderr == "the newest of 3; --created-at shows the others: 2000, 1000\n"
+    chosen = run("get", "t", "--created-at", "2000", "--json")
+    assert (json.loads(chosen.stdout)["subject"], chosen.stderr) == ("of 2000", "")
+    none = run("get", "t", "--created-at", "5")
+    assert (none.exit_code, none.stdout, none.stderr) == (
+        1,
+        "",
+        "tickets: no ticket t of 5, but of 3000, 2000, 1000\n",
+    )
+
+
+def test_similar_ones_and_what_was_left_out(world: World) -> None:
+    world.store("asked", 9)
+    world.store("near", 8, vector=(0.8, 0.6))
+    world.store("foreign", 7, vector=(0.6, 0.8), model_version="other")
+    gone = world.store("gone", 6)
+    world.s3.delete_object(Bucket=world.place, Key=gone, VersionId=world.item("gone").s3_version_id)
+    world.store("older", 5)
+    result = run("similar", "asked", "--among", "3")
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["0.8000", "0.6000"]
+    assert result.stderr == (
+        "compared with 3 tickets; older ones than 1970-01-01T00:00:06Z were left out (--among reads more); "
+        "1 of them have no object that can be compared; 1 come from another model version, so their cosines say less\n"
+    )
+    everything = run("similar", "asked", "--json", "--limit", "1")
+    assert json.loads(everything.stdout)["ticket_id"] == "older"
+    assert "left out" not in everything.stderr
+
+
+@pytest.mark.parametrize("command", ["get", "similar"])
+def test_an_unknown_id_is_one_line(world: World, command: str) -> None:
+    result = run(command, "nobody")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "tickets: no ticket nobody\n")
+
+
+@pytest.mark.parametrize("arguments", [("get", "t"), ("show", "--watch")])
+def test_an_error_of_aws_is_one_line_with_a_remedy(
+    world: World, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TABLE_NAME", "elsewhere")
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(r"tickets: .*\(ResourceNotFoundException\).*; check TABLE_NAME, .*\n", result.stderr)
+
+
+def test_an_error_without_a_remedy_is_one_line_all_the_same(world: World) -> None:
+    result = run("get", "")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(r"tickets: .*\(ValidationException\).*\n", result.stderr)
+
+
+def test_no_region_is_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    assert run("show").stderr == "tickets: You must specify a region; set AWS_DEFAULT_REGION\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"TABLE_NAME": None, "ENRICHED_BUCKET": None}, "set TABLE_NAME and ENRICHED_BUCKET in the environment"),
+        ({"TABLE_NAME": ""}, "set TABLE_NAME in the environment"),
+        (
+            {"ENRICHED_BUCKET": None, "AWS_ENDPOINT_URL": "here"},
+            "set ENRICHED_BUCKET in the environment; AWS_ENDPOINT_URL: Input should be a valid URL, .*",
+        ),
+    ],
+)
+@pytest.mark.parametrize("arguments", [("show",), ("get", "t")])
+def test_settings_that_are_missing_are_all_named_in_one_line(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str | None],
+    line: str,
+    arguments: tuple[str, ...],
+) -> None:
+    for name, value in environment.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(f"tickets: {line}\n", result.stderr)
+
+
+def test_settings_have_the_names_and_the_meaning_of_the_function() -> None:
+    for name, own in AccessSettings.model_fields.items():
+        assert own.is_required() == Settings.model_fields[name].is_required()
+    assert {name for name in AccessSettings.model_fields if AccessSettings.model_fields[name].is_required()} == {
+        "table_name",
+        "enriched_bucket",
+    }
+
+
+def test_a_terminal_that_lacks_letters_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.store("t", subject="Grüße ✓")
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "argv", ["tickets", "show"])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="latin-1"))
+    with pytest.raises(SystemExit):
+        main()
+    assert "Grüße ?" in output.getvalue().decode("latin-1")
+
+
+def test_the_command_is_installed() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"]["tickets"] == "handler.tickets.command:main"
+
+
+# -- watching
+
+
+def test_followed_tickets_come_once_each_and_the_oldest_first(world: World) -> None:
+    for number in range(5):
+        world.store(f"t{number}", number)
+    first = list(islice(world.catalogue.newest(Selection()), 3))
+    rounds = follow_tickets(world.catalogue, Selection(), first, 3)
+    assert ids(next(rounds)) == ["t2", "t3", "t4"]
+    assert ids(next(rounds)) == []
+    for number in range(5, 12):  # more than the limit
+        world.store(f"t{number}", number)
+    world.store("late", 3)  # behind newer ones
+    world.store("ancient", 1)
+    assert ids(next(rounds)) == ["late", *(f"t{number}" for number in range(5, 12))]
+    world.store("t4", 4, intent="login_issue")  # enriched again
+    (again,) = next(rounds)
+    assert (again.ticket_id, again.intent) == ("t4", "login_issue")
+    assert ids(next(rounds)) == []
+
+
+def test_a_followed_list_keeps_no_more_than_the_newest_in_sight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.tickets.command._REMEMBERED", 20)
+    rounds = follow_tickets(world.catalogue, Selection(), [], 10)
+    assert next(rounds) == []
+    for number in range(30):
+        world.store(f"t{number}", number)
+    assert ids(next(rounds)) == [f"t{number}" for number in range(30)]
+    world.forget_calls()
+    assert next(rounds) == []
+    assert {query["ExpressionAttributeValues"][":created_at"]["N"] for query in world.queries} == {"10"}
+
+
+class Watcher(threading.Thread):
+    """Plays the person before a watching command: waits until a text is there, acts, and at last ends the command."""
+
+    def __init__(self, output: io.StringIO, steps: list[tuple[str, Callable[[], object]]], last: str, end: int) -> None:
+        super().__init__(daemon=True)
+        self._output, self._steps, self._last, self._end = output, steps, last, end
+        self._deadline = time.monotonic() + 30
+
+    def run(self) -> None:
+        for text, act in self._steps:
+            if self._saw(text):
+                act()
+        self._saw(self._last)
+        # Only while the command watches: SIGTERM would otherwise end the tests.
+        while not self._watching() and time.monotonic() < self._deadline:
+            time.sleep(0.01)
+        if self._watching():
+            os.kill(os.getpid(), self._end)
+
+    def _saw(self, text: str) -> bool:
+        while text not in self._output.getvalue():
+            if time.monotonic() > self._deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    @staticmethod
+    def _watching() -> bool:
+        return signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_watching_in_a_pipe_ends_cleanly(world: World, capsys: pytest.CaptureFixture[str], end: signal.Signals) -> None:
+    pipe = io.StringIO()
+    before = signal.getsignal(signal.SIGTERM)
+    world.store("first", 1)
+    watcher = Watcher(pipe, [("first", lambda: world.store("second", 2))], "second", end)
+    watcher.start()
+    assert run_on(pipe, "show", "--watch", "0.1") == 0
+    watcher.join()
+    assert [line.split("\t")[5] for line in pipe.getvalue().splitlines()] == ["first", "second"]
+    assert capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_watched_counts_come_again_when_they_have_changed(world: World) -> None:
+    pipe = io.StringIO()
+    world.store("first", urgency="low", intent="x")
+    watcher = Watcher(
+        pipe, [("NEUTRAL\t1", lambda: world.store("b", urgency="high", intent="x"))], "NEUTRAL\t2", signal.SIGINT
+    )
+    watcher.start()
+    assert run_on(pipe, "count", "--watch", "0.1") == 0
+    watcher.join()
+    assert pipe.getvalue().splitlines() == [
+        "intent\tx\t1", "urgency\tlow\t1", "sentiment\tNEUTRAL\t1",
+        "intent\tx\t2", "urgency\thigh\t1", "sentiment\tNEUTRAL\t2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["show", "count"])
+def test_a_watching_terminal_is_redrawn(world: World, screen: Screen, command: str) -> None:
+    text = {"show": "second", "count": "login_issue"}[command]
+    world.store("first", 1)
+    watcher = Watcher(
+        screen, [("Ctrl-C ends", lambda: world.store("second", 2, intent="login_issue"))], text, signal.SIGINT
+    )
+    watcher.start()
+    assert run_on(screen, command, "--watch", "0.1") == 0
+    watcher.join()
+    assert text in shown(screen)
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex(text)  # the cursor is back
+
+
+@pytest.mark.parametrize("command", ["show", "count"])
+@pytest.mark.parametrize(
+    ("arguments", "pause"),
+    [
+        ([], None),
+        (["--watch"], 2.0),
+        (["--watch", "--json"], 2.0),
+        (["--watch", "7"], 7.0),
+        (["--json", "--watch", ".5"], 0.5),
+        (["--watch=3", "--json"], 3.0),
+    ],
+)
+def test_watch_takes_a_number_or_none(command: str, arguments: list[str], pause: float | None) -> None:
+    commands: Any = get_command(app)
+    with commands.make_context("tickets", [command, *arguments]) as context:
+        name, found, rest = commands.resolve_command(context, [command, *arguments])
+        assert found.make_context(name, rest, parent=context).params["watch"] == pause
+
+
+def test_pages_of_the_fixture_are_real(world: World) -> None:
+    """A control: the table of these tests hands out pages, else the tests of paging would show nothing."""
+    for number in range(3):
+        world.store(f"t{number}", number)
+    answer = world.dynamodb.query(
+        TableName=world.place,
+        IndexName="urgency-index",
+        KeyConditionExpression="urgency = :u",
+        ExpressionAttributeValues={":u": {"S": "low"}},
+        Limit=2,
+    )
+    assert (len(answer["Items"]), "LastEvaluatedKey" in answer) == (2, True)
+    assert all(earlier <= later for earlier, later in pairwise(item["created_at"]["N"] for item in answer["Items"]))
