@@ -43,3 +43,19 @@ def bundle() -> Path:
 def enricher(bundle: Path) -> Enricher:
     """An enricher on the compact bundle."""
     return Enricher.open(bundle)
+
+
+@pytest.fixture(scope="session")
+def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the full profile's three models, two of them small and random."""
+    from tests.small_full import write_source
+
+    return write_source(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def full_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Path, full_source: Path) -> Path:
+    """A full bundle of those models, in int8."""
+    from tests.small_full import write_bundle
+
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "full", bundle, full_source)

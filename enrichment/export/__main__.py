@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -65,6 +66,8 @@ def full(
 def _run(build: Callable[[Callable[[str], None]], Bundle], out: Path) -> None:
     """Builds, says how it goes on, and turns what goes wrong into one line."""
     begin = time.perf_counter()
+    # Like Ctrl-C, so that what is half made is taken away.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def say(line: str) -> None:
         typer.echo(f"[{time.perf_counter() - begin:5.1f} s] {line}", err=True)
@@ -77,6 +80,11 @@ def _run(build: Callable[[Callable[[str], None]], Bundle], out: Path) -> None:
     except EnrichmentError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo("interrupted: nothing was written", err=True)
+        raise typer.Exit(130) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
     size = sum(spec.size for spec in bundle.manifest.files.values())
     say(f"{bundle.version}: {size / 1e6:.1f} MB in {out}")
     for name, value in _flat(bundle.manifest.verification):

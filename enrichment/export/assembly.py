@@ -8,17 +8,19 @@ import io
 import json
 import logging
 import os
-import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from enrichment.bundle import MANIFEST, Bundle
 from enrichment.export.sources import ExportError
 
-__all__ = ["placed", "quiet", "write_manifest"]
+__all__ = ["Say", "placed", "quiet", "write_manifest"]
+
+Say = Callable[[str], None]
+"""Called with a line for people: what is done next."""
 
 
 @contextlib.contextmanager
@@ -35,9 +37,19 @@ def placed(out: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         Bundle.open(folder, verify=True)
+        _swap(folder, out, Path(scratch) / "older")
+
+
+def _swap(folder: Path, out: Path, older: Path) -> None:
+    """Puts a folder at `out`; what stood there comes back if that fails, or is interrupted."""
+    try:
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(older)
         folder.rename(out)
+    except BaseException:
+        if older.exists() and not out.exists():
+            older.rename(out)
+        raise
 
 
 def write_manifest(

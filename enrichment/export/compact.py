@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -17,13 +17,14 @@ from enrichment.bundle import Bundle
 from enrichment.classify import TASKS, Task
 from enrichment.cues import Cues
 from enrichment.encoder import Encoder
-from enrichment.export.assembly import placed, quiet, write_manifest
+from enrichment.export.assembly import Say, placed, quiet, write_manifest
 from enrichment.export.corpus import TAXONOMY, TICKETS, Labelled, Taxonomy, read_labelled
 from enrichment.export.graph import Graph, canonical_model, load_fused_bert, pool_layers, spell_out_embeddings
 from enrichment.export.heads import FOLDS, FittedHead, features, fit_head
 from enrichment.export.quantize import quantize_products, quantize_words
 from enrichment.export.sentiment import Calibration, SentimentHead
 from enrichment.export.sources import MINILM, ExportError, find_model
+from enrichment.export.weights import Precision
 from enrichment.manifest import canonical
 from enrichment.session import make_session
 
@@ -32,7 +33,6 @@ __all__ = [
     "MAX_WINDOWS",
     "Precision",
     "Recipe",
-    "Say",
     "build",
     "encoder_graph",
     "exported_graph",
@@ -40,8 +40,6 @@ __all__ = [
     "write_models",
 ]
 
-Precision = Literal["int8", "fp32"]
-Say = Callable[[str], None]
 
 MAX_TOKENS: Final = 256  # the limit that sentence-transformers gives this model
 MAX_WINDOWS: Final = 4

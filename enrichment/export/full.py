@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from enrichment.bundle import Bundle
-from enrichment.export.assembly import placed, quiet, write_manifest
+from enrichment.export.assembly import Say, placed, quiet, write_manifest
 from enrichment.export.bart import Bart, decoder_graph, encoder_graph
-from enrichment.export.compact import Recipe, Say, write_models
+from enrichment.export.compact import Recipe, write_models
 from enrichment.export.corpus import Taxonomy, read_labelled
 from enrichment.export.distilbert import classifier_graph
 from enrichment.export.graph import Array
@@ -27,9 +27,9 @@ from enrichment.export.sources import (
     weights_file,
 )
 from enrichment.export.verification import verify
-from enrichment.export.weights import Shared, word_arrays
+from enrichment.export.weights import Precision, Shared, word_arrays
 
-__all__ = ["GENERATION", "FullRecipe", "build"]
+__all__ = ["GENERATION", "FullRecipe", "build", "write_sentiment", "write_summary"]
 
 # The model's own settings, spelled out: a bundle says what it does.
 GENERATION: Final[Mapping[str, Any]] = {
@@ -44,6 +44,7 @@ GENERATION: Final[Mapping[str, Any]] = {
     "decoder_start_token_id": 2,
     "eos_token_id": 2,
 }
+_KINDS: Final = {DISTILBERT.name: "distilbert", DISTILBART.name: "bart"}
 _NEUTRAL: Final = (0.45, 0.55)
 _THRESHOLD: Final = 0.6
 _MIN_WORDS: Final = 20
@@ -58,30 +59,38 @@ class FullRecipe:
     generation: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Part:
+    source: Source
+    weights: Path
+    origin: dict[str, Any]
+
+
 def build(recipe: FullRecipe, out: Path, say: Say) -> Bundle:
     """Builds, verifies, and only then moves the bundle to `out`. Raises ExportError."""
     place, precision = recipe.base.source, recipe.base.precision
-    folders: dict[str, Path] = {}
-    for source in (MINILM, DISTILBERT, DISTILBART):
-        say(f"looking for {source.repository}")
-        # MiniLM's heads were trained for these very weights: others will not do.
-        allowed = recipe.allow_unpinned and source is not MINILM
-        folders[source.name] = find_model(source, place, allow_unpinned=allowed)
-        weights_file(source, folders[source.name])  # said now, not after minutes of building
-    minilm, distilbert, distilbart = (folders[source.name] for source in (MINILM, DISTILBERT, DISTILBART))
+    # MiniLM's heads were trained for its very weights, so that others will not do for it.
+    minilm = find_model(MINILM, place)
+    parts = {}
+    for kind, source in (("sentiment", DISTILBERT), ("summary", DISTILBART)):
+        say(f"{kind}: looking for {source.repository}")
+        weights = find_model(source, place, allow_unpinned=recipe.allow_unpinned)
+        parts[kind] = _Part(source, weights, _origin(source, weights, place))
+        if not parts[kind].origin["pinned"]:
+            say(f"{kind}: the weights in {weights} are not of the pinned revision")
+    sentiment, summary = parts["sentiment"], parts["summary"]
     with placed(out) as folder:
-        models, cosines = write_models(folder, minilm, recipe.base, ("intent", "urgency"), say)
+        # The encoder last: it takes the longest, and what may be wrong with the others' files is said before.
         say(f"sentiment: building {DISTILBERT.repository} ({precision})")
-        models["sentiment"] = _sentiment(folder, distilbert, recipe)
+        models = {"sentiment": write_sentiment(folder, sentiment.weights, precision) | sentiment.origin}
         say(f"summary: building {DISTILBART.repository} ({precision})")
-        models["summary"] = _summary(folder, distilbart, recipe)
-        for kind, source, where in (("sentiment", DISTILBERT, distilbert), ("summary", DISTILBART, distilbart)):
-            models[kind] |= _origin(source, where, place) | {"precision": precision}
+        models["summary"] = write_summary(folder, summary.weights, precision, recipe.generation) | summary.origin
+        entries, cosines = write_models(folder, minilm, recipe.base, ("intent", "urgency"), say)
+        models |= entries
         write_manifest(folder, name=f"full-{precision}", profile="full", models=models, verification={})
-        say("verifying against torch")
-        pinned = bool(models["sentiment"]["pinned"] and models["summary"]["pinned"])
+        pinned = bool(sentiment.origin["pinned"] and summary.origin["pinned"])
         texts = [item.text for item in read_labelled(recipe.base.tickets, Taxonomy.read(recipe.base.taxonomy))]
-        verification = verify(Bundle.open(folder), distilbert, distilbart, texts, pinned=pinned)
+        verification = verify(Bundle.open(folder), sentiment.weights, summary.weights, texts, pinned=pinned, say=say)
         (folder / "bundle.json").unlink()
         write_manifest(
             folder,
@@ -93,19 +102,20 @@ def build(recipe: FullRecipe, out: Path, say: Say) -> Bundle:
     return Bundle.open(out)
 
 
-def _sentiment(folder: Path, weights: Path, recipe: FullRecipe) -> dict[str, Any]:
+def write_sentiment(folder: Path, weights: Path, precision: Precision) -> dict[str, Any]:
+    """Writes DistilBERT's files; returns its entry in the manifest, but for where it comes from. Raises ExportError."""
     config = json.loads((weights / "config.json").read_text())
     labels = [str(config["id2label"][key]) for key in sorted(config["id2label"], key=int)]
     if labels != ["NEGATIVE", "POSITIVE"]:
         raise ExportError(f"{weights / 'config.json'} has the labels {labels}; NEGATIVE and POSITIVE are needed")
     state = _state(DISTILBERT, weights)
-    precision = recipe.base.precision
     table = word_arrays(state["distilbert.embeddings.word_embeddings.weight"], precision)
     words = Shared.write(folder, "sentiment-words.bin", table)
     (folder / "sentiment.onnx").write_bytes(_bytes(classifier_graph(state, config, precision, words)))
     _tokenizer(weights, folder / "sentiment-tokenizer.json")
     return {
         "kind": "sequence_classifier",
+        "precision": precision,
         "file": "sentiment.onnx",
         "words": "sentiment-words.bin",
         "tokenizer": "sentiment-tokenizer.json",
@@ -117,18 +127,19 @@ def _sentiment(folder: Path, weights: Path, recipe: FullRecipe) -> dict[str, Any
     }
 
 
-def _summary(folder: Path, weights: Path, recipe: FullRecipe) -> dict[str, Any]:
+def write_summary(folder: Path, weights: Path, precision: Precision, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes DistilBART's files; returns its entry in the manifest, but for where it comes from."""
     config = json.loads((weights / "config.json").read_text())
     model = Bart(_state(DISTILBART, weights), config)
-    precision = recipe.base.precision
     words = Shared.write(folder, "summary-words.bin", word_arrays(model.words, precision))
     graphs: dict[str, Callable[..., Any]] = {"encoder": encoder_graph, "decoder": decoder_graph}
     for part, graph in graphs.items():
         (folder / f"summary-{part}.onnx").write_bytes(_bytes(graph(model, precision, words)))
     _tokenizer(weights, folder / "summary-tokenizer.json")
-    generation = {**GENERATION, **recipe.generation}
+    generation = {**GENERATION, **generation}
     return {
         "kind": "abstractive",
+        "precision": precision,
         "encoder": "summary-encoder.onnx",
         "decoder": "summary-decoder.onnx",
         "words": "summary-words.bin",
@@ -141,7 +152,14 @@ def _summary(folder: Path, weights: Path, recipe: FullRecipe) -> dict[str, Any]:
 
 
 def _origin(source: Source, folder: Path, place: str) -> dict[str, Any]:
-    digest = hashlib.sha256(weights_file(source, folder).read_bytes()).hexdigest()
+    """What the manifest says of where weights come from. Raises ExportError where they are of another kind of model."""
+    with weights_file(source, folder).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not (folder / "config.json").is_file():
+        raise ExportError(f"{folder / 'config.json'} is missing; {source.repository} has it")
+    found = json.loads((folder / "config.json").read_text()).get("model_type")
+    if found != _KINDS[source.name]:
+        raise ExportError(f"{folder / 'config.json'} is of a {found} model; a {_KINDS[source.name]} one is needed")
     return {
         "source": source.repository,
         "revision": source.revision,

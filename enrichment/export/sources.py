@@ -22,13 +22,17 @@ class ExportError(EnrichmentError):
 
 @dataclass(frozen=True)
 class Source:
-    """A published model: repository, revision, licence, and the sha256 of the files that decide its results."""
+    """A published model: repository, revision, licence, and the sha256 of the files that decide its results.
+
+    `replaceable` says that a bundle can be built of other weights too, when somebody wants that.
+    """
 
     repository: str
     revision: str
     license: str
     sha256: Mapping[str, str]
     package: str | None = None
+    replaceable: bool = False
 
     @property
     def name(self) -> str:
@@ -53,6 +57,7 @@ DISTILBERT: Final = Source(
     revision="714eb0fa89d2f80546fda750413ed43d93601a13",
     license="Apache-2.0",
     sha256={"model.safetensors": "7c3919835e442510166d267fe7cbe847e0c51cd26d9ba07b89a57b952b49b8aa"},
+    replaceable=True,
 )
 # Its weights have no sha256 on record: the hub's revision pins them, and a local copy needs --allow-unpinned.
 DISTILBART: Final = Source(
@@ -60,6 +65,7 @@ DISTILBART: Final = Source(
     revision="d2fde4ca965ba893255479612e4b801aa6500029",
     license="Apache-2.0",
     sha256={},
+    replaceable=True,
 )
 
 
@@ -67,7 +73,7 @@ def find_model(source: Source, place: str, *, allow_unpinned: bool = False) -> P
     """The folder of a model's files, whose hashes are those of the pin.
 
     `place` is "hub", "package", or a path: the model's own folder, or one that holds it under its name. With
-    `allow_unpinned` other files will do. Raises ExportError.
+    `allow_unpinned` other files will do, where the source is replaceable. Raises ExportError.
     """
     if place == "hub":
         folder = _from_hub(source)
@@ -76,7 +82,7 @@ def find_model(source: Source, place: str, *, allow_unpinned: bool = False) -> P
     else:
         folder = Path(place).expanduser()
         folder = folder / source.name if (folder / source.name).is_dir() else folder
-    if not allow_unpinned:
+    if not (allow_unpinned and source.replaceable):
         _check(source, folder, place)
     return folder
 
@@ -116,6 +122,7 @@ def _check(source: Source, folder: Path, place: str) -> None:
             raise ExportError(
                 f"{path} has sha256 {found[:12]}, pinned is {expected[:12]}; "
                 f"take the file from {source.repository} at revision {source.revision[:12]}"
+                f"{', or say --allow-unpinned' * source.replaceable}"
             )
 
 

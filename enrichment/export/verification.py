@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from enrichment.bundle import Bundle
-from enrichment.export.assembly import quiet
+from enrichment.export.assembly import Say, quiet
 from enrichment.export.sources import ExportError
 from enrichment.manifest import AbstractiveSpec, ClassifierSpec
 from enrichment.sentiment import SequenceClassifier
@@ -19,7 +19,10 @@ from enrichment.summary.summarizer import Summarizer
 __all__ = ["TOLERANCES", "rouge_l", "verify"]
 
 _LABELLED: Final = 100  # texts for the labels
-_SUMMARISED: Final = 12  # texts for the summaries, which torch takes seconds for
+# The dearest part: torch takes seconds for each summary. Their beginnings say as much as all of them.
+_SUMMARISED: Final = 6  # texts for the summaries
+_LENGTH: Final = 30  # tokens of each
+_BATCH: Final = 20  # texts that torch reads at once
 
 # At least so much; int8 only of the published weights, since random ones (as in tests) are sure of nothing.
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
@@ -28,15 +31,21 @@ TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
 }
 
 
-def verify(bundle: Bundle, distilbert: Path, distilbart: Path, texts: Sequence[str], *, pinned: bool) -> dict[str, Any]:
+def verify(
+    bundle: Bundle, distilbert: Path, distilbart: Path, texts: Sequence[str], *, pinned: bool, say: Say
+) -> dict[str, Any]:
     """Compares sentiment and summaries with torch. Raises ExportError past the tolerances."""
     models = bundle.manifest.models
     assert isinstance(models.sentiment, ClassifierSpec)
     assert isinstance(models.summary, AbstractiveSpec)
     texts = [text for text in texts if text.strip()]
-    labels = _labels(bundle, models.sentiment, distilbert, texts[:: max(1, len(texts) // _LABELLED)])
+    labelled = _sample(texts, _LABELLED)
+    say(f"verifying: {len(labelled)} labels against torch")
+    figures = _labels(bundle, models.sentiment, distilbert, labelled)
     long = [text for text in texts if outline("", text).words >= models.summary.min_words] or texts
-    figures = {**labels, **_summaries(bundle, models.summary, distilbart, long[:: max(1, len(long) // _SUMMARISED)])}
+    summarised = _sample(long, _SUMMARISED)
+    say(f"verifying: {len(summarised)} summaries against torch")
+    figures |= _summaries(bundle, models.summary, distilbart, summarised)
     precision = models.summary.precision
     for name, least in TOLERANCES[precision].items():
         if (precision == "fp32" or pinned) and figures[name] < least:
@@ -45,6 +54,11 @@ def verify(bundle: Bundle, distilbert: Path, distilbart: Path, texts: Sequence[s
                 "nothing was written"
             )
     return figures
+
+
+def _sample(texts: Sequence[str], count: int) -> Sequence[str]:
+    """So many texts at most, from all over."""
+    return [texts[i] for i in sorted({round(i) for i in np.linspace(0, len(texts) - 1, min(count, len(texts)))})]
 
 
 def rouge_l(one: Sequence[Any], other: Sequence[Any]) -> float:
@@ -64,12 +78,15 @@ def _labels(bundle: Bundle, spec: ClassifierSpec, weights: Path, texts: Sequence
 
         tokenizer = AutoTokenizer.from_pretrained(str(weights))  # type: ignore[no-untyped-call] # ships none
         model = AutoModelForSequenceClassification.from_pretrained(str(weights), dtype=torch.float32).eval()
+        wanted = []
         with torch.inference_mode():
-            wanted = []
-            for text in texts:
-                ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=spec.max_tokens)
-                logits = model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).logits
-                wanted.append(logits[0].tolist())
+            for i in range(0, len(texts), _BATCH):
+                batch = list(texts[i : i + _BATCH])
+                inputs = tokenizer(
+                    batch, return_tensors="pt", padding=True, truncation=True, max_length=spec.max_tokens
+                )
+                logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+                wanted += logits.tolist()
     ours = [j.probabilities for j in SequenceClassifier.open(bundle, spec).judge(texts)]
     agreed = [max(p, key=p.__getitem__) == spec.labels[int(np.argmax(w))] for p, w in zip(ours, wanted, strict=True)]
     return {"label_texts": len(texts), "label_agreement": round(float(np.mean(agreed)), 3)}
@@ -82,19 +99,20 @@ def _summaries(bundle: Bundle, spec: AbstractiveSpec, weights: Path, texts: Sequ
 
         tokenizer = AutoTokenizer.from_pretrained(str(weights))  # type: ignore[no-untyped-call] # ships none
         model = AutoModelForSeq2SeqLM.from_pretrained(str(weights), dtype=torch.float32).eval()
-        wanted = []
-        for text in texts:
-            ids = tokenizer([text], return_tensors="pt", truncation=True, max_length=spec.max_source_tokens)
-            found = model.generate(
-                input_ids=ids["input_ids"],
-                attention_mask=ids["attention_mask"],
-                do_sample=False,
-                **spec.generation.model_dump(),
-            )
-            wanted.append(
-                tokenizer.decode(found[0], skip_special_tokens=True, clean_up_tokenization_spaces=False).split()
-            )
-    ours = [s.text.split() for s in Summarizer.open(bundle, spec).read(texts)]
+        settings = spec.generation.model_dump()
+        settings |= {name: min(settings[name], _LENGTH) for name in ("min_length", "max_length")}
+        inputs = tokenizer(
+            list(texts), return_tensors="pt", padding=True, truncation=True, max_length=spec.max_source_tokens
+        )
+        found = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            do_sample=False,
+            **settings,
+        )
+    decoded = tokenizer.batch_decode(found, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    wanted = [text.split() for text in decoded]
+    ours = [s.text.split() for s in Summarizer.open(bundle, spec).shortened(_LENGTH).read(texts)]
     scores = [rouge_l(_bare(a), _bare(b)) for a, b in zip(ours, wanted, strict=True)]
     return {
         "summary_texts": len(texts),

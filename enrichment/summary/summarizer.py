@@ -73,11 +73,16 @@ class Summarizer:
         generated = dict(zip(long, self.read([tickets[i].text for i in long]), strict=True)) if long else {}
         return [generated.get(i) or Summary(self._short(ticket), truncated=False) for i, ticket in enumerate(tickets)]
 
+    def shortened(self, length: int) -> Summarizer:
+        """The same, but for summaries of at most so many tokens."""
+        settings = self._generator.settings
+        longest = min(length, settings.max_length)
+        settings = replace(settings, max_length=longest, min_length=min(settings.min_length, longest))
+        return Summarizer(self._generator.with_settings(settings), self._tokenizer, self._spec)
+
     def warm_up(self, text: str) -> None:
         """Runs every part once."""
-        generator = self._generator
-        settings = replace(generator.settings, max_length=_WARM_UP_LENGTH, min_length=0)
-        generator.with_settings(settings).generate([self.ids(text)])
+        self.shortened(_WARM_UP_LENGTH).read([text])
 
     def read(self, texts: Sequence[str]) -> list[Summary]:
         """A generated summary of each text, however short; none of them may be empty."""

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
 
 from enrichment.export.bart import Bart, decoder_graph, encoder_graph
 from enrichment.export.weights import Precision, Shared, word_arrays
@@ -43,15 +48,26 @@ def bart(shape: Shape, seed: int, **more: Any) -> Any:
         decoder_attention_heads=shape.heads,
         encoder_ffn_dim=2 * shape.width,
         decoder_ffn_dim=3 * shape.width,
-        max_position_embeddings=128,
-        init_std=0.3,
-        **more,
+        **{"max_position_embeddings": 128, "init_std": 0.3, **more},
     )
-    model = BartForConditionalGeneration(config).eval()
+    return _uneven(BartForConditionalGeneration(config).eval(), seed)
+
+
+def distilbert(seed: int, *, width: int = 32, heads: int = 4, layers: int = 2, **more: Any) -> Any:
+    """A classifier, likewise."""
+    torch.manual_seed(seed)
+    sizes = {"dim": width, "n_heads": heads, "n_layers": layers, "hidden_dim": 2 * width, "initializer_range": 0.3}
+    labels = {0: "NEGATIVE", 1: "POSITIVE"}
+    config = DistilBertConfig(**{"max_position_embeddings": 256, "id2label": labels, **sizes, **more})
+    return _uneven(DistilBertForSequenceClassification(config).eval(), seed)
+
+
+def _uneven(model: Any, seed: int) -> Any:
+    """New models have biases of zero and scales of one, which would hide what is left out."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():  # new models have biases of zero and scales of one, which would hide what is left out
+    with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias") or "layer_norm" in name or "layernorm" in name:
+            if name.endswith("bias") or "norm" in name.lower():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
 
