@@ -57,11 +57,10 @@ class SequenceClassifier:
             raise BundleInvalid(
                 f"{bundle.folder}: the sentiment classifier cannot be opened: {error}; rebuild the bundle"
             ) from error
-        [output] = session.get_outputs()
-        if output.shape[-1] != len(spec.labels):
+        labels = {output.name: output.shape for output in session.get_outputs()}.get("logits", [0])[-1]
+        if labels != len(spec.labels):
             raise BundleInvalid(
-                f"{bundle.path(spec.file)} has {output.shape[-1]} outputs, the manifest {len(spec.labels)} labels; "
-                "rebuild the bundle"
+                f"{bundle.path(spec.file)} knows {labels} labels, the manifest {len(spec.labels)}; rebuild the bundle"
             )
         tokenizer.enable_truncation(spec.max_tokens)
         tokenizer.no_padding()

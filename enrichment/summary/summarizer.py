@@ -53,6 +53,11 @@ class Summarizer:
             raise BundleInvalid(
                 f"{bundle.folder}: the summariser cannot be opened: {error}; rebuild the bundle"
             ) from error
+        given, taken = {o.name for o in encoder.get_outputs()}, {i.name for i in decoder.get_inputs()}
+        if not given or given != {name for name in taken if name.startswith(("cross_k", "cross_v"))}:
+            raise BundleInvalid(
+                f"{bundle.path(spec.decoder)} does not take what {spec.encoder} gives; rebuild the bundle"
+            )
         tokenizer.enable_truncation(spec.max_source_tokens)
         tokenizer.no_padding()
         settings = Generation(**spec.generation.model_dump())
