@@ -7,14 +7,16 @@ its neighbours: rows of tokens are never padded but within attention, and int8 s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import onnxruntime as ort
 
 from enrichment.encoder import Floats, Integers
 from enrichment.packing import HIDDEN, packed
 from enrichment.summary.beam import BeamSearch, Generation
+
+if TYPE_CHECKING:
+    import onnxruntime as ort  # imported by enrichment.session alone, which has to do something before
 
 __all__ = ["Generator"]
 
@@ -148,4 +150,6 @@ def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:
 
 
 def _value(array: Floats | Integers) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    from onnxruntime import OrtValue
+
+    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
