@@ -1,18 +1,23 @@
-"""Intent, urgency and sentiment: linear classifiers over the encoder's means and the cues."""
+"""Intent, urgency and sentiment: linear classifiers over the encoder's means and the cues, or a model of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 
 from enrichment.bundle import Bundle
-from enrichment.encoder import Floats
+from enrichment.cues import Cues
+from enrichment.encoder import Encoded, Encoder, Floats
 from enrichment.errors import BundleInvalid
+from enrichment.manifest import ClassifierSpec, HeadSpec
+from enrichment.sentiment import Judgement, SequenceClassifier
+from enrichment.text import MAX_CHARACTERS
 
-__all__ = ["TASKS", "Head", "Task", "open_heads"]
+__all__ = ["TASKS", "Classified", "Classifiers", "Head", "Task", "open_heads"]
 
 Task = Literal["intent", "urgency", "sentiment"]
 TASKS: Final[tuple[Task, ...]] = ("intent", "urgency", "sentiment")
@@ -40,13 +45,15 @@ class Head:
 
 
 def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
-    """The three classifiers of a bundle; `features` is the length of the vectors that they will get.
+    """The linear classifiers of a bundle; `features` is the length of the vectors that they will get.
 
     Raises BundleInvalid where arrays and manifest differ.
     """
     heads: dict[Task, Head] = {}
     for task in TASKS:
         spec = getattr(bundle.manifest.models, task)
+        if not isinstance(spec, HeadSpec):
+            continue  # a model of its own
         path = bundle.path(spec.file)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -62,3 +69,65 @@ def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
             raise BundleInvalid(f"{bundle.folder}: {task} falls back to {spec.fallback!r}, which is no label of it")
         heads[task] = Head(list(spec.labels), spec.fallback, spec.threshold, weights, bias)
     return heads
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """What the classifiers say of a text: per task the probabilities and the label.
+
+    `truncated` says whether a model of its own for sentiment saw only the beginning, None where there is none.
+    """
+
+    scores: dict[Task, dict[str, float]]
+    labels: dict[Task, str]
+    truncated: bool | None
+
+
+class Classifiers:
+    """All classifiers of a bundle; safe for use by several threads."""
+
+    def __init__(self, cues: Cues, heads: Mapping[Task, Head], sentiment: SequenceClassifier | None = None) -> None:
+        self._cues = cues
+        self._heads = heads
+        self._sentiment = sentiment
+
+    @classmethod
+    def open(cls, bundle: Bundle, encoder: Encoder, *, threads: int | None = None) -> Classifiers:
+        """Opens the classifiers of a bundle, which read what its encoder gives. Raises BundleInvalid."""
+        models = bundle.manifest.models
+        cues = Cues.from_file(bundle.path(models.cues))
+        heads = open_heads(bundle, encoder.features + len(cues.names))
+        if isinstance(models.sentiment, ClassifierSpec):
+            return cls(cues, heads, SequenceClassifier.open(bundle, models.sentiment, threads=threads))
+        return cls(cues, heads)
+
+    def classify(self, texts: Sequence[str], encoded: Sequence[Encoded | None]) -> list[Classified]:
+        """The labels of each text, given what the encoder says of it: None of a text without tokens."""
+        judged: dict[int, Judgement] = {}
+        if self._sentiment is not None and (full := [i for i, e in enumerate(encoded) if e is not None]):
+            judged = dict(zip(full, self._sentiment.judge([texts[i] for i in full]), strict=True))
+        return [self._classified(*pair, judged.get(i)) for i, pair in enumerate(zip(texts, encoded, strict=True))]
+
+    def threshold(self, task: Task) -> float:
+        """The confidence under which somebody should have a look."""
+        sentiment = self._sentiment
+        return sentiment.threshold if task == "sentiment" and sentiment is not None else self._heads[task].threshold
+
+    def warm_up(self, text: str) -> None:
+        """Runs the model that has not run yet, if there is one."""
+        if self._sentiment is not None:
+            self._sentiment.judge([text])
+
+    def _classified(self, text: str, encoded: Encoded | None, judgement: Judgement | None) -> Classified:
+        if encoded is None:
+            scores = {task: head.unknown() for task, head in self._heads.items()}
+            labels = {task: head.fallback for task, head in self._heads.items()}
+        else:
+            features: Floats = np.concatenate([encoded.pooled, self._cues.features(text[:MAX_CHARACTERS])])
+            scores = {task: head.probabilities(features) for task, head in self._heads.items()}
+            labels = {task: max(scores[task], key=scores[task].__getitem__) for task in self._heads}
+        if self._sentiment is None:
+            return Classified(scores, labels, None)
+        judgement = judgement or self._sentiment.unknown()
+        scores["sentiment"], labels["sentiment"] = judgement.probabilities, judgement.label
+        return Classified(scores, labels, judgement.truncated)

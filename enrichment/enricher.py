@@ -21,12 +21,13 @@ from typing import Final
 import numpy as np
 
 from enrichment.bundle import Bundle
-from enrichment.classify import TASKS, Head, Task, open_heads
-from enrichment.cues import Cues
+from enrichment.classify import TASKS, Classified, Classifiers
 from enrichment.encoder import Encoded, Encoder, Floats, Tokens
 from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
+from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.extractive import Outline, outline, summarize
-from enrichment.text import MAX_CHARACTERS, micro_batches
+from enrichment.summary.summarizer import Summarizer, Summary
+from enrichment.text import micro_batches
 from enrichment.ticket import EnrichmentData, RawTicket
 
 __all__ = ["Enricher", "Observe", "TimeLeft"]
@@ -38,6 +39,7 @@ Observe = Callable[[str, float, int], None]
 
 _BUDGET: Final = 1024  # tokens of a micro-batch: more takes memory and gains no speed
 _HEADROOM: Final = 1.5  # an estimate of time is trusted up to this factor
+_SUMMARIZER_ROW: Final = 12.0  # by their numbers of weights: 135 million to 11 million
 _WARM_UP: Final = (
     "The first run of a session is slower than the others, so it is made before a ticket waits for it. " * 3
 )
@@ -60,12 +62,16 @@ class _Watch:
 class Enricher:
     """Enriches tickets with the models of one bundle; `enrich` may be called by several threads."""
 
-    def __init__(self, bundle: Bundle, encoder: Encoder, cues: Cues, heads: dict[Task, Head]) -> None:
+    def __init__(
+        self, bundle: Bundle, encoder: Encoder, classifiers: Classifiers, summarizer: Summarizer | None = None
+    ) -> None:
         self.bundle = bundle
         self.version = bundle.version
         self._encoder = encoder
-        self._cues = cues
-        self._heads = heads
+        self._classifiers = classifiers
+        self._summarizer = summarizer
+        # What a ticket costs beside its tokens: a generated summary is computed in rows like theirs.
+        self._extra = summarizer.rows if summarizer else 0
         self._nothing: Floats = np.zeros(bundle.manifest.models.encoder.dimensions, np.float32)
         self._seconds_per_token = self._warm_up()
 
@@ -77,9 +83,11 @@ class Enricher:
         """
         bundle = Bundle.open(folder, verify=verify)
         encoder = Encoder.open(bundle, threads=threads)
-        cues = Cues.from_file(bundle.path(bundle.manifest.models.cues))
-        heads = open_heads(bundle, encoder.features + len(cues.names))
-        return cls(bundle, encoder, cues, dict(heads))
+        classifiers = Classifiers.open(bundle, encoder, threads=threads)
+        spec = bundle.manifest.models.summary
+        if isinstance(spec, AbstractiveSpec):
+            return cls(bundle, encoder, classifiers, Summarizer.open(bundle, spec, threads=threads))
+        return cls(bundle, encoder, classifiers)
 
     def enrich(
         self, tickets: Sequence[RawTicket], *, time_left: TimeLeft | None = None, observe: Observe | None = None
@@ -119,6 +127,7 @@ class Enricher:
 
     def _micro_batch(self, part: Sequence[_Item], watch: _Watch) -> list[EnrichmentData | EnrichmentError]:
         cost = sum(item.tokens.windows for item in part) * max(item.tokens.longest for item in part)
+        cost += self._extra * len(part)
         left = watch.time_left()
         if self._expected_seconds(cost) > left:
             if len(part) > 1:  # a part of it may still fit
@@ -139,26 +148,24 @@ class Enricher:
         if full:
             results = self._encoder.encode([item.tokens for item in full], [item.outline.sentences for item in full])
             encoded = {id(item): result for item, result in zip(full, results, strict=True)}
-            self._learn(cost, time.perf_counter() - times[0])
         times.append(time.perf_counter())
-        scores = [self._classify(item.outline.text, encoded.get(id(item))) for item in part]
+        found = [encoded.get(id(item)) for item in part]
+        classified = self._classifiers.classify([item.outline.text for item in part], found)
         times.append(time.perf_counter())
-        summaries = [self._summarize(item.outline, encoded.get(id(item))) for item in part]
+        summaries = self._summarize(part, found)
         times.append(time.perf_counter())
+        if full:
+            self._learn(cost, times[-1] - times[0])
         for stage, begin, end in zip(("encode", "classify", "summarize"), times, times[1:], strict=False):
             watch.observe(stage, end - begin, len(part))
-        return [
-            self._result(item, encoded.get(id(item)), score, summary)
-            for item, score, summary in zip(part, scores, summaries, strict=True)
-        ]
+        return [self._result(*parts) for parts in zip(part, found, classified, summaries, strict=True)]
 
-    def _classify(self, text: str, encoded: Encoded | None) -> dict[Task, dict[str, float]]:
-        if encoded is None:
-            return {task: self._heads[task].unknown() for task in TASKS}
-        features: Floats = np.concatenate([encoded.pooled, self._cues.features(text[:MAX_CHARACTERS])])
-        return {task: self._heads[task].probabilities(features) for task in TASKS}
+    def _summarize(self, part: Sequence[_Item], encoded: Sequence[Encoded | None]) -> list[Summary]:
+        if self._summarizer is not None:
+            return self._summarizer.summarize([item.outline for item in part])
+        return [Summary(self._extract(item.outline, e), item.tokens.cut) for item, e in zip(part, encoded, strict=True)]
 
-    def _summarize(self, outline: Outline, encoded: Encoded | None) -> str:
+    def _extract(self, outline: Outline, encoded: Encoded | None) -> str:
         spec = self.bundle.manifest.models.summary
         return summarize(
             outline,
@@ -169,29 +176,30 @@ class Enricher:
             count_tokens=self._encoder.count_tokens,
         )
 
-    def _result(
-        self, item: _Item, encoded: Encoded | None, scores: dict[Task, dict[str, float]], summary: str
-    ) -> EnrichmentData:
-        labels: dict[Task, str] = {
-            task: max(scores[task], key=scores[task].__getitem__) if encoded else self._heads[task].fallback
-            for task in TASKS
+    def _result(self, item: _Item, encoded: Encoded | None, classified: Classified, summary: Summary) -> EnrichmentData:
+        labels = dict(classified.labels)
+        # A label that is none of the model's own (NEUTRAL between two sides) is as sure as the likelier side.
+        confidence = {
+            task: classified.scores[task].get(labels[task], max(classified.scores[task].values())) for task in TASKS
         }
-        confidence = {task: scores[task][labels[task]] for task in TASKS}
         if item.ticket.priority is not None:
             labels["urgency"], confidence["urgency"] = item.ticket.priority, 1.0
-        truncated = ["embedding", *TASKS] if self._encoder.is_beyond_first_window(item.tokens) else []
+        cut = {task: self._encoder.is_beyond_first_window(item.tokens) for task in ("embedding", *TASKS)}
+        if classified.truncated is not None:
+            cut["sentiment"] = classified.truncated
+        cut["summary"] = summary.truncated
         embedding = encoded.embedding if encoded else self._nothing
         return EnrichmentData.model_validate(
             {
                 "embedding": [round(value, 7) for value in embedding.tolist()],
                 **labels,
                 **{f"{task}_confidence": value for task, value in confidence.items()},
-                "summary": summary,
+                "summary": summary.text,
                 "processed_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "model_version": self.version,
-                "scores": scores,
-                "needs_review": any(confidence[task] < self._heads[task].threshold for task in TASKS),
-                "truncated": [*truncated, "summary"] if item.tokens.cut else truncated,
+                "scores": classified.scores,
+                "needs_review": any(confidence[task] < self._classifiers.threshold(task) for task in TASKS),
+                "truncated": [task for task, was_cut in cut.items() if was_cut],
             }
         )
 
@@ -207,9 +215,15 @@ class Enricher:
     def _warm_up(self) -> float:
         [tokens] = self._encoder.tokenize([_WARM_UP])
         self._encoder.encode([tokens], [[]])
+        self._classifiers.warm_up(_WARM_UP)
         begin = time.perf_counter()
         self._encoder.encode([tokens], [[]])
-        return (time.perf_counter() - begin) / tokens.cost
+        seconds = (time.perf_counter() - begin) / tokens.cost
+        if self._summarizer is not None:
+            self._summarizer.warm_up(_WARM_UP)
+            # A row of the summariser costs some ten times a row of the encoder; the first batch tells exactly.
+            seconds *= _SUMMARIZER_ROW
+        return seconds
 
 
 def _failed(ticket: RawTicket, error: Exception) -> ModelFailed:

@@ -17,9 +17,12 @@ from enrichment.errors import BundleInvalid
 
 __all__ = [
     "MANIFEST",
+    "AbstractiveSpec",
+    "ClassifierSpec",
     "EncoderSpec",
     "ExtractiveSpec",
     "FileSpec",
+    "GenerationSpec",
     "HeadSpec",
     "Manifest",
     "ModelsSpec",
@@ -70,6 +73,65 @@ class HeadSpec(_Spec):
     training: dict[str, Any]
 
 
+class ClassifierSpec(_Spec):
+    """A sequence classifier of its own, with its tokenizer; `words` is part of the graph `file`.
+
+    `labels` stand in the order of its outputs; `neutral` are the bounds of the last label's probability within which
+    it takes no side.
+    """
+
+    kind: Literal["sequence_classifier"]
+    file: str
+    words: str
+    tokenizer: str
+    source: str
+    revision: str
+    source_sha256: Sha256
+    pinned: bool
+    license: str
+    precision: Literal["int8", "fp32"]
+    max_tokens: Annotated[int, Field(ge=8)]
+    labels: Annotated[list[str], Field(min_length=2, max_length=2)]
+    neutral: tuple[Annotated[float, Field(ge=0, le=0.5)], Annotated[float, Field(ge=0.5, le=1)]]
+    fallback: str
+    threshold: Annotated[float, Field(ge=0, le=1)]
+
+
+class GenerationSpec(_Spec):
+    """How summaries are generated, in the words of a generation_config.json."""
+
+    num_beams: Annotated[int, Field(ge=1, le=32)]
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)]
+    min_length: Annotated[int, Field(ge=0)]
+    max_length: Annotated[int, Field(ge=3)]
+    decoder_start_token_id: int
+    eos_token_id: int
+    forced_bos_token_id: int | None
+    forced_eos_token_id: int | None
+
+
+class AbstractiveSpec(_Spec):
+    """The abstractive summary: an encoder and a decoder, which share the file `words`."""
+
+    kind: Literal["abstractive"]
+    encoder: str
+    decoder: str
+    words: str
+    tokenizer: str
+    source: str
+    revision: str
+    source_sha256: Sha256
+    pinned: bool
+    license: str
+    precision: Literal["int8", "fp32"]
+    max_source_tokens: Annotated[int, Field(ge=8)]
+    max_tokens: Annotated[int, Field(ge=1)]
+    min_words: Annotated[int, Field(ge=0)]
+    generation: GenerationSpec
+
+
 class ExtractiveSpec(_Spec):
     """The extractive summary: sentences of the ticket, at most `max_tokens` tokens."""
 
@@ -85,8 +147,8 @@ class ModelsSpec(_Spec):
     cues: str
     intent: HeadSpec
     urgency: HeadSpec
-    sentiment: HeadSpec
-    summary: ExtractiveSpec
+    sentiment: HeadSpec | ClassifierSpec
+    summary: Annotated[ExtractiveSpec | AbstractiveSpec, Field(discriminator="kind")]
 
 
 class Manifest(_Spec):
@@ -94,7 +156,7 @@ class Manifest(_Spec):
 
     schema_version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
-    profile: Literal["compact"]
+    profile: Literal["compact", "full"]
     files: dict[str, FileSpec]
     models: ModelsSpec
     verification: dict[str, Any]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from enrichment.bundle import Bundle
 from enrichment.errors import EnrichmentError
 from enrichment.export.corpus import TAXONOMY, TICKETS
 
@@ -38,15 +40,37 @@ def compact(
     tickets: Annotated[Path, typer.Option(help="Labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
 ) -> None:
     """One encoder for everything: embedding, intent, urgency, sentiment, extractive summary."""
+    _run(lambda say: _compact(source, precision, taxonomy, tickets, out, say), out)
+
+
+@app.command()
+def full(
+    out: Annotated[Path, typer.Option(help="The folder to build; an older bundle there is replaced.", file_okay=False)],
+    source: Annotated[
+        str, typer.Option(help="Where the three models come from: hub, or a folder that holds them by their names.")
+    ] = "hub",
+    precision: Annotated[
+        PrecisionChoice, typer.Option(help="int8 is four times smaller and faster.")
+    ] = PrecisionChoice.INT8,
+    allow_unpinned: Annotated[  # noqa: FBT002 - a flag of the shell
+        bool, typer.Option("--allow-unpinned", help="Take other weights than those of the pinned revisions.")
+    ] = False,
+    taxonomy: Annotated[Path, typer.Option(help="Labels, examples and cues (TOML).", dir_okay=False)] = TAXONOMY,
+    tickets: Annotated[Path, typer.Option(help="Labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
+) -> None:
+    """MiniLM, DistilBERT for sentiment, DistilBART for abstractive summaries."""
+    _run(lambda say: _full(source, precision, taxonomy, tickets, allow_unpinned, out, say), out)
+
+
+def _run(build: Callable[[Callable[[str], None]], Bundle], out: Path) -> None:
+    """Builds, says how it goes on, and turns what goes wrong into one line."""
     begin = time.perf_counter()
 
     def say(line: str) -> None:
         typer.echo(f"[{time.perf_counter() - begin:5.1f} s] {line}", err=True)
 
     try:
-        from enrichment.export.compact import Recipe, build
-
-        bundle = build(Recipe(source, precision.value, taxonomy, tickets), out.absolute(), say)
+        bundle = build(say)
     except ModuleNotFoundError as error:
         typer.echo(f"error: {error.name} is not installed; install the `export` extra", err=True)
         raise typer.Exit(2) from error
@@ -54,8 +78,43 @@ def compact(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     size = sum(spec.size for spec in bundle.manifest.files.values())
-    say(f"{bundle.version}: {size / 1e6:.1f} MB in {out}; verification: {bundle.manifest.verification}")
+    say(f"{bundle.version}: {size / 1e6:.1f} MB in {out}")
+    for name, value in _flat(bundle.manifest.verification):
+        typer.echo(f"        {name:24s} {value}", err=True)
     typer.echo(bundle.folder)
+
+
+def _compact(
+    source: str, precision: PrecisionChoice, taxonomy: Path, tickets: Path, out: Path, say: Callable[[str], None]
+) -> Bundle:
+    from enrichment.export.compact import Recipe, build
+
+    return build(Recipe(source, precision.value, taxonomy, tickets), out.absolute(), say)
+
+
+def _full(
+    source: str,
+    precision: PrecisionChoice,
+    taxonomy: Path,
+    tickets: Path,
+    allow_unpinned: bool,  # noqa: FBT001 - handed on from the shell
+    out: Path,
+    say: Callable[[str], None],
+) -> Bundle:
+    from enrichment.export.compact import Recipe
+    from enrichment.export.full import FullRecipe, build
+
+    base = Recipe(source, precision.value, taxonomy, tickets)
+    return build(FullRecipe(base, allow_unpinned=allow_unpinned), out.absolute(), say)
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A table's lines from nested figures."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name} ")
+        else:
+            yield prefix + name, value
 
 
 if __name__ == "__main__":

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import json
-import logging
-import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,10 +13,11 @@ from typing import Any, Final, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from enrichment.bundle import MANIFEST, Bundle
+from enrichment.bundle import Bundle
 from enrichment.classify import TASKS, Task
 from enrichment.cues import Cues
 from enrichment.encoder import Encoder
+from enrichment.export.assembly import placed, quiet, write_manifest
 from enrichment.export.corpus import TAXONOMY, TICKETS, Labelled, Taxonomy, read_labelled
 from enrichment.export.graph import Graph, canonical_model, load_fused_bert, pool_layers, spell_out_embeddings
 from enrichment.export.heads import FOLDS, FittedHead, features, fit_head
@@ -42,6 +37,7 @@ __all__ = [
     "encoder_graph",
     "exported_graph",
     "open_encoder",
+    "write_models",
 ]
 
 Precision = Literal["int8", "fp32"]
@@ -68,32 +64,34 @@ class Recipe:
 
 def build(recipe: Recipe, out: Path, say: Say) -> Bundle:
     """Builds, verifies, and only then moves the bundle to `out`. Raises ExportError."""
-    if out.exists() and not (out / MANIFEST).is_file() and any(out.iterdir()):
-        raise ExportError(f"{out} exists and is no bundle; choose another --out")
+    weights = find_model(MINILM, recipe.source)
+    with placed(out) as folder:
+        models, verification = write_models(folder, weights, recipe, TASKS, say)
+        models["summary"] = {"kind": "extractive", "max_tokens": 50, "min_words": 20}
+        write_manifest(
+            folder, name=f"compact-{recipe.precision}", profile="compact", models=models, verification=verification
+        )
+    return Bundle.open(out)
+
+
+def write_models(
+    folder: Path, weights: Path, recipe: Recipe, tasks: Sequence[Task], say: Say
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes the encoder and its heads; returns their entries in the manifest, and how well the encoder was met."""
     taxonomy = Taxonomy.read(recipe.taxonomy)
     tickets = read_labelled(recipe.tickets, taxonomy)
-    weights = find_model(MINILM, recipe.source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / "bundle"
-        folder.mkdir()
-        say(f"encoder: exporting {MINILM.repository} ({recipe.precision})")
-        (folder / "encoder.onnx").write_bytes(encoder_graph(weights, recipe.precision))
-        shutil.copyfile(weights / "tokenizer.json", folder / "tokenizer.json")
-        cues = {"lexicon": dict(taxonomy.lexicon), "groups": dict(taxonomy.cues)}
-        (folder / "cues.json").write_bytes(canonical(cues))
-        heads = _heads(folder, taxonomy, tickets, say)
-        with (folder / "heads.npz").open("wb") as file:
-            arrays = {f"{task}.{part}": getattr(heads[task], part) for task in TASKS for part in ("weights", "bias")}
-            np.savez(file, **arrays)
-        say("verifying against sentence-transformers")
-        verification = _verify(folder, weights, recipe.precision, [item.text for item in tickets])
-        _write_manifest(folder, recipe, taxonomy, heads, verification)
-        Bundle.open(folder, verify=True)
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    return Bundle.open(out)
+    say(f"encoder: exporting {MINILM.repository} ({recipe.precision})")
+    (folder / "encoder.onnx").write_bytes(encoder_graph(weights, recipe.precision))
+    shutil.copyfile(weights / "tokenizer.json", folder / "tokenizer.json")
+    cues = {"lexicon": dict(taxonomy.lexicon), "groups": dict(taxonomy.cues)}
+    (folder / "cues.json").write_bytes(canonical(cues))
+    heads = _heads(folder, taxonomy, tickets, tasks, say)
+    with (folder / "heads.npz").open("wb") as file:
+        arrays = {f"{task}.{part}": getattr(heads[task], part) for task in tasks for part in ("weights", "bias")}
+        np.savez(file, **arrays)
+    say("verifying against sentence-transformers")
+    verification = _verify(folder, weights, recipe.precision, [item.text for item in tickets])
+    return _entries(recipe, taxonomy, heads), verification
 
 
 def encoder_graph(weights: Path, precision: Precision) -> bytes:
@@ -116,7 +114,7 @@ def open_encoder(folder: Path) -> Encoder:
 
 def exported_graph(weights: Path) -> Graph:
     """The encoder in fp32, fused, with our inputs and outputs, not yet spelled canonically."""
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         from optimum.exporters.onnx import main_export
 
         main_export(
@@ -133,13 +131,15 @@ def exported_graph(weights: Path) -> Graph:
     return graph
 
 
-def _heads(folder: Path, taxonomy: Taxonomy, tickets: Sequence[Labelled], say: Say) -> dict[Task, FittedHead]:
+def _heads(
+    folder: Path, taxonomy: Taxonomy, tickets: Sequence[Labelled], tasks: Sequence[Task], say: Say
+) -> dict[Task, FittedHead]:
     encoder, cues = open_encoder(folder), Cues.from_file(folder / "cues.json")
     texts = [*tickets, *taxonomy.examples]
     say(f"heads: reading {len(texts)} labelled texts")
     matrix = features(encoder, cues, [item.text for item in texts])
     heads: dict[Task, FittedHead] = {}
-    for task in TASKS:
+    for task in tasks:
         if task == "sentiment":
             encoder_sha256 = hashlib.sha256((folder / "encoder.onnx").read_bytes()).hexdigest()
             heads[task] = SentimentHead.read().fitted(encoder_sha256, cues)
@@ -157,7 +157,7 @@ def _heads(folder: Path, taxonomy: Taxonomy, tickets: Sequence[Labelled], say: S
 
 
 def _verify(folder: Path, weights: Path, precision: Precision, texts: Sequence[str]) -> dict[str, Any]:
-    with _quiet():
+    with quiet():
         from sentence_transformers import SentenceTransformer
 
         sample = [text for text in texts[:: max(1, len(texts) // 200)] if text.strip()]
@@ -179,60 +179,30 @@ def _verify(folder: Path, weights: Path, precision: Precision, texts: Sequence[s
     }
 
 
-def _write_manifest(
-    folder: Path, recipe: Recipe, taxonomy: Taxonomy, heads: Mapping[Task, FittedHead], verification: dict[str, Any]
-) -> None:
-    manifest: dict[str, Any] = {
-        "schema_version": 1,
-        "name": f"compact-{recipe.precision}",
-        "profile": "compact",
-        "files": {
-            path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
-            for path in sorted(folder.iterdir())
+def _entries(recipe: Recipe, taxonomy: Taxonomy, heads: Mapping[Task, FittedHead]) -> dict[str, Any]:
+    return {
+        "encoder": {
+            "file": "encoder.onnx",
+            "tokenizer": "tokenizer.json",
+            "source": MINILM.repository,
+            "revision": MINILM.revision,
+            "source_sha256": MINILM.sha256["model.safetensors"],
+            "license": MINILM.license,
+            "precision": recipe.precision,
+            "pooling": "mean",
+            "dimensions": _HIDDEN,
+            "max_tokens": MAX_TOKENS,
+            "max_windows": MAX_WINDOWS,
         },
-        "models": {
-            "encoder": {
-                "file": "encoder.onnx",
-                "tokenizer": "tokenizer.json",
-                "source": MINILM.repository,
-                "revision": MINILM.revision,
-                "source_sha256": MINILM.sha256["model.safetensors"],
-                "license": MINILM.license,
-                "precision": recipe.precision,
-                "pooling": "mean",
-                "dimensions": _HIDDEN,
-                "max_tokens": MAX_TOKENS,
-                "max_windows": MAX_WINDOWS,
-            },
-            "cues": "cues.json",
-            **{
-                str(task): {
-                    "file": "heads.npz",
-                    "labels": head.labels,
-                    "fallback": taxonomy.fallbacks[task],
-                    "threshold": head.threshold,
-                    "training": head.training,
-                }
-                for task, head in heads.items()
-            },
-            "summary": {"kind": "extractive", "max_tokens": 50, "min_words": 20},
+        "cues": "cues.json",
+        **{
+            str(task): {
+                "file": "heads.npz",
+                "labels": head.labels,
+                "fallback": taxonomy.fallbacks[task],
+                "threshold": head.threshold,
+                "training": head.training,
+            }
+            for task, head in heads.items()
         },
-        "verification": verification,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporters' warnings and progress bars away from people, who can do nothing about them."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    noise = io.StringIO()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

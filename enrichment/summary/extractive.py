@@ -18,7 +18,7 @@ from enrichment.summary.boilerplate import is_boilerplate, is_item, plain, reada
 from enrichment.summary.markup import without_markup
 from enrichment.text import CJK, MAX_CHARACTERS, Sentence, sentences, ticket_text, word_count
 
-__all__ = ["Outline", "closed", "outline", "summarize"]
+__all__ = ["Outline", "beginning", "closed", "outline", "summarize"]
 
 _NOVELTY: Final = 0.45  # weight of "says something new" against "stands close to the whole"
 _LEAD: Final = 0.05  # the first sentences of a ticket state the matter more often than the last
@@ -96,9 +96,15 @@ def summarize(
         if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
             nearest = max(read, key=lambda i: float(relevance[i]))
             whole = _fit(texts[nearest], max_tokens, count_tokens)
-    for other in (ticket.subject, ticket.matter, without_markup(ticket.text[:MAX_CHARACTERS])):
-        whole = whole or _fit(" ".join(other.split()), max_tokens, count_tokens)
-    return closed(whole)
+    return closed(whole or beginning(ticket, max_tokens, count_tokens))
+
+
+def beginning(ticket: Outline, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
+    """The subject, or else the beginning of the ticket, as far as it fits."""
+    for text in (ticket.subject, ticket.matter, without_markup(ticket.text[:MAX_CHARACTERS])):
+        if fitting := _fit(" ".join(text.split()), max_tokens, count_tokens):
+            return fitting
+    return ""
 
 
 def closed(text: str) -> str:

@@ -8,12 +8,18 @@ imports and loads them all, enriches one ticket, and prints the seconds since th
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 BEGIN = time.perf_counter()
+ENCODER, SENTIMENT, SUMMARY = (
+    "all-MiniLM-L6-v2",
+    "distilbert-base-uncased-finetuned-sst-2-english",
+    "distilbart-cnn-6-6",
+)
 
 
 def prepare(folder: Path) -> None:
@@ -42,7 +48,7 @@ def prepare(folder: Path) -> None:
         model_max_length=512,
         model_input_names=["input_ids", "attention_mask"],
     )
-    sentiment = DistilBertForSequenceClassification(DistilBertConfig(num_labels=2))
+    sentiment = DistilBertForSequenceClassification(DistilBertConfig(id2label={0: "NEGATIVE", 1: "POSITIVE"}))
     summary = BartForConditionalGeneration(
         BartConfig(
             vocab_size=50264,
@@ -57,10 +63,10 @@ def prepare(folder: Path) -> None:
             forced_bos_token_id=0,
         )
     )
-    for name, model in (("sentiment", sentiment), ("summary", summary)):
+    for name, model in ((SENTIMENT, sentiment), (SUMMARY, summary)):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    (folder / "minilm").write_text(str(minilm))
+    shutil.copytree(minilm, folder / MINILM.name)
     (folder / "done").touch()
 
 
@@ -71,17 +77,17 @@ class Demo:
         from sentence_transformers import SentenceTransformer
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
-        self.embed = SentenceTransformer((folder / "minilm").read_text(), device="cpu")
-        self.sentiment: Any = pipeline("sentiment-analysis", model=str(folder / "sentiment"), device="cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder / "summary")
-        self.summary: Any = AutoModelForSeq2SeqLM.from_pretrained(folder / "summary")
+        self.embed = SentenceTransformer(str(folder / ENCODER), device="cpu")
+        self.sentiment: Any = pipeline("sentiment-analysis", model=str(folder / SENTIMENT), device="cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / SUMMARY)
+        self.summary: Any = AutoModelForSeq2SeqLM.from_pretrained(folder / SUMMARY)
 
-    def enrich(self, text: str) -> None:
-        """One ticket: embedding, sentiment, and a summary of 50 tokens with 4 beams."""
+    def enrich(self, text: str, beams: int = 4) -> None:
+        """One ticket: embedding, sentiment, and a summary of 50 tokens."""
         self.embed.encode([text])
         self.sentiment(text, truncation=True)
         inputs = self.tokenizer([text], return_tensors="pt", truncation=True, return_token_type_ids=False)
-        self.summary.generate(**inputs, num_beams=4, min_length=50, max_length=50)
+        self.summary.generate(**inputs, num_beams=beams, min_length=50, max_length=50)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_what_is_no_json_is_no_manifest(raw: bytes) -> None:
     ("place", "value"),
     [
         ("schema_version", 2),
-        ("profile", "full"),
+        ("profile", "huge"),
         ("name", "Über"),
         ("files.cues.json.sha256", "xyz"),
         ("files.cues.json.size", -1),
@@ -194,7 +194,7 @@ def test_what_is_no_json_is_no_manifest(raw: bytes) -> None:
         ("models.encoder.surprise", 1),
         ("models.intent.labels", ["one"]),
         ("models.intent.threshold", 1.5),
-        ("models.summary.kind", "abstractive"),
+        ("models.summary", {"kind": "poetic"}),
         ("models.summary", None),
     ],
 )

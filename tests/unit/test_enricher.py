@@ -83,7 +83,7 @@ class FakeEncoder:
 
 
 def _with(enricher: Enricher, encoder: FakeEncoder) -> Enricher:
-    made = Enricher(enricher.bundle, encoder, enricher._cues, enricher._heads)  # type: ignore[arg-type]
+    made = Enricher(enricher.bundle, encoder, enricher._classifiers)  # type: ignore[arg-type]
     encoder.batches.clear()  # the warm-up
     return made
 

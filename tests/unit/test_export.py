@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from enrichment import Bundle, Enricher, EnrichmentData, RawTicket
+from enrichment.classify import TASKS
 from enrichment.cues import SURFACE, Cues
 from enrichment.encoder import Encoder
 from enrichment.export import compact
@@ -592,7 +593,7 @@ def test_a_label_with_too_few_texts_is_named(bundle: Path, tmp_path: Path, taxon
     with pytest.raises(
         ExportError, match="fewer than 5 labelled texts have the intent other, refund; add some, or drop"
     ):
-        compact._heads(tmp_path, taxonomy, tickets, lambda _: None)
+        compact._heads(tmp_path, taxonomy, tickets, TASKS, lambda _: None)
 
 
 def _own_tickets() -> list[dict[str, str]]:

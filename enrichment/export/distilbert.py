@@ -1,0 +1,59 @@
+"""DistilBERT for sequence classification as one graph over packed texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from enrichment.export.builder import Builder
+from enrichment.export.graph import Array
+from enrichment.export.weights import Linear, Precision, Shared
+
+__all__ = ["classifier_graph"]
+
+_EPSILON: Final = 1e-12
+
+
+def classifier_graph(
+    state: Mapping[str, Array], config: Mapping[str, Any], precision: Precision, words: list[Shared]
+) -> onnx.ModelProto:
+    """Inputs as `enrichment.packing.packed` gives them; the output `logits` is (texts, labels)."""
+    build = Builder(precision)
+    width, heads = int(config["dim"]), int(config["n_heads"])
+    ids = build.input("ids", TensorProto.INT64, ["tokens"])
+    positions = build.input("positions", TensorProto.INT64, ["tokens"])
+    place = build.input("place", TensorProto.INT64, ["texts", "length"])
+    back = build.input("back", TensorProto.INT64, ["tokens"])
+    mask = build.input("mask", TensorProto.FLOAT, ["texts", 1, 1, "length"])
+
+    def pair(name: str) -> tuple[Array, Array]:
+        return state[f"{name}.weight"], state[f"{name}.bias"]
+
+    table = build.constant(state["distilbert.embeddings.position_embeddings.weight"], np.float32)
+    word = build.words(ids, words[0], words[1] if len(words) > 1 else None)
+    total = build.op("Add", word, build.op("Gather", table, positions))
+    rows = build.normal(total, *pair("distilbert.embeddings.LayerNorm"), _EPSILON)
+    for layer in range(int(config["n_layers"])):
+        name = f"distilbert.transformer.layer.{layer}"
+        joint = Linear.read(state, *(f"{name}.attention.{part}_lin" for part in "qkv"))
+        scale = np.ones(3 * width, np.float32)
+        scale[:width] = 1 / math.sqrt(width // heads)
+        qkv = build.op("Gather", build.linear(rows, Linear(joint.weights * scale, joint.bias * scale)), place)
+        context = build.op("Gather", build.self_attention(qkv, mask, heads, width), back)
+        product = build.product(context, Linear.read(state, f"{name}.attention.out_lin"))
+        rows = build.added_and_normal(product, rows, *pair(f"{name}.sa_layer_norm"), _EPSILON)
+        product = build.feed_forward(
+            rows, Linear.read(state, f"{name}.ffn.lin1"), Linear.read(state, f"{name}.ffn.lin2")
+        )
+        rows = build.added_and_normal(product, rows, *pair(f"{name}.output_layer_norm"), _EPSILON)
+    first = build.op("Gather", rows, build.op("Gather", place, build.constant(0, np.int64), axis=1))
+    # The last two products see one row a text: in fp32 they cost nothing, and decide the label.
+    hidden = build.op("Relu", build.exact(first, Linear.read(state, "pre_classifier")))
+    logits = build.exact(hidden, Linear.read(state, "classifier"))
+    build.output("logits", logits, ["texts", len(state["classifier.bias"])])
+    return build.model("classifier")

@@ -1,0 +1,93 @@
+"""Sentiment by a sequence classifier: DistilBERT over ONNX Runtime.
+
+Reference: transformers' text-classification pipeline with truncation. Where neither side is sure, it is NEUTRAL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+from enrichment.bundle import Bundle
+from enrichment.errors import BundleInvalid
+from enrichment.manifest import ClassifierSpec
+from enrichment.packing import packed
+from enrichment.session import make_session
+from enrichment.text import MAX_CHARACTERS
+
+__all__ = ["Judgement", "SequenceClassifier"]
+
+NEUTRAL = "NEUTRAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A label, what the model gives each of its labels, and whether it saw only the text's beginning."""
+
+    label: str
+    probabilities: dict[str, float]
+    truncated: bool
+
+
+class SequenceClassifier:
+    """A classifier with a tokenizer of its own; safe for use by several threads."""
+
+    def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, spec: ClassifierSpec) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self._spec = spec
+        self.threshold = spec.threshold
+        self.fallback = spec.fallback
+        self._run_options = ort.RunOptions()
+        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    @classmethod
+    def open(cls, bundle: Bundle, spec: ClassifierSpec, *, threads: int | None = None) -> SequenceClassifier:
+        """Opens the classifier of a bundle. Raises BundleInvalid where graph or tokenizer do not fit the manifest."""
+        try:
+            session = make_session(bundle.path(spec.file), threads=threads)
+            tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
+        except BundleInvalid:
+            raise
+        except Exception as error:  # ONNX Runtime and tokenizers raise types of their own
+            raise BundleInvalid(
+                f"{bundle.folder}: the sentiment classifier cannot be opened: {error}; rebuild the bundle"
+            ) from error
+        [output] = session.get_outputs()
+        if output.shape[-1] != len(spec.labels):
+            raise BundleInvalid(
+                f"{bundle.path(spec.file)} has {output.shape[-1]} outputs, the manifest {len(spec.labels)} labels; "
+                "rebuild the bundle"
+            )
+        tokenizer.enable_truncation(spec.max_tokens)
+        tokenizer.no_padding()
+        return cls(session, tokenizer, spec)
+
+    def logits(self, ids: Sequence[np.typing.NDArray[np.int64]]) -> np.typing.NDArray[np.float32]:
+        """The model's outputs (texts, labels) for texts of token ids."""
+        [logits] = self._session.run(["logits"], packed(ids), self._run_options)
+        return np.asarray(logits)
+
+    def judge(self, texts: Sequence[str]) -> list[Judgement]:
+        """One judgement per text; none of them may be empty."""
+        encodings = self._tokenizer.encode_batch([text[:MAX_CHARACTERS] for text in texts])
+        logits = self.logits([np.asarray(encoding.ids, np.int64) for encoding in encodings])
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities = powers / powers.sum(1, keepdims=True)
+        cut = [bool(e.overflowing) or len(text) > MAX_CHARACTERS for e, text in zip(encodings, texts, strict=True)]
+        return [self._judgement(row.tolist(), c) for row, c in zip(probabilities, cut, strict=True)]
+
+    def unknown(self) -> Judgement:
+        """What is said of a text that holds nothing."""
+        labels = self._spec.labels
+        return Judgement(self.fallback, dict.fromkeys(labels, 1 / len(labels)), truncated=False)
+
+    def _judgement(self, row: list[float], truncated: bool) -> Judgement:  # noqa: FBT001 - private, and named where it is read
+        low, high = self._spec.neutral
+        scores = dict(zip(self._spec.labels, row, strict=True))
+        label = NEUTRAL if low <= row[-1] <= high else max(scores, key=scores.__getitem__)
+        return Judgement(label, scores, truncated)

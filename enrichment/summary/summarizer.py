@@ -1,0 +1,105 @@
+"""Abstractive summaries of tickets: tokens in and out of the generator, and the rules for short texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from enrichment.bundle import Bundle
+from enrichment.errors import BundleInvalid
+from enrichment.manifest import AbstractiveSpec
+from enrichment.session import make_session
+from enrichment.summary.abstractive import Generator
+from enrichment.summary.beam import Generation
+from enrichment.summary.extractive import Outline, beginning, closed
+from enrichment.text import MAX_CHARACTERS
+
+__all__ = ["Summarizer", "Summary"]
+
+_WARM_UP_LENGTH: Final = 6  # tokens: enough for every operator to have run once
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A summary, and whether the model saw only the beginning of the text."""
+
+    text: str
+    truncated: bool
+
+
+class Summarizer:
+    """DistilBART with its tokenizer; safe for use by several threads."""
+
+    def __init__(self, generator: Generator, tokenizer: Tokenizer, spec: AbstractiveSpec) -> None:
+        self._generator = generator
+        self._tokenizer = tokenizer
+        self._spec = spec
+
+    @classmethod
+    def open(cls, bundle: Bundle, spec: AbstractiveSpec, *, threads: int | None = None) -> Summarizer:
+        """Opens the summariser of a bundle. Raises BundleInvalid where its files do not fit the manifest."""
+        bundle.path(spec.words)
+        try:
+            encoder = make_session(bundle.path(spec.encoder), threads=threads)
+            decoder = make_session(bundle.path(spec.decoder), threads=threads)
+            tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
+        except BundleInvalid:
+            raise
+        except Exception as error:  # ONNX Runtime and tokenizers raise types of their own
+            raise BundleInvalid(
+                f"{bundle.folder}: the summariser cannot be opened: {error}; rebuild the bundle"
+            ) from error
+        tokenizer.enable_truncation(spec.max_source_tokens)
+        tokenizer.no_padding()
+        settings = Generation(**spec.generation.model_dump())
+        return cls(Generator(encoder, decoder, settings), tokenizer, spec)
+
+    @property
+    def rows(self) -> int:
+        """Rows of tokens that a summary costs, beside those of its source."""
+        settings = self._generator.settings
+        return settings.num_beams * settings.max_length
+
+    def summarize(self, tickets: Sequence[Outline]) -> list[Summary]:
+        """A summary of each ticket.
+
+        A body under `min_words` words is summarised by its subject, or by itself where there is no subject.
+        """
+        long = [i for i, t in enumerate(tickets) if t.words >= self._spec.min_words]
+        generated = dict(zip(long, self.read([tickets[i].text for i in long]), strict=True)) if long else {}
+        return [generated.get(i) or Summary(self._short(ticket), truncated=False) for i, ticket in enumerate(tickets)]
+
+    def warm_up(self, text: str) -> None:
+        """Runs every part once."""
+        generator = self._generator
+        settings = replace(generator.settings, max_length=_WARM_UP_LENGTH, min_length=0)
+        generator.with_settings(settings).generate([self.ids(text)])
+
+    def read(self, texts: Sequence[str]) -> list[Summary]:
+        """A generated summary of each text, however short; none of them may be empty."""
+        encodings = self._tokenizer.encode_batch([text[:MAX_CHARACTERS] for text in texts])
+        tokens = self._generator.generate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
+        cut = [bool(e.overflowing) or len(text) > MAX_CHARACTERS for e, text in zip(encodings, texts, strict=True)]
+        return [
+            Summary(_ended(self._tokenizer.decode(ids, skip_special_tokens=True)), c)
+            for ids, c in zip(tokens, cut, strict=True)
+        ]
+
+    def ids(self, text: str) -> np.typing.NDArray[np.int64]:
+        """A text as token ids, cut at the longest source."""
+        return np.asarray(self._tokenizer.encode(text).ids, np.int64)
+
+    def _short(self, ticket: Outline) -> str:
+        return closed(beginning(ticket, self._spec.max_tokens, self._count))
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _ended(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else text + "."
