@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,8 @@ from tokenizers import Tokenizer
 
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
-from enrichment.session import make_session
+from enrichment.session import make_session, ort
 from enrichment.text import MAX_CHARACTERS, Sentence
-
-if TYPE_CHECKING:
-    import onnxruntime as ort  # imported by enrichment.session alone, which has to do something before
 
 __all__ = ["Encoded", "Encoder", "Floats", "Integers", "Tokens"]
 
@@ -71,10 +68,8 @@ class Encoder:
         self._window = max_tokens - 2  # the rest is [CLS] and [SEP]
         self._max_windows = max_windows
         self._cls, self._sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-        from onnxruntime import RunOptions
-
         # Gives what the arena holds back after each run: a batch of long tickets must not set the memory for good.
-        self._run_options = RunOptions()
+        self._run_options = ort.RunOptions()
         self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     @classmethod

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
+# Since 1.29 the official builds for Linux report to their maker from their import on: an upload, a device id and a
+# database under HOME (pull request 27379 of ONNX Runtime). This stops all of it, if it comes before the import: the
+# library's other modules take `ort` from here.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort
 
-__all__ = ["available_cores", "make_session"]
+__all__ = ["available_cores", "make_session", "ort"]
 
 
 _CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -28,11 +31,6 @@ def available_cores() -> int:
 
 def make_session(graph: Path, *, threads: int | None = None) -> ort.InferenceSession:
     """A CPU session for the graph at that path, with `threads` threads for one operator (None: all cores there are)."""
-    # Since 1.29 the official builds for Linux report to their maker from their import on: an upload, a device id and a
-    # database under HOME (pull request 27379 of ONNX Runtime). This stops all of it, if it comes before the import.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime as ort
-
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1

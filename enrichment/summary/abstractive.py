@@ -7,16 +7,14 @@ its neighbours: rows of tokens are never padded but within attention, and int8 s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from enrichment.encoder import Floats, Integers
 from enrichment.packing import HIDDEN, packed
+from enrichment.session import ort
 from enrichment.summary.beam import BeamSearch, Generation
-
-if TYPE_CHECKING:
-    import onnxruntime as ort  # imported by enrichment.session alone, which has to do something before
 
 __all__ = ["Generator"]
 
@@ -150,6 +148,4 @@ def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:
 
 
 def _value(array: Floats | Integers) -> ort.OrtValue:
-    from onnxruntime import OrtValue
-
-    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
