@@ -12,12 +12,11 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
-from enrichment.session import make_session
+from enrichment.session import make_session, ort
 from enrichment.text import MAX_CHARACTERS, Sentence
 
 __all__ = ["Encoded", "Encoder", "Floats", "Integers", "Tokens"]

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import ClassifierSpec
 from enrichment.packing import packed
-from enrichment.session import make_session
+from enrichment.session import make_session, ort
 from enrichment.text import MAX_CHARACTERS
 
 __all__ = ["Judgement", "SequenceClassifier"]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import onnxruntime as ort
 
 from enrichment.encoder import Floats, Integers
 from enrichment.packing import HIDDEN, packed
+from enrichment.session import ort
 from enrichment.summary.beam import BeamSearch, Generation
 
 __all__ = ["Generator"]
