@@ -9,7 +9,7 @@ CHECKOV_VERSION := 3.3.30
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
 
-.PHONY: help demo test test-faults check scan bench bundle bundle-path format lint types template clean
+.PHONY: help demo test test-faults check scan bench bench-full bundle bundle-path format lint types template clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -49,6 +49,9 @@ scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan template.yaml, and what is deploye
 bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Print the figures of the README, as ratios within one run
 	@$(BIN)/python -m tests.bench --bundle $(BUNDLE)
 
+bench-full: $(VENV)/.bench  ## The same of the full profile, on random models of the true size: half an hour
+	@$(BIN)/python -m tests.bench.full
+
 clean:  ## Remove the virtual environment and the bundles
 	rm -rf $(VENV) $(CHECKOV) .bundles
 
@@ -65,6 +68,10 @@ $(VENV)/.demo: pyproject.toml deploy/constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) install -q --no-compile -c deploy/constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) install -q --no-compile -c deploy/constraints.txt -e '.[bench]'
 	@touch $@
 
 $(CHECKOV)/.$(CHECKOV_VERSION): | $(VENV)/bin/python
