@@ -21,6 +21,13 @@ __all__ = ["Generator"]
 _BLOCK: Final = 16  # steps by which the cache grows: a step reads all of it
 
 
+def _tidy() -> ort.RunOptions:
+    """Options of a run after which a session gives back what earlier, larger batches made it hold."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 class Generator:
     """Summaries as tokens."""
 
@@ -38,7 +45,7 @@ class Generator:
         """Token ids for every text (tokens,), each from the start token to the end token."""
         feeds = packed(texts)
         search = BeamSearch(len(texts), self.settings)
-        cross = dict(zip(self._cross, self._encoder.run(self._cross, feeds), strict=True))
+        cross = dict(zip(self._cross, self._encoder.run(self._cross, feeds, _tidy()), strict=True))
         decoding = _Decoding(self._decoder, cross, np.asarray(feeds["mask"], np.float32), self.settings)
         scores, tokens = decoding.begin(self.settings.prefix)
         while len(search.texts):
@@ -79,7 +86,8 @@ class _Decoding:
         self._grow(length + _BLOCK * self._beams)
         hidden = np.full((texts, 1, length, self._cache.shape[3]), HIDDEN, np.float32)
         mask = np.concatenate([hidden, np.broadcast_to(order, (texts, 1, length, length))], -1)
-        scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask)
+        # Once a batch: memory that is given back at every step costs more than it is worth.
+        scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask, _tidy())
         self._seen = np.full((texts, 1, self._beams, self._cache.shape[3]), HIDDEN, np.float32)
         self._seen[:, :, :, :length] = 0
         shape = (texts, self._beams, scores.shape[-1])
@@ -117,14 +125,16 @@ class _Decoding:
             return everything[numbers // self._beams * self._prefix + self._prefix - 1]
         return everything[numbers]
 
-    def _run(self, ids: Integers, positions: Integers, mask: Floats) -> tuple[Floats, Integers]:
+    def _run(
+        self, ids: Integers, positions: Integers, mask: Floats, options: ort.RunOptions | None = None
+    ) -> tuple[Floats, Integers]:
         if not self._fixed:
             self._fixed = {name: _value(array) for name, array in self._cross.items()}
             self._fixed |= {name: _value(array) for name, array in zip(self._names, self._cache, strict=True)}
             self._fixed["count"] = _value(np.asarray([self._count]))
         feeds = {"ids": _value(ids), "positions": _value(positions), "mask": _value(mask), **self._fixed}
         outputs = ["scores", "tokens", "fresh", "log_probs"]
-        scores, tokens, fresh, self._log_probs = self._session.run_with_ort_values(outputs, feeds)
+        scores, tokens, fresh, self._log_probs = self._session.run_with_ort_values(outputs, feeds, options)
         end = self._used + ids.shape[1]
         self._cache[:, :, :, self._used : end] = fresh.numpy()
         self._used = end

@@ -41,6 +41,9 @@ What was tried, on two cores with AVX2 and without VNNI (Zen 3), and what it gav
     SkipLayerNormalization: three times as long as its three operators; left out
     keys as the left side of the product (no copy into packed form): a fifth off the scores, lost on turning them back;
       values stored turned: slower; left out
+    threads that spin within a run and stop after it: 20 to 70 % more CPU time, slower on a busy machine; left out
+    the halves of a batch side by side on sessions of one thread, instead of two threads for each operator: 5 to 10 %
+      less CPU time for a decode; not built: it wants a second set of sessions (310 MB) for tickets that come alone
     what remains, by the profiler with one thread: of a step of 40 rows 69 % are int8 products, which run at the
       60 to 65 GMAC/s that ONNX Runtime's kernel reaches per core here, 18 % attention over the caches (bound by
       memory), 13 % everything else. A ticket has about 36 GMAC with 4 beams, so that some 15 % are left to win
