@@ -48,7 +48,7 @@ soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Send 5,000 tickets through a real w
 	@$(BIN)/python -m tests.soak --bundle $(BUNDLE)
 
 image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build the function's image without Flox, same contract (needs Docker)
-	@$(BIN)/python deploy/standin/build.py --bundle $(BUNDLE)
+	@$(BIN)/python -m deploy.standin.build --bundle $(BUNDLE)
 
 test-lambda: image-standin $(SAM)/.$(SAM_VERSION)  ## The image as Lambda runs it: read-only, no user, its memory, RIE
 	$(BIN)/python -m pytest tests/runtime
@@ -74,7 +74,7 @@ cost: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Measure a ticket and price a milli
 	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
 
 zip: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Build the function as a zip, and dist/template-zip.yaml that deploys it
-	@$(BIN)/python deploy/lambda/function_zip.py --python $(ZIP_PYTHON) --architecture $(ARCHITECTURE) --bundle $(BUNDLE)
+	@$(BIN)/python -m deploy.lambda.function_zip --python $(ZIP_PYTHON) --architecture $(ARCHITECTURE) --bundle $(BUNDLE)
 
 image:  ## Build the function's image by Flox, as ticket-lambda:latest
 	@deploy/lambda/image.sh

@@ -13,67 +13,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from deploy.function_packages import PackagingError, copy_modules, dependencies, install_wheels, require_bundle
+
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 # What Lambda unpacks, at most: 250 MB, by which it means these bytes.
 LIMIT: Final = 250 * 1024 * 1024
-# Lambda's Python runs on Amazon Linux 2023 with glibc 2.34. pip wants each older wheel tag by its own name.
-GLIBC: Final = range(17, 35)
+GLIBC: Final = 34  # Lambda's Python runs on Amazon Linux 2023, with 2.34
 MACHINES: Final = {"x86_64": "x86_64", "arm64": "aarch64"}
-# Programs beside the function, and building bundles.
-LEFT_OUT: Final = {
-    "enrichment": {"export", "__main__.py"},
-    "handler": {
-        *("replay", "tickets", "worker"),
-        *("accounts.py", "command_line.py", "demo.py", "display.py", "drain.py", "emulator.py", "local.py"),
-    },
-}
 BUNDLE: Final = "bundle"  # its folder in the zip
 
 
 class ZipError(Exception):
     """The zip cannot be built: one line that names the remedy."""
-
-
-def install(folder: Path, python: str, architecture: str) -> None:
-    """Install the function's dependencies, at the tested versions, for that Python and that processor."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    machine = MACHINES[architecture]
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC] + [f"manylinux2014_{machine}"]
-    options = ["--quiet", "--no-compile", "--target", str(folder), "--only-binary", ":all:", "--implementation", "cp"]
-    options += ["--python-version", python, "--constraint", str(REPOSITORY / "deploy" / "constraints.txt")]
-    options += [option for tag in tags for option in ("--platform", tag)]
-    ran = subprocess.run(  # noqa: S603 - the interpreter that runs this
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options, *project["dependencies"]],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ran.returncode:
-        errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR")]
-        cause = errors[-1][:300] if errors else "see `pip install` for the reason"
-        raise ZipError(f"pip has no wheels for Python {python} on {architecture}: {cause}")
-
-
-def copy_packages(folder: Path, bundle: Path) -> None:
-    """Copy what the function imports of this repository, and the model bundle. Raises ZipError."""
-    for package, left_out in LEFT_OUT.items():
-        shutil.copytree(
-            REPOSITORY / package,
-            folder / package,
-            ignore=lambda place, names, package=package, left_out=left_out: {
-                "__pycache__",
-                *(left_out & set(names) if Path(place) == REPOSITORY / package else ()),
-            },
-        )
-    if not (bundle / "bundle.json").is_file():
-        raise ZipError(f"there is no model bundle in {bundle}; build it with `make bundle`")
-    shutil.copytree(bundle, folder / BUNDLE)
 
 
 def compile_modules(folder: Path, python: str) -> bool:
@@ -153,8 +109,11 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="function-zip-") as scratch:
             folder = Path(scratch)
-            install(folder, given.python, given.architecture)
-            copy_packages(folder, given.bundle)
+            require_bundle(given.bundle)
+            machine = MACHINES[given.architecture]
+            install_wheels(folder, dependencies(), python=given.python, machine=machine, glibc=GLIBC)
+            copy_modules(folder)
+            shutil.copytree(given.bundle, folder / BUNDLE)
             if not compile_modules(folder, given.python):
                 sys.stderr.write(f"no python{given.python} here: modules are compiled at each cold start instead\n")
             size = pack(folder, out)
@@ -162,7 +121,7 @@ def main() -> None:
         (given.out / "template-zip.yaml").write_text(
             template(text, out.name, given.python, given.architecture), encoding="utf-8"
         )
-    except (ZipError, OSError) as error:
+    except (ZipError, PackagingError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.stderr.write(
         f"{out.stat().st_size / 1e6:.0f} MB, {size / 1e6:.0f} MB unpacked (Lambda takes {LIMIT / 1e6:.0f})\n"

@@ -15,27 +15,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 from typing import Final
+
+from deploy.function_packages import PackagingError, copy_modules, dependencies, install_wheels, require_bundle
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 CONSTRAINTS: Final = REPOSITORY / "deploy" / "constraints.txt"
 IMAGE: Final = "ticket-enrichment:standin"
 SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # that suite's; the Dockerfile names its folder
-GLIBC: Final = range(17, 37)  # that suite has 2.36; pip wants each older wheel tag by its own name
+GLIBC: Final = 36  # its 2.36
 ROOT: Final = f"ticket-enrichment-root:{SUITE}-1"  # the number counts changes of what goes into it
 # Debian's own files that a function never reads.
 UNUSED: Final = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
-# Programs beside the function, and building bundles; tests/runtime holds this against what the function imports.
-LEFT_OUT: Final = {
-    "enrichment": {"export", "__main__.py"},
-    "handler": {
-        *("replay", "tickets", "worker"),
-        *("accounts.py", "command_line.py", "demo.py", "display.py", "drain.py", "emulator.py", "local.py"),
-    },
-}
 
 
 class BuildError(Exception):
@@ -55,7 +48,7 @@ def main() -> None:
         gather_site(context)
         gather_rest(context, given.bundle)
         build(context, given.tag)
-    except (BuildError, OSError) as error:
+    except (BuildError, PackagingError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{given.tag}\n")
 
@@ -95,23 +88,9 @@ def make_root() -> None:
 
 
 def gather_site(context: Path) -> None:
-    """Install the function's dependencies into `context/site`, unless they are there. Raises BuildError."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["lambda"]]
-    machine = platform.machine()
-    options = [
-        "--quiet",
-        "--no-compile",
-        "--only-binary",
-        ":all:",
-        "--implementation",
-        "cp",
-        "--python-version",
-        PYTHON,
-    ]
-    options += [part for minor in GLIBC for part in ("--platform", f"manylinux_2_{minor}_{machine}")]
-    options += ["--platform", f"manylinux2014_{machine}", "--constraint", str(CONSTRAINTS)]
-    state = hashlib.sha256(repr((wanted, options)).encode() + CONSTRAINTS.read_bytes()).hexdigest()
+    """Install the function's dependencies into `context/site`, unless they are there. Raises PackagingError."""
+    wanted, machine = dependencies("lambda"), platform.machine()
+    state = hashlib.sha256(repr((wanted, machine, PYTHON, GLIBC)).encode() + CONSTRAINTS.read_bytes()).hexdigest()
     stamp, site = context / "site.state", context / "site"
     if stamp.is_file() and stamp.read_text() == state:
         return
@@ -119,30 +98,16 @@ def gather_site(context: Path) -> None:
     stamp.unlink(missing_ok=True)
     shutil.rmtree(site, ignore_errors=True)
     context.mkdir(parents=True, exist_ok=True)
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--target", str(site))
-    installed = run(*pip, *options, *wanted)
-    if installed.returncode:
-        errors = [line for line in installed.stderr.splitlines() if line.startswith("ERROR")]
-        raise BuildError(f"pip found no wheels for Python {PYTHON} on {machine}: {last_line(chr(10).join(errors))}")
+    install_wheels(site, wanted, python=PYTHON, machine=machine, glibc=GLIBC)
     stamp.write_text(state)
 
 
 def gather_rest(context: Path, bundle: Path) -> None:
-    """Copy our packages, the bundle and the wrapper into the context. Raises BuildError."""
-    if not (bundle / "bundle.json").is_file():
-        raise BuildError(f"there is no model bundle in {bundle}; build it with `make bundle`")
+    """Copy our packages, the bundle and the wrapper into the context. Raises PackagingError."""
+    require_bundle(bundle)
     for name in ("packages", "bundle"):
         shutil.rmtree(context / name, ignore_errors=True)
-    for package, left_out in LEFT_OUT.items():
-        home = REPOSITORY / package
-        shutil.copytree(
-            home,
-            context / "packages" / package,
-            ignore=lambda place, _, home=home, left_out=left_out: {
-                "__pycache__",
-                *(left_out if Path(place) == home else ()),
-            },
-        )
+    copy_modules(context / "packages")
     shutil.copytree(bundle, context / "bundle")
     for name in ("Dockerfile", "ticket-lambda"):
         shutil.copy(Path(__file__).parent / name, context / name)

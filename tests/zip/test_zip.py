@@ -26,12 +26,10 @@ ARCHITECTURE = {"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()]
 
 
 def build(*options: str) -> subprocess.CompletedProcess[str]:
-    program = REPOSITORY / "deploy" / "lambda" / "function_zip.py"
     found = find_python()[1].parent  # where it finds the Python to compile with
     environment = os.environ | {"PATH": f"{found}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    return subprocess.run(
-        [sys.executable, program, *options], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "deploy.lambda.function_zip", *options]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +135,10 @@ def test_template_differs_in_nothing_but_the_package(made: Path) -> None:
     assert not [event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)]
 
 
-def test_what_cannot_be_built_is_said_in_a_line(tmp_path: Path) -> None:
-    ran = build("--bundle", str(tmp_path), "--python", "3.2", "--out", str(tmp_path))
+def test_what_cannot_be_built_is_said_in_a_line(bundle: Path, tmp_path: Path) -> None:
+    ran = build("--bundle", str(tmp_path), "--out", str(tmp_path))
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == f"error: there is no model bundle in {tmp_path}; build it with `make bundle`"
+    ran = build("--bundle", str(bundle), "--python", "3.2", "--out", str(tmp_path))
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith("error: pip has no wheels for Python 3.2 on x86_64: ")
