@@ -24,7 +24,7 @@ export ORT_DISABLE_TELEMETRY := 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
 
-.PHONY: help demo test zip test-zip test-sam sam-invoke image deploy destroy cost image-standin test-lambda bench-lambda test-e2e test-localstack deploy-localstack test-cpus test-faults soak check scan bench bundle bundle-path format lint types template clean
+.PHONY: help demo test zip test-zip test-sam sam-invoke image deploy destroy cost image-standin test-lambda bench-lambda test-e2e test-localstack deploy-localstack test-cpus test-faults soak check scan bench bench-full bundle bundle-path format lint types template clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -120,6 +120,9 @@ scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan template.yaml, and what is deploye
 bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Print the figures of the README, as ratios within one run
 	@$(BIN)/python -m tests.bench --bundle $(BUNDLE)
 
+bench-full: $(VENV)/.bench  ## The same of the full profile, on random models of the true size: half an hour
+	@$(BIN)/python -m tests.bench.full
+
 clean:  ## Remove the virtual environment and the bundles
 	rm -rf $(VENV) $(CHECKOV) $(SAM) $(LOCALSTACK) .bundles build
 
@@ -136,6 +139,10 @@ $(VENV)/.demo: pyproject.toml deploy/constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.demo
 	@$(PIP) install -qq --no-compile -c deploy/constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) install -q --no-compile -c deploy/constraints.txt -e '.[bench]'
 	@touch $@
 
 $(CHECKOV)/.$(CHECKOV_VERSION): | $(VENV)/bin/python

@@ -128,7 +128,7 @@ def throughput(bundle: Path, models: Path) -> None:
 
 def memory(bundle: Path) -> None:
     """Peak memory over 1,000 tickets."""
-    figures = _json_of("tests.bench.memory", str(bundle))
+    figures = json_of("tests.bench.memory", str(bundle))
     peak, growth = figures["peak_mb"], figures["after_1000"] / figures["after_200"]
     say("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
     say("  memory after 1,000 tickets against after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
@@ -141,10 +141,10 @@ def start(bundle: Path, models: Path) -> None:
     for _ in range(5):
         for kind in ("library", "handler"):
             begin = time.perf_counter()
-            steps[kind].append(_json_of("tests.bench.start", kind, str(bundle)))
+            steps[kind].append(json_of("tests.bench.start", kind, str(bundle)))
             seconds[kind].append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        _json_of("tests.bench.baseline", str(models))
+        json_of("tests.bench.baseline", str(models))
         seconds["demo"].append(time.perf_counter() - begin)
     demo = statistics.median(seconds["demo"])
     for kind, share in (("library", 1 / 4), ("handler", 1 / 3)):
@@ -173,7 +173,7 @@ def packages() -> None:
     say("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
 
 
-def _json_of(module: str, *arguments: str) -> dict[str, float]:
+def json_of(module: str, *arguments: str) -> dict[str, float]:
     """Runs a module of this folder in a process of its own; its last line of output is a JSON object."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],

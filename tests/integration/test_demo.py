@@ -32,6 +32,15 @@ def test_every_ticket_is_accounted_for(bundle: Path, capfd: pytest.CaptureFixtur
     assert "deleted before it is read: rejected (object_gone)" in out
 
 
+def test_it_runs_a_full_bundle_as_well(full_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    demo.main(bundle=full_bundle, count=12, seed=3)
+    result = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert result["bundle"].startswith("full-int8@")
+    assert (result["failed"], result["lost"]) == (0, 0)
+    assert result["done"] + result["skipped"] + result["rejected"] == result["sent"] == 12
+    assert result["done"] >= 6
+
+
 def test_a_ticket_without_an_outcome_counts_as_lost() -> None:
     tally = Tally()
     for line in ('{"message": "ticket", "s3_key": "a", "outcome": "failed"}', "no json", '{"message": "other"}', "3"):
