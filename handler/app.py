@@ -43,17 +43,20 @@ def build(
     Raises BundleError when the model bundle cannot be used.
     """
     pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ticket")
+    # One thread makes the clients, from one session, while this one opens the models. In threads of their own they
+    # would need a session each, boto3's being unsafe to share, and each would parse the same descriptions once more.
+    clients = ThreadPoolExecutor(1, thread_name_prefix="client")
+    session = cache(boto3.session.Session)
 
     @cache
     def client(service: str) -> Future[Any]:
-        return pool.submit(_client, service, settings)
+        return clients.submit(lambda: _client(session(), service, settings))
 
-    # Clients take as long as sessions to make, and the two wait for different things.
     for service, ports_of_it in {"s3": (source, sink), "dynamodb": (sink,), "sqs": (dead_letters,)}.items():
         if None in ports_of_it:
             client(service)
     begin = time.perf_counter()
-    figures = figures or EmfFigures()
+    figures = figures or EmfFigures(settings.service_name, settings.aws_lambda_function_version)
     if models is None:
         folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, lambda: client("s3").result())
         models = Enricher.open(folder, threads=settings.intra_op_threads)
@@ -72,6 +75,7 @@ def build(
         max_receive_count=settings.max_receive_count,
         max_ticket_bytes=settings.max_ticket_bytes,
     )
+    clients.shutdown(wait=False)
     return _handler(ports)
 
 
@@ -113,9 +117,8 @@ def _clock(context: Any) -> Callable[[], float]:
     return lambda: end - time.monotonic()
 
 
-def _client(service: str, settings: Settings) -> Any:
-    # A session of its own: boto3's default one is not safe to share while clients are made in several threads.
-    make: Any = boto3.session.Session().client
+def _client(session: boto3.session.Session, service: str, settings: Settings) -> Any:
+    make: Any = session.client
     return make(
         service,
         endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,

@@ -19,7 +19,7 @@ from handler.errors import ObjectTooLarge, Unexpected, trace
 from handler.messages import Deleted, StoredTicket, inline_key, number_attribute, references
 from handler.outcome import MessageState, Outcome, TicketState
 from handler.ports import Ports
-from handler.storage import Write
+from handler.storage import Write, refuse_replaced
 
 __all__ = ["Batch", "MessageFailed"]
 
@@ -149,7 +149,10 @@ class Batch:
         ticket.stage = "store"
         body = enriched_json(raw, enrichment)
         write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
-        return None if self._ports.sink.store(write) else "stale"
+        commit = self._ports.sink.store(write)
+        if commit == "tie" and isinstance(ticket.reference, StoredTicket):
+            refuse_replaced(self._ports.source, ticket.reference, ticket.raw_sha256)
+        return None if commit else "stale"
 
     def _each(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +13,8 @@ from urllib.parse import unquote, urlparse
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from enrichment.bundle import MANIFEST, install
-from enrichment.errors import BundleInvalid, BundleMissing
+from enrichment.bundle import MANIFEST, Bundle, install
+from enrichment.errors import BundleError, BundleInvalid, BundleMissing
 
 __all__ = ["install_bundle"]
 
@@ -19,18 +22,34 @@ __all__ = ["install_bundle"]
 def install_bundle(uri: str, cache: str, s3: Callable[[], Any]) -> Path:
     """Copies the bundle at `file:///folder` or `s3://bucket/prefix` to `<cache>/<digest>` and returns that folder.
 
-    Every file is hashed on the way; what stands there already is trusted. `s3()` makes a client where one is needed.
-    Raises BundleMissing, BundleInvalid or BundleCorrupt.
+    Every file is hashed on the way. What stands there already is trusted, unless a file of it is absent or cut short:
+    then it is copied anew. `s3()` makes a client where one is needed. Raises BundleMissing, BundleInvalid or
+    BundleCorrupt.
     """
     parts = urlparse(uri)
     if parts.scheme == "file":
-        return install(_from_folder(Path(unquote(parts.path))), cache, place=uri)
+        return _whole(_from_folder(Path(unquote(parts.path))), cache, uri)
     if parts.scheme == "s3" and parts.netloc:
         try:
-            return install(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, place=uri)
+            return _whole(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, uri)
         except BotoCoreError as error:
             raise BundleMissing(f"MODEL_BUNDLE {uri} broke off while it was copied ({error}); start again") from error
     raise BundleInvalid(f"MODEL_BUNDLE is {uri!r}; it must be file:///folder or s3://bucket/prefix")
+
+
+def _whole(open_file: Callable[[str], BinaryIO], cache: str, uri: str) -> Path:
+    folder = install(open_file, cache, place=uri)
+    try:
+        if Bundle.open(folder).digest == folder.name:
+            return folder
+    except BundleError:
+        pass
+    # Left as it is, every start in this container would fail, however often it is tried. The name is one that the
+    # sweep of enrichment.bundle knows, should this process be killed now.
+    aside = folder.with_name(f"{folder.name}.part-{platform.node()}-{os.getpid()}.damaged")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    return install(open_file, cache, place=uri)
 
 
 def _from_folder(folder: Path) -> Callable[[str], BinaryIO]:

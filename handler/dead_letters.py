@@ -79,7 +79,8 @@ class SqsDeadLetters:
 def backoff_seconds(receive_count: int) -> int:
     """How long a failed message waits, by how often it was received: full jitter up to 2, 4, 8 ... 900 s."""
     ceiling = min(_MAX_VISIBILITY, 2 ** min(max(receive_count, 1), 10))
-    return random.randint(1, ceiling)  # noqa: S311 - spreads load, guards no secret
+    # From the system: containers that Lambda restores from one snapshot would all have the same state of `random`.
+    return random.SystemRandom().randint(1, ceiling)
 
 
 def _body(record: Mapping[str, Any]) -> str:

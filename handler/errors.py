@@ -7,6 +7,7 @@
         ├── ObjectTooLarge               permanent: the object is beyond MAX_TICKET_BYTES
         ├── BucketUnexpected             permanent: the notification speaks of another bucket
         ├── StoreRefused                 permanent: DynamoDB or S3 will never take this item
+        ├── ObjectReplaced               transient: the object was overwritten while it was in work
         ├── Throttled                    transient: a service asks to slow down
         ├── ServiceFailed                transient: a service answered 5xx, timed out, or denied access
         └── Unexpected                   transient: a fault of our own, caught where it can harm no neighbour
@@ -28,6 +29,7 @@ __all__ = [
     "MessageError",
     "MessageInvalid",
     "ObjectGone",
+    "ObjectReplaced",
     "ObjectTooLarge",
     "ServiceFailed",
     "StoreRefused",
@@ -90,6 +92,13 @@ class StoreRefused(MessageError):
     """A store refuses the ticket for good."""
 
     code = "store_refused"
+
+
+class ObjectReplaced(MessageError):
+    """The object was overwritten while it was in work, within the second that its time has for a unit."""
+
+    code = "object_replaced"
+    transient = True
 
 
 class Throttled(MessageError):

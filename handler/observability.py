@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.metrics import Metrics, MetricUnit, single_metric
+from aws_lambda_powertools.metrics import EphemeralMetrics, Metrics, MetricUnit, single_metric
+
+from handler.settings import SERVICE, UNPUBLISHED
 
 __all__ = ["NAMESPACE", "OUTCOMES", "SERVICE", "EmfFigures", "Figures", "Logger", "make_logger"]
 
-SERVICE: Final = "ticket-enrichment"
 NAMESPACE: Final = "TicketEnrichment"
 OUTCOMES: Final = {
     "done": "TicketsDone",
@@ -47,10 +48,16 @@ class Figures(Protocol):
 
 
 class EmfFigures:
-    """CloudWatch's embedded metric format: one JSON line on standard output per batch."""
+    """CloudWatch's embedded metric format: JSON lines on standard output per batch.
 
-    def __init__(self) -> None:
-        self._metrics = Metrics(namespace=NAMESPACE, service=SERVICE)
+    `service` is a dimension of every metric, so that the functions of an account do not add up. The outcomes of a
+    published `version` stand in a line of their own besides, so that a new one is judged by what it did itself.
+    """
+
+    def __init__(self, service: str = SERVICE, version: str = UNPUBLISHED) -> None:
+        self._service = service
+        self._version = version
+        self._metrics = Metrics(namespace=NAMESPACE, service=service)
         self._bundle_seconds: float | None = None
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._errors: dict[tuple[str, str], int] = {}
@@ -82,10 +89,16 @@ class EmfFigures:
             self._metrics.add_metric("ColdStart", MetricUnit.Count, 1)
             self._metrics.add_metric("BundleLoadTime", MetricUnit.Milliseconds, self._bundle_seconds * 1000)
         self._metrics.flush_metrics()
+        if self._version != UNPUBLISHED:
+            of_version = EphemeralMetrics(namespace=NAMESPACE, service=self._service)
+            of_version.add_dimension("version", self._version)
+            for outcome, count in self._counts.items():
+                of_version.add_metric(OUTCOMES[outcome], MetricUnit.Count, count)
+            of_version.flush_metrics()
         for (outcome, error_type), count in self._errors.items():
             # CloudWatch does not sum over dimensions, so the count by error stands beside the one in all.
             with single_metric(OUTCOMES[outcome], MetricUnit.Count, count, namespace=NAMESPACE) as metric:
-                metric.add_dimension("service", SERVICE)
+                metric.add_dimension("service", self._service)
                 metric.add_dimension("ErrorType", error_type)
         self._bundle_seconds = None
         self._counts = dict.fromkeys(OUTCOMES, 0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, HttpUrl, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings", "WorkerSettings"]
+__all__ = ["SERVICE", "UNPUBLISHED", "Settings", "WorkerSettings"]
+
+SERVICE: Final = "ticket-enrichment"
+UNPUBLISHED: Final = "$LATEST"  # what Lambda calls the version of a function that is none
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 
@@ -37,6 +40,12 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(description="Least level that is logged")
     ] = "INFO"
+    service_name: Annotated[
+        Name, Field(description="Dimension `service` of the metrics: two functions in an account have two")
+    ] = SERVICE
+    aws_lambda_function_version: Annotated[
+        Name, Field(description="Dimension `version` of the outcomes, unless $LATEST; set by Lambda itself")
+    ] = UNPUBLISHED
     aws_endpoint_url: Annotated[
         HttpUrl | None, Field(description="Other place of the AWS services, for an emulator")
     ] = None

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrichment.ticket import EnrichmentData, RawTicket
-from handler.errors import BucketUnexpected, ObjectTooLarge, from_aws
+from handler.errors import BucketUnexpected, ObjectGone, ObjectReplaced, ObjectTooLarge, from_aws
 from handler.messages import StoredTicket
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["AwsTicketSink", "Known", "RawObject", "S3TicketSource", "TicketSink", "TicketSource", "Write"]
+__all__ = [
+    "AwsTicketSink",
+    "Commit",
+    "Known",
+    "RawObject",
+    "S3TicketSource",
+    "TicketSink",
+    "TicketSource",
+    "Write",
+    "refuse_replaced",
+]
 
 _MAX_SUBJECT: Final = 1000  # characters; the table is for lists, the whole subject lies in S3
 
@@ -53,6 +64,10 @@ class Write:
     source_modified: int
 
 
+Commit: TypeAlias = Literal["clear", "tie"]
+"""How an item was committed; a tie: in the place of other content that was modified at the very same time."""
+
+
 class TicketSource(Protocol):
     """Gives raw tickets."""
 
@@ -68,10 +83,10 @@ class TicketSink(Protocol):
         """What is committed of a ticket. Raises Throttled or ServiceFailed."""
         ...
 
-    def store(self, write: Write) -> bool:
+    def store(self, write: Write) -> Commit | None:
         """Stores a ticket: the object first, then the item, which commits it.
 
-        False where a newer version was committed already. Raises StoreRefused, Throttled or ServiceFailed.
+        None where a newer version was committed already. Raises StoreRefused, Throttled or ServiceFailed.
         """
         ...
 
@@ -131,7 +146,7 @@ class AwsTicketSink:
             int(item["source_modified"]["N"]),
         )
 
-    def store(self, write: Write) -> bool:
+    def store(self, write: Write) -> Commit | None:
         """As TicketSink.store. The item names the object's version: readers that follow it never see a half write."""
         try:
             put = self._s3.put_object(
@@ -140,18 +155,34 @@ class AwsTicketSink:
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "PutObject") from error
         try:
-            self._dynamodb.put_item(
+            answer = self._dynamodb.put_item(
                 TableName=self._table,
                 Item=_item(write, put.get("VersionId", "null")),
                 ConditionExpression="attribute_not_exists(ticket_id) OR attribute_not_exists(source_modified)"
                 " OR source_modified <= :modified",
                 ExpressionAttributeValues={":modified": {"N": str(write.source_modified)}},
+                ReturnValues="ALL_OLD",
             )
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-                return False
+                return None
             raise from_aws(error, "PutItem") from error
-        return True
+        return "tie" if _is_tie(answer.get("Attributes", {}), write) else "clear"
+
+
+def refuse_replaced(source: TicketSource, reference: StoredTicket, sha256: str) -> None:
+    """Raises ObjectReplaced where an object holds other content by now than that with this hash.
+
+    S3 tells times in seconds: of two versions within one the older may be stored last, in the newer one's place.
+    """
+    with suppress(ObjectGone):
+        if hashlib.sha256(source.fetch(reference).raw).hexdigest() != sha256:
+            raise ObjectReplaced("the object was overwritten while this version of it was enriched")
+
+
+def _is_tie(before: Mapping[str, Any], write: Write) -> bool:
+    modified, content = before.get("source_modified"), before.get("content_sha256")
+    return modified == {"N": str(write.source_modified)} and content != {"S": write.content_sha256}
 
 
 def _item(write: Write, version_id: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from handler.messages import StoredTicket
 from handler.observability import make_logger
 from handler.ports import Models
 from handler.settings import Settings
-from handler.storage import Known, RawObject, Write
+from handler.storage import Commit, Known, RawObject, Write
 from handler.worker.invocation import InvocationContext
 from tests.cases import BUCKET, Answer, DeadLetter
 
@@ -113,17 +112,20 @@ class FakeSink:
         write, _ = self.items[ticket_id, created_at]
         return Known(write.content_sha256, write.enrichment.model_version, write.key, write.source_modified)
 
-    def store(self, write: Write) -> bool:
+    def store(self, write: Write) -> Commit | None:
         """As TicketSink.store."""
         self.faults.raise_for(write.ticket.ticket_id)
         with self._lock:
             versions = self.objects.setdefault(write.key, [])
             versions.append(write.body)
             name = (write.ticket.ticket_id, write.ticket.created_at)
-            if name in self.items and self.items[name][0].source_modified > write.source_modified:
-                return False
+            before = self.items[name][0] if name in self.items else None
+            if before is not None and before.source_modified > write.source_modified:
+                return None
             self.items[name] = (write, str(len(versions) - 1))
-        return True
+        if before is None or before.source_modified < write.source_modified:
+            return "clear"
+        return "clear" if before.content_sha256 == write.content_sha256 else "tie"
 
 
 class FakeDeadLetters:
@@ -304,11 +306,12 @@ def written_to(stream: StringIO) -> Iterator[None]:
     """Sends the function's log there: loggers of one name share one handler, which keeps the first stream it saw."""
     handler = make_logger("INFO").registered_handler
     assert isinstance(handler, logging.StreamHandler)
-    before = handler.setStream(stream)
+    # Not by setStream, which flushes what was there: the captured output of a test that has ended is closed.
+    before, handler.stream = handler.stream, stream
     try:
         yield
     finally:
-        handler.setStream(before or sys.stdout)
+        handler.stream = before
 
 
 def context(time_left: Callable[[], float] = lambda: 60.0) -> InvocationContext:

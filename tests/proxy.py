@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+from tests.mishaps import Call, Cut, Mishap, Refusal, Reply, Share, Stall, read_call
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -22,16 +27,18 @@ class Proxy:
     """From `with` to its end at `url`.
 
     `before` and `after` hear the operation of each call (SQS's name, or the HTTP method); `answers` take the place of
-    the stack for the operations of SQS that it does not know: each makes a response of a request.
+    the stack for the operations of SQS that it does not know: each makes a response of a request. `mishap` says what
+    befalls a call, if anything.
     """
 
-    def __init__(self, endpoint_url: str) -> None:
+    def __init__(self, endpoint_url: str, mishap: Callable[[Call], Mishap | None] = lambda call: None) -> None:
         self.calls: list[str] = []
         self.before: Callable[[str], None] = lambda operation: None
         self.after: Callable[[str], None] = lambda operation: None
         self.answers: dict[str, Answer] = {}
+        self.mishap = mishap
         target = urlsplit(endpoint_url)
-        self._server = _Server(("127.0.0.1", 0), _handler(self, f"{target.hostname}:{target.port}"))
+        self._server = _Server(self, f"{target.hostname}:{target.port}")
 
     @property
     def url(self) -> str:
@@ -49,50 +56,110 @@ class Proxy:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, proxy: Proxy, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.proxy, self.target = proxy, target
 
     def handle_error(self, *_: Any) -> None:
         """Says nothing of callers that were killed, or of a stack that has ended: the test sees the rest."""
 
 
-def _handler(proxy: Proxy, target: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body leave together
 
-        def _forward(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            operation = self.headers.get("X-Amz-Target", self.command).rpartition(".")[2]
-            proxy.calls.append(operation)
-            try:
-                proxy.before(operation)
-                if operation in proxy.answers:
-                    status, kind = 200, "application/x-amz-json-1.0"
-                    content = json.dumps(proxy.answers[operation](json.loads(body))).encode()
-                else:
-                    status, kind, content = self._asked(body)
-                proxy.after(operation)
-            except Unanswered:
-                self.close_connection = True
-                return
-            with suppress(OSError):  # the caller may be gone, which is what some tests are about
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+    def setup(self) -> None:
+        super().setup()
+        self._stack = http.client.HTTPConnection(self.server.target, timeout=60)
 
-        def _asked(self, body: bytes) -> tuple[int, str, bytes]:
-            connection = http.client.HTTPConnection(target, timeout=60)
-            try:
-                connection.request(self.command, self.path, body, dict(self.headers))
-                response = connection.getresponse()
-                return response.status, response.headers.get("Content-Type", ""), response.read()
-            finally:
-                connection.close()
+    def finish(self) -> None:
+        self._stack.close()
+        with suppress(OSError):
+            super().finish()
 
-        do_GET = do_POST = do_PUT = do_HEAD = _forward  # noqa: N815
+    def handle_expect_100(self) -> bool:
+        answered = super().handle_expect_100()
+        self.wfile.flush()  # botocore waits a second for it before it sends a body
+        return answered
 
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
+    def _forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        call = read_call(self.command, self.path, self.headers.get("X-Amz-Target"), body)
+        self.server.proxy.calls.append(call.name)
+        try:
+            self.server.proxy.before(call.name)
+            mishap = self.server.proxy.mishap(call)
+            reply = self._reply(call, mishap)
+            self.server.proxy.after(call.name)
+        except Unanswered:
+            self.close_connection = True
+            return
+        with suppress(OSError):  # the caller may be gone, which is what some tests are about
+            self._say(reply, mishap)
 
-    return Handler
+    def _reply(self, call: Call, mishap: Mishap | None) -> Reply:
+        if call.name in self.server.proxy.answers:
+            answer = json.dumps(self.server.proxy.answers[call.name](json.loads(call.body))).encode()
+            return Reply(200, {"Content-Type": "application/x-amz-json-1.0"}, answer)
+        match mishap:
+            case Refusal():
+                return mishap.reply(call)
+            case Cut(heard=False):
+                self._reset()
+            case Cut(share=0):
+                self._asked(call.body)
+                self._reset()
+            case Stall(heard=heard, seconds=seconds, share=0):
+                if heard:
+                    self._asked(call.body)
+                time.sleep(seconds)
+                self._reset()
+            case Share():
+                kept, refused = mishap.split(call)
+                return mishap.join(self._asked(kept) if kept else None, refused)
+            case _:
+                pass
+        return self._asked(call.body)
+
+    def _asked(self, body: bytes) -> Reply:
+        headers = {name: value for name, value in self.headers.items() if name != "Expect"}
+        headers["Content-Length"] = str(len(body))
+        try:
+            self._stack.request(self.command, self.path, body, headers)
+            response = self._stack.getresponse()
+        except (http.client.HTTPException, ConnectionError):
+            # The stack closes a connection that was quiet for some seconds; what it has heard it has answered.
+            self._stack.close()
+            self._stack.request(self.command, self.path, body, headers)
+            response = self._stack.getresponse()
+        content = response.read()
+        kept = ("content-type", "last-modified", "etag", "x-amz-version-id")
+        return Reply(response.status, {n: v for n, v in response.getheaders() if n.lower() in kept}, content)
+
+    def _say(self, reply: Reply, mishap: Mishap | None) -> None:
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.content)))
+        self.end_headers()
+        if isinstance(mishap, Cut | Stall):
+            self.wfile.write(reply.content[: int(len(reply.content) * mishap.share)])
+            self.wfile.flush()
+            time.sleep(mishap.seconds if isinstance(mishap, Stall) else 0)
+            self.close_connection = True
+        elif self.command != "HEAD":
+            self.wfile.write(reply.content)
+
+    def _reset(self) -> None:
+        """Ends the connection as a network does that fails: at once, with a reset."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise Unanswered
+
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _forward  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""

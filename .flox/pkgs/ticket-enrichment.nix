@@ -35,12 +35,28 @@ python313Packages.buildPythonPackage {
     python313Packages.pydantic-settings
     python313Packages.tokenizers
   ];
-  optional-dependencies.cli = [
-    python313Packages.jmespath
-    python313Packages.prometheus-client
-    python313Packages.rich
-    python313Packages.typer
-  ];
+  optional-dependencies = {
+    cli = [
+      python313Packages.jmespath
+      python313Packages.prometheus-client
+      python313Packages.rich
+      python313Packages.typer
+    ];
+    lambda = [ python313Packages.awslambdaric ];
+    # In the versions that nixpkgs has. Without the package that carries weights: ticket-bundle fetches them.
+    export = [
+      python313Packages.onnx
+      python313Packages.optimum-onnx
+      python313Packages.rich
+      python313Packages.scikit-learn
+      python313Packages.scipy
+      python313Packages.sentence-transformers
+      python313Packages.sympy
+      python313Packages.torch
+      python313Packages.transformers
+      python313Packages.typer
+    ];
+  };
 
   # The tests need a model bundle; `make test` runs them.
   doCheck = false;

@@ -1,4 +1,4 @@
-# The long-poll worker, and `tickets` to ask for what it made. Only these two programs of all that the interpreter has: the
+# The long-poll worker, `tickets` to ask for what it made, `dlq-replay` for what it could not make. Only these of all that the interpreter has: the
 # package goes beside others into one environment.
 {
   lib,
@@ -18,7 +18,7 @@ stdenvNoCC.mkDerivation {
   installPhase = ''
     runHook preInstall
     mkdir -p $out/bin
-    ln -s ${python}/bin/ticket-processor ${python}/bin/tickets $out/bin/
+    ln -s ${python}/bin/ticket-processor ${python}/bin/tickets ${python}/bin/dlq-replay $out/bin/
     runHook postInstall
   '';
 
@@ -28,6 +28,7 @@ stdenvNoCC.mkDerivation {
     runHook preInstallCheck
     $out/bin/ticket-processor --help >/dev/null
     $out/bin/tickets --help >/dev/null
+    $out/bin/dlq-replay --help >/dev/null
     runHook postInstallCheck
   '';
 

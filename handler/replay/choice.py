@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import jmespath
 from jmespath.exceptions import JMESPathError, JMESPathTypeError
 
+from handler.command_line import unix_time
 from handler.replay.letter import Letter
 
 __all__ = ["Choice", "ExpressionInvalid", "Match", "milliseconds"]
-
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class ExpressionInvalid(ValueError):
@@ -94,17 +91,11 @@ class Choice:
 
 
 def milliseconds(text: str, clock: Callable[[], float] = time.time) -> int:
-    """Milliseconds since 1970 of `90s`, `30m`, `2h`, `3d`, `1w` (ago) or of an ISO 8601 time, UTC if it names no zone.
-
-    Raises ExpressionInvalid.
-    """
-    if ago := re.fullmatch(r"([0-9]{1,6})([smhdw])", text):
-        return int((clock() - int(ago[1]) * _SECONDS[ago[2]]) * 1000)
+    """As handler.command_line.unix_time, in milliseconds. Raises ExpressionInvalid."""
     try:
-        found = datetime.fromisoformat(text)
+        return int(unix_time(text, clock) * 1000)
     except ValueError as error:
-        raise ExpressionInvalid(f"{text!r} is neither like 90s, 30m, 2h, 3d or 1w nor an ISO 8601 time") from error
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+        raise ExpressionInvalid(str(error)) from error
 
 
 def _document(letter: Letter) -> dict[str, Any]:

@@ -12,15 +12,14 @@ the process may be killed at any time: nothing is lost, and at most the batch in
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from handler.command_line import replace_unprintable
 from handler.display import form_of, write
 from handler.replay.display import Groups, depth_rows, letter_row, sentence
 from handler.replay.jobs import Order, facts, fill, look, move, send_back
@@ -235,7 +234,5 @@ def _refuse_beside(option: str, **others: object) -> None:
 
 def main() -> None:
     """Run `dlq-replay`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # not every terminal has every letter
+    replace_unprintable()
     app()

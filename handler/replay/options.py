@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from handler.command_line import WHEN
 from handler.replay.choice import Choice, ExpressionInvalid, Match, milliseconds
 from handler.replay.letter import REDRIVEN
 
@@ -25,8 +26,6 @@ __all__ = [
     "WaitOption",
     "make_choice",
 ]
-
-_WHEN: Final = "2h|3d|TIME"
 
 
 class CommandByDefault(TyperGroup):
@@ -85,14 +84,14 @@ MatchOption = Annotated[
     ),
 ]
 OlderOption = Annotated[
-    int | None, typer.Option("--older-than", parser=_moment, metavar=_WHEN, help="Only sent before; TIME is ISO 8601.")
+    int | None, typer.Option("--older-than", parser=_moment, metavar=WHEN, help="Only sent before; TIME is ISO 8601.")
 ]
 NewerOption = Annotated[
     int | None,
     typer.Option(
         "--newer-than",
         parser=_moment,
-        metavar=_WHEN,
+        metavar=WHEN,
         help="Only sent since. A redriven message keeps the time of its first sending.",
     ),
 ]

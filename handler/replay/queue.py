@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from handler import command_line
 from handler.replay.letter import MOST_BYTES, Letter
 
 if TYPE_CHECKING:
@@ -22,21 +23,13 @@ _RIGHTS: Final = (
     "the role needs sqs:GetQueueAttributes on both queues, sqs:ReceiveMessage, sqs:DeleteMessage and "
     "sqs:ChangeMessageVisibility on the source, and sqs:SendMessage on the destination"
 )
-_CREDENTIALS: Final = "renew the AWS credentials"
-_NETWORK: Final = "check AWS_ENDPOINT_URL and the network"
 _QUEUE: Final = "check the queue's name, AWS_DEFAULT_REGION and the credentials"
-# By the code of AWS's answer, or by the name of botocore's own exception.
+# Beside those of handler.command_line.
 _REMEDIES: Final = {
     "AWS.SimpleQueueService.NonExistentQueue": _QUEUE,
     "AccessDenied": _RIGHTS,
     "AccessDeniedException": _RIGHTS,
-    "ConnectTimeoutError": _NETWORK,
-    "EndpointConnectionError": _NETWORK,
-    "ExpiredToken": _CREDENTIALS,
     "InvalidAddress": _QUEUE,
-    "InvalidClientTokenId": _CREDENTIALS,
-    "NoCredentialsError": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "NoRegionError": "set AWS_DEFAULT_REGION",
     "NoSuchBucket": "check the bucket's name and the credentials",
     "OverLimit": "SQS hides no more messages at a time; choose fewer by --limit, or wait until others are done",
     "QueueDoesNotExist": _QUEUE,
@@ -176,13 +169,7 @@ class SqsQueue:
 
 def error_line(error: ClientError | BotoCoreError, operation: str) -> str:
     """An error of AWS in one line, with its remedy where one is known."""
-    if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        words = f"{code}: {error.response.get('Error', {}).get('Message', '')}"
-    else:
-        code, words = type(error).__name__, str(error)
-    remedy = _REMEDIES.get(code)
-    return " ".join(f"{operation}: {words}".split()) + (f"; {remedy}" if remedy else "")
+    return command_line.error_line(error, _REMEDIES, operation)
 
 
 def _asked(operation: str, call: Callable[..., _T], **arguments: Any) -> _T:

@@ -14,28 +14,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from handler.command_line import error_line
 from handler.tickets.catalogue import Catalogue, CatalogueError
 from handler.tickets.likeness import READERS
 
 __all__ = ["AccessSettings", "opened"]
 
 _RIGHTS: Final = "the role needs dynamodb:Query on the table and its index, and s3:GetObjectVersion on the objects"
-_CREDENTIALS: Final = "renew the AWS credentials"
-_NETWORK: Final = "check AWS_ENDPOINT_URL and the network"
-# By the code of AWS's answer, or by the name of botocore's own exception.
+# Beside those of handler.command_line.
 _REMEDIES: Final = {
     "AccessDenied": _RIGHTS,
     "AccessDeniedException": _RIGHTS,
-    "ConnectTimeoutError": _NETWORK,
-    "EndpointConnectionError": _NETWORK,
-    "ExpiredToken": _CREDENTIALS,
-    "ExpiredTokenException": _CREDENTIALS,
-    "InvalidAccessKeyId": _CREDENTIALS,
-    "NoCredentialsError": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "NoRegionError": "set AWS_DEFAULT_REGION",
     "NoSuchBucket": "check ENRICHED_BUCKET",
     "ResourceNotFoundException": "check TABLE_NAME, AWS_DEFAULT_REGION and the credentials",
-    "UnrecognizedClientException": _CREDENTIALS,
 }
 
 
@@ -66,8 +57,11 @@ def opened() -> Iterator[Catalogue]:
         yield Catalogue(
             client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
         )
-    except (CatalogueError, BotoCoreError, ClientError) as error:
-        typer.echo(f"tickets: {_error_line(error)}", err=True)
+    except CatalogueError as error:
+        typer.echo(f"tickets: {error}", err=True)
+        raise typer.Exit(1) from error
+    except (BotoCoreError, ClientError) as error:
+        typer.echo(f"tickets: {error_line(error, _REMEDIES)}", err=True)
         raise typer.Exit(1) from error
 
 
@@ -89,10 +83,3 @@ def _settings_line(error: ValidationError) -> str:
     missing = [str(item["loc"][0]).upper() for item in found if item["type"] == "missing"]
     wrong = [f"{str(item['loc'][0]).upper()}: {item['msg']}" for item in found if item["type"] != "missing"]
     return "; ".join([*([f"set {' and '.join(missing)} in the environment"] if missing else []), *wrong])
-
-
-def _error_line(error: Exception) -> str:
-    name = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else type(error).__name__
-    remedy = _REMEDIES.get(name)
-    line = " ".join(str(error).split()).removesuffix(".")
-    return f"{line}; {remedy}" if remedy else line

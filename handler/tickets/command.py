@@ -10,9 +10,7 @@ On a terminal these are tables, in a pipe tab-separated lines, and with --json o
 
 from __future__ import annotations
 
-import io
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from enrichment.ticket import Priority, Sentiment
+from handler.command_line import replace_unprintable
 from handler.display import Row, form_of, keep_showing, moment, write, write_whole
 from handler.tickets.access import opened
 from handler.tickets.catalogue import URGENCIES, Catalogue, CatalogueError, Item, Selection
@@ -239,7 +238,5 @@ def _caveats(found: Likeness) -> str:
 
 def main() -> None:
     """Run `tickets`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # not every terminal has every letter
+    replace_unprintable()
     app()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
 from enrichment.ticket import Priority, Sentiment
+from handler.command_line import WHEN, unix_time
 
 __all__ = [
     "CreatedOption",
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 _PAUSE: Final = 2.0  # seconds between two looks of --watch
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class WatchingCommand(TyperCommand):
@@ -44,17 +42,11 @@ class WatchingCommand(TyperCommand):
 
 
 def since_seconds(text: str) -> int:
-    """Unix seconds of `2h`, `3d` (ago) or of an ISO 8601 date or time, UTC where it names no zone.
-
-    Raises typer.BadParameter for anything else.
-    """
-    if ago := re.fullmatch(r"([0-9]{1,6})([smhdw])", text):
-        return int(time.time()) - int(ago[1]) * _SECONDS[ago[2]]
+    """As handler.command_line.unix_time, in whole seconds. Raises typer.BadParameter."""
     try:
-        found = datetime.fromisoformat(text)
+        return int(unix_time(text))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is neither like 90s, 30m, 2h, 3d or 1w nor an ISO 8601 time") from error
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+        raise typer.BadParameter(str(error)) from error
 
 
 UrgentOption = Annotated[bool, typer.Option("--urgent", help="Only critical and high.")]
@@ -64,7 +56,7 @@ SentimentOption = Annotated[Sentiment | None, typer.Option(case_sensitive=False,
 ReviewOption = Annotated[bool, typer.Option("--needs-review", help="Only those whose labels are unsure.")]
 SinceOption = Annotated[
     int | None,
-    typer.Option(parser=since_seconds, metavar="2h|3d|TIME", help="Only created since; TIME is ISO 8601, in UTC."),
+    typer.Option(parser=since_seconds, metavar=WHEN, help="Only created since; TIME is ISO 8601, in UTC."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, with all that is known.")]
 WatchOption = Annotated[

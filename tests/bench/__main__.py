@@ -25,6 +25,7 @@ from enrichment.text import ticket_text
 from enrichment.ticket import RawTicket, ticket_from_object
 from events.generator import TicketGenerator
 from tests.bench.baseline import Demo, prepare
+from tests.bench.cold import print_profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 failed = False
@@ -50,6 +51,7 @@ def main() -> int:
     throughput(bundle, models)
     memory(bundle)
     start(bundle, models)
+    print_profile(bundle)
     packages()
     return 1 if failed else 0
 

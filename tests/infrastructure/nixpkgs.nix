@@ -24,16 +24,25 @@ let
 
   python313Packages =
     named [
+      "awslambdaric"
       "boto3"
       "hatchling"
       "jmespath"
       "numpy"
+      "onnx"
       "onnxruntime"
+      "optimum-onnx"
       "prometheus-client"
       "pydantic"
       "pydantic-settings"
       "rich"
+      "scikit-learn"
+      "scipy"
+      "sentence-transformers"
+      "sympy"
       "tokenizers"
+      "torch"
+      "transformers"
       "typer"
       "typing-extensions"
     ]
@@ -43,13 +52,18 @@ let
 
   scope =
     packages
-    // named [ "makeWrapper" ]
+    // named [
+      "makeWrapper"
+      "runtimeShell"
+    ]
     // {
       inherit python313Packages;
       fetchPypi = attributes: attributes;
+      fetchurl = attributes: attributes // { outPath = "/nix/store/${attributes.name}"; };
       lib = {
         importTOML = file: builtins.fromTOML (builtins.readFile file);
         licenses = {
+          asl20 = "Apache-2.0";
           mit = "MIT";
           mit0 = "MIT-0";
         };
@@ -88,6 +102,8 @@ builtins.mapAttrs (_: package: {
   dependencies = names (package.dependencies or [ ]);
   extras = builtins.mapAttrs (_: names) (package.optional-dependencies or { });
   checks = (package.pythonImportsCheck or [ ]) ++ (if package.doInstallCheck or false then [ package.installCheckPhase ] else [ ]);
+  build = package.buildPhase or "";
   install = package.installPhase or "";
+  fetched = builtins.mapAttrs (_: file: { inherit (file) sha256 url; }) (package.passthru.weights or { });
   inherit (package) meta;
 }) packages

@@ -17,6 +17,8 @@ TEMPLATE: dict[str, Any] = yaml_parse(TEXT)
 ALARMS = alarms(TEMPLATE)
 PARAMETERS = TEMPLATE["Parameters"]
 TOPIC = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+FUNCTION = TEMPLATE["Resources"]["EnrichmentFunction"]["Properties"]
+BRAKES = ("NewVersionFailedShareAlarm", "NewVersionErrorsAlarm")
 SHARE = {entry["Id"]: entry for entry in ALARMS["FailedShareAlarm"]["Metrics"]}
 
 
@@ -44,7 +46,7 @@ def test_silence_is_no_alarm(name: str) -> None:
 def test_what_it_says_to_do_can_be_done(name: str) -> None:
     text = ALARMS[name]["AlarmDescription"]
     assert 100 < len(text) <= 1024
-    assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text)) <= PARAMETERS.keys()
+    assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text)) <= {*PARAMETERS, "CodeDeploy"}
     assert set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", text)) <= codes()
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     assert set(re.findall(r"\bdlq-\w+", text)) <= scripts.keys()
@@ -57,10 +59,39 @@ def test_two_stacks_have_each_their_own(name: str) -> None:
 
 
 def test_only_what_the_emulator_cannot_make_is_left_out_there() -> None:
-    conditional = {name for name in ALARMS if "Condition" in TEMPLATE["Resources"][name]}
-    assert conditional == {name for name, alarm in ALARMS.items() if "Metrics" in alarm} == {"FailedShareAlarm"}
-    assert TEMPLATE["Resources"]["FailedShareAlarm"]["Condition"] == "MetricMathOn"
+    conditions = {name: TEMPLATE["Resources"][name].get("Condition") for name in ALARMS}
+    assert {name for name in ALARMS if "Metrics" in ALARMS[name]} == {"FailedShareAlarm", BRAKES[0]}
+    assert {name: found for name, found in conditions.items() if found} == {
+        "FailedShareAlarm": "MetricMathOn",
+        **dict.fromkeys(BRAKES, "InSteps"),
+    }
     assert PARAMETERS["MetricMathAlarms"]["Default"] == "true"
+    assert PARAMETERS["Deployment"]["Default"] == "AllAtOnce"  # the emulator knows no CodeDeploy either
+
+
+def test_deployment_in_steps_is_stopped_by_what_the_new_version_does() -> None:
+    (_, alarms, none) = FUNCTION["DeploymentPreference"]["Alarms"]["Fn::If"]
+    assert (alarms, none) == ([{"Ref": name} for name in BRAKES], [{"Ref": "AWS::NoValue"}])
+    brake, errors = (ALARMS[name] for name in BRAKES)
+    assert brake["Threshold"] == ALARMS["FailedShareAlarm"]["Threshold"]
+    assert [entry.get("Expression") for entry in brake["Metrics"]] == [
+        entry.get("Expression") for entry in ALARMS["FailedShareAlarm"]["Metrics"]
+    ]
+    version = {"Fn::Sub": "${EnrichmentFunction.Version.Version}"}
+    metrics = [entry["MetricStat"] for entry in brake["Metrics"] if "MetricStat" in entry]
+    dimensions = [metric["Metric"]["Dimensions"] for metric in metrics] + [errors["Dimensions"]]
+    assert [found[-1]["Value"] for found in dimensions] == [version] * 5
+    # It has to be seen within the shortest step, in which a bad version takes a tenth of the tickets: one minute.
+    assert {metric["Period"] for metric in metrics} == {errors["Period"]} == {60}
+
+
+def test_steps_are_those_that_codedeploy_knows() -> None:
+    steps = PARAMETERS["Deployment"]["AllowedValues"]
+    in_steps = {name: {"InSteps": str(name != "AllAtOnce").lower()} for name in steps}
+    assert TEMPLATE["Mappings"]["Deployments"] == in_steps
+    assert FUNCTION["DeploymentPreference"]["Enabled"] == {
+        "Fn::FindInMap": ["Deployments", {"Ref": "Deployment"}, "InSteps"]
+    }
 
 
 def test_one_dead_letter_is_enough() -> None:
@@ -70,7 +101,7 @@ def test_one_dead_letter_is_enough() -> None:
 
 def test_one_container_that_dies_makes_no_ticket_too_old() -> None:
     assert ALARMS["OldestTicketAlarm"]["Threshold"] == {"Ref": "AlarmAgeSeconds"}
-    timeout, window = PARAMETERS["Timeout"]["Default"], PARAMETERS["BatchWindow"]["Default"]
+    timeout, window = int(PARAMETERS["Timeout"]["Default"]), int(PARAMETERS["BatchWindow"]["Default"])
     visibility = TEMPLATE["Mappings"]["Visibility"][str(timeout)][str(window)]
     assert PARAMETERS["AlarmAgeSeconds"]["Default"] > 2 * visibility
     # A ticket that is older has left the queue.
@@ -85,7 +116,7 @@ def test_a_batch_is_slow_before_it_is_ended() -> None:
     assert alarm["Threshold"] == {"Fn::FindInMap": ["SlowBatch", {"Ref": "Timeout"}, "Milliseconds"]}
     assert alarm["ExtendedStatistic"] == "p99"
     limits = TEMPLATE["Mappings"]["SlowBatch"]
-    assert limits == {str(s): {"Milliseconds": 800 * s} for s in PARAMETERS["Timeout"]["AllowedValues"]}
+    assert limits == {s: {"Milliseconds": 800 * int(s)} for s in PARAMETERS["Timeout"]["AllowedValues"]}
 
 
 @pytest.mark.parametrize(

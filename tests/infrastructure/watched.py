@@ -13,7 +13,10 @@ REPO = Path(__file__).resolve().parents[2]
 TEXT = (REPO / "template.yaml").read_text(encoding="utf-8")
 Template = dict[str, Any]
 
-_SEARCH = re.compile(r"""SEARCH\('\{(?P<schema>[^}]+)\} MetricName="(?P<name>\w+)"', '(Sum|Maximum|Average)', \d+\)""")
+_SEARCH = re.compile(
+    r"""SEARCH\('\{(?P<schema>[^}]+)\} service="(?P<service>[^"]+)" MetricName="(?P<name>\w+)"', """
+    r"""'(Sum|Maximum|Average)', \d+\)"""
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class Metric:
         """A metric with these dimensions."""
         return cls(namespace, name, frozenset(dimensions.items()))
 
-    def of_any_value(self) -> Metric:
-        """The metric as a search names it: by the names of its dimensions alone."""
-        return Metric.of(self.namespace, self.name, {name: "*" for name, _ in self.dimensions})
+    def of_any_error(self) -> Metric:
+        """The metric as a search finds it: by its service, whatever its other dimensions are."""
+        found = {name: value if name == "service" else "*" for name, value in self.dimensions}
+        return Metric.of(self.namespace, self.name, found)
 
 
 def alarms(template: Template) -> dict[str, dict[str, Any]]:
@@ -64,7 +68,8 @@ def rows(widget: Mapping[str, Any]) -> Iterator[tuple[Metric | None, dict[str, A
             yield Metric.of(namespace, name, dict(zip(pairs[::2], pairs[1::2], strict=True))), options
         elif found := _SEARCH.fullmatch(options["expression"]):
             namespace, *names = found["schema"].split(",")
-            yield Metric.of(namespace, found["name"], dict.fromkeys(names, "*")), options
+            known = {"service": found["service"]}
+            yield Metric.of(namespace, found["name"], {name: known.get(name, "*") for name in names}), options
         else:
             yield None, options
 
@@ -93,5 +98,7 @@ def _reference(value: Any) -> str:
     if isinstance(value, str):
         return value
     ((kind, target),) = value.items()
+    if kind == "Fn::Sub":
+        return str(target)
     assert kind in {"Ref", "Fn::GetAtt"}
     return f"${{{target if kind == 'Ref' else '.'.join(target)}}}"

@@ -96,9 +96,28 @@ def test_a_folder_may_have_spaces_in_its_name(small: Path, tmp_path: Path) -> No
 
 def test_what_stands_there_is_trusted_and_not_copied_again(small: Path, tmp_path: Path) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)
-    (target / "encoder.onnx").write_bytes(b"changed")
+    changed = (target / "encoder.onnx").read_bytes().swapcase()
+    (target / "encoder.onnx").write_bytes(changed)
     assert install_bundle(small.as_uri(), str(tmp_path), no_client) == target
-    assert (target / "encoder.onnx").read_bytes() == b"changed"
+    assert (target / "encoder.onnx").read_bytes() == changed
+
+
+@pytest.mark.parametrize("damage", ["cut short", "gone", "no manifest", "another manifest"])
+def test_damaged_copy_is_copied_anew(small: Path, tmp_path: Path, damage: str) -> None:
+    target = install_bundle(small.as_uri(), str(tmp_path), no_client)
+    manifest = target / "bundle.json"
+    match damage:
+        case "cut short":
+            (target / "encoder.onnx").write_bytes(b"the")
+        case "gone":
+            (target / "encoder.onnx").unlink()
+        case "no manifest":
+            manifest.unlink()
+        case "another manifest":
+            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"name": "another"}))
+    assert install_bundle(small.as_uri(), str(tmp_path), no_client) == target
+    assert contents(target) == contents(small)
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize(

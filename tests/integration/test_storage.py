@@ -139,10 +139,11 @@ def test_a_ticket_is_known_once_it_is_stored(sink: TicketSink) -> None:
 
 
 def test_the_newest_version_stands_whatever_comes_first(sink: TicketSink) -> None:
-    assert sink.store(write(10, "first"))
-    assert sink.store(write(10, "same time"))
-    assert sink.store(write(11, "newer"))
-    assert not sink.store(write(9, "stale"))
+    assert sink.store(write(10, "first")) == "clear"
+    assert sink.store(write(10, "first")) == "clear"
+    assert sink.store(write(10, "same time")) == "tie"
+    assert sink.store(write(11, "newer")) == "clear"
+    assert sink.store(write(9, "stale")) is None
     known = sink.known("T-1", 1_795_165_200)
     assert known is not None
     assert (known.content_sha256, known.source_modified) == ("newer", 11)

@@ -232,7 +232,7 @@ def test_rights_that_are_missing_are_named_in_one_line(
         result = RUNNER.invoke(app, [command, "tickets-dark"])
         assert (result.exit_code, result.stdout) == (1, "")
         assert len(result.stderr.splitlines()) == 1
-        assert result.stderr.startswith("tickets: An error occurred (AccessDenied)")
+        assert result.stderr.startswith("tickets: GetObject: AccessDenied: ")
         assert result.stderr.endswith("s3:GetObjectVersion on the objects\n")
 
 

@@ -84,6 +84,22 @@ def test_the_start_is_told_once_and_counts_begin_anew_with_each_batch(capsys: py
     assert (metrics(second)["TicketsDone"], metrics(second)["TicketsFailed"]) == ([1.0], [0.0])
 
 
+def test_outcomes_of_a_published_version_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = EmfFigures("acme-ticket-enrichment", "7")
+    figures.batch(2)
+    for outcome, code in (("done", None), ("failed", "throttled")):
+        figures.outcome(outcome, code)
+    figures.flush()
+    figures.flush()
+    whole, of_version, by_type, *second = lines(capsys)
+    assert {line["service"] for line in (whole, of_version, by_type)} == {"acme-ticket-enrichment"}
+    assert sorted(of_version["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["service", "version"]
+    assert of_version["version"] == "7"
+    assert metrics(of_version) == {name: metrics(whole)[name] for name in OUTCOMES}
+    assert metrics(of_version)["TicketsFailed"] == [1.0]
+    assert {name for line in second for name, found in metrics(line).items() if found != [0.0]} == set()
+
+
 def test_a_batch_tells_of_every_stage_and_model(enricher: Enricher, capsys: pytest.CaptureFixture[str]) -> None:
     world = FakeWorld(enricher)
     world.figures = EmfFigures()  # type: ignore[assignment]

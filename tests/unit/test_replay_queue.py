@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ConnectTimeoutError, NoCredentialsError
 from botocore.stub import Stubber
@@ -16,23 +14,7 @@ URL = "https://sqs.us-east-1.amazonaws.com/123456789012/dead"
 ARN = "arn:aws:sqs:us-east-1:123456789012:dead"
 
 
-@pytest.fixture
-def client() -> Iterator[Any]:
-    made: Any = boto3.session.Session().client(
-        "sqs", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-    )
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def stub(client: Any) -> Iterator[Stubber]:
-    with Stubber(client) as stub:
-        yield stub
-        stub.assert_no_pending_responses()
-
-
-def test_each_entry_has_its_own_answer(client: Any, stub: Stubber) -> None:
+def test_each_entry_has_its_own_answer(sqs: Any, stub: Stubber) -> None:
     entries = [{"MessageBody": body} for body in "abcd"]
     stub.add_response(
         "send_message_batch",
@@ -45,32 +27,32 @@ def test_each_entry_has_its_own_answer(client: Any, stub: Stubber) -> None:
         },
         {"QueueUrl": URL, "Entries": [{**entry, "Id": str(n)} for n, entry in enumerate(entries)]},
     )
-    answers = SqsQueue(client, URL).send(entries)
+    answers = SqsQueue(sqs, URL).send(entries)
     assert [answer.message_id for answer in answers] == [None, None, "new-c", None]
     assert [answer.transient for answer in answers] == [False, True, False, False]
     assert answers[0].error == "InvalidMessageContents: no"
     assert "did not say" in answers[3].error
 
 
-def test_only_what_is_confirmed_counts_as_deleted_or_hidden(client: Any, stub: Stubber) -> None:
+def test_only_what_is_confirmed_counts_as_deleted_or_hidden(sqs: Any, stub: Stubber) -> None:
     answer = {
         "Successful": [{"Id": "1"}],
         "Failed": [{"Id": "0", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}],
     }
     stub.add_response("delete_message_batch", answer)
     stub.add_response("change_message_visibility_batch", answer)
-    queue = SqsQueue(client, URL)
+    queue = SqsQueue(sqs, URL)
     assert queue.delete(["r0", "r1", "r2"]) == [False, True, False]
     assert queue.hide(["r0", "r1", "r2"], 30) == [False, True, False]
 
 
-def test_a_queue_is_known_by_its_name_or_its_arn(client: Any, stub: Stubber) -> None:
+def test_a_queue_is_known_by_its_name_or_its_arn(sqs: Any, stub: Stubber) -> None:
     for place in ("dead", ARN):
         stub.add_response("get_queue_url", {"QueueUrl": URL}, {"QueueName": "dead"})
-        assert SqsQueue(client, place).url == URL
+        assert SqsQueue(sqs, place).url == URL
 
 
-def test_facts_are_what_the_attributes_say(client: Any, stub: Stubber) -> None:
+def test_facts_are_what_the_attributes_say(sqs: Any, stub: Stubber) -> None:
     stub.add_response(
         "get_queue_attributes",
         {
@@ -85,7 +67,7 @@ def test_facts_are_what_the_attributes_say(client: Any, stub: Stubber) -> None:
         },
     )
     stub.add_response("get_queue_attributes", {"Attributes": {"QueueArn": ARN}})
-    queue = SqsQueue(client, URL)
+    queue = SqsQueue(sqs, URL)
     full, bare = queue.facts(), queue.facts()
     assert (full.name, full.is_fifo, full.visible, full.hidden, full.delayed) == ("dead.fifo", True, 7, 2, 1)
     assert (full.most_bytes, full.dead_letter_arn) == (262144, "arn:other")
@@ -102,10 +84,10 @@ def test_facts_are_what_the_attributes_say(client: Any, stub: Stubber) -> None:
         ("OverLimit", "--limit"),
     ],
 )
-def test_an_error_names_its_remedy_in_one_line(client: Any, stub: Stubber, code: str, remedy: str) -> None:
+def test_an_error_names_its_remedy_in_one_line(sqs: Any, stub: Stubber, code: str, remedy: str) -> None:
     stub.add_client_error("receive_message", code, "two\nlines")
     with pytest.raises(ReplayError) as caught:
-        SqsQueue(client, URL).receive(30, 1)
+        SqsQueue(sqs, URL).receive(30, 1)
     assert str(caught.value).startswith(f"ReceiveMessage: {code}: two lines; ")
     assert remedy in str(caught.value)
     assert caught.value.exit_code == 1

@@ -16,8 +16,8 @@ from tests.fakes import SETTINGS
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_THE_FUNCTION = {name.upper() for name in Settings.model_fields}
 ALL = {name.upper() for name in WorkerSettings.model_fields}
-# Read where they are set, but a function on AWS takes the cores there are, and AWS itself.
-NOT_IN_THE_TEMPLATE = {"INTRA_OP_THREADS", "AWS_ENDPOINT_URL"}
+# Read where they are set, but a function on AWS takes the cores there are, and Lambda sets its version.
+NOT_IN_THE_TEMPLATE = {"INTRA_OP_THREADS", "AWS_LAMBDA_FUNCTION_VERSION"}
 NOT_OURS = {"HOME"}
 
 
@@ -56,6 +56,8 @@ def test_the_settings_are_those_of_the_contract() -> None:
         "MAX_TICKET_BYTES",
         "INTRA_OP_THREADS",
         "LOG_LEVEL",
+        "SERVICE_NAME",
+        "AWS_LAMBDA_FUNCTION_VERSION",
         "AWS_ENDPOINT_URL",
     } == OF_THE_FUNCTION
     assert {"BATCH_SIZE", "NUM_WORKERS", "HEALTH_PORT"} == ALL - OF_THE_FUNCTION
@@ -88,6 +90,7 @@ def test_they_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("max_ticket_bytes", 0),
         ("intra_op_threads", 0),
         ("log_level", "LOUD"),
+        ("service_name", ""),
         ("aws_endpoint_url", "127.0.0.1"),
         ("batch_size", 11),
         ("num_workers", 0),

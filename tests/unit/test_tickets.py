@@ -677,13 +677,13 @@ def test_an_error_of_aws_is_one_line_with_a_remedy(
     monkeypatch.setenv("TABLE_NAME", "elsewhere")
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert re.fullmatch(r"tickets: .*\(ResourceNotFoundException\).*; check TABLE_NAME, .*\n", result.stderr)
+    assert re.fullmatch(r"tickets: Query: ResourceNotFoundException: .*; check TABLE_NAME, .*\n", result.stderr)
 
 
 def test_an_error_without_a_remedy_is_one_line_all_the_same(world: World) -> None:
     result = run("get", "")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert re.fullmatch(r"tickets: .*\(ValidationException\).*\n", result.stderr)
+    assert re.fullmatch(r"tickets: Query: ValidationException: .*\n", result.stderr)
 
 
 def test_no_region_is_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

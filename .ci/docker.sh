@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# A Docker engine for CI: `start` installs what is missing and starts one where none answers, `stop` ends the one that
+# `start` started, and no other. As root, on Debian.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+state=build/docker # of the engine that this script started
+log=$state/log
+
+answers() { docker version >/dev/null 2>&1; }
+
+# With a bridge as Docker wants it; without one where this machine's kernel lets nobody make any: builds and tests use
+# no network or the host's.
+launch() {
+    dockerd --pidfile "$PWD/$state/dockerd.pid" "$@" >"$log" 2>&1 &
+    local pid=$!
+    for _ in $(seq 300); do
+        if answers; then
+            echo "$pid" >$state/pid
+            disown "$pid"
+            return 0
+        fi
+        kill -0 "$pid" 2>/dev/null || return 1
+        sleep 0.1
+    done
+    kill "$pid"
+    wait "$pid" || true
+    return 1
+}
+
+case ${1-} in
+start)
+    missing=()
+    command -v dockerd >/dev/null || answers || missing+=(docker.io)
+    command -v docker >/dev/null || missing+=(docker.io)
+    command -v debootstrap >/dev/null || missing+=(debootstrap) # makes the stand-in image's root
+    if ((${#missing[@]})); then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -q
+        apt-get install -yq --no-install-recommends "${missing[@]}"
+        # A package of its own from Debian 13 on.
+        command -v docker >/dev/null || apt-get install -yq --no-install-recommends docker-cli
+    fi
+    answers && exit 0
+    mkdir -p $state
+    launch || launch --iptables=false --ip6tables=false --bridge=none || {
+        tail -n 5 $log >&2
+        echo "error: dockerd does not start here, see $log" >&2
+        exit 1
+    }
+    ;;
+stop)
+    [[ -f $state/pid ]] || exit 0
+    pid=$(<$state/pid)
+    rm $state/pid
+    [[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]] || exit 0 # it has ended, and its number may be another's
+    kill "$pid" 2>/dev/null || exit 0
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    ;;
+*)
+    echo "usage: $0 start|stop" >&2
+    exit 2
+    ;;
+esac

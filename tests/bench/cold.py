@@ -1,0 +1,148 @@
+"""The profile of a cold start: what is on the way from a new process to its first enriched ticket.
+
+`python -m tests.bench.cold apart BUNDLE` takes each step by itself, one after the other, `together` builds the handler
+as Lambda does, with models and AWS clients at the same time. Both print one JSON object of step -> [seconds, seconds of
+CPU]: the second says what is left of a step on a machine that is busy, or has fewer cores. `print_profile` runs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROUNDS = 5
+# The heaviest, in the order in which the handler comes to them; each is what the ones before have left of it.
+IMPORTS = {
+    "numpy": ["numpy"],
+    "pydantic, its settings": ["pydantic", "pydantic_settings"],
+    "tokenizers": ["tokenizers"],
+    "boto3": ["boto3"],
+    "Powertools": ["aws_lambda_powertools.metrics", "aws_lambda_powertools.utilities.batch"],
+    "onnxruntime": ["onnxruntime"],
+    "our own modules": ["enrichment", "handler.app", "handler.settings"],
+}
+SERVICES = ("s3", "dynamodb", "sqs")
+ENVIRONMENT = {
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "x",
+    "AWS_SECRET_ACCESS_KEY": "x",
+    "ORT_DISABLE_TELEMETRY": "1",  # what enrichment.session sets: here onnxruntime comes before it
+}
+STEPS: dict[str, tuple[float, float]] = {}
+TICKET = {
+    "ticket_id": "FIRST",
+    "customer_id": "C-1",
+    "created_at": 1_790_000_000,
+    "subject": "Cannot export my invoices",
+    "body": "Since Monday the export ends with an error. I tried two browsers and both give the same page.",
+}
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Measures a step."""
+    begin, cpu = time.perf_counter(), time.process_time()
+    yield
+    STEPS[name] = time.perf_counter() - begin, time.process_time() - cpu
+
+
+def import_all() -> None:
+    """Imports everything that the handler needs."""
+    for name, modules in IMPORTS.items():
+        with step(f"import: {name}"):
+            for module in modules:
+                importlib.import_module(module)
+
+
+def apart(bundle: Path, cache: str) -> None:
+    """Every step by itself."""
+    import_all()
+    import boto3.session
+    from tokenizers import Tokenizer
+
+    from enrichment import Bundle, Enricher, parse_ticket
+    from enrichment.session import make_session
+    from handler.bundle_source import install_bundle
+
+    with step("bundle: copy and verify"):
+        folder = install_bundle(bundle.as_uri(), cache, lambda: None)
+    files = Bundle.open(folder).manifest.files
+    for graph in (name for name in files if name.endswith(".onnx")):
+        with step(f"session: {graph}"):
+            make_session(folder / graph)
+    for tokenizer in (name for name in files if name.endswith("tokenizer.json")):
+        with step(f"read {tokenizer}"):
+            Tokenizer.from_file(str(folder / tokenizer))
+    with step("Enricher.open: all of these again, and a first run of the models"):
+        enricher = Enricher.open(folder)
+    session = boto3.session.Session()
+    for service in SERVICES:
+        with step(f"client: {service}"):
+            session.client(service)  # type: ignore[call-overload]  # one overload per service, none for a text
+    with step("first ticket"):
+        enricher.enrich([parse_ticket(json.dumps(TICKET).encode())])
+
+
+def together(bundle: Path, cache: str) -> None:
+    """Imports, then the handler as Lambda builds it."""
+    import_all()
+    from handler.app import build
+    from handler.settings import Settings
+
+    with step("build: the bundle, models and clients at the same time"):
+        build(
+            Settings(
+                model_bundle=bundle.as_uri(),
+                bundle_cache_dir=cache,
+                raw_bucket="raw",
+                enriched_bucket="enriched",
+                table_name="tickets",
+                queue_url="http://127.0.0.1:9/queue",
+                dlq_url="http://127.0.0.1:9/dlq",
+            )
+        )
+
+
+def print_profile(bundle: Path) -> None:
+    """Runs both in processes of their own, in turn, and prints medians in milliseconds."""
+    runs: dict[str, list[Mapping[str, list[float]]]] = {"apart": [], "together": []}
+    for _ in range(ROUNDS):
+        for kind, found in runs.items():
+            found.append(_run(kind, bundle))
+    sys.stdout.write(f"cold start, step by step, medians of {ROUNDS} in ms (wall, CPU):\n")
+    for kind, found in runs.items():
+        names = [name for name in found[0] if kind == "apart" or not name.startswith("import: ")]
+        for name in names:
+            wall, cpu = (statistics.median(steps[name][i] for steps in found) * 1000 for i in (0, 1))
+            sys.stdout.write(f"        {wall:6.0f} {cpu:6.0f}  {name}\n")
+    sys.stdout.flush()
+
+
+def _run(kind: str, bundle: Path) -> Mapping[str, list[float]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.cold", kind, str(bundle)],
+        cwd=REPOSITORY,
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"error: tests.bench.cold {kind} failed:\n{done.stderr}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        {"apart": apart, "together": together}[sys.argv[1]](Path(sys.argv[2]), scratch)
+    sys.stdout.write(json.dumps(STEPS) + "\n")

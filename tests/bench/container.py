@@ -1,0 +1,160 @@
+"""`make bench-lambda`: the image as Lambda runs it. Init against loading the torch stack, and what a long ticket costs.
+
+The container has the memory and the time that template.yaml gives. Its init, as the runtime interface emulator reports
+it, is compared with the imports and models of the demo that this project replaces, in turn, both with all cores of this
+machine. What a ticket costs is measured with the share of CPU that Lambda gives with that memory. The exit code is 1
+when a budget is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from events.generator import TicketGenerator
+from handler.local import EmbeddedStack
+from tests.bench.baseline import prepare
+from tests.runtime.container import LambdaContainer, find_rie, sweep
+from tests.runtime.deployed import Figures, Lambda
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROUNDS = 5
+BATCHES = 20
+SHARES = {"compact": 1 / 4, "full": 1 / 2}  # of what the torch stack takes, by the bundle's profile
+BUNDLE = "/share/ticket-enrichment/bundle/bundle.json"
+LIMIT_MS = 10_000  # Lambda's own for init; a factor of two is kept in hand
+STAGES = ("TokenizeLatency", "EncodeLatency", "ClassifyLatency", "SummarizeLatency")
+
+
+def main() -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(prog="make bench-lambda", description=__doc__)
+    parser.add_argument("--image", default="ticket-enrichment:standin", help="the image (ticket-enrichment:standin)")
+    parser.add_argument("--batches", type=int, default=BATCHES, help=f"batches of ten long tickets ({BATCHES})")
+    given = parser.parse_args()
+    models = REPOSITORY / ".bundles" / "baseline"
+    models.mkdir(parents=True, exist_ok=True)
+    prepare(models)
+    sweep()
+    with EmbeddedStack() as stack:
+        function = Lambda(stack, given.image, find_rie(), Figures())
+        verdicts = [start(function, models), tickets(function, given.batches)]
+        return max(verdicts)
+
+
+def start(function: Lambda, models: Path) -> int:
+    """Init of new containers against the torch stack, in turn."""
+    ours, limited, cpu, theirs = [], [], [], []
+    for _ in range(ROUNDS):
+        ours.append(init(function, None)[0])
+        wall, used = init(function, function.function.cpus)
+        limited.append(wall)
+        cpu.append(used)
+        begin = time.perf_counter()
+        command = [sys.executable, "-m", "tests.bench.baseline", str(models)]
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+        theirs.append((time.perf_counter() - begin) * 1000)
+    with environment(function, None) as container:
+        profile = json.loads(container.run("cat", BUNDLE))["profile"]
+    share, budget = statistics.median(ours) / statistics.median(theirs), SHARES[profile]
+    worst = max(limited)
+    ok = share <= budget, worst <= LIMIT_MS / 2
+    sys.stdout.write(
+        f"{verdict(ok[0])}  {profile}, init under RIE, against the torch stack: {share:.3f} "
+        f"(budget at most {budget:.3f})\n"
+        f"        medians of {ROUNDS}: {statistics.median(ours):.0f} ms against {statistics.median(theirs):.0f} ms\n"
+        f"{verdict(ok[1])}  {profile}, init with {function.function.cpus:.2f} cores, the slowest of {ROUNDS}: "
+        f"{worst:.0f} ms (budget half of Lambda's {LIMIT_MS} ms)\n"
+        f"        its CPU, median: {statistics.median(cpu):.0f} ms\n"
+    )
+    sys.stdout.flush()
+    return 0 if all(ok) else 1
+
+
+def init(function: Lambda, cpus: float | None) -> tuple[float, float]:
+    """The init of a new container in milliseconds: by RIE's own report, and its CPU by the cgroup."""
+    with environment(function, cpus) as container:
+        invocation = container.invoke({})
+        if invocation.failed or invocation.init_ms is None:
+            sys.exit(f"error: the function does not start:\n{invocation.log}")
+        return invocation.init_ms, container.cpu_seconds() * 1000
+
+
+def tickets(function: Lambda, batches: int) -> int:
+    """What one of ten long tickets takes: all of it, and the models alone."""
+    source = long_tickets()
+    whole, models = [], []
+    used = 0.0
+    with environment(function, function.function.cpus) as container:
+        for number in range(-2, batches):
+            records = [record(next(source)) for _ in range(10)]
+            invocation = container.invoke({"Records": records})
+            if invocation.failed or invocation.response["batchItemFailures"]:
+                sys.exit(f"error: a batch failed:\n{invocation.log}")
+            if number < 0 or invocation.duration_ms is None:  # the first ones make connections
+                used = container.cpu_seconds()
+                continue
+            (figures,) = [f for f in logged(invocation.log) if "TicketsPerBatch" in f]
+            assert figures["TicketsDone"] == [10.0]
+            whole.append(invocation.duration_ms / 10)
+            models.append(sum(sum(figures[stage]) for stage in STAGES) / 10)
+        used = container.cpu_seconds() - used
+        peak = container.memory_peak() / 1e6
+    sys.stdout.write(
+        f"a ticket of the longest kind, in batches of 10, {function.function.memory_mb} MB and so "
+        f"{function.function.cpus:.2f} cores, {batches} batches:\n"
+    )
+    for name, times in (("invocation", whole), ("models alone", models)):
+        p99 = statistics.quantiles(times, n=100, method="inclusive")[98]
+        sys.stdout.write(f"        {name}: median {statistics.median(times):.0f} ms a ticket, p99 {p99:.0f} ms\n")
+    # What it would be were this machine quiet, or a little more: all of its CPU, at the share that there is.
+    cpu = used / batches / 10 * 1000
+    share = cpu / function.function.cpus
+    sys.stdout.write(f"        CPU: {cpu:.0f} ms a ticket, which takes {share:.0f} ms at that share\n")
+    sys.stdout.write(f"        peak memory of the container (cgroup): {peak:.0f} MB\n")
+    return 0
+
+
+def environment(function: Lambda, cpus: float | None) -> LambdaContainer:
+    """A container with that many cores."""
+    return LambdaContainer(function.function, rie=function.rie, environment=function.environment, cpus=cpus)
+
+
+def long_tickets() -> Iterator[dict[str, Any]]:
+    """Tickets whose text fills every window of the models, and goes on."""
+    for made in TicketGenerator(seed=7, start=1_790_000_000):
+        text = f"{made['body']} "
+        yield {**made, "body": text * (12_000 // len(text) + 1)}
+
+
+def record(ticket: dict[str, Any]) -> dict[str, Any]:
+    """An SQS record that holds the ticket itself."""
+    return {
+        "messageId": f"m-{ticket['ticket_id']}",
+        "receiptHandle": "handle",
+        "body": json.dumps(ticket),
+        "attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1795166102000"},
+        "messageAttributes": {},
+        "eventSource": "aws:sqs",
+    }
+
+
+def logged(log: str) -> list[dict[str, Any]]:
+    """The JSON lines of a log."""
+    return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+
+
+def verdict(ok: bool) -> str:
+    """As `make bench` says it."""
+    return "ok    " if ok else "MISSED"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

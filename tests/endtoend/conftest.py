@@ -1,0 +1,50 @@
+"""The whole system, deployed by sam to an AWS of our own: `--cloud ministack` (the default) or `--cloud localstack`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.endtoend.localstack import LocalStack
+from tests.endtoend.ministack import MiniStack
+from tests.endtoend.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.endtoend.cloud import Cloud
+
+CLOUDS = {"ministack": MiniStack, "localstack": LocalStack}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the choice of the cloud."""
+    parser.addoption("--cloud", choices=sorted(CLOUDS), default="ministack", help="the AWS to deploy to")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the mark of tests that need what one cloud alone has."""
+    config.addinivalue_line("markers", "only(cloud): needs what the other clouds lack")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what the chosen cloud cannot do."""
+    chosen = config.getoption("--cloud")
+    marks = {item: item.get_closest_marker("only") for item in items}
+    left_out = [item for item, mark in marks.items() if mark is not None and mark.args != (chosen,)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(scope="session")
+def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
+    """The chosen cloud with the template deployed; all tests share it, so each uses keys of its own."""
+    with CLOUDS[request.config.getoption("--cloud")]() as chosen:
+        yield chosen
+
+
+@pytest.fixture(scope="session")
+def pipeline(cloud: Cloud) -> Pipeline:
+    """The deployed system, seen from outside."""
+    return Pipeline(cloud.deployment, cloud.log)

@@ -1,0 +1,80 @@
+"""MiniStack as the cloud: roles are enforced, and the mapping calls the image in its containers through a proxy."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import Self
+
+from handler.emulator import Emulator
+from tests.endtoend.cloud import SAM, STANDIN, containers_of
+from tests.endtoend.deployment import REGION, ROOT, Deployment, make_client, run
+from tests.runtime.container import LambdaContainer, docker, find_rie, sweep
+from tests.runtime.function import Function
+from tests.runtime.proxy import LambdaProxy
+
+_STACK = "ticket-enrichment-sam"
+_PREFIX = "sam"
+_BUCKET = "sam-artifacts"  # of samconfig.toml
+# As in production, where the image is one in ECR; nothing is pushed, since Docker has one of that name.
+_IMAGE = f"000000000000.dkr.ecr.{REGION}.amazonaws.com/ticket-enrichment:endtoend"
+_ENVIRONMENTS = 2  # at once; this machine has few cores
+
+
+class MiniStack:
+    """`Cloud` by MiniStack; the function runs under its role's credentials."""
+
+    tickets = 300
+
+    def __init__(self) -> None:
+        self.deployment: Deployment
+        self._proxy = LambdaProxy(self._environment, _ENVIRONMENTS)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            sweep()
+            stack.enter_context(self._proxy)
+            emulator = Emulator(0, {f"MINISTACK_LAMBDA_PROXY_{_PREFIX}-ticket-enrichment": self._proxy.url})
+            stack.callback(emulator.stop)
+            emulator.start()
+            assert docker("tag", STANDIN, _IMAGE).returncode == 0, f"there is no {STANDIN}: make image-standin"
+            stack.callback(docker, "rmi", "--no-prune", _IMAGE)
+            url = f"http://127.0.0.1:{emulator.port}"
+            make_client("s3", url, ROOT).create_bucket(Bucket=_BUCKET)
+            parameters = [f"NamePrefix={_PREFIX}", f"ImageUri={_IMAGE}", "MappingEnabled=true"]
+            parameters += ["MetricMathAlarms=false"]  # MiniStack knows none
+            run([str(SAM), "deploy", "--config-env", "local", "--parameter-overrides", *parameters], url)
+            self.deployment = Deployment(url, _STACK)
+            stack.callback(self.deployment.close)
+            self._settle_mapping()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def log(self) -> str:
+        """As Cloud.log."""
+        return "".join(invocation.log for invocation in list(self._proxy.invocations))
+
+    def crashes(self) -> int:
+        """As Cloud.crashes."""
+        return sum(invocation.crashed for invocation in list(self._proxy.invocations))
+
+    def environments(self) -> list[str]:
+        """As Cloud.environments."""
+        return containers_of(os.getpid())
+
+    def _environment(self) -> LambdaContainer:
+        """What Lambda does at a cold start: the function as it is deployed, with fresh credentials of its role."""
+        found = self.deployment.function()
+        function = Function.from_configuration(found["Configuration"], found["Code"]["ImageUri"])
+        given = {"AWS_ENDPOINT_URL": self.deployment.endpoint_url, "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
+        return LambdaContainer(function, rie=find_rie(), environment={**given, **self.deployment.role_credentials()})
+
+    def _settle_mapping(self) -> None:
+        # From a template MiniStack 1.5.33 keeps MaximumConcurrency as text, which its poller cannot compare.
+        client = self.deployment.client("lambda")
+        (mapping,) = client.list_event_source_mappings()["EventSourceMappings"]
+        client.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True, ScalingConfig=mapping["ScalingConfig"])

@@ -1,0 +1,127 @@
+"""The deployed system from outside: tickets go into the bucket, and what became of them is looked up."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from boto3.dynamodb.types import TypeDeserializer
+
+from tests.cases import Answer, DeadLetter
+from tests.endtoend.deployment import Deployment
+
+_SECONDS = 240.0  # a machine with other work needs many; nothing waits longer than it must
+_DEPTHS = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One enriched ticket: its item as plain values, and the object in the version that the item names."""
+
+    item: Mapping[str, Any]
+    ticket: Mapping[str, Any]
+
+
+class Pipeline:
+    """A deployment and the log that its function writes."""
+
+    def __init__(self, deployment: Deployment, log: Callable[[], str]) -> None:
+        self.deployment = deployment
+        self.log = log
+        self._outputs = deployment.outputs
+        self._s3, self._sqs, self._dynamodb = (deployment.client(name) for name in ("s3", "sqs", "dynamodb"))
+
+    def put(self, objects: Mapping[str, bytes]) -> None:
+        """Puts objects into the bucket of raw tickets, several at once, as a busy day does."""
+        bucket = self._outputs["RawBucket"]
+        with ThreadPoolExecutor(8) as pool:
+            puts = [pool.submit(self._s3.put_object, Bucket=bucket, Key=k, Body=body) for k, body in objects.items()]
+        for put in puts:
+            put.result()
+
+    def done(self) -> set[str]:
+        """Keys of all tickets that the table holds."""
+        return {item["s3_key"] for item in self._items()}
+
+    def is_through(self, keys: Iterable[str]) -> bool:
+        """Whether all of these tickets are stored, and no message is left."""
+        # Asking for the depth costs an emulator little, reading the whole table much.
+        return self.depth() == 0 and self.done() >= set(keys)
+
+    def stored(self, prefix: str) -> dict[str, Stored]:
+        """The enriched tickets whose keys begin so, by key, looked up in both stores."""
+        items = [item for item in self._items() if item["s3_key"].startswith(prefix)]
+        with ThreadPoolExecutor(8) as pool:
+            return dict(zip((item["s3_key"] for item in items), pool.map(self._stored, items), strict=True))
+
+    def lines(self, key: str) -> list[dict[str, Any]]:
+        """What the function's log says of the ticket of that key, oldest first."""
+        entries = Answer(None, self.log()).lines()
+        return [entry for entry in entries if entry.get("message") == "ticket" and entry.get("s3_key") == key]
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Takes what lies in the dead-letter queue."""
+        url, letters = self._outputs["DlqUrl"], []
+        while messages := self._sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+        ).get("Messages"):
+            for message in messages:
+                self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                attributes = message.get("MessageAttributes", {})
+                texts = {name: a["StringValue"] for name, a in attributes.items() if "StringValue" in a}
+                letters.append(DeadLetter(message["Body"], texts))
+        return letters
+
+    def depth(self, queue: str = "QueueUrl") -> int:
+        """How many messages a queue holds, those in work and those put off among them."""
+        found = self._sqs.get_queue_attributes(QueueUrl=self._outputs[queue], AttributeNames=list(_DEPTHS))
+        return sum(int(found["Attributes"][name]) for name in _DEPTHS)
+
+    def set_visibility(self, seconds: int) -> int:
+        """How long the queue hides what it has handed out from now on; returns how long it did before."""
+        url, name = self._outputs["QueueUrl"], "VisibilityTimeout"
+        before = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name]
+        self._sqs.set_queue_attributes(QueueUrl=url, Attributes={name: str(seconds)})
+        return int(before)
+
+    @contextmanager
+    def unnoticed(self) -> Iterator[None]:
+        """Nobody is told of what is put into the bucket, for as long as the block lasts."""
+        bucket = self._outputs["RawBucket"]
+        told = self._s3.get_bucket_notification_configuration(Bucket=bucket)
+        del told["ResponseMetadata"]
+        assert told["QueueConfigurations"]
+        self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
+        try:
+            yield
+        finally:
+            self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=told)
+
+    def _items(self) -> list[dict[str, Any]]:
+        read = TypeDeserializer().deserialize
+        pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._outputs["TableName"], ConsistentRead=True)
+        return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
+
+    def _stored(self, item: Mapping[str, Any]) -> Stored:
+        found = self._s3.get_object(
+            Bucket=self._outputs["EnrichedBucket"], Key=item["s3_key"], VersionId=item["s3_version_id"]
+        )
+        with found["Body"] as stream:
+            return Stored(item, json.loads(stream.read()))
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = _SECONDS) -> None:
+    """Looks again and again. Raises AssertionError with `what` where it has not become so in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.2)

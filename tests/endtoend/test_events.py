@@ -1,0 +1,33 @@
+"""Every sample event, through the queue and the event source mapping."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cases import Case, load_cases, run_case
+from tests.endtoend.queue_world import QueueWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.endtoend.pipeline import Pipeline
+
+# Whether two messages come in one batch is for the mapping to say: that one's outcome depends on it.
+CASES = [case for case in load_cases() if case.name != "duplicate-message"]
+
+# LocalStack 4.14 hands a body that is JSON on as it writes it itself, so that dead letters are not what was sent.
+pytestmark = pytest.mark.only("ministack")
+
+
+@pytest.fixture(scope="module")
+def world(pipeline: Pipeline) -> Iterator[QueueWorld]:
+    """The deployed system, which hears of an object by the event alone."""
+    with pipeline.unnoticed():
+        yield QueueWorld(pipeline)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_sample_event(case: Case, world: QueueWorld) -> None:
+    run_case(case, world.invoke, world)

@@ -1,0 +1,143 @@
+"""Each action that the function's role allows is needed: without it comes the denial that belongs to it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.endtoend.deployment import REGION, Deployment, make_client
+from tests.endtoend.pipeline import Pipeline, wait_until
+from tests.endtoend.test_tickets import made
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+# What the handler does itself: where a ticket then fails, and with which words.
+SEEN_BY_TICKETS = {
+    "s3:GetObject": ("fetch", "GetObject: AccessDenied"),
+    "dynamodb:GetItem": ("fetch", "GetItem: AccessDeniedException"),
+    "s3:PutObject": ("store", "PutObject: AccessDenied"),
+    "dynamodb:PutItem": ("store", "PutItem: AccessDeniedException"),
+}
+# What Lambda does under the same role, or what MiniStack 1.5.33 answers as it likes (404 for an object that is not
+# there, whoever asks): the role itself makes the call.
+ASKED_DIRECTLY: dict[str, tuple[str, Callable[[Any, Mapping[str, str]], Any]]] = {
+    "s3:ListBucket": ("s3", lambda s3, names: s3.list_objects_v2(Bucket=names["RawBucket"])),
+    "sqs:ReceiveMessage": ("sqs", lambda sqs, names: sqs.receive_message(QueueUrl=names["QueueUrl"])),
+    "sqs:DeleteMessage": (
+        "sqs",
+        lambda sqs, names: sqs.delete_message(QueueUrl=names["QueueUrl"], ReceiptHandle="none"),
+    ),
+    "sqs:GetQueueAttributes": ("sqs", lambda sqs, names: sqs.get_queue_attributes(QueueUrl=names["QueueUrl"])),
+    "sqs:ChangeMessageVisibility": (
+        "sqs",
+        lambda sqs, names: sqs.change_message_visibility(
+            QueueUrl=names["QueueUrl"], ReceiptHandle="none", VisibilityTimeout=0
+        ),
+    ),
+}
+# MiniStack asks whether the role may write to the group's name, AWS to the group's streams: its evaluation of the
+# policy is asked about what AWS asks.
+SIMULATED = ("logs:CreateLogStream", "logs:PutLogEvents")
+_DENIALS = {"AccessDenied", "AccessDeniedException"}
+
+pytestmark = pytest.mark.only("ministack")
+
+
+def actions(policy: dict[str, Any]) -> set[str]:
+    """All that a policy allows."""
+    found = [s["Action"] if isinstance(s["Action"], list) else [s["Action"]] for s in policy["Statement"]]
+    return {action for each in found for action in each}
+
+
+@contextmanager
+def without(deployment: Deployment, action: str) -> Iterator[None]:
+    """The role without one action, for as long as the block lasts."""
+    policy = deployment.policy()
+    rest = []
+    for statement in policy["Statement"]:
+        allowed = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        if kept := [each for each in allowed if each != action]:
+            rest.append({**statement, "Action": kept})
+    assert actions({"Statement": rest}) == actions(policy) - {action}
+    deployment.set_policy({**policy, "Statement": rest})
+    try:
+        yield
+    finally:
+        deployment.set_policy(policy)
+
+
+def test_every_action_is_tried(pipeline: Pipeline) -> None:
+    assert {*SEEN_BY_TICKETS, *ASKED_DIRECTLY, *SIMULATED, "sqs:SendMessage"} == actions(pipeline.deployment.policy())
+
+
+@pytest.mark.parametrize("action", SEEN_BY_TICKETS)
+def test_ticket_waits_for_the_permission(action: str, pipeline: Pipeline) -> None:
+    stage, detail = SEEN_BY_TICKETS[action]
+    key = f"denied/{action.replace(':', '-')}.json"
+    with without(pipeline.deployment, action):
+        pipeline.put({key: json.dumps(made(1, seed=hash_of(action))[0]).encode()})
+        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was tried")
+    first = pipeline.lines(key)[0]
+    told = (first["outcome"], first["error_type"], first["stage"], first["detail"])
+    assert told == ("failed", "service_failed", stage, detail)
+    wait_until(lambda: key in pipeline.done(), "the ticket came out once the permission was back")
+    assert pipeline.lines(key)[-1]["outcome"] == "done"
+
+
+def test_poison_waits_for_the_permission_to_reject_it(pipeline: Pipeline) -> None:
+    key = "denied/poison.json"
+    with without(pipeline.deployment, "sqs:SendMessage"):
+        pipeline.put({key: b"no ticket"})
+        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was tried")
+        assert pipeline.lines(key)[0]["outcome"] == "failed"
+        assert '"detail":"SendMessage: AccessDenied"' in pipeline.log()
+        assert pipeline.depth("DlqUrl") == 0
+    wait_until(lambda: pipeline.depth("DlqUrl") == 1, "the dead letter, once the permission was back")
+    (letter,) = pipeline.dead_letters()
+    assert letter.attributes["Reason"] == "schema_violation"
+
+
+@pytest.mark.parametrize("action", ASKED_DIRECTLY)
+def test_role_is_denied(action: str, pipeline: Pipeline) -> None:
+    deployment = pipeline.deployment
+    service, call = ASKED_DIRECTLY[action]
+    client = make_client(service, deployment.endpoint_url, deployment.role_credentials())
+
+    def is_denied() -> bool:
+        try:
+            call(client, deployment.outputs)
+        except ClientError as error:
+            return error.response["Error"]["Code"] in _DENIALS
+        return False
+
+    with closing(client):
+        before = is_denied()
+        with without(deployment, action):
+            meanwhile = is_denied()
+        assert (before, meanwhile, is_denied()) == (False, True, False)
+
+
+@pytest.mark.parametrize("action", SIMULATED)
+def test_role_may_log(action: str, pipeline: Pipeline) -> None:
+    deployment = pipeline.deployment
+    group = f"arn:aws:logs:{REGION}:000000000000:log-group:/aws/lambda/{deployment.outputs['FunctionName']}"
+
+    def decision() -> str:
+        (result,) = deployment.client("iam").simulate_principal_policy(
+            PolicySourceArn=deployment.role_arn(), ActionNames=[action], ResourceArns=[f"{group}:log-stream:one"]
+        )["EvaluationResults"]
+        return str(result["EvalDecision"])
+
+    assert decision() == "allowed"
+    with without(deployment, action):
+        assert decision() == "implicitDeny"
+
+
+def hash_of(action: str) -> int:
+    """A seed of its own for each action, the same in every run."""
+    return sum(action.encode())

@@ -1,0 +1,54 @@
+"""What MiniStack lacks: the alarm on the dead-letter queue, and SQS's own way back out of it (StartMessageMoveTask)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.endtoend.deployment import run
+from tests.endtoend.pipeline import Pipeline, wait_until
+from tests.endtoend.test_tickets import made
+
+pytestmark = pytest.mark.only("localstack")
+
+
+@pytest.fixture(scope="module")
+def broken(pipeline: Pipeline) -> dict[str, bytes]:
+    """Tickets by key as they should have been; what was put there instead lies in the dead-letter queue."""
+    good = {f"redrive/{ticket['ticket_id']}.json": json.dumps(ticket).encode() for ticket in made(12, seed=7)}
+    pipeline.put({key: body[:-1] for key, body in good.items()})  # the last brace is missing
+    wait_until(lambda: pipeline.depth("DlqUrl") == len(good), "all of them are dead letters")
+    wait_until(lambda: pipeline.depth() == 0, "the queue is empty")
+    return good
+
+
+def test_alarm_goes_off_when_a_dead_letter_is_there(broken: dict[str, bytes], pipeline: Pipeline) -> None:
+    assert broken
+    name = f"{pipeline.deployment.outputs['FunctionName']}-dead-letters"
+
+    def state() -> str:
+        (alarm,) = pipeline.deployment.client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+        return str(alarm["StateValue"])
+
+    wait_until(lambda: state() == "ALARM", f"{name} is in ALARM", seconds=240)
+
+
+def test_native_replay_brings_mended_tickets_through(broken: dict[str, bytes], pipeline: Pipeline) -> None:
+    with pipeline.unnoticed():
+        pipeline.put(broken)
+    outputs = pipeline.deployment.outputs
+    replay = [str(Path(sys.executable).with_name("dlq-replay")), "--native", "--yes"]
+    said = run(
+        [*replay, "--source", outputs["DlqUrl"], "--destination", outputs["QueueUrl"]],
+        pipeline.deployment.endpoint_url,
+    )
+    assert f"{len(broken)} of about {len(broken)} messages moved; COMPLETED" in said
+    wait_until(lambda: pipeline.is_through(broken), "every ticket has an item, and the queue is empty")
+    assert pipeline.depth("DlqUrl") == 0
+    stored = pipeline.stored("redrive/")
+    assert {key: found.ticket["ticket_id"] for key, found in stored.items()} == {
+        key: json.loads(body)["ticket_id"] for key, body in broken.items()
+    }

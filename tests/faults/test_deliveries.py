@@ -1,0 +1,98 @@
+"""Messages that come several times, in any order and at once: one result and one item, by the newest content."""
+
+from __future__ import annotations
+
+import json
+import random
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+from typing import TYPE_CHECKING
+
+from enrichment import Enricher
+from tests.account import Reference
+from tests.workers import worker
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Scenario
+
+
+SIZES = ({"BATCH_SIZE": "10"}, {"BATCH_SIZE": "7"})  # so that the batches of two workers never keep step
+
+
+def test_duplicates_for_two_processes(scenario: Scenario, tmp_path: Path) -> None:
+    traffic, chance = scenario.traffic, scenario.traffic.chance
+    first = traffic.mixed(scenario.size(1200))
+    more = [traffic.again(message) for message in first for _ in range(chance.choice([1, 1, 2, 2, 4]))]
+    chance.shuffle(more)
+    # Each message beside its double, so that both processes meet the same ticket at the same time.
+    beside = [message for one in traffic.mixed(scenario.size(200), uploads=0) for message in (one, traffic.again(one))]
+    messages = [*beside, *first, *more]
+    environment = scenario.stack.environment() | {
+        "MODEL_BUNDLE": scenario.bundle.as_uri(),
+        "BUNDLE_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    with ExitStack() as running:
+        logs = [tmp_path / f"{number}.log" for number in range(2)]
+        # The first one installs the bundle.
+        workers = [
+            running.enter_context(worker(environment | size, log)) for log, size in zip(logs, SIZES, strict=True)
+        ]
+        for one in workers:
+            one.wait_until("a process is ready")
+        scenario.post.bring(messages)
+        scenario.post.wait_until_empty()
+    account = scenario.account(messages)
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines() if '"ticket"' in line]
+    done = [line["ticket_id"] for line in lines if line["outcome"] == "done"]
+    skipped = [line for line in lines if line["outcome"] == "skipped"]
+    assert len(done) + len(skipped) == account.sent
+    assert {line["note"] for line in skipped} <= {"already enriched", "duplicate in the batch", "stale"}
+    # What both processes did at once was written twice, under one item.
+    assert account.superseded == len(done) - len(set(done))
+    for log in logs:
+        assert '"outcome":"done"' in log.read_text()
+
+
+def test_newer_content_wins_in_any_order(scenario: Scenario) -> None:
+    traffic = scenario.traffic
+    old = [traffic.ticket() for _ in range(scenario.size(600))]
+    new = [{**ticket, "subject": f"{ticket['subject']} (again)"} for ticket in old]
+    before, after, late = [], [], []
+    for number, (one, two) in enumerate(zip(old, new, strict=True)):
+        if number % 3:
+            first, second = traffic.inline(one), traffic.inline(two)
+        else:  # overwritten while the first notification is on its way, and once more notified of
+            key = f"twice/{one['ticket_id']}.json"
+            first, second = traffic.uploaded(one, key), traffic.uploaded(two, key)
+            late.append(traffic.again(second))
+        # Half of the older messages are handed out when the newer ones have long been stored.
+        before.append(replace(first, wanted=second.wanted, delay=15 * (number % 2)))
+        after.append(second)
+    account, containers = scenario.run(before, [*after, *late])
+    assert account.enriched == len(old)
+    assert "stale" in {line.get("note") for line in containers.lines()}
+
+
+def test_new_bundle_enriches_anew_and_the_same_skips(scenario: Scenario, tmp_path: Path) -> None:
+    messages = scenario.traffic.mixed(scenario.size(500))
+    account, containers = scenario.run(messages)
+    assert containers.tickets() == {"done": len(messages)}
+
+    again = [scenario.traffic.again(message) for message in messages]
+    random.Random(scenario.seed).shuffle(again)
+    account, containers = scenario.run(again)
+    assert containers.tickets() == {"skipped": len(messages)}
+    assert account.superseded == 0
+
+    folder = tmp_path / "newer"
+    copytree(scenario.bundle, folder)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(manifest | {"name": "newer"}))
+    newer = Enricher.open(folder, threads=1)
+    anew = [scenario.traffic.again(message) for message in messages]
+    scenario.reference = Reference(newer)
+    account, containers = scenario.run(anew, models=newer)
+    assert containers.tickets() == {"done": len(messages)}
+    assert account.superseded == len(messages)

@@ -1,0 +1,70 @@
+"""What `make test-localstack` does where there is no Python for it, and that its pins are whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ENDTOEND = Path(__file__).resolve().parents[1] / "endtoend"
+
+
+def found(home: Path) -> subprocess.CompletedProcess[str]:
+    """What the search says where PATH is empty and pyenv lies in that folder."""
+    return subprocess.run(
+        [sys.executable, ENDTOEND / "interpreter.py"],
+        env={"PATH": str(home / "nowhere"), "PYENV_ROOT": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def pretender(home: Path, version: str, answer: str) -> Path:
+    """A program in pyenv's folder that says it is of that version."""
+    python = home / "versions" / version / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{answer}\n")
+    python.chmod(0o755)
+    return python
+
+
+def test_without_a_python_it_says_so_in_one_line(tmp_path: Path) -> None:
+    said = found(tmp_path)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert re.fullmatch(r"test-localstack: nothing was tested, .*\n", said.stderr)
+
+
+def test_the_newest_in_pyenv_is_taken(tmp_path: Path) -> None:
+    pretender(tmp_path, "3.12.9", "echo 3 12")
+    newest = pretender(tmp_path, "3.13.0", "echo 3 13")
+    pretender(tmp_path, "3.11.7", "echo 3 11")
+    assert found(tmp_path).stdout == f"{newest}\n"
+
+
+@pytest.mark.parametrize("answer", ["exit 127", "echo 3 11", "echo no module named ensurepip >&2; exit 1"])
+def test_one_that_does_not_run_or_is_too_old_is_passed_over(answer: str, tmp_path: Path) -> None:
+    pretender(tmp_path, "3.13.0", answer)
+    good = pretender(tmp_path, "3.12.1", "echo 3 12")
+    assert found(tmp_path).stdout == f"{good}\n"
+
+
+def test_every_pin_is_exact() -> None:
+    lines = (ENDTOEND / "localstack-constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert "localstack-core==4.14.0" in pins
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
+
+
+def test_plug_in_names_what_is_there() -> None:
+    project = tomllib.loads((ENDTOEND / "plugin" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    source = (ENDTOEND / "plugin" / "ticket_localstack.py").read_text(encoding="utf-8")
+    for points in project["entry-points"].values():
+        for place in points.values():
+            module, _, name = place.partition(":")
+            assert module == "ticket_localstack"
+            assert re.search(rf"^(class|def) {name}\b", source, re.MULTILINE)

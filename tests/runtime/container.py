@@ -1,0 +1,262 @@
+"""One execution environment of Lambda: the image in a container under the runtime interface emulator (RIE).
+
+    with LambdaContainer(function, rie=find_rie(), environment={"AWS_ENDPOINT_URL": ..., **credentials}) as container:
+        invocation = container.invoke({"Records": [...]})
+        invocation.response, invocation.failed, invocation.log, invocation.init_ms, container.memory_peak()
+
+As Lambda runs it: the root is read-only, /tmp a file system of the function's size, the user one that the image does
+not know, no capability is left, memory is the function's. The network is the host's, so that everything stays on
+127.0.0.1. RIE starts the process at the first invocation, and again after a timeout or a crash, with /tmp as it was.
+
+Only the standard library is needed, so that an emulator's own Python can import it too.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from tests.runtime.function import Function
+from tests.runtime.invocation import Invocation, answered, failure, is_complete
+
+HOST = "127.0.0.1"
+LABEL = "ticket-enrichment.test"  # its value is the process that started the container
+REPOSITORY = Path(__file__).resolve().parents[2]
+_USER = "993:990"  # neither has a name in any image
+_SECONDS_TO_START = 30.0
+_SECONDS_BESIDE_TIMEOUT = 60.0  # for init, which does not count, on a busy machine
+_SECONDS_FOR_THE_LOG = 5.0
+_PATH = "/2015-03-31/functions/function/invocations"
+_PEAKS = "/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes"  # cgroup v2, v1
+_CPU = "/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpuacct/cpuacct.usage"  # microseconds among others, nanoseconds
+_KILLS = "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"
+
+
+class ContainerError(Exception):
+    """A container did not start; the message holds what it wrote."""
+
+
+def find_rie() -> Path:
+    """RIE of this machine's processor, out of the package aws-sam-cli; AWS_LAMBDA_RIE names another.
+
+    Raises ContainerError.
+    """
+    if named := os.environ.get("AWS_LAMBDA_RIE"):
+        return Path(named)
+    name = {"x86_64": "aws-lambda-rie-x86_64", "aarch64": "aws-lambda-rie-arm64"}[platform.machine()]
+    for found in REPOSITORY.glob(f".venv-sam/lib/python3*/site-packages/samcli/local/rapid/{name}"):
+        return found
+    raise ContainerError(
+        f"there is no {name} in .venv-sam, which `make test-lambda` installs; or name it: AWS_LAMBDA_RIE"
+    )
+
+
+class LambdaContainer:
+    """An execution environment, from `with` (or `start`) to its end (or `stop`).
+
+    `environment` comes on top of the function's own: credentials, AWS_ENDPOINT_URL. `cpus` limits the cores, None does
+    not. `wrapper` is put before the function's entry point, such as ("/usr/bin/env", "-u", "HOME").
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        *,
+        rie: Path,
+        environment: Mapping[str, str] | None = None,
+        cpus: float | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        self.function = function
+        self.name = f"{function.name}-{uuid.uuid4().hex[:12]}"
+        self._rie = rie
+        self._environment = {**function.variables(), **(environment or {})}
+        self._cpus = cpus
+        self._wrapper = tuple(wrapper)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the container is there; a process that crashed in it does not end it."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts the container; its process starts with the first invocation. Raises ContainerError."""
+        self._scratch = tempfile.TemporaryDirectory(prefix="lambda-container-")
+        self._port, runtime_port = _free_ports(2)
+        output, errors = self._log_paths
+        with output.open("wb") as out, errors.open("wb") as err:
+            # In the foreground: its output goes to files without a daemon's help, and it ends when the container does.
+            # To two files: in one, RIE's lines would break into the function's.
+            self._process = subprocess.Popen(
+                self._command(runtime_port), stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while not _answers(self._port):
+            if not self.is_running or time.monotonic() > deadline:
+                words = self.log().strip()[-500:]
+                self.stop()
+                raise ContainerError(f"{self.function.image} did not start: {words or 'no word of why'}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Removes the container, whatever it does; may be called twice."""
+        if self._process is not None:
+            docker("rm", "--force", self.name)
+            self._process.wait()
+            self._process = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+    def invoke(self, event: Any) -> Invocation:
+        """Gives an event (bytes, or what becomes JSON) to the function; one at a time, as Lambda does.
+
+        Nothing is raised for what goes wrong: that is a failed invocation, as it is on Lambda.
+        """
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        with self._lock:
+            begin = self._lengths()
+            connection = http.client.HTTPConnection(
+                HOST, self._port, timeout=self.function.timeout_seconds + _SECONDS_BESIDE_TIMEOUT
+            )
+            try:
+                connection.request("POST", _PATH, body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                status, answer = response.status, response.read()
+            except (OSError, http.client.HTTPException) as error:
+                return failure("Runtime.ExitError", f"the environment is gone: {error!r}", self.log(begin))
+            finally:
+                connection.close()
+            deadline = time.monotonic() + _SECONDS_FOR_THE_LOG
+            while not is_complete(self.log(begin), status) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            return answered(status, answer, self.log(begin))
+
+    def log(self, since: tuple[int, int] = (0, 0)) -> str:
+        """All that the container has written, RIE's own lines too: its standard output, then its standard error.
+
+        `since` leaves out so many bytes of each.
+        """
+        if self._scratch is None:
+            return ""
+        parts = (path.read_bytes()[begin:] for path, begin in zip(self._log_paths, since, strict=True))
+        return b"".join(parts).decode("utf-8", errors="replace")
+
+    def run(self, *command: str) -> str:
+        """Runs a command in the container, as the function's user, and returns what it wrote to standard output."""
+        return docker("exec", self.name, *command).stdout
+
+    def memory_peak(self) -> int:
+        """The most bytes that the container has had, by its cgroup: RIE's own figure is wrong.
+
+        It holds /tmp and the page cache of what was read, so it is more than the process ever had.
+        """
+        return int(self.run("cat", *_PEAKS).split()[0])
+
+    def cpu_seconds(self) -> float:
+        """The CPU time that the container has used, by its cgroup; other than wall time it hardly minds neighbours."""
+        words = self.run("cat", *_CPU).split()
+        if "usage_usec" in words:
+            return int(words[words.index("usage_usec") + 1]) / 1e6
+        return int(words[-1]) / 1e9
+
+    def memory_kills(self) -> int:
+        """How many processes of the container the kernel has killed because its memory was used up."""
+        words = self.run("cat", *_KILLS).split()
+        return int(words[words.index("oom_kill") + 1])
+
+    def kill(self, signal: str = "KILL") -> None:
+        """Kills the function's process, as a crash in native code does, or sends it that signal; RIE stays."""
+        # The brackets keep the pattern from finding the shell that runs this.
+        self.run(
+            "/bin/sh",
+            "-c",
+            'for f in /proc/[0-9]*; do case "$(cat $f/cmdline 2>/dev/null)" in '
+            '*-m[a]wslambdaric*) kill -"$0" "${f#/proc/}" ;; esac; done',
+            signal,
+        )
+
+    def _lengths(self) -> tuple[int, int]:
+        if self._scratch is None:
+            return 0, 0
+        output, errors = self._log_paths
+        return output.stat().st_size, errors.stat().st_size
+
+    @property
+    def _log_paths(self) -> tuple[Path, Path]:
+        assert self._scratch is not None
+        return Path(self._scratch.name) / "output", Path(self._scratch.name) / "errors"
+
+    def _command(self, runtime_port: int) -> list[str]:
+        function = self.function
+        options = ["--name", self.name, "--label", f"{LABEL}={os.getpid()}", "--network", "host", "--read-only"]
+        options += ["--tmpfs", f"/tmp:size={function.tmp_mb}m,mode=1777", "--user", _USER, "--cap-drop", "ALL"]
+        # Without swap, which Lambda does not have either.
+        options += ["--memory", f"{function.memory_mb}m", "--memory-swap", f"{function.memory_mb}m"]
+        options += ["--cpus", f"{self._cpus:.3f}"] if self._cpus else []
+        options += ["--workdir", function.working_directory] if function.working_directory else []
+        options += [part for name, value in self._environment.items() for part in ("--env", f"{name}={value}")]
+        options += ["--volume", f"{self._rie}:/aws-lambda-rie:ro", "--entrypoint", "/aws-lambda-rie"]
+        addresses = ["--runtime-interface-emulator-address", f"{HOST}:{self._port}"]
+        addresses += ["--runtime-api-address", f"{HOST}:{runtime_port}"]
+        program = [*self._wrapper, *function.entry_point, *function.command]
+        return ["docker", "run", "--rm", "--init=false", *options, function.image, *addresses, *program]
+
+
+def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the docker command and keeps what it says."""
+    return subprocess.run(("docker", *arguments), capture_output=True, text=True, check=False)
+
+
+def sweep() -> None:
+    """Removes containers that a killed test run has left behind."""
+    listed = docker("ps", "--all", "--filter", f"label={LABEL}", "--format", f'{{{{.ID}}}} {{{{.Label "{LABEL}"}}}}')
+    for line in listed.stdout.splitlines():
+        container, _, owner = line.partition(" ")
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            docker("rm", "--force", container)
+        except (PermissionError, ValueError):  # somebody else's, who is there
+            continue
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; all are held until the last is found, so that they differ."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        return True
+    return False

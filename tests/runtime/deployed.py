@@ -1,0 +1,86 @@
+"""The function that the template deploys to the embedded stack, in containers, and what its invocations gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from handler.local import EmbeddedStack
+from tests.cases import Answer
+from tests.runtime.container import LambdaContainer
+from tests.runtime.function import Function
+from tests.runtime.invocation import Invocation
+from tests.stack_world import StackWorld
+
+
+@dataclass
+class Figures:
+    """What was measured on the way: every cold start in milliseconds, and the peaks of memory in bytes, by what ran."""
+
+    init_ms: list[float] = field(default_factory=list)
+    peaks: dict[str, int] = field(default_factory=dict)
+
+
+class Lambda:
+    """The deployed function: its configuration is read from the stack, which read it from template.yaml."""
+
+    def __init__(self, stack: EmbeddedStack, image: str, rie: Path, figures: Figures) -> None:
+        client = stack.client("lambda")
+        configuration = client.get_function_configuration(FunctionName=stack.outputs["FunctionName"])
+        self.function = Function.from_configuration(configuration, image)
+        self.figures = figures
+        self.rie = rie
+        # Where the services are and who asks; all else is in the function's own configuration.
+        self.environment = {k: v for k, v in stack.environment().items() if k not in self.function.environment}
+        self._stack = stack
+
+    @contextmanager
+    def container(
+        self,
+        *,
+        timeout_seconds: int | None = None,
+        memory_mb: int | None = None,
+        variables: Mapping[str, str | None] | None = None,
+        endpoint_url: str | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> Iterator[LambdaContainer]:
+        """A container of the function, with changes; a variable that is None is taken away."""
+        own = {**self.function.environment, **(variables or {})}
+        function = replace(
+            self.function,
+            environment={name: value for name, value in own.items() if value is not None},
+            timeout_seconds=timeout_seconds or self.function.timeout_seconds,
+            memory_mb=memory_mb or self.function.memory_mb,
+        )
+        environment = {**self.environment, **({"AWS_ENDPOINT_URL": endpoint_url} if endpoint_url else {})}
+        with LambdaContainer(function, rie=self.rie, environment=environment, wrapper=wrapper) as container:
+            yield container
+
+    def invoker(self, container: LambdaContainer) -> Callable[[dict[str, Any]], Answer]:
+        """Invokes the function for a runner of cases. Raises AssertionError where the function failed."""
+
+        def invoke(event: dict[str, Any]) -> Answer:
+            return answer(self.seen(container.invoke(event)))
+
+        return invoke
+
+    def seen(self, invocation: Invocation) -> Invocation:
+        """The same; its cold start, if it had one, is noted."""
+        if invocation.init_ms is not None and not invocation.failed:
+            self.figures.init_ms.append(invocation.init_ms)
+        return invocation
+
+    def world(self, container: LambdaContainer) -> StackWorld:
+        """Where that container reads and writes."""
+        invoke = self.invoker(container)
+        return StackWorld(self._stack, lambda event, _context: invoke(event).response)
+
+
+def answer(invocation: Invocation) -> Answer:
+    """What the function answered. Raises AssertionError where it failed."""
+    if invocation.failed:
+        raise AssertionError(f"the invocation failed: {invocation.payload!r}\n{invocation.log}")
+    return Answer(invocation.response, invocation.log)

@@ -1,0 +1,66 @@
+"""Every sample event, through the image as Lambda runs it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from handler.observability import OUTCOMES
+from tests.cases import Case, load_cases, run_case
+from tests.runtime.container import LambdaContainer
+from tests.runtime.deployed import Lambda
+
+
+@pytest.mark.parametrize("case", load_cases(), ids=lambda case: case.name)
+def test_sample_event(case: Case, container: LambdaContainer, deployed: Lambda) -> None:
+    answer = run_case(case, deployed.invoker(container), deployed.world(container))
+    told = [line["outcome"] for line in answer.lines() if line.get("message") == "ticket"]
+    (metrics,) = [line for line in answer.lines() if "TicketsPerBatch" in line]
+    assert {name: metrics[name] for name in OUTCOMES.values()} == {
+        name: [float(told.count(outcome))] for outcome, name in OUTCOMES.items()
+    }
+
+
+def test_what_stays_within_the_memory(container: LambdaContainer, deployed: Lambda) -> None:
+    deployed.figures.peaks[f"all sample events, of {container.function.memory_mb} MB"] = container.memory_peak()
+    assert container.memory_kills() == 0
+
+
+# What Lambda forbids is forbidden here too: without that, all of the above would say little.
+SURROUNDINGS = """
+import importlib.util, json, os, pathlib
+
+def refused(path):
+    try:
+        pathlib.Path(path).write_text("")
+    except OSError as error:
+        return error.strerror
+
+status = dict(line.split(":", 1) for line in pathlib.Path("/proc/1/status").read_text().splitlines())
+modules = ["handler.main", "handler.local", "handler.worker", "handler.replay", "handler.tickets", "enrichment.export",
+           "torch", "transformers", "moto", "ministack", "typer", "rich"]
+print(json.dumps({
+    "user": [os.getuid(), os.getgid()],
+    "folder": os.readlink("/proc/1/cwd"),
+    "capabilities": int(status["CapEff"], 16),
+    "root": refused("/usr/mark"),
+    "share": refused("/share/ticket-enrichment/bundle/mark"),
+    "tmp": refused("/tmp/mark"),
+    "tmp_mb": os.statvfs("/tmp").f_blocks * os.statvfs("/tmp").f_frsize // 2**20,
+    "modules": [name for name in modules if importlib.util.find_spec(name)],
+}))
+"""
+
+
+def test_the_surroundings_are_lambdas(container: LambdaContainer) -> None:
+    assert json.loads(container.run("python3", "-P", "-c", SURROUNDINGS)) == {
+        "user": [993, 990],
+        "folder": "/tmp",
+        "capabilities": 0,
+        "root": "Read-only file system",
+        "share": "Read-only file system",
+        "tmp": None,
+        "tmp_mb": 512,
+        "modules": ["handler.main"],
+    }

@@ -1,0 +1,95 @@
+"""How an environment starts: the bundle is copied once, the models are there before the first event, HOME is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cases import load_cases, run_case
+from tests.runtime.container import LambdaContainer
+from tests.runtime.deployed import Lambda, answer
+
+(ONE_TICKET,) = [case for case in load_cases() if case.name == "one-ticket"]
+
+# Every file in /tmp: where it lies, which one it is, when it was written, how large it is.
+FILES = """
+import json, pathlib
+files = sorted(path for path in pathlib.Path("/tmp").rglob("*") if path.is_file())
+print(json.dumps({str(path): [path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size] for path in files}))
+"""
+# The function's process: its environment, and the memory that it has now.
+PROCESS = """
+import json, pathlib, re
+(process,) = [p.parent for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if b"-m\\0awslambdaric" in p.read_bytes()]
+variables = dict(v.split("=", 1) for v in (process / "environ").read_text().split("\\0") if v)
+resident = int(re.search(r"VmRSS:\\s+(\\d+) kB", (process / "status").read_text())[1]) * 1024
+print(json.dumps({"home": variables.get("HOME"), "resident": resident}))
+"""
+
+
+def asked(container: LambdaContainer, program: str) -> dict[str, Any]:
+    """What a program says of the container, run inside it."""
+    return dict(json.loads(container.run("python3", "-P", "-c", program)))
+
+
+def test_the_bundle_is_copied_once_in_ten_invocations_and_not_again_after_a_crash(deployed: Lambda) -> None:
+    with deployed.container() as container:
+        invoke, world = deployed.invoker(container), deployed.world(container)
+        answers = [run_case(ONE_TICKET, invoke, world)]
+        first = asked(container, FILES)
+        # The bundle and nothing else: no half copy, no trace of what ONNX Runtime would report to its maker.
+        (folder,) = {path.rpartition("/")[0] for path in first}
+        assert len(folder.rpartition("/")[2]) == 64
+        assert {path.rpartition("/")[2] for path in first} > {"bundle.json", "encoder.onnx", "tokenizer.json"}
+        for _ in range(9):
+            answers.append(run_case(ONE_TICKET, invoke, world))
+            assert asked(container, FILES) == first
+        starts = [line["BundleLoadTime"] for reply in answers for line in reply.lines() if "BundleLoadTime" in line]
+        assert len(starts) == 1
+        container.kill()
+        assert container.invoke(ONE_TICKET.event_for(world.raw_bucket)).crashed
+        again = run_case(ONE_TICKET, invoke, world)  # the same /tmp, a new process
+        assert [line["ColdStart"] for line in again.lines() if "ColdStart" in line] == [[1.0]]
+        assert asked(container, FILES) == first
+        deployed.figures.peaks["eleven invocations of one ticket"] = container.memory_peak()
+
+
+def test_init_loads_the_models_so_that_a_snapshot_holds_them(deployed: Lambda) -> None:
+    with deployed.container() as container:
+        invocation = deployed.seen(container.invoke({"Event": "s3:TestEvent"}))
+        assert answer(invocation).response == {"batchItemFailures": []}
+        (model,) = [size for path, (_, _, size) in asked(container, FILES).items() if path.endswith("/encoder.onnx")]
+        before = asked(container, PROCESS)["resident"]
+        run_case(ONE_TICKET, deployed.invoker(container), deployed.world(container))
+        # Had the first ticket loaded them, it would have taken their size at least.
+        assert asked(container, PROCESS)["resident"] - before < model / 2
+
+
+def test_the_image_holds_the_modules_that_the_function_imports_and_no_other(container: LambdaContainer) -> None:
+    program = """
+import json, pathlib, sys
+import handler, handler.app, handler.settings
+imported = {name for name in sys.modules if name.startswith("handler")} | {"handler.main"}
+folder = pathlib.Path(handler.__file__).parent
+there = {".".join(path.relative_to(folder.parent).with_suffix("").parts) for path in folder.rglob("*.py")}
+print(json.dumps({"beyond": sorted({name.removesuffix(".__init__") for name in there} - imported)}))
+"""
+    assert asked(container, program) == {"beyond": []}
+
+
+@pytest.mark.parametrize(
+    ("home", "wrapper"),
+    [
+        ("/home/sbx_user1051", ()),  # Lambda's own, which no image has
+        ("/root", ()),
+        ("/dev/null", ()),
+        (None, ("/usr/bin/env", "-u", "HOME")),
+    ],
+    ids=["lambda", "forbidden", "no-folder", "unset"],
+)
+def test_home_does_not_matter(deployed: Lambda, home: str | None, wrapper: tuple[str, ...]) -> None:
+    with deployed.container(variables={"HOME": home}, wrapper=wrapper) as container:
+        run_case(ONE_TICKET, deployed.invoker(container), deployed.world(container))
+        assert asked(container, PROCESS)["home"] == home
