@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def found(bundle: Path) -> dict[str, Any]:
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.extremes", str(bundle)],
         cwd=REPOSITORY,
+        env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # as template.yaml has it
         capture_output=True,
         text=True,
         check=False,

@@ -18,7 +18,7 @@ OF_THE_FUNCTION = {name.upper() for name in Settings.model_fields}
 ALL = {name.upper() for name in WorkerSettings.model_fields}
 # Read where they are set, but a function on AWS takes the cores there are, and Lambda sets its version.
 NOT_IN_THE_TEMPLATE = {"INTRA_OP_THREADS", "AWS_LAMBDA_FUNCTION_VERSION"}
-NOT_OURS = {"HOME"}
+NOT_OURS = {"HOME", "MALLOC_ARENA_MAX"}
 
 
 class Loader(yaml.SafeLoader):
