@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
@@ -115,7 +116,8 @@ class World:
             self.drain,
             Plan(**plan),
             figures=self.figures,
-            logger=Logger(service=f"test-{id(self)}", level="INFO", logger_handler=logging.StreamHandler(self._log)),
+            # A name given twice would be the same logger, which writes to where it first wrote.
+            logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
             hang=self.hung.set,
             memory_mb=512,
         )

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
@@ -60,7 +61,8 @@ class Crew:
             wanted,
             grace,
             figures=self.figures,
-            logger=Logger(service=f"test-{id(self)}", level="INFO", logger_handler=logging.StreamHandler(self._log)),
+            # A name given twice would be the same logger, which writes to where it first wrote.
+            logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
         )
 
     def run(self, meanwhile: Callable[[], object]) -> int:
