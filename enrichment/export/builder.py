@@ -155,10 +155,21 @@ class Builder:
 
         Plain operators, not the fused one: that one sums in another order for another length.
         """
-        split = self.shape(qkv, 0, 0, 3, heads, width // heads)
+        return self._attention(mask, width, *self._heads(qkv, 3, heads, width))
+
+    def first_attention(self, queries: str, kv: str, mask: str, heads: int, width: int) -> str:
+        """The same for one query a text: queries (texts, width), keys and values (texts, length, 2 * width)."""
+        [query] = self._heads(self.op("Unsqueeze", queries, self.constant([1], np.int64)), 1, heads, width)
+        return self._attention(mask, width, query, *self._heads(kv, 2, heads, width))
+
+    def _heads(self, rows: str, parts: int, heads: int, width: int) -> list[str]:
+        """(texts, length, parts * width) as so many parts of (texts, heads, length, head size)."""
+        split = self.shape(rows, 0, 0, parts, heads, width // heads)
         axis = self.constant([2], np.int64)
-        query, key, value = (self.op("Squeeze", part, axis) for part in self.ops(3, "Split", split, axis=2))
-        query, key, value = (self.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (query, key, value))
+        apart = self.ops(parts, "Split", split, axis=2) if parts > 1 else [split]
+        return [self.op("Transpose", self.op("Squeeze", part, axis), perm=[0, 2, 1, 3]) for part in apart]
+
+    def _attention(self, mask: str, width: int, query: str, key: str, value: str) -> str:
         share = self.op("Softmax", self.op("Add", self.against(query, key), mask), axis=-1)
         context = self.op("Transpose", self.op("MatMul", share, value), perm=[0, 2, 1, 3])
         return self.shape(context, -1, width)

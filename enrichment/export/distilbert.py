@@ -38,22 +38,29 @@ def classifier_graph(
     word = build.words(ids, words[0], words[1] if len(words) > 1 else None)
     total = build.op("Add", word, build.op("Gather", table, positions))
     rows = build.normal(total, *pair("distilbert.embeddings.LayerNorm"), _EPSILON)
-    for layer in range(int(config["n_layers"])):
+    firsts = build.op("Gather", place, build.constant(0, np.int64), axis=1)
+    layers = int(config["n_layers"])
+    for layer in range(layers):
         name = f"distilbert.transformer.layer.{layer}"
         joint = Linear.read(state, *(f"{name}.attention.{part}_lin" for part in "qkv"))
         scale = np.ones(3 * width, np.float32)
         scale[:width] = 1 / math.sqrt(width // heads)
-        qkv = build.op("Gather", build.linear(rows, Linear(joint.weights * scale, joint.bias * scale)), place)
-        context = build.op("Gather", build.self_attention(qkv, mask, heads, width), back)
+        joint = Linear(joint.weights * scale, joint.bias * scale)
+        if layer < layers - 1:
+            qkv = build.op("Gather", build.linear(rows, joint), place)
+            context = build.op("Gather", build.self_attention(qkv, mask, heads, width), back)
+        else:  # only each text's first token is read further on: all but its keys and values are left out
+            keys = build.op("Gather", build.linear(rows, joint.part(width, 3 * width)), place)
+            rows = build.op("Gather", rows, firsts)
+            context = build.first_attention(build.linear(rows, joint.part(0, width)), keys, mask, heads, width)
         product = build.product(context, Linear.read(state, f"{name}.attention.out_lin"))
         rows = build.added_and_normal(product, rows, *pair(f"{name}.sa_layer_norm"), _EPSILON)
         product = build.feed_forward(
             rows, Linear.read(state, f"{name}.ffn.lin1"), Linear.read(state, f"{name}.ffn.lin2")
         )
         rows = build.added_and_normal(product, rows, *pair(f"{name}.output_layer_norm"), _EPSILON)
-    first = build.op("Gather", rows, build.op("Gather", place, build.constant(0, np.int64), axis=1))
     # The last two products see one row a text: in fp32 they cost nothing, and decide the label.
-    hidden = build.op("Relu", build.exact(first, Linear.read(state, "pre_classifier")))
+    hidden = build.op("Relu", build.exact(rows, Linear.read(state, "pre_classifier")))
     logits = build.exact(hidden, Linear.read(state, "classifier"))
     build.output("logits", logits, ["texts", len(state["classifier.bias"])])
     return build.model("classifier")

@@ -31,6 +31,10 @@ class Linear:
         weights = np.concatenate([state[f"{name}.weight"].T for name in names], axis=1)
         return cls(weights, np.concatenate([state[f"{name}.bias"] for name in names]))
 
+    def part(self, begin: int, end: int) -> Linear:
+        """Some of its outputs."""
+        return Linear(self.weights[:, begin:end], self.bias[begin:end])
+
 
 @dataclass(frozen=True)
 class Shared:

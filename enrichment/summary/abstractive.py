@@ -18,7 +18,10 @@ from enrichment.summary.beam import BeamSearch, Generation
 
 __all__ = ["Generator"]
 
-_BLOCK: Final = 16  # steps by which the cache grows: a step reads all of it
+_STEPS: Final = 8  # until a cache with several beams is tidied: a step reads all of its slots
+_SLOTS: Final = 16  # the same with one beam, which forgets nothing
+# Attention sums in groups of so many slots: whole groups of empty ones that follow change no sum.
+_GROUP: Final = 32
 
 
 def _tidy() -> ort.RunOptions:
@@ -60,7 +63,12 @@ class Generator:
 
 
 class _Decoding:
-    """The decoder's state: caches, and which slots of them are whose ancestors."""
+    """The decoder's state: caches, and which slots of them are whose ancestors.
+
+    The first slots of a cache are written in turn, one per beam and step. When they are full, those that are still an
+    ancestor of some beam move behind them, and the others are forgotten. A text's slots thus do not depend on the other
+    texts, but for how many empty ones follow.
+    """
 
     def __init__(
         self, session: ort.InferenceSession, cross: dict[str, Floats], cross_mask: Floats, settings: Generation
@@ -72,10 +80,14 @@ class _Decoding:
         self._cross = {**cross, "cross_mask": cross_mask}
         _, heads, _, size = cross["cross_k0"].shape
         self._names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
-        self._cache = np.zeros((len(self._names), texts, heads, 0, size), np.float32)
+        # With one beam all texts have equal numbers of slots, and none needs to be filled up.
+        self._group = _GROUP if self._beams > 1 else 1
+        self._block = _whole(_STEPS * self._beams, self._group) if self._beams > 1 else _SLOTS
+        self._cache = np.zeros((len(self._names), texts, heads, self._block, size), np.float32)
         self._used = 0
-        self._seen = np.zeros((texts, 1, 1, 0), np.float32)
+        self._seen = np.full((texts, 1, self._beams, self._block), HIDDEN, np.float32)
         self._fixed: dict[str, ort.OrtValue] = {}
+        self._prefix = 0
         self._log_probs: ort.OrtValue | None = None
 
     def begin(self, prefix: list[int]) -> tuple[Floats, Integers]:
@@ -83,12 +95,10 @@ class _Decoding:
         texts, length = len(self._seen), len(prefix)
         ids = np.broadcast_to(np.asarray(prefix), (texts, length))
         order = np.where(np.tri(length, dtype=np.bool_), np.float32(0), HIDDEN)
-        self._grow(length + _BLOCK * self._beams)
         hidden = np.full((texts, 1, length, self._cache.shape[3]), HIDDEN, np.float32)
         mask = np.concatenate([hidden, np.broadcast_to(order, (texts, 1, length, length))], -1)
         # Once a batch: memory that is given back at every step costs more than it is worth.
         scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask, _tidy())
-        self._seen = np.full((texts, 1, self._beams, self._cache.shape[3]), HIDDEN, np.float32)
         self._seen[:, :, :, :length] = 0
         shape = (texts, self._beams, scores.shape[-1])
         self._prefix = length
@@ -97,8 +107,8 @@ class _Decoding:
     def step(self, ids: Integers, position: int) -> tuple[Floats, Integers]:
         """Reads one more token of every beam, ids (texts, beams); candidates (texts, beams, count)."""
         self._prefix = 0
-        if self._used + self._beams > self._cache.shape[3]:
-            self._grow(self._cache.shape[3] + _BLOCK * self._beams)
+        if self._used + self._beams > self._block:
+            self._forget()
         own = np.broadcast_to(
             np.where(np.eye(self._beams, dtype=np.bool_), np.float32(0), HIDDEN),
             (len(ids), 1, self._beams, self._beams),
@@ -140,13 +150,26 @@ class _Decoding:
         self._used = end
         return scores.numpy().reshape(*ids.shape, -1), tokens.numpy().reshape(*ids.shape, -1)
 
-    def _grow(self, slots: int) -> None:
-        cache = np.zeros((*self._cache.shape[:3], slots, self._cache.shape[4]), np.float32)
-        cache[:, :, :, : self._used] = self._cache[:, :, :, : self._used]
-        self._cache = cache
-        more = np.full((*self._seen.shape[:3], slots - self._seen.shape[3]), HIDDEN, np.float32)
-        self._seen = np.concatenate([self._seen, more], -1)
+    def _forget(self) -> None:
+        """Makes room in the first slots."""
+        live = (self._seen == 0).any((1, 2))
+        counts = live.sum(1)
+        slots = self._block + _whole(int(counts.max()), self._group)
+        old, seen = self._cache, self._seen
+        if slots != old.shape[3]:
+            self._cache = np.zeros((*old.shape[:3], slots, old.shape[4]), np.float32)
+        self._seen = np.full((*seen.shape[:3], slots), HIDDEN, np.float32)
+        for text, count in enumerate(counts):
+            place = slice(self._block, self._block + count)
+            self._cache[:, text, :, place] = old[:, text][:, :, live[text]]
+            self._seen[text, :, :, place] = seen[text][:, :, live[text]]
+        self._used = 0
         self._fixed = {}
+
+
+def _whole(count: int, group: int) -> int:
+    """The count, filled up to whole groups."""
+    return -(-count // group) * group
 
 
 def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from enrichment.export.weights import Precision
-from enrichment.summary.beam import Generation
+from enrichment.summary.beam import BeamSearch, Generation
 from tests.parity.small import SHAPES, Shape, bart, generator, texts
 
 OURS = Generation(
@@ -112,3 +112,30 @@ def test_a_batch_is_its_texts_in_any_order(shape: Shape, beams: int, precision: 
     assert together == [ours.generate([text])[0] for text in batch]
     order = np.random.default_rng(0).permutation(len(batch))
     assert ours.generate([batch[i] for i in order]) == [together[i] for i in order]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("beams", [1, 3, 4])
+def test_a_texts_numbers_do_not_depend_on_the_others(
+    beams: int, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, however many slots of the cache the other texts' beams need."""
+    batch = texts(SHAPES[1], 4)
+    ours = generator(bart(SHAPES[1], 4), tmp_path, precision, replace(OURS, num_beams=beams, min_length=50))
+    advance = BeamSearch.advance
+
+    def numbers_of(some: list[Any]) -> np.typing.NDArray[np.float32]:
+        steps: list[Any] = []
+
+        def noting(search: BeamSearch, scores: Any, *rest: Any) -> Any:
+            steps.append(scores.copy())
+            return advance(search, scores, *rest)
+
+        monkeypatch.setattr(BeamSearch, "advance", noting)
+        ours.generate(some)
+        return np.stack(steps[:-1], 1)  # the last token is forced: no model is asked
+
+    together = numbers_of(batch)
+    assert together.shape[:3] == (len(batch), 47, beams)
+    for text, numbers in zip(batch, together, strict=True):
+        np.testing.assert_array_equal(numbers_of([text])[0], numbers)
