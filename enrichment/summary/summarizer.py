@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import AbstractiveSpec
+from enrichment.memory import give_back
 from enrichment.session import make_session
 from enrichment.summary.abstractive import Generator
 from enrichment.summary.beam import Generation
@@ -93,6 +94,7 @@ class Summarizer:
         """A generated summary of each text, however short; none of them may be empty."""
         encodings = self._tokenizer.encode_batch([text[:MAX_CHARACTERS] for text in texts])
         tokens = self._generator.generate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
+        give_back()  # caches of all sizes have come and gone
         cut = [bool(e.overflowing) or len(text) > MAX_CHARACTERS for e, text in zip(encodings, texts, strict=True)]
         return [
             Summary(_ended(self._tokenizer.decode(ids, skip_special_tokens=True)), c)

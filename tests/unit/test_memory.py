@@ -1,0 +1,27 @@
+"""Freed memory goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+
+import psutil
+import pytest
+
+from enrichment import memory
+
+
+def test_what_lies_below_a_piece_in_use_is_given_back() -> None:
+    pieces = [b"x" * 100_000 for _ in range(2000)]  # too small for a mapping each
+    last = pieces.pop()
+    full = psutil.Process().memory_info().rss
+    del pieces
+    memory.give_back()
+    assert full - psutil.Process().memory_info().rss > 150e6
+    assert len(last) == 100_000
+
+
+def test_with_another_c_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+    assert memory._find() is None
+    monkeypatch.setattr(memory, "_trim", None)
+    memory.give_back()
