@@ -62,6 +62,16 @@ class Bundle:
             )
         return self.folder / name
 
+    @contextmanager
+    def opening(self, what: str) -> Iterator[None]:
+        """Says BundleInvalid of whatever is raised within, while `what` is opened."""
+        try:
+            yield
+        except BundleInvalid:
+            raise
+        except Exception as error:  # ONNX Runtime and tokenizers raise types of their own, some of them bare
+            raise BundleInvalid(f"{self.folder}: {what} cannot be opened: {error}; rebuild the bundle") from error
+
     def _check(self, name: str, spec: FileSpec, *, verify: bool) -> None:
         path = self.folder / name
         try:

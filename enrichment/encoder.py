@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
-from enrichment.session import make_session, ort
+from enrichment.session import make_session, ort, tidy_run
 from enrichment.text import MAX_CHARACTERS, Sentence
 
 __all__ = ["Encoded", "Encoder", "Floats", "Integers", "Tokens"]
@@ -68,23 +68,16 @@ class Encoder:
         self._window = max_tokens - 2  # the rest is [CLS] and [SEP]
         self._max_windows = max_windows
         self._cls, self._sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-        # Gives what the arena holds back after each run: a batch of long tickets must not set the memory for good.
-        self._run_options = ort.RunOptions()
-        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        # A batch of long tickets must not set the memory for good.
+        self._run_options = tidy_run()
 
     @classmethod
     def open(cls, bundle: Bundle, *, threads: int | None = None) -> Encoder:
         """Opens the encoder of a bundle. Raises BundleInvalid where graph or tokenizer do not fit the manifest."""
         spec = bundle.manifest.models.encoder
-        try:
+        with bundle.opening("the encoder"):
             session = make_session(bundle.path(spec.file), threads=threads)
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
-        except BundleInvalid:
-            raise
-        except Exception as error:  # ONNX Runtime and tokenizers raise types of their own, some of them bare
-            raise BundleInvalid(
-                f"{bundle.folder}: the encoder cannot be opened: {error}; rebuild the bundle"
-            ) from error
         outputs = {output.name: output.shape for output in session.get_outputs()}
         if outputs.get("last_hidden_state", [0])[-1] != spec.dimensions or "pooled" not in outputs:
             raise BundleInvalid(

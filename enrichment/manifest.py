@@ -47,16 +47,28 @@ class FileSpec(_Spec):
     size: Annotated[int, Field(ge=0)]
 
 
-class EncoderSpec(_Spec):
-    """The sentence encoder; its graph's inputs are input_ids and attention_mask."""
+class _ModelSpec(_Spec):
+    """A model: its tokenizer, and where its weights are from."""
 
-    file: str
     tokenizer: str
     source: str
     revision: str
     source_sha256: Sha256
     license: str
     precision: Literal["int8", "fp32"]
+
+
+class _FullSpec(_ModelSpec):
+    """One of the full profile; `words` is its embedding, `pinned` whether the weights are those of the pins."""
+
+    words: str
+    pinned: bool
+
+
+class EncoderSpec(_ModelSpec):
+    """The sentence encoder; its graph's inputs are input_ids and attention_mask."""
+
+    file: str
     pooling: Literal["mean"]
     dimensions: int
     max_tokens: Annotated[int, Field(ge=8)]
@@ -73,8 +85,8 @@ class HeadSpec(_Spec):
     training: dict[str, Any]
 
 
-class ClassifierSpec(_Spec):
-    """A sequence classifier of its own, with its tokenizer; `words` is part of the graph `file`.
+class ClassifierSpec(_FullSpec):
+    """A sequence classifier of its own, with its tokenizer; its embedding is part of the graph `file`.
 
     `labels` stand in the order of its outputs; `neutral` are the bounds of the last label's probability within which
     it takes no side.
@@ -82,14 +94,6 @@ class ClassifierSpec(_Spec):
 
     kind: Literal["sequence_classifier"]
     file: str
-    words: str
-    tokenizer: str
-    source: str
-    revision: str
-    source_sha256: Sha256
-    pinned: bool
-    license: str
-    precision: Literal["int8", "fp32"]
     max_tokens: Annotated[int, Field(ge=8)]
     labels: Annotated[list[str], Field(min_length=2, max_length=2)]
     neutral: tuple[Annotated[float, Field(ge=0, le=0.5)], Annotated[float, Field(ge=0.5, le=1)]]
@@ -112,20 +116,12 @@ class GenerationSpec(_Spec):
     forced_eos_token_id: int | None
 
 
-class AbstractiveSpec(_Spec):
+class AbstractiveSpec(_FullSpec):
     """The abstractive summary: an encoder and a decoder, which share the file `words`."""
 
     kind: Literal["abstractive"]
     encoder: str
     decoder: str
-    words: str
-    tokenizer: str
-    source: str
-    revision: str
-    source_sha256: Sha256
-    pinned: bool
-    license: str
-    precision: Literal["int8", "fp32"]
     max_source_tokens: Annotated[int, Field(ge=8)]
     max_tokens: Annotated[int, Field(ge=1)]
     min_words: Annotated[int, Field(ge=0)]

@@ -15,7 +15,7 @@ from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import ClassifierSpec
 from enrichment.packing import packed
-from enrichment.session import make_session, ort
+from enrichment.session import make_session, ort, tidy_run
 from enrichment.text import MAX_CHARACTERS
 
 __all__ = ["Judgement", "SequenceClassifier"]
@@ -41,21 +41,14 @@ class SequenceClassifier:
         self._spec = spec
         self.threshold = spec.threshold
         self.fallback = spec.fallback
-        self._run_options = ort.RunOptions()
-        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._run_options = tidy_run()
 
     @classmethod
     def open(cls, bundle: Bundle, spec: ClassifierSpec, *, threads: int | None = None) -> SequenceClassifier:
         """Opens the classifier of a bundle. Raises BundleInvalid where graph or tokenizer do not fit the manifest."""
-        try:
+        with bundle.opening("the sentiment classifier"):
             session = make_session(bundle.path(spec.file), threads=threads)
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
-        except BundleInvalid:
-            raise
-        except Exception as error:  # ONNX Runtime and tokenizers raise types of their own
-            raise BundleInvalid(
-                f"{bundle.folder}: the sentiment classifier cannot be opened: {error}; rebuild the bundle"
-            ) from error
         labels = {output.name: output.shape for output in session.get_outputs()}.get("logits", [0])[-1]
         if labels != len(spec.labels):
             raise BundleInvalid(

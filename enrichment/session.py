@@ -13,7 +13,7 @@ from typing import Final
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
-__all__ = ["available_cores", "make_session", "ort"]
+__all__ = ["available_cores", "make_session", "ort", "tidy_run"]
 
 
 _CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -37,6 +37,13 @@ def make_session(graph: Path, *, threads: int | None = None) -> ort.InferenceSes
     options.log_severity_level = 3  # warnings about unused initialisers are of no use to an operator
     # Idle threads that spin burn the very CPU share that Lambda bills and that the pool for S3 and DynamoDB needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The arena keeps what it once had; freed after each run by the run option in the encoder.
+    # The arena keeps what it once had, until a run with the options of `tidy_run`.
     options.enable_cpu_mem_arena = True
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def tidy_run() -> ort.RunOptions:
+    """Options of a run after which the session gives back what it holds, or what larger batches made it hold before."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options

@@ -13,7 +13,7 @@ import numpy as np
 
 from enrichment.encoder import Floats, Integers
 from enrichment.packing import HIDDEN, packed
-from enrichment.session import ort
+from enrichment.session import ort, tidy_run
 from enrichment.summary.beam import BeamSearch, Generation
 
 __all__ = ["Generator"]
@@ -22,13 +22,6 @@ _STEPS: Final = 8  # until a cache with several beams is tidied: a step reads al
 _SLOTS: Final = 16  # the same with one beam, which forgets nothing
 # Attention sums in groups of so many slots: whole groups of empty ones that follow change no sum.
 _GROUP: Final = 32
-
-
-def _tidy() -> ort.RunOptions:
-    """Options of a run after which a session gives back what earlier, larger batches made it hold."""
-    options = ort.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    return options
 
 
 class Generator:
@@ -48,7 +41,7 @@ class Generator:
         """Token ids for every text (tokens,), each from the start token to the end token."""
         feeds = packed(texts)
         search = BeamSearch(len(texts), self.settings)
-        cross = dict(zip(self._cross, self._encoder.run(self._cross, feeds, _tidy()), strict=True))
+        cross = dict(zip(self._cross, self._encoder.run(self._cross, feeds, tidy_run()), strict=True))
         decoding = _Decoding(self._decoder, cross, np.asarray(feeds["mask"], np.float32), self.settings)
         scores, tokens = decoding.begin(self.settings.prefix)
         while len(search.texts):
@@ -98,7 +91,7 @@ class _Decoding:
         hidden = np.full((texts, 1, length, self._cache.shape[3]), HIDDEN, np.float32)
         mask = np.concatenate([hidden, np.broadcast_to(order, (texts, 1, length, length))], -1)
         # Once a batch: memory that is given back at every step costs more than it is worth.
-        scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask, _tidy())
+        scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask, tidy_run())
         self._seen[:, :, :, :length] = 0
         shape = (texts, self._beams, scores.shape[-1])
         self._prefix = length

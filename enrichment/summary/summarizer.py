@@ -44,16 +44,10 @@ class Summarizer:
     def open(cls, bundle: Bundle, spec: AbstractiveSpec, *, threads: int | None = None) -> Summarizer:
         """Opens the summariser of a bundle. Raises BundleInvalid where its files do not fit the manifest."""
         bundle.path(spec.words)
-        try:
+        with bundle.opening("the summariser"):
             encoder = make_session(bundle.path(spec.encoder), threads=threads)
             decoder = make_session(bundle.path(spec.decoder), threads=threads)
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
-        except BundleInvalid:
-            raise
-        except Exception as error:  # ONNX Runtime and tokenizers raise types of their own
-            raise BundleInvalid(
-                f"{bundle.folder}: the summariser cannot be opened: {error}; rebuild the bundle"
-            ) from error
         given, taken = {o.name for o in encoder.get_outputs()}, {i.name for i in decoder.get_inputs()}
         if not given or given != {name for name in taken if name.startswith(("cross_k", "cross_v"))}:
             raise BundleInvalid(
