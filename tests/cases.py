@@ -58,6 +58,20 @@ class DeadLetter:
     body: str
     attributes: dict[str, str | bytes]
 
+    @classmethod
+    def take_all(cls, sqs: Any, url: str) -> list[DeadLetter]:
+        """Takes what lies in a queue."""
+        letters = []
+        while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]).get(
+            "Messages"
+        ):
+            for message in messages:
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                attributes = message.get("MessageAttributes", {})
+                values = {name: a.get("StringValue", a.get("BinaryValue")) for name, a in attributes.items()}
+                letters.append(cls(message["Body"], values))
+        return letters
+
     @property
     def rejection(self) -> dict[str, Any]:
         """Why it is there."""

@@ -60,16 +60,7 @@ class StackWorld:
 
     def dead_letters(self) -> list[DeadLetter]:
         """As World.dead_letters."""
-        url, letters = self._outputs["DlqUrl"], []
-        while messages := self._sqs.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
-        ).get("Messages"):
-            for message in messages:
-                self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-                attributes = message.get("MessageAttributes", {})
-                values = {name: a.get("StringValue", a.get("BinaryValue")) for name, a in attributes.items()}
-                letters.append(DeadLetter(message["Body"], values))
-        return letters
+        return DeadLetter.take_all(self._sqs, self._outputs["DlqUrl"])
 
 
 @contextmanager

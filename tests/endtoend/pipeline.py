@@ -70,16 +70,7 @@ class Pipeline:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Takes what lies in the dead-letter queue."""
-        url, letters = self._outputs["DlqUrl"], []
-        while messages := self._sqs.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
-        ).get("Messages"):
-            for message in messages:
-                self._sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-                attributes = message.get("MessageAttributes", {})
-                texts = {name: a["StringValue"] for name, a in attributes.items() if "StringValue" in a}
-                letters.append(DeadLetter(message["Body"], texts))
-        return letters
+        return DeadLetter.take_all(self._sqs, self._outputs["DlqUrl"])
 
     def depth(self, queue: str = "QueueUrl") -> int:
         """How many messages a queue holds, those in work and those put off among them."""

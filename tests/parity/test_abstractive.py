@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,14 +38,6 @@ SETTINGS = {
     "greedy pairs": replace(OURS, num_beams=1, no_repeat_ngram_size=2, forced_bos_token_id=None, min_length=0),
     "long": replace(OURS, min_length=50),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _reference(model: Any, text: np.typing.NDArray[np.int64], settings: Generation) -> list[int]:

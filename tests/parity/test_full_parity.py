@@ -1,6 +1,5 @@
 """The full profile's models against transformers: logits of DistilBERT, texts of summaries from a folder's files."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,6 @@ from tests.small_full import write_bundle
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIZES = [{}, {"width": 48, "heads": 3, "layers": 1}, {"width": 64, "heads": 2, "layers": 3}]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
