@@ -13,6 +13,13 @@ from enrichment import Enricher
 from enrichment.ticket import ticket_from_object
 from events.generator import TicketGenerator
 
+
+def peak_mb() -> float:
+    """What this process had at most; not ru_maxrss, which a child inherits from who started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]  # the kernel always writes it
+
+
 if __name__ == "__main__":
     enricher = Enricher.open(sys.argv[1])
     process = psutil.Process()
@@ -24,7 +31,4 @@ if __name__ == "__main__":
             batch = [ticket.model_copy(update={"body": ticket.body * 200}) for ticket in batch]
         enricher.enrich(batch)
         after.append(process.memory_info().rss / 1e6)
-    # Not ru_maxrss, which a child inherits from the process that started it.
-    status = Path("/proc/self/status").read_text()
-    peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]  # the kernel always writes it
-    sys.stdout.write(json.dumps({"peak_mb": peak, "after_200": after[19], "after_1000": after[-1]}) + "\n")
+    sys.stdout.write(json.dumps({"peak_mb": peak_mb(), "after_200": after[19], "after_1000": after[-1]}) + "\n")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import statistics
 import sys
-from pathlib import Path
 
 import psutil
 
@@ -20,19 +18,13 @@ from enrichment.encoder import Encoder
 from enrichment.ticket import ticket_from_object
 from events.generator import TicketGenerator
 from tests.bench.__main__ import tickets_of_eighty_tokens
-
-
-def _peak() -> float:
-    """Megabytes that this process had at most; not ru_maxrss, which a child inherits from who started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]  # the kernel always writes it
-
+from tests.bench.memory import peak_mb
 
 if __name__ == "__main__":
     enricher = Enricher.open(sys.argv[1], threads=2)
     process = psutil.Process()
     enricher.enrich(tickets_of_eighty_tokens(Encoder.open(Bundle.open(sys.argv[1]), threads=2), 10))
-    peak = _peak()
+    peak = peak_mb()
     rounds = []
     for number in range(4):
         tickets, sizes = TicketGenerator(seed=1, start=1_790_000_000), random.Random(1)
@@ -49,7 +41,7 @@ if __name__ == "__main__":
         )
     figures = {
         "peak_of_ten": peak,
-        "peak": _peak(),
+        "peak": peak_mb(),
         "medians": [m for m, _ in rounds],
         "largest": [m for _, m in rounds],
     }
