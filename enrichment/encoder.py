@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
-from enrichment.session import make_session, ort, tidy_run
+from enrichment.session import ParallelSession, ort
 from enrichment.text import MAX_CHARACTERS, Sentence
 
 __all__ = ["Encoded", "Encoder", "Floats", "Integers", "Tokens"]
@@ -62,23 +63,21 @@ class Encoded:
 class Encoder:
     """MiniLM over ONNX Runtime; safe for use by several threads."""
 
-    def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, max_tokens: int, max_windows: int) -> None:
-        self._session = session
+    def __init__(self, texts: ParallelSession, tokenizer: Tokenizer, max_tokens: int, max_windows: int) -> None:
+        self._texts = texts
         self._tokenizer = tokenizer
         self._window = max_tokens - 2  # the rest is [CLS] and [SEP]
         self._max_windows = max_windows
         self._cls, self._sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-        # A batch of long tickets must not set the memory for good.
-        self._run_options = tidy_run()
 
     @classmethod
     def open(cls, bundle: Bundle, *, threads: int | None = None) -> Encoder:
         """Opens the encoder of a bundle. Raises BundleInvalid where graph or tokenizer do not fit the manifest."""
         spec = bundle.manifest.models.encoder
         with bundle.opening("the encoder"):
-            session = make_session(bundle.path(spec.file), threads=threads)
+            texts = ParallelSession(bundle.path(spec.file), threads=threads)
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
-        outputs = {output.name: output.shape for output in session.get_outputs()}
+        outputs = {output.name: output.shape for output in texts.session.get_outputs()}
         if outputs.get("last_hidden_state", [0])[-1] != spec.dimensions or "pooled" not in outputs:
             raise BundleInvalid(
                 f"{bundle.path(spec.file)} lacks the outputs that the manifest names; rebuild the bundle"
@@ -87,12 +86,12 @@ class Encoder:
             raise BundleInvalid(f"{bundle.path(spec.tokenizer)} knows no [CLS] or no [SEP]; rebuild the bundle")
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return cls(session, tokenizer, spec.max_tokens, spec.max_windows)
+        return cls(texts, tokenizer, spec.max_tokens, spec.max_windows)
 
     @property
     def features(self) -> int:
         """Length of `Encoded.pooled`."""
-        return int(next(o.shape[-1] for o in self._session.get_outputs() if o.name == "pooled"))
+        return int(next(o.shape[-1] for o in self._texts.session.get_outputs() if o.name == "pooled"))
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenises; what lies beyond `max_windows` windows is cut and reported."""
@@ -122,43 +121,46 @@ class Encoder:
         return tokens.cut or len(tokens.ids) > self._window
 
     def encode(self, batch: Sequence[Tokens], spans: Sequence[Sequence[Sentence]]) -> list[Encoded]:
-        """Runs the encoder once over all windows of all texts; `spans[i]` are the sentences of text i.
+        """Runs the encoder over all windows of all texts; `spans[i]` are the sentences of text i.
 
         Every text must have at least one token. A text's result does not depend on its neighbours, but for rounding
         in the last digits: the int8 graph scales activations by row of tokens.
         """
-        rows = [(text, begin) for text, tokens in enumerate(batch) for begin in range(0, len(tokens.ids), self._window)]
-        longest = max(tokens.longest for tokens in batch)
-        ids = np.zeros((len(rows), longest), np.int64)
-        mask = np.zeros((len(rows), longest), np.int64)
-        for row, (text, begin) in enumerate(rows):
-            piece = batch[text].ids[begin : begin + self._window]
+        size = self._window
+        pieces = [tokens.ids[at : at + size] for tokens in batch for at in range(0, len(tokens.ids), size)]
+        hidden: list[Floats] = []
+        pooled: list[Floats] = []
+        for states, means in self._texts.each([len(piece) + 2 for piece in pieces], partial(self._run, pieces)):
+            hidden += list(states)
+            pooled += list(means)
+        result: list[Encoded] = []
+        row = 0
+        for tokens, sentences in zip(batch, spans, strict=True):
+            windows = range(row, row + tokens.windows)
+            states = np.concatenate([hidden[window][1 : len(pieces[window]) + 1] for window in windows])
+            result.append(
+                Encoded(
+                    _unit(pooled[row][-states.shape[-1] :]),
+                    pooled[row],
+                    _sentence_means(states, tokens.offsets, sentences),
+                )
+            )
+            row += tokens.windows
+        return result
+
+    def _run(self, pieces: Sequence[Integers], part: slice, options: ort.RunOptions | None) -> tuple[Floats, Floats]:
+        """The last hidden states (rows, tokens, dimensions) of some windows, and their means (rows, features)."""
+        chosen = pieces[part]
+        ids = np.zeros((len(chosen), max(map(len, chosen)) + 2), np.int64)
+        mask = np.zeros_like(ids)
+        for row, piece in enumerate(chosen):
             ids[row, 0], ids[row, len(piece) + 1] = self._cls, self._sep
             ids[row, 1 : len(piece) + 1] = piece
             mask[row, : len(piece) + 2] = 1
-        hidden, pooled = self._session.run(
-            ["last_hidden_state", "pooled"], {"input_ids": ids, "attention_mask": mask}, self._run_options
+        hidden, pooled = self._texts.session.run(
+            ["last_hidden_state", "pooled"], {"input_ids": ids, "attention_mask": mask}, options
         )
-        dimensions = hidden.shape[-1]
-        result: list[Encoded] = []
-        for row, (text, begin) in enumerate(rows):
-            if begin:
-                continue  # a further window: read below, with its text's first
-            tokens = batch[text]
-            states = np.concatenate(
-                [
-                    hidden[row + window, 1 : 1 + min(self._window, len(tokens.ids) - window * self._window)]
-                    for window in range(tokens.windows)
-                ]
-            )
-            result.append(
-                Encoded(
-                    _unit(pooled[row, -dimensions:]),
-                    pooled[row],
-                    _sentence_means(states, tokens.offsets, spans[text]),
-                )
-            )
-        return result
+        return hidden, pooled
 
 
 def _sentence_means(states: Floats, offsets: Integers, spans: Sequence[Sentence]) -> Floats:

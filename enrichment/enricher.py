@@ -4,8 +4,8 @@
     for ticket, result in zip(tickets, enricher.enrich(tickets)):
         ...                      # EnrichmentData, or an EnrichmentError that says why there is none
 
-All models run once over micro-batches of tickets of about equal length. A ticket's result does not depend on its
-neighbours, and what goes wrong with one ticket stays with it.
+Tickets go through the models in micro-batches of about equal length, shared out among the cores. A ticket's result
+does not depend on its neighbours, and what goes wrong with one ticket stays with it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import ClassifierSpec
 from enrichment.packing import packed
-from enrichment.session import make_session, ort, tidy_run
+from enrichment.session import ParallelSession, ort
 from enrichment.text import MAX_CHARACTERS
 
 __all__ = ["Judgement", "SequenceClassifier"]
@@ -35,33 +35,36 @@ class Judgement:
 class SequenceClassifier:
     """A classifier with a tokenizer of its own; safe for use by several threads."""
 
-    def __init__(self, session: ort.InferenceSession, tokenizer: Tokenizer, spec: ClassifierSpec) -> None:
-        self._session = session
+    def __init__(self, texts: ParallelSession, tokenizer: Tokenizer, spec: ClassifierSpec) -> None:
+        self._texts = texts
         self._tokenizer = tokenizer
         self._spec = spec
         self.threshold = spec.threshold
         self.fallback = spec.fallback
-        self._run_options = tidy_run()
 
     @classmethod
     def open(cls, bundle: Bundle, spec: ClassifierSpec, *, threads: int | None = None) -> SequenceClassifier:
         """Opens the classifier of a bundle. Raises BundleInvalid where graph or tokenizer do not fit the manifest."""
         with bundle.opening("the sentiment classifier"):
-            session = make_session(bundle.path(spec.file), threads=threads)
+            texts = ParallelSession(bundle.path(spec.file), threads=threads)
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
-        labels = {output.name: output.shape for output in session.get_outputs()}.get("logits", [0])[-1]
+        labels = {output.name: output.shape for output in texts.session.get_outputs()}.get("logits", [0])[-1]
         if labels != len(spec.labels):
             raise BundleInvalid(
                 f"{bundle.path(spec.file)} knows {labels} labels, the manifest {len(spec.labels)}; rebuild the bundle"
             )
         tokenizer.enable_truncation(spec.max_tokens)
         tokenizer.no_padding()
-        return cls(session, tokenizer, spec)
+        return cls(texts, tokenizer, spec)
 
     def logits(self, ids: Sequence[np.typing.NDArray[np.int64]]) -> np.typing.NDArray[np.float32]:
         """The model's outputs (texts, labels) for texts of token ids."""
-        [logits] = self._session.run(["logits"], packed(ids), self._run_options)
-        return np.asarray(logits)
+
+        def run(part: slice, options: ort.RunOptions | None) -> np.typing.NDArray[np.float32]:
+            [logits] = self._texts.session.run(["logits"], packed(ids[part]), options)
+            return np.asarray(logits)
+
+        return np.concatenate(self._texts.each([len(text) for text in ids], run))
 
     def judge(self, texts: Sequence[str]) -> list[Judgement]:
         """One judgement per text; none of them may be empty."""

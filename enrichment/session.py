@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 # Since 1.29 the official builds for Linux report to their maker from their import on: an upload, a device id and a
 # database under HOME (pull request 27379 of ONNX Runtime). This stops all of it, if it comes before the import: the
@@ -13,10 +15,14 @@ from typing import Final
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
-__all__ = ["available_cores", "make_session", "ort", "tidy_run"]
+__all__ = ["ParallelSession", "available_cores", "make_session", "ort", "tidy_run"]
 
+Result = TypeVar("Result")
 
 _CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
+# From here on more tokens in a run gain nothing; fewer leave part of the time to the overhead of operators.
+_RUN: Final = 128
+_LARGE: Final = 2 * _RUN  # what a run of so many tokens takes is worth keeping
 
 
 def available_cores() -> int:
@@ -47,3 +53,42 @@ def tidy_run() -> ort.RunOptions:
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
+
+
+class ParallelSession:
+    """A graph that reads texts, on all cores: every core runs some of the texts, with one thread.
+
+    Threads that share each operator wait for each other at its end, some hundred times a run; those that share the
+    texts do so once. With two threads and ten tickets that took 0.72 to 0.80 of the time (`make bench-full`).
+    """
+
+    def __init__(self, graph: Path, *, threads: int | None = None) -> None:
+        self.session = make_session(graph, threads=1)
+        threads = threads or available_cores()
+        self._pool = ThreadPoolExecutor(threads, graph.stem) if threads > 1 else None
+
+    def each(self, lengths: Sequence[int], run: Callable[[slice, ort.RunOptions | None], Result]) -> list[Result]:
+        """What `run` gives for slices that cover all texts, in order; it is called with options for the session.
+
+        `lengths` are the texts' in tokens. A slice has one text, or so many that they fill 128 tokens at most when all
+        are as long as the longest.
+        """
+        slices = _slices(lengths)
+
+        def one(part: slice) -> Result:
+            return run(part, tidy_run() if max(lengths[part]) > _LARGE else None)
+
+        if self._pool is None or len(slices) == 1:
+            return [one(part) for part in slices]
+        return list(self._pool.map(one, slices))
+
+
+def _slices(lengths: Sequence[int]) -> list[slice]:
+    slices: list[slice] = []
+    begin = longest = 0
+    for end, length in enumerate(lengths):
+        longest = max(longest, length)
+        if end > begin and (end + 1 - begin) * longest > _RUN:
+            slices.append(slice(begin, end))
+            begin, longest = end, length
+    return [*slices, slice(begin, len(lengths))] if lengths else []

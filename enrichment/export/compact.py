@@ -26,7 +26,7 @@ from enrichment.export.sentiment import Calibration, SentimentHead
 from enrichment.export.sources import MINILM, ExportError, find_model
 from enrichment.export.weights import Precision
 from enrichment.manifest import canonical
-from enrichment.session import make_session
+from enrichment.session import ParallelSession
 
 __all__ = [
     "MAX_TOKENS",
@@ -107,7 +107,7 @@ def open_encoder(folder: Path) -> Encoder:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return Encoder(make_session(folder / "encoder.onnx"), tokenizer, MAX_TOKENS, MAX_WINDOWS)
+    return Encoder(ParallelSession(folder / "encoder.onnx"), tokenizer, MAX_TOKENS, MAX_WINDOWS)
 
 
 def exported_graph(weights: Path) -> Graph:

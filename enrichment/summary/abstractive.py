@@ -1,48 +1,63 @@
 """An abstractive summary: DistilBART's encoder and decoder over ONNX Runtime, searched with beams.
 
-All texts of a batch decode together, and a text that is finished leaves the batch. A text's tokens do not depend on
-its neighbours: rows of tokens are never padded but within attention, and int8 scales belong to a row of tokens.
+The texts of a batch decode together, in two halves side by side, and a text that is finished leaves its half. A
+text's tokens do not depend on its neighbours: rows of tokens are never padded but within attention, and int8 scales
+belong to a row of tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Final
 
 import numpy as np
 
 from enrichment.encoder import Floats, Integers
-from enrichment.packing import HIDDEN, packed
-from enrichment.session import ort, tidy_run
+from enrichment.packing import GROUP, HIDDEN, packed, whole
+from enrichment.session import ParallelSession, ort, tidy_run
 from enrichment.summary.beam import BeamSearch, Generation
 
 __all__ = ["Generator"]
 
 _STEPS: Final = 8  # until a cache with several beams is tidied: a step reads all of its slots
 _SLOTS: Final = 16  # the same with one beam, which forgets nothing
-# Attention sums in groups of so many slots: whole groups of empty ones that follow change no sum.
-_GROUP: Final = 32
 
 
 class Generator:
-    """Summaries as tokens."""
+    """Summaries as tokens.
 
-    def __init__(self, encoder: ort.InferenceSession, decoder: ort.InferenceSession, settings: Generation) -> None:
+    With a pool of two threads the halves of a batch decode side by side: the operators of a step are small, so threads
+    that share each of them spend much of their time waiting for each other.
+    """
+
+    def __init__(
+        self,
+        encoder: ParallelSession,
+        decoder: ort.InferenceSession,
+        settings: Generation,
+        pool: Executor | None = None,
+    ) -> None:
         self._encoder = encoder
         self._decoder = decoder
+        self._pool = pool
         self.settings = settings
-        self._cross = [output.name for output in encoder.get_outputs()]
+        self._cross = {output.name: (output.shape[1], output.shape[3]) for output in encoder.session.get_outputs()}
 
     def with_settings(self, settings: Generation) -> Generator:
         """The same model with other settings."""
-        return Generator(self._encoder, self._decoder, settings)
+        return Generator(self._encoder, self._decoder, settings, self._pool)
 
     def generate(self, texts: Sequence[Integers]) -> list[list[int]]:
         """Token ids for every text (tokens,), each from the start token to the end token."""
-        feeds = packed(texts)
+        if self._pool is None or len(texts) == 1:
+            return self._search(texts)
+        middle = (len(texts) + 1) // 2
+        return [ids for half in self._pool.map(self._search, (texts[:middle], texts[middle:])) for ids in half]
+
+    def _search(self, texts: Sequence[Integers]) -> list[list[int]]:
         search = BeamSearch(len(texts), self.settings)
-        cross = dict(zip(self._cross, self._encoder.run(self._cross, feeds, tidy_run()), strict=True))
-        decoding = _Decoding(self._decoder, cross, np.asarray(feeds["mask"], np.float32), self.settings)
+        decoding = _Decoding(self._decoder, *self._read(texts), self.settings)
         scores, tokens = decoding.begin(self.settings.prefix)
         while len(search.texts):
             if search.forced is not None:
@@ -53,6 +68,27 @@ class Generator:
             if len(kept):
                 decoding.reorder(kept, parents)
         return search.results()
+
+    def _read(self, texts: Sequence[Integers]) -> tuple[dict[str, Floats], Floats]:
+        """Keys and values of the decoder's cross-attention, each (texts, heads, length, head size), and their mask."""
+        lengths = [len(text) for text in texts]
+        longest = max(lengths)
+        cross = {
+            name: np.empty((len(texts), heads, whole(longest), size), np.float32)
+            for name, (heads, size) in self._cross.items()
+        }
+
+        def run(part: slice, options: ort.RunOptions | None) -> Floats:
+            feeds = packed(texts[part], longest)
+            binding = self._encoder.session.io_binding()
+            for name, value in feeds.items():
+                binding.bind_cpu_input(name, value)
+            for name, array in cross.items():  # written where they are read, without a copy
+                binding.bind_ortvalue_output(name, _value(array[part]))
+            self._encoder.session.run_with_iobinding(binding, options)
+            return np.asarray(feeds["mask"], np.float32)
+
+        return cross, np.concatenate(self._encoder.each(lengths, run))
 
 
 class _Decoding:
@@ -74,8 +110,8 @@ class _Decoding:
         _, heads, _, size = cross["cross_k0"].shape
         self._names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
         # With one beam all texts have equal numbers of slots, and none needs to be filled up.
-        self._group = _GROUP if self._beams > 1 else 1
-        self._block = _whole(_STEPS * self._beams, self._group) if self._beams > 1 else _SLOTS
+        self._group = GROUP if self._beams > 1 else 1
+        self._block = whole(_STEPS * self._beams, self._group) if self._beams > 1 else _SLOTS
         self._cache = np.zeros((len(self._names), texts, heads, self._block, size), np.float32)
         self._used = 0
         self._seen = np.full((texts, 1, self._beams, self._block), HIDDEN, np.float32)
@@ -147,7 +183,7 @@ class _Decoding:
         """Makes room in the first slots."""
         live = (self._seen == 0).any((1, 2))
         counts = live.sum(1)
-        slots = self._block + _whole(int(counts.max()), self._group)
+        slots = self._block + whole(int(counts.max()), self._group)
         old, seen = self._cache, self._seen
         if slots != old.shape[3]:
             self._cache = np.zeros((*old.shape[:3], slots, old.shape[4]), np.float32)
@@ -158,11 +194,6 @@ class _Decoding:
             self._seen[text, :, :, place] = seen[text][:, :, live[text]]
         self._used = 0
         self._fixed = {}
-
-
-def _whole(count: int, group: int) -> int:
-    """The count, filled up to whole groups."""
-    return -(-count // group) * group
 
 
 def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:

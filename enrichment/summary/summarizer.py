@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,7 +14,7 @@ from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import AbstractiveSpec
 from enrichment.memory import give_back
-from enrichment.session import make_session
+from enrichment.session import ParallelSession, available_cores, make_session
 from enrichment.summary.abstractive import Generator
 from enrichment.summary.beam import Generation
 from enrichment.summary.extractive import Outline, beginning, closed
@@ -44,11 +45,13 @@ class Summarizer:
     def open(cls, bundle: Bundle, spec: AbstractiveSpec, *, threads: int | None = None) -> Summarizer:
         """Opens the summariser of a bundle. Raises BundleInvalid where its files do not fit the manifest."""
         bundle.path(spec.words)
+        threads = threads or available_cores()
         with bundle.opening("the summariser"):
-            encoder = make_session(bundle.path(spec.encoder), threads=threads)
-            decoder = make_session(bundle.path(spec.decoder), threads=threads)
+            encoder = ParallelSession(bundle.path(spec.encoder), threads=threads)
+            # Two halves of a batch run at a time, each on a thread of its own; any further ones help both.
+            decoder = make_session(bundle.path(spec.decoder), threads=max(1, threads - 1))
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
-        given, taken = {o.name for o in encoder.get_outputs()}, {i.name for i in decoder.get_inputs()}
+        given, taken = {o.name for o in encoder.session.get_outputs()}, {i.name for i in decoder.get_inputs()}
         if not given or given != {name for name in taken if name.startswith(("cross_k", "cross_v"))}:
             raise BundleInvalid(
                 f"{bundle.path(spec.decoder)} does not take what {spec.encoder} gives; rebuild the bundle"
@@ -56,7 +59,8 @@ class Summarizer:
         tokenizer.enable_truncation(spec.max_source_tokens)
         tokenizer.no_padding()
         settings = Generation(**spec.generation.model_dump())
-        return cls(Generator(encoder, decoder, settings), tokenizer, spec)
+        pool = ThreadPoolExecutor(2, "decoder") if threads > 1 else None
+        return cls(Generator(encoder, decoder, settings, pool), tokenizer, spec)
 
     @property
     def rows(self) -> int:

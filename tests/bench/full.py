@@ -96,12 +96,12 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
         encoder = Encoder.open(Bundle.open(folder))
         batch = tickets_of_eighty_tokens(encoder, 10)
         texts = [ticket_text(ticket.subject, ticket.body)[0] for ticket in batch]
-        tokens = sum(len(read.ids) + 2 for read in encoder.tokenize(texts))
+        lengths = [len(read.ids) + 2 for read in encoder.tokenize(texts)]
         stages: dict[str, float] = {}
         ours, theirs, least = interleaved(
             partial(enricher.enrich, batch, observe=partial(_note, stages)),
             partial(demo.enrich, texts[0], beams),
-            products(tokens, rows=10 * beams),
+            products(lengths, beams),
             rounds=rounds,
         )
         ratio = theirs / (ours / 10)

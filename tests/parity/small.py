@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transformers import (
 
 from enrichment.export.bart import Bart, decoder_graph, encoder_graph
 from enrichment.export.weights import Precision, Shared, word_arrays
-from enrichment.session import make_session
+from enrichment.session import ParallelSession, make_session
 from enrichment.summary.abstractive import Generator
 from enrichment.summary.beam import Generation
 
@@ -72,14 +73,17 @@ def _uneven(model: Any, seed: int) -> Any:
     return model
 
 
-def generator(model: Any, folder: Path, precision: Precision, settings: Generation) -> Generator:
-    """Our generator of that model."""
+def generator(
+    model: Any, folder: Path, precision: Precision, settings: Generation, *, halves: bool = True
+) -> Generator:
+    """Our generator of that model, which decodes a batch in two halves, or as a whole."""
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     ours = Bart(state, model.config.to_dict())
     words = Shared.write(folder, "words.bin", word_arrays(ours.words, precision))
     for name, graph in (("encoder", encoder_graph), ("decoder", decoder_graph)):
         (folder / name).write_bytes(graph(ours, precision, words).SerializeToString())
-    return Generator(make_session(folder / "encoder", threads=1), make_session(folder / "decoder", threads=1), settings)
+    encoder, decoder = ParallelSession(folder / "encoder", threads=2), make_session(folder / "decoder", threads=1)
+    return Generator(encoder, decoder, settings, ThreadPoolExecutor(2) if halves else None)
 
 
 def texts(shape: Shape, seed: int, count: int = 10) -> list[np.typing.NDArray[np.int64]]:

@@ -112,7 +112,8 @@ def test_a_texts_numbers_do_not_depend_on_the_others(
 ) -> None:
     """To the last bit, however many slots of the cache the other texts' beams need."""
     batch = texts(SHAPES[1], 4)
-    ours = generator(bart(SHAPES[1], 4), tmp_path, precision, replace(OURS, num_beams=beams, min_length=50))
+    settings = replace(OURS, num_beams=beams, min_length=50)
+    ours = generator(bart(SHAPES[1], 4), tmp_path, precision, settings, halves=False)
     advance = BeamSearch.advance
 
     def numbers_of(some: list[Any]) -> np.typing.NDArray[np.float32]:

@@ -1,8 +1,16 @@
 """ONNX Runtime, as the library starts it."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
+from threading import Barrier, get_ident
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrichment.session import ParallelSession
 
 ROOT = Path(__file__).parents[2]
 ENRICH = """
@@ -32,3 +40,50 @@ def test_the_models_leave_no_trace_and_report_to_nobody(bundle: Path, tmp_path: 
 
 def test_a_bare_session_does_leave_traces(bundle: Path, tmp_path: Path) -> None:
     assert "onnxruntime.db" in _left_behind(BARE, bundle, tmp_path)
+
+
+# -- texts shared out among threads ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[1, 2, 5])
+def shared(request: pytest.FixtureRequest, bundle: Path) -> ParallelSession:
+    """The encoder's session, with one thread and with several."""
+    return ParallelSession(bundle / "encoder.onnx", threads=request.param)
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=40))
+def test_every_text_is_read_once_and_in_order(shared: ParallelSession, lengths: list[int]) -> None:
+    found = shared.each(lengths, lambda part, _: part)
+    assert [i for part in found for i in range(part.start, part.stop)] == list(range(len(lengths)))
+    for part in found:
+        own = lengths[part]
+        assert len(own) == 1 or len(own) * max(own) <= 128
+    for part, following in itertools.pairwise(found):
+        both = lengths[part.start : following.start + 1]
+        assert len(both) * max(both) > 128, "short texts share a run"
+
+
+def test_texts_are_read_side_by_side(bundle: Path) -> None:
+    session = ParallelSession(bundle / "encoder.onnx", threads=2)
+    meeting = Barrier(2, timeout=20)
+    session.each([100] * 4, lambda _part, _: meeting.wait())  # would break if one waited for the other
+
+
+def test_one_thread_means_the_callers(bundle: Path) -> None:
+    session = ParallelSession(bundle / "encoder.onnx", threads=1)
+    assert set(session.each([100] * 4, lambda _part, _: get_ident())) == {get_ident()}
+
+
+def test_what_fails_is_raised(shared: ParallelSession) -> None:
+    def fail(part: slice, _: object) -> None:
+        if part.start == 2:
+            raise ValueError("the third")
+
+    with pytest.raises(ValueError, match="the third"):
+        shared.each([100] * 4, fail)
+    assert len(shared.each([100] * 4, lambda part, _: part)) == 4, "and the next call works"
+
+
+def test_only_a_long_text_makes_a_session_give_back_its_memory(shared: ParallelSession) -> None:
+    given_back = shared.each([1024, 257, 256, 9], lambda _part, options: options is not None)
+    assert given_back == [True, True, False, False]
