@@ -19,7 +19,14 @@ from enrichment.cues import Cues
 from enrichment.encoder import Encoder
 from enrichment.export.assembly import Say, placed, quiet, write_manifest
 from enrichment.export.corpus import TAXONOMY, TICKETS, Labelled, Taxonomy, read_labelled
-from enrichment.export.graph import Graph, canonical_model, load_fused_bert, pool_layers, spell_out_embeddings
+from enrichment.export.graph import (
+    Graph,
+    canonical_model,
+    load_fused_bert,
+    pool_layers,
+    spell_out_embeddings,
+    spell_out_normalisation,
+)
 from enrichment.export.heads import FOLDS, FittedHead, features, fit_head
 from enrichment.export.quantize import quantize_products, quantize_words
 from enrichment.export.sentiment import Calibration, SentimentHead
@@ -126,6 +133,7 @@ def exported_graph(weights: Path) -> Graph:
         graph = load_fused_bert(Path(scratch) / "model.onnx", heads=_HEADS, hidden=_HIDDEN)
     spell_out_embeddings(graph, max_tokens=MAX_TOKENS)
     pool_layers(graph, _LAYERS)
+    spell_out_normalisation(graph)
     return graph
 
 

@@ -15,7 +15,15 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["MICROSOFT", "Graph", "canonical_model", "load_fused_bert", "pool_layers", "spell_out_embeddings"]
+__all__ = [
+    "MICROSOFT",
+    "Graph",
+    "canonical_model",
+    "load_fused_bert",
+    "pool_layers",
+    "spell_out_embeddings",
+    "spell_out_normalisation",
+]
 
 MICROSOFT: Final = "com.microsoft"
 Array = npt.NDArray[Any]
@@ -117,6 +125,18 @@ def spell_out_embeddings(graph: Graph, *, max_tokens: int) -> None:
     graph.rename(old_mask, mask.output[0])
     graph.inputs = [i for i in graph.inputs if i.name != "token_type_ids"]
     graph.prune()
+
+
+def spell_out_normalisation(graph: Graph) -> None:
+    """Replaces the fused addition and normalisation by plain operators, which take a third of its time."""
+    for fused in [node for node in graph.nodes if node.op_type == "SkipLayerNormalization"]:
+        rows, before, scale, shift, bias = fused.input
+        epsilon = next(a.f for a in fused.attribute if a.name == "epsilon")
+        product = graph.node("Add", rows, bias)
+        total = graph.node("Add", product.output[0], before)
+        normal = graph.node("LayerNormalization", total.output[0], scale, shift, epsilon=epsilon, axis=-1)
+        normal.output[0] = fused.output[0]
+        graph.replace([fused], [product, total, normal])
 
 
 def pool_layers(graph: Graph, layers: Sequence[int]) -> None:
