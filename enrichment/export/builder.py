@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from enrichment.export.graph import MICROSOFT, Array
-from enrichment.export.quantize import GELU_FLOOR, columns
+from enrichment.export.quantize import GELU_FLOOR, Rows, columns, integer_product, quantized_rows
 from enrichment.export.weights import Linear, Precision, Shared
 
 __all__ = ["Builder"]
@@ -36,6 +36,7 @@ class Builder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._known: dict[tuple[Any, ...], str] = {}
+        self._quantized: dict[str, Rows] = {}
         self._count = 0
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
@@ -117,18 +118,9 @@ class Builder:
 
     def integer_product(self, rows: str, weights: str, scale: str, width: int, *, after_gelu: bool = False) -> str:
         """`rows` in 8 bits, with a scale for each, times int8 `weights` (inputs, width) with `scale` (width,)."""
-        number, largest, zero = self._quantized(rows, after_gelu=after_gelu)
-        product = self.op(
-            "MatMulIntegerToFloat",
-            number,
-            weights,
-            self.constant(1 / 255 if after_gelu else 1 / 127, np.float32),
-            scale,
-            zero,
-            self.constant(np.zeros(width), np.int8),
-            domain=MICROSOFT,
-        )
-        return self.op("Mul", product, largest)
+        if rows not in self._quantized:  # once for all products that read them
+            self._quantized[rows] = quantized_rows(self.op, self.constant, rows, after_gelu=after_gelu)
+        return integer_product(self.op, self.constant, self._quantized[rows], weights, scale, width)
 
     def bias(self, values: Array) -> str:
         """A vector of numbers."""
@@ -198,25 +190,6 @@ class Builder:
             producer_version="1",
             ir_version=8,
         )
-
-    def _quantized(self, rows: str, *, after_gelu: bool) -> tuple[str, str, str]:
-        """Rows as uint8, the largest number of each, the integer that stands for zero; once for all who read them."""
-        key = ("quantized", rows)
-        if key not in self._known:
-            if after_gelu:
-                steps, zero, value = 255.0, 0, self.op("Add", rows, self.constant(GELU_FLOOR, np.float32))
-                largest = self.op("ReduceMax", value, axes=[-1], keepdims=1)
-            else:
-                steps, zero, value = 127.0, 128, rows
-                largest = self.op("ReduceMax", self.op("Abs", rows), axes=[-1], keepdims=1)
-            # A row of zeros gives integers without meaning, which its scale of zero turns into zeros again.
-            small = self.op("Mul", value, self.op("Div", self.constant(steps, np.float32), largest))
-            zero_name = self.constant(zero, np.uint8)
-            # One operator rounds, shifts and narrows: it was faster than three.
-            number = self.op("QuantizeLinear", small, self.constant(1.0, np.float32), zero_name)
-            self._known[key] = f"{number}|{largest}|{zero_name}"
-        number, largest, zero_name = self._known[key].split("|")
-        return number, largest, zero_name
 
     def _name(self, prefix: str) -> str:
         self._count += 1

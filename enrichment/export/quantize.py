@@ -14,9 +14,11 @@ Three choices, each against a fault that was measured:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
@@ -25,19 +27,37 @@ from enrichment.export.graph import MICROSOFT, Array, Graph
 __all__ = [
     "GELU_FLOOR",
     "Exponents",
+    "Rows",
     "columns",
+    "integer_product",
     "products",
     "quantize_products",
     "quantize_words",
+    "quantized_rows",
     "smoothing_exponents",
 ]
 
 Exponents = Mapping[str, Sequence[int]]
 """Per product ("<layer>.<kind>") the power of two that each input channel is divided by."""
 
+Op = Callable[..., str]
+"""Adds a node to a graph, by its kind, inputs and attributes; gives the name of its first output."""
+Constant = Callable[[npt.ArrayLike, npt.DTypeLike], str]
+"""Adds a constant to a graph; gives its name."""
+
 _SMOOTHING: Final = 0.65  # share of the activation's range that moves into the weights
 # GELU never falls below -0.17: shifted by this it is not negative, and uses all 256 steps instead of half.
 GELU_FLOOR: Final = 0.17
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Names of rows in 8 bits, of the largest number of each, of the integer that is zero; steps up to the largest."""
+
+    numbers: str
+    largest: str
+    zero: str
+    steps: float
 
 
 def products(graph: Graph) -> dict[str, list[onnx.NodeProto]]:
@@ -98,18 +118,9 @@ def _quantize(graph: Graph, group: Sequence[onnx.NodeProto], smoothing: Array | 
         source = add("Mul", source, graph.constant(1 / smoothing, np.float32))
         weights = weights * smoothing[:, None]
     numbers, scale = columns(weights)
-    row, steps, largest, zero = _rows(graph, add, source, shift)
-    product = add(
-        "MatMulIntegerToFloat",
-        row,
-        graph.constant(numbers, np.int8),
-        graph.constant(1 / steps, np.float32),
-        graph.constant(scale, np.float32),
-        zero,
-        graph.constant(np.zeros(len(scale)), np.int8),
-        domain=MICROSOFT,
-    )
-    product = add("Mul", product, largest)
+    rows = quantized_rows(add, graph.constant, source, after_gelu=bool(shift))
+    factors = graph.constant(numbers, np.int8), graph.constant(scale, np.float32)
+    product = integer_product(add, graph.constant, rows, *factors, len(scale))
     if shift:  # (x + shift) W = x W + shift * (sum of W's rows); the sum is over integers, hence exact
         product = add("Sub", product, graph.constant(shift * scale * numbers.sum(0, dtype=np.int64), np.float32))
     if len(group) > 1:
@@ -123,19 +134,26 @@ def _quantize(graph: Graph, group: Sequence[onnx.NodeProto], smoothing: Array | 
         graph.rename(node.output[0], result)
 
 
-def _rows(graph: Graph, add: Callable[..., str], source: str, shift: float) -> tuple[str, float, str, str]:
-    """Quantises by row: the integers, how many steps the largest number is, that number, the integer for zero."""
-    if shift:
-        value, steps, zero = add("Add", source, graph.constant(shift, np.float32)), 255.0, 0
-        largest = add("ReduceMax", value, axes=[-1], keepdims=1)
+def quantized_rows(op: Op, constant: Constant, rows: str, *, after_gelu: bool) -> Rows:
+    """Adds what turns rows of numbers into 8 bits, by a scale for each row."""
+    if after_gelu:
+        steps, zero, value = 255.0, 0, op("Add", rows, constant(GELU_FLOOR, np.float32))
+        largest = op("ReduceMax", value, axes=[-1], keepdims=1)
     else:
-        value, steps, zero = source, 127.0, 128
-        largest = add("ReduceMax", add("Abs", value), axes=[-1], keepdims=1)
+        steps, zero, value = 127.0, 128, rows
+        largest = op("ReduceMax", op("Abs", rows), axes=[-1], keepdims=1)
     # A row of zeros gives integers without meaning, which its scale of zero turns into zeros again.
-    small = add("Mul", value, add("Div", graph.constant(steps, np.float32), largest))
-    name = graph.constant(zero, np.uint8)
+    small = op("Mul", value, op("Div", constant(steps, np.float32), largest))
+    name = constant(zero, np.uint8)
     # One operator rounds, shifts and narrows: it was faster than three.
-    return add("QuantizeLinear", small, graph.constant(1.0, np.float32), name), steps, largest, name
+    return Rows(op("QuantizeLinear", small, constant(1.0, np.float32), name), largest, name, steps)
+
+
+def integer_product(op: Op, constant: Constant, rows: Rows, weights: str, scale: str, width: int) -> str:
+    """Adds the product of rows and int8 `weights` (inputs, width) with `scale` (width,)."""
+    step, nothing = constant(1 / rows.steps, np.float32), constant(np.zeros(width), np.int8)
+    product = op("MatMulIntegerToFloat", rows.numbers, weights, step, scale, rows.zero, nothing, domain=MICROSOFT)
+    return op("Mul", product, rows.largest)
 
 
 def columns(weights: Array) -> tuple[Array, Array]:
