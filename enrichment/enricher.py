@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,12 +83,14 @@ class Enricher:
         Raises BundleError.
         """
         bundle = Bundle.open(folder, verify=verify)
-        encoder = Encoder.open(bundle, threads=threads)
-        classifiers = Classifiers.open(bundle, encoder, threads=threads)
         spec = bundle.manifest.models.summary
-        if isinstance(spec, AbstractiveSpec):
-            return cls(bundle, encoder, classifiers, Summarizer.open(bundle, spec, threads=threads))
-        return cls(bundle, encoder, classifiers)
+        with ThreadPoolExecutor(1) as beside:
+            summarizer = None
+            if isinstance(spec, AbstractiveSpec):
+                summarizer = beside.submit(Summarizer.open, bundle, spec, threads=threads)
+            encoder = Encoder.open(bundle, threads=threads)
+            classifiers = Classifiers.open(bundle, encoder, threads=threads)
+        return cls(bundle, encoder, classifiers, summarizer.result() if summarizer else None)
 
     def enrich(
         self, tickets: Sequence[RawTicket], *, time_left: TimeLeft | None = None, observe: Observe | None = None

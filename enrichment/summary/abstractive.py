@@ -1,14 +1,15 @@
 """An abstractive summary: DistilBART's encoder and decoder over ONNX Runtime, searched with beams.
 
-The texts of a batch decode together, in two halves side by side, and a text that is finished leaves its half. A
-text's tokens do not depend on its neighbours: rows of tokens are never padded but within attention, and int8 scales
-belong to a row of tokens.
+The texts of a batch decode together, or in two halves side by side, and a text that is finished leaves. A text's tokens
+do not depend on its neighbours: rows of tokens are never padded but within attention, and int8 scales belong to a row
+of tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -27,8 +28,8 @@ _SLOTS: Final = 16  # the same with one beam, which forgets nothing
 class Generator:
     """Summaries as tokens.
 
-    With a pool of two threads the halves of a batch decode side by side: the operators of a step are small, so threads
-    that share each of them spend much of their time waiting for each other.
+    `half` is a session of the decoder for the halves of a batch, which then decode side by side: the operators of a
+    step are small, so that threads which share each of them spend much of their time waiting for each other.
     """
 
     def __init__(
@@ -36,28 +37,30 @@ class Generator:
         encoder: ParallelSession,
         decoder: ort.InferenceSession,
         settings: Generation,
-        pool: Executor | None = None,
+        half: ort.InferenceSession | None = None,
     ) -> None:
         self._encoder = encoder
         self._decoder = decoder
-        self._pool = pool
+        self._half = half
+        self._pool = ThreadPoolExecutor(2, "half") if half else None
         self.settings = settings
         self._cross = {output.name: (output.shape[1], output.shape[3]) for output in encoder.session.get_outputs()}
 
     def with_settings(self, settings: Generation) -> Generator:
         """The same model with other settings."""
-        return Generator(self._encoder, self._decoder, settings, self._pool)
+        return Generator(self._encoder, self._decoder, settings, self._half)
 
     def generate(self, texts: Sequence[Integers]) -> list[list[int]]:
         """Token ids for every text (tokens,), each from the start token to the end token."""
-        if self._pool is None or len(texts) == 1:
-            return self._search(texts)
+        if self._pool is None or self._half is None or len(texts) == 1:
+            return self._search(self._decoder, texts)
         middle = (len(texts) + 1) // 2
-        return [ids for half in self._pool.map(self._search, (texts[:middle], texts[middle:])) for ids in half]
+        halves = self._pool.map(partial(self._search, self._half), (texts[:middle], texts[middle:]))
+        return [ids for half in halves for ids in half]
 
-    def _search(self, texts: Sequence[Integers]) -> list[list[int]]:
+    def _search(self, decoder: ort.InferenceSession, texts: Sequence[Integers]) -> list[list[int]]:
         search = BeamSearch(len(texts), self.settings)
-        decoding = _Decoding(self._decoder, *self._read(texts), self.settings)
+        decoding = _Decoding(decoder, *self._read(texts), self.settings)
         scores, tokens = decoding.begin(self.settings.prefix)
         while len(search.texts):
             if search.forced is not None:

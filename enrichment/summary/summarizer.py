@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import AbstractiveSpec
 from enrichment.memory import give_back
-from enrichment.session import ParallelSession, available_cores, make_session
+from enrichment.session import ParallelSession, available_cores, make_session, ort
 from enrichment.summary.abstractive import Generator
 from enrichment.summary.beam import Generation
 from enrichment.summary.extractive import Outline, beginning, closed
@@ -46,11 +47,13 @@ class Summarizer:
         """Opens the summariser of a bundle. Raises BundleInvalid where its files do not fit the manifest."""
         bundle.path(spec.words)
         threads = threads or available_cores()
-        with bundle.opening("the summariser"):
+        with bundle.opening("the summariser"), ThreadPoolExecutor(1) as beside:
+            # A decoder takes longest to open: it packs the weights of the whole vocabulary.
+            halves = beside.submit(_half, bundle.path(spec.decoder), spec.generation.num_beams, threads)
+            decoder = make_session(bundle.path(spec.decoder), threads=threads)
             encoder = ParallelSession(bundle.path(spec.encoder), threads=threads)
-            # Two halves of a batch run at a time, each on a thread of its own; any further ones help both.
-            decoder = make_session(bundle.path(spec.decoder), threads=max(1, threads - 1))
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
+            half = halves.result()
         given, taken = {o.name for o in encoder.session.get_outputs()}, {i.name for i in decoder.get_inputs()}
         if not given or given != {name for name in taken if name.startswith(("cross_k", "cross_v"))}:
             raise BundleInvalid(
@@ -59,8 +62,7 @@ class Summarizer:
         tokenizer.enable_truncation(spec.max_source_tokens)
         tokenizer.no_padding()
         settings = Generation(**spec.generation.model_dump())
-        pool = ThreadPoolExecutor(2, "decoder") if threads > 1 else None
-        return cls(Generator(encoder, decoder, settings, pool), tokenizer, spec)
+        return cls(Generator(encoder, decoder, settings, half), tokenizer, spec)
 
     @property
     def rows(self) -> int:
@@ -85,8 +87,9 @@ class Summarizer:
         return Summarizer(self._generator.with_settings(settings), self._tokenizer, self._spec)
 
     def warm_up(self, text: str) -> None:
-        """Runs every part once."""
-        self.shortened(_WARM_UP_LENGTH).read([text])
+        """Runs every part once: what reads one text, and what reads several."""
+        for count in (1, 2):
+            self.shortened(_WARM_UP_LENGTH).read([text] * count)
 
     def read(self, texts: Sequence[str]) -> list[Summary]:
         """A generated summary of each text, however short; none of them may be empty."""
@@ -108,6 +111,14 @@ class Summarizer:
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _half(decoder: Path, beams: int, threads: int) -> ort.InferenceSession | None:
+    """A session for halves of a batch, where they pay: with one beam they gain nothing over the whole.
+
+    Two run at a time, each on a thread of its own; any further threads help both.
+    """
+    return make_session(decoder, threads=threads - 1) if threads > 1 and beams > 1 else None
 
 
 def _ended(text: str) -> str:

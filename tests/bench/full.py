@@ -55,8 +55,9 @@ What was tried, on two cores with AVX2 and without VNNI (Zen 3), and what it gav
     threads that spin within a run and stop after it: 20 to 70 % more CPU time, slower on a busy machine; left out
     texts shared out among the cores, a thread each, instead of every operator: 0.72 to 0.80 of the time of an encoder,
       kept; on sessions of two threads no gain
-    the halves of a batch decoding side by side, a thread each: 0.85 of the time of a batch of ten with 4 beams, 0.93 to
-      0.99 greedily, but 1.2 to 1.25 times that of one ticket alone; kept, as one session for each would take 140 MB
+    the halves of a batch decoding side by side, a thread each: 0.85 of the time of a batch of ten with 4 beams, kept;
+      0.93 to 0.99 greedily, left out. One ticket alone would take 1.2 times as long on a session of one thread: it has
+      its own, for 160 MB and a fifth of a second, which opening sessions side by side saves again
     huge pages for the weights (GLIBC_TUNABLES): no gain; left out
     the sum of exponentials by ReduceLogSumExp or by plain operators, so that LogSoftmax need not write 50,264 numbers a
       row: 1.5 to 4 times as long as LogSoftmax and TopK together; left out

@@ -1,6 +1,7 @@
 """The int8 products of the full profile alone, as ONNX Runtime's kernels compute them: all else comes on top.
 
-They are shared out among the cores as ours are: each text on one thread, the halves of a batch decoding side by side.
+They are shared out among the cores as ours are: each text on one thread, and the halves of a batch decode side by side,
+but with one beam the whole on both cores.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from enrichment.export.graph import MICROSOFT
-from enrichment.session import ParallelSession, ort
+from enrichment.session import ParallelSession, make_session, ort
 
 _VOCABULARY = 50_264
 _STEPS = 47  # of 50 tokens the first two and the last are given
@@ -40,7 +41,10 @@ _STEP = 6 * [*_layer(1024, 4096), (1024, 1024), (1024, 1024)] + [(1024, _VOCABUL
 
 def products(lengths: Sequence[int], beams: int) -> Callable[[], None]:
     """Computes what a batch of texts costs, whose lengths in tokens are given, with so many beams."""
-    texts, step = _session(_TEXTS), _session(_STEP).session
+    halves = [len(lengths)] if beams == 1 else [len(lengths) // 2, len(lengths) - len(lengths) // 2]
+    with tempfile.TemporaryDirectory() as folder:
+        texts = ParallelSession(_graph(folder, _TEXTS), threads=2)
+        step = make_session(_graph(folder, _STEP), threads=3 - len(halves))
     feeds = [_rows(texts.session, length) for length in lengths]
     pool = ThreadPoolExecutor(2)
 
@@ -55,7 +59,7 @@ def products(lengths: Sequence[int], beams: int) -> Callable[[], None]:
 
     def run() -> None:
         texts.each(lengths, read)
-        list(pool.map(decode, (len(lengths) // 2, len(lengths) - len(lengths) // 2)))
+        list(pool.map(decode, halves))
 
     return run
 
@@ -65,7 +69,7 @@ def _rows(session: ort.InferenceSession, count: int) -> dict[str, Any]:
     return {i.name: random.integers(0, 256, (count, i.shape[1]), np.uint8) for i in session.get_inputs()}
 
 
-def _session(shapes: list[tuple[int, int]]) -> ParallelSession:
+def _graph(folder: str, shapes: list[tuple[int, int]]) -> Path:
     """Every product has weights of its own, which come from memory as in a model, and is made of the same rows."""
     random = np.random.default_rng(0)
     nodes, results = [], []
@@ -95,7 +99,6 @@ def _session(shapes: list[tuple[int, int]]) -> ParallelSession:
         [numpy_helper.from_array(array, name) for name, array in tensors.items()],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "products.onnx"
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-        return ParallelSession(path, threads=2)
+    path = Path(folder) / f"{len(shapes)}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def generator(
     for name, graph in (("encoder", encoder_graph), ("decoder", decoder_graph)):
         (folder / name).write_bytes(graph(ours, precision, words).SerializeToString())
     encoder, decoder = ParallelSession(folder / "encoder", threads=2), make_session(folder / "decoder", threads=1)
-    return Generator(encoder, decoder, settings, ThreadPoolExecutor(2) if halves else None)
+    return Generator(encoder, decoder, settings, decoder if halves else None)
 
 
 def texts(shape: Shape, seed: int, count: int = 10) -> list[np.typing.NDArray[np.int64]]:

@@ -12,6 +12,7 @@ import pytest
 
 from enrichment import BundleInvalid, Enricher, EnrichmentData, OutOfTime, RawTicket
 from enrichment.export.weights import Precision
+from enrichment.summary.beam import BeamSearch, Generation
 from handler.app import build
 from handler.settings import Settings
 from tests.fakes import SETTINGS, FakeWorld, context, event, record
@@ -120,6 +121,28 @@ def test_every_stage_is_observed(full: Enricher) -> None:
     seen: dict[str, int] = {}
     full.enrich(TICKETS, observe=lambda stage, _, count: seen.update({stage: seen.get(stage, 0) + count}))
     assert seen == dict.fromkeys(("tokenize", "encode", "classify", "summarize"), len(TICKETS))
+
+
+@pytest.mark.parametrize(("threads", "beams"), [(2, 1), (2, 4), (3, 4)])
+def test_more_cores_say_the_same(
+    full_source: Path, bundle: Path, tmp_path: Path, threads: int, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_bundle(tmp_path / "b", bundle, full_source, num_beams=beams, max_length=20)
+    tickets = [_ticket(row["subject"], row["body"] * (1 + i % 3)) for i, row in enumerate(HELDOUT[:7])]
+    wanted = _good(Enricher.open(folder, threads=1).enrich(tickets))
+    made = Enricher.open(folder, threads=threads)
+    together: list[int] = []
+    begin = BeamSearch.__init__
+
+    def noting(search: BeamSearch, texts: int, settings: Generation) -> None:
+        together.append(texts)
+        begin(search, texts, settings)
+
+    monkeypatch.setattr(BeamSearch, "__init__", noting)
+    for one, other in zip(wanted, _good(made.enrich(tickets)), strict=True):
+        assert (one.summary, one.sentiment) == (other.summary, other.sentiment)
+        assert one.scores["sentiment"] == other.scores["sentiment"]
+    assert sorted(together) == ([7] if beams == 1 else [3, 4])
 
 
 def test_memory_does_not_grow_with_batches_of_all_lengths(tmp_path: Path, bundle: Path, full_source: Path) -> None:
