@@ -74,9 +74,11 @@ class ParallelSession:
         are as long as the longest.
         """
         slices = _slices(lengths)
+        # All runs beside a large one tidy up: only the last to end finds nothing in use.
+        options = tidy_run() if max(lengths, default=0) > _LARGE else None
 
         def one(part: slice) -> Result:
-            return run(part, tidy_run() if max(lengths[part]) > _LARGE else None)
+            return run(part, options)
 
         if self._pool is None or len(slices) == 1:
             return [one(part) for part in slices]
