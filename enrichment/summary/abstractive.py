@@ -50,6 +50,11 @@ class Generator:
         """The same model with other settings."""
         return Generator(self._encoder, self._decoder, settings, self._half)
 
+    @property
+    def has_halves(self) -> bool:
+        """Whether several texts are decoded by another session than one text alone."""
+        return self._half is not None
+
     def generate(self, texts: Sequence[Integers]) -> list[list[int]]:
         """Token ids for every text (tokens,), each from the start token to the end token."""
         if self._pool is None or self._half is None or len(texts) == 1:

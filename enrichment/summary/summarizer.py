@@ -87,8 +87,8 @@ class Summarizer:
         return Summarizer(self._generator.with_settings(settings), self._tokenizer, self._spec)
 
     def warm_up(self, text: str) -> None:
-        """Runs every part once: what reads one text, and what reads several."""
-        for count in (1, 2):
+        """Runs every part once: what reads one text, and what reads several, if that is another."""
+        for count in (1, 2) if self._generator.has_halves else (1,):
             self.shortened(_WARM_UP_LENGTH).read([text] * count)
 
     def read(self, texts: Sequence[str]) -> list[Summary]:

@@ -52,14 +52,15 @@ def products(lengths: Sequence[int], beams: int) -> Callable[[], None]:
         for feed in feeds[part]:
             texts.session.run(None, feed, options)
 
-    def decode(count: int) -> None:
-        rows = _rows(step, count * beams)
+    steps = [_rows(step, count * beams) for count in halves]
+
+    def decode(rows: dict[str, Any]) -> None:
         for _ in range(_STEPS):
             step.run(None, rows)
 
     def run() -> None:
         texts.each(lengths, read)
-        list(pool.map(decode, halves))
+        list(pool.map(decode, steps))
 
     return run
 
