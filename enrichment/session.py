@@ -17,6 +17,13 @@ import onnxruntime as ort
 
 __all__ = ["ParallelSession", "available_cores", "make_session", "ort", "tidy_run"]
 
+# One arena for all sessions, that grows by what is asked for. Each would have its own, doubled whenever it is full: as
+# sessions mostly run in turn, that is memory which the others could use.
+ort.create_and_register_allocator(
+    ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
+    ort.OrtArenaCfg({"arena_extend_strategy": 1}),
+)
+
 Result = TypeVar("Result")
 
 _CPU_LIMIT: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -44,12 +51,12 @@ def make_session(graph: Path, *, threads: int | None = None) -> ort.InferenceSes
     # Idle threads that spin burn the very CPU share that Lambda bills and that the pool for S3 and DynamoDB needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # The arena keeps what it once had, until a run with the options of `tidy_run`.
-    options.enable_cpu_mem_arena = True
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def tidy_run() -> ort.RunOptions:
-    """Options of a run after which the session gives back what it holds, or what larger batches made it hold before."""
+    """Options of a run after which the arena gives back what no run uses: what larger batches made it hold before."""
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
