@@ -124,7 +124,7 @@ bench-full: $(VENV)/.bench  ## The same of the full profile, on random models of
 	@$(BIN)/python -m tests.bench.full
 
 clean:  ## Remove the virtual environment and the bundles
-	rm -rf $(VENV) $(CHECKOV) $(SAM) $(LOCALSTACK) .bundles build
+	rm -rf $(VENV) $(CHECKOV) $(SAM) $(LOCALSTACK) .bundles .cpus build
 
 # The default bundle; another one is given by BUNDLE=... and is never built here.
 .bundles/compact/bundle.json: $(EXPORT) | $(VENV)/.demo

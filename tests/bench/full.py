@@ -58,8 +58,8 @@ What was tried, on two cores with AVX2 and without VNNI (Zen 3), and what it gav
     the halves of a batch decoding side by side, a thread each: 0.85 of the time of a batch of ten with 4 beams, kept;
       0.93 to 0.99 greedily, left out. One ticket alone would take 1.2 times as long on a session of one thread: it has
       its own, for 160 MB and a fifth of a second, which opening sessions side by side saves again
-    one arena for all sessions, that grows by what is asked for: no slower, 25 to 45 MB off the peak of ten, 40 to 100 MB
-      off what stays between batches, kept
+    one arena for all sessions, that grows by what is asked for: no slower, 25 to 45 MB off the peak of ten, 40 to 100
+      MB off what stays between batches, kept
     huge pages for the weights (GLIBC_TUNABLES): no gain; left out
     the sum of exponentials by ReduceLogSumExp or by plain operators, so that LogSoftmax need not write 50,264 numbers a
       row: 1.5 to 4 times as long as LogSoftmax and TopK together; left out
