@@ -1,15 +1,20 @@
-"""Fixtures for all tests: the compact bundle, and an enricher on it."""
+"""Fixtures for all tests: the bundles, an enricher, and the AWS services."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from enrichment import Enricher
+
+if TYPE_CHECKING:
+    from handler.local import EmbeddedStack
 
 # The same examples on every machine, and no limits of time: a busy one would fail what is right. To look for new
 # examples: pytest --hypothesis-profile=default
@@ -49,6 +54,15 @@ def bundle() -> Path:
 def enricher(bundle: Path) -> Enricher:
     """An enricher on the compact bundle."""
     return Enricher.open(bundle)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[EmbeddedStack]:
+    """Every AWS service, made from template.yaml; tests share it, so each uses keys and ids of its own."""
+    from handler.local import EmbeddedStack
+
+    with EmbeddedStack() as embedded:
+        yield embedded
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -33,12 +32,6 @@ RUNS = 100
 AT_ONCE = 8  # most of their time they wait
 BATCH = 10
 HIDDEN = 2  # seconds after which what a dead process held is seen again
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[EmbeddedStack]:
-    with EmbeddedStack() as embedded:
-        yield embedded
 
 
 @dataclass

@@ -45,13 +45,6 @@ def image() -> str:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[EmbeddedStack]:
-    """Every AWS service, made from template.yaml; tests share it, so each uses keys and ids of its own."""
-    with EmbeddedStack() as embedded:
-        yield embedded
-
-
-@pytest.fixture(scope="session")
 def deployed(stack: EmbeddedStack, image: str, request: pytest.FixtureRequest) -> Lambda:
     """Makes containers of the function as the template deploys it."""
     return Lambda(stack, image, find_rie(), request.config.stash[_FIGURES])

@@ -20,12 +20,6 @@ CASES = {case.name: case for case in load_cases()}
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[EmbeddedStack]:
-    with EmbeddedStack() as embedded:
-        yield embedded
-
-
-@pytest.fixture(scope="module")
 def world(stack: EmbeddedStack) -> StackWorld:
     return StackWorld(stack, lambda *_: {})
 

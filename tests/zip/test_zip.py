@@ -52,12 +52,6 @@ def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[EmbeddedStack]:
-    with EmbeddedStack() as embedded:
-        yield embedded
-
-
-@pytest.fixture(scope="module")
 def world(stack: EmbeddedStack) -> StackWorld:
     return StackWorld(stack, lambda *_: {})
 
