@@ -68,7 +68,7 @@ def stack() -> Iterator[EmbeddedStack]:
 @pytest.fixture(scope="session")
 def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the full profile's three models, two of them small and random."""
-    from tests.small_full import write_source
+    from tests.support.small_full import write_source
 
     return write_source(tmp_path_factory.mktemp("models"))
 
@@ -76,6 +76,6 @@ def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Path, full_source: Path) -> Path:
     """A full bundle of those models, in int8."""
-    from tests.small_full import write_bundle
+    from tests.support.small_full import write_bundle
 
     return write_bundle(tmp_path_factory.mktemp("bundles") / "full", bundle, full_source)
