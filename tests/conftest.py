@@ -31,6 +31,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the switch of tests/characterization; only here is it known before the tests are collected."""
+    parser.addoption(
+        "--regenerate",
+        nargs="?",
+        const="all",
+        choices=("all", "behaviour", "models"),
+        help="tests/characterization: write the snapshots anew instead of comparing with them; "
+        "--regenerate=models only what the models decide",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the marks of these tests."""
     config.addinivalue_line("markers", "last: takes so long that everything else runs before it")
