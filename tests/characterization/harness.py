@@ -30,13 +30,13 @@ from typing import Any, Self
 import pytest
 
 from handler.app import build
-from handler.drain import Drain
+from handler.cli.shutdown import Shutdown
 from handler.local import EmbeddedStack
-from handler.observability import make_logger
+from handler.metrics import make_logger
 from handler.settings import Settings, WorkerSettings
 from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.polling import Poller
-from handler.worker.reports import Plan, Reporter
+from handler.worker.reports import Reporter, WorkerOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENTS = REPOSITORY / "events"
@@ -202,21 +202,21 @@ class _Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._logger = make_logger(settings.log_level)
-        self._figures = Reporter(io.BytesIO())
-        self._handler = build(settings, figures=self._figures, logger=self._logger)
+        self._metrics = Reporter(io.BytesIO())
+        self._handler = build(settings, metrics=self._metrics, logger=self._logger)
         self._queue = SqsMessageQueue(settings, wait=1)
 
     def one_batch(self) -> None:
-        drain = Drain(20)
+        shutdown = Shutdown(20)
 
         def last(event: Any, context: Any) -> Any:
             answer = self._handler(event, context)
-            drain.ask()  # the loop settles this batch, and ends
+            shutdown.ask()  # the loop settles this batch, and ends
             return answer
 
-        plan = Plan(wait=1, hidden=30, timeout=60)
+        options = WorkerOptions(wait=1, visibility_timeout=30, timeout=60)
         Poller(
-            self._queue, last, drain, plan, figures=self._figures, logger=self._logger, hang=lambda: os._exit(70)
+            self._queue, last, shutdown, options, metrics=self._metrics, logger=self._logger, hang=lambda: os._exit(70)
         ).run()
 
 
