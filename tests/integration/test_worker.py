@@ -112,7 +112,7 @@ class Harness:
             try:
                 eventually(until)
             finally:
-                shutdown.ask()
+                shutdown.request()
 
         thread = threading.Thread(target=watch)
         thread.start()
