@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrichment.ticket import EnrichmentData, RawTicket
-from handler.errors import BucketUnexpected, ObjectGone, ObjectReplaced, ObjectTooLarge, from_aws
+from handler.aws.errors import from_aws
+from handler.errors import BucketUnexpected, ObjectGone, ObjectReplaced, ObjectTooLarge
 from handler.messages import StoredTicket
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enrichment.ticket import Priority
-from handler.errors import ObjectGone, from_aws
+from handler.aws.errors import from_aws
+from handler.errors import ObjectGone
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

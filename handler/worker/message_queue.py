@@ -1,17 +1,16 @@
-"""The queue that the worker reads: the port, and its adapter for SQS."""
+"""The queue that the worker reads: the port, and its adapter over handler.aws.sqs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.errors import from_aws
+from handler.aws.sqs import Queue, tens
+from handler.errors import MessageError
 from handler.settings import Settings
 from handler.worker.invocation import Message
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 __all__ = ["MessageQueue", "QueueFacts", "SqsMessageQueue"]
-
-_MOST_ENTRIES: Final = 10  # of one batch request
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,64 +55,30 @@ class SqsMessageQueue:
     """MessageQueue over SQS; `wait` is how many seconds an empty queue is asked at a time (long poll, at most 20)."""
 
     def __init__(self, settings: Settings, wait: int) -> None:
-        self._url = settings.queue_url
         self._wait = wait
         session = boto3.session.Session()
         # The poller tries again by itself, and says so once. SQS answers a long poll when its wait is over.
-        self._receiving = _client(session, settings, read_timeout=wait + 10)
+        self._receiving = Queue(_client(session, settings, read_timeout=wait + 10), settings.queue_url)
         # What is short must fail soon: a process that drains has seconds only.
-        self._settling = _client(session, settings, read_timeout=3)
+        self._settling = Queue(_client(session, settings, read_timeout=3), settings.queue_url)
 
     def facts(self) -> QueueFacts:
         """As MessageQueue.facts."""
-        try:
-            found = self._settling.get_queue_attributes(
-                QueueUrl=self._url, AttributeNames=["QueueArn", "VisibilityTimeout"]
-            )["Attributes"]
-        except (ClientError, BotoCoreError) as error:
-            raise from_aws(error, "GetQueueAttributes") from error
-        return QueueFacts(found["QueueArn"], int(found["VisibilityTimeout"]))
+        found = self._settling.attributes()
+        return QueueFacts(found.arn, found.visibility_timeout)
 
     def receive(self, count: int, hidden: int) -> Sequence[Message]:
         """As MessageQueue.receive."""
-        try:
-            answer = self._receiving.receive_message(
-                QueueUrl=self._url,
-                MaxNumberOfMessages=count,
-                WaitTimeSeconds=self._wait,
-                VisibilityTimeout=hidden,
-                MessageSystemAttributeNames=["All"],
-                MessageAttributeNames=["All"],
-            )
-        except (ClientError, BotoCoreError) as error:
-            raise from_aws(error, "ReceiveMessage") from error
-        return cast("Sequence[Message]", answer.get("Messages", []))
+        received = self._receiving.receive(wait=self._wait, visibility_timeout=hidden, max_messages=count)
+        return cast("Sequence[Message]", received)
 
     def delete(self, messages: Sequence[Message]) -> list[Message]:
-        """As MessageQueue.delete; an error of the call leaves the whole of its ten in doubt."""
-        left: list[Message] = []
-        for part in _tens(messages):
-            entries: Any = _entries(part)
-            try:
-                answer = self._settling.delete_message_batch(QueueUrl=self._url, Entries=entries)
-            except (ClientError, BotoCoreError):
-                left += part
-            else:
-                left += _unconfirmed(part, answer)
-        return left
+        """As MessageQueue.delete."""
+        return _unconfirmed(messages, self._settling.delete)
 
     def hide(self, messages: Sequence[Message], seconds: int) -> list[Message]:
         """As MessageQueue.hide."""
-        left: list[Message] = []
-        for part in _tens(messages):
-            entries: Any = [{**entry, "VisibilityTimeout": seconds} for entry in _entries(part)]
-            try:
-                answer = self._settling.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
-            except (ClientError, BotoCoreError):
-                left += part
-            else:
-                left += _unconfirmed(part, answer)
-        return left
+        return _unconfirmed(messages, lambda receipts: self._settling.change_visibility(receipts, seconds))
 
 
 def _client(session: Any, settings: Settings, *, read_timeout: int) -> SQSClient:
@@ -127,18 +90,14 @@ def _client(session: Any, settings: Settings, *, read_timeout: int) -> SQSClient
     return client
 
 
-def _tens(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    rest = iter(messages)
-    while part := list(islice(rest, _MOST_ENTRIES)):
-        yield part
-
-
-def _entries(part: Sequence[Message]) -> list[dict[str, Any]]:
-    # Numbers for ids: one receive may hold the same message twice, under two handles.
-    return [{"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]} for number, message in enumerate(part)]
-
-
-def _unconfirmed(part: Sequence[Message], answer: Mapping[str, Any]) -> list[Message]:
-    """Those that are not among the successful ones: an answer names the others as `Failed`, or leaves them out."""
-    done = {entry["Id"] for entry in answer.get("Successful", [])}
-    return [message for number, message in enumerate(part) if str(number) not in done]
+def _unconfirmed(messages: Sequence[Message], settle: Callable[[Sequence[str]], list[bool]]) -> list[Message]:
+    """Settle messages ten at a time and return those that SQS does not confirm; after an error, all of the ten."""
+    left: list[Message] = []
+    for part in tens(messages):
+        try:
+            done = settle([message["ReceiptHandle"] for message in part])
+        except MessageError:
+            left += part
+        else:
+            left += [message for message, is_done in zip(part, done, strict=True) if not is_done]
+    return left
