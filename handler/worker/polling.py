@@ -20,9 +20,10 @@ from handler.worker.invocation import AnswerMalformed, InvocationContext, Messag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from handler.aws.sqs import QueueAttributes
     from handler.cli.shutdown import Shutdown
     from handler.metrics import Logger
-    from handler.worker.message_queue import MessageQueue, QueueAttributes
+    from handler.worker.message_queue import MessageQueue
     from handler.worker.reports import PollMetrics, WorkerOptions
 
 __all__ = ["FUNCTION_NAME", "Poller"]
@@ -89,7 +90,9 @@ class Poller:
         )
 
     def _visibility_timeout(self, attributes: QueueAttributes) -> int:
-        return max(1, min(self._options.visibility_timeout, attributes.visibility or self._options.visibility_timeout))
+        return max(
+            1, min(self._options.visibility_timeout, attributes.visibility_timeout or self._options.visibility_timeout)
+        )
 
     def _back_off(self, error: MessageError) -> None:
         """Waits, longer each time; logs the first failure and each change of the error."""
@@ -107,14 +110,16 @@ class Poller:
         self._error, self._errors = None, 0
 
     def _process(self, messages: Sequence[Message], attributes: QueueAttributes) -> None:
-        end = time.monotonic() + (self._options.timeout or attributes.visibility or self._options.visibility_timeout)
+        end = time.monotonic() + (
+            self._options.timeout or attributes.visibility_timeout or self._options.visibility_timeout
+        )
         with self._visibility_renewed(messages, self._visibility_timeout(attributes), end):
             failed = self._invoke(messages, attributes, end)
             done = [] if failed is None else [m for m in messages if m["MessageId"] not in failed]
             self._delete(done)
         if failed is None:
             # As with Lambda, the batch comes back after the queue's visibility timeout, not at once.
-            self._queue.change_visibility(messages, attributes.visibility)
+            self._queue.change_visibility(messages, attributes.visibility_timeout)
         self._metrics.messages("kept", len(messages) - len(done))
         self._metrics.flush()
 

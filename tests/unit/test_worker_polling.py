@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import pytest
 
+from handler.aws.sqs import QueueAttributes
 from handler.cli.shutdown import Shutdown
 from handler.errors import MessageError, ServiceFailed, Throttled
 from handler.metrics import Logger
 from handler.worker import polling
-from handler.worker.message_queue import QueueAttributes
 from handler.worker.polling import Poller
 from handler.worker.reports import WorkerOptions
 
@@ -47,7 +47,7 @@ class Queue:
         self.renewed = threading.Event()
 
     def attributes(self) -> QueueAttributes:
-        return QueueAttributes(ARN, 360)
+        return QueueAttributes(arn=ARN, visibility_timeout=360)
 
     def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
         self.asked_for.append((count, visibility_timeout))
