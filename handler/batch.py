@@ -140,6 +140,10 @@ class Batch:
             ticket.stage, ticket.milliseconds["enrich"] = "enrich", share
             if isinstance(result, EnrichmentError):
                 ticket.fail(result)
+                if result.__cause__ is not None:
+                    # One line, without the exception's message: that may quote the ticket.
+                    extra = {"stage": "enrich", "traceback": trace(result.__cause__), **ticket.names()}
+                    ports.logger.error("a model failed", extra=extra)
         return {ticket: result for ticket, result in pairs if not isinstance(result, EnrichmentError)}
 
     def _store(self, enriched: Mapping[TicketState, EnrichmentData], ticket: TicketState) -> str | None:

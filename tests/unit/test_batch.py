@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enrichment import ModelFailed, OutOfTime
+from enrichment import Enricher, ModelFailed, OutOfTime
 from handler.dead_letters import backoff_seconds
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, overall
@@ -420,6 +420,20 @@ def test_an_unexpected_exception_is_logged_without_its_text_counted_and_tried_ag
     assert line["traceback"].count("Traceback") == 0
     assert "ValueError" in line["traceback"]
     assert "batch.py" in line["traceback"]
+
+
+def test_a_model_s_exception_is_one_line_of_json_without_its_message(enricher: Enricher) -> None:
+    def fail(part: Any, _: Any) -> Any:
+        raise ValueError(f"could not convert {part[0].ticket.body!r}")
+
+    broken = Enricher(enricher.bundle, enricher._encoder, enricher._classifiers)
+    broken._summarize = fail  # type: ignore[method-assign]
+    answer = FakeWorld(broken).invoke(event(record(ticket("bad"))))
+    assert (failed(answer), ticket()["body"] in answer.log) == ({"m-1"}, False)
+    (line,) = [line for line in answer.lines() if line["message"] == "a model failed"]
+    assert (line["level"], line["ticket_id"], line["stage"]) == ("ERROR", "bad", "enrich")
+    assert line["traceback"].endswith("ValueError")
+    assert "in fail" in line["traceback"]
 
 
 def test_a_late_answer_changes_nothing(world: FakeWorld) -> None:
