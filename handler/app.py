@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final
@@ -21,11 +21,15 @@ from handler.ports import Models, Ports
 from handler.settings import Settings
 from handler.storage import AwsTicketSink, S3TicketSource, TicketSink, TicketSource
 
-__all__ = ["Handler", "build"]
+__all__ = ["EventNotUnderstood", "Handler", "build"]
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
 _CONNECTIONS: Final = 16  # reads and writes at once; the HTTP pool of each client matches
+
+
+class EventNotUnderstood(Exception):
+    """The event holds something that is not an SQS record, so none of it was processed; Lambda tries it again."""
 
 
 def build(
@@ -83,10 +87,13 @@ def _handler(ports: Ports) -> Handler:
     processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
     def lambda_handler(event: Any, context: Any) -> dict[str, Any]:
-        """Processes an SQS event; answers which of its messages are to be retried (ReportBatchItemFailures)."""
+        """Processes the SQS records of an event; answers which are to be retried (ReportBatchItemFailures).
+
+        Raises EventNotUnderstood for an event that holds something else: success would delete it.
+        """
         records = _records(event)
         if not records:
-            ports.logger.warning("an event without SQS records was ignored")
+            ports.logger.warning("an event without messages was ignored")
             return {"batchItemFailures": []}
         batch = Batch(records, ports, _clock(context))
         batch.run()
@@ -104,9 +111,21 @@ def _handler(ports: Ports) -> Handler:
 
 
 def _records(event: Any) -> list[dict[str, Any]]:
-    """The SQS records of an event; S3's test event and a console's own have none."""
-    found = event.get("Records") if isinstance(event, Mapping) else None
-    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
+    """The SQS records of an event: an event source mapping sends them as `Records`, EventBridge Pipes as a list.
+
+    None for an empty event and for S3's test event. Raises EventNotUnderstood if there is anything but SQS records.
+    """
+    wrapped = isinstance(event, dict)
+    if not event or (wrapped and event.get("Event") == "s3:TestEvent"):
+        return []
+    found = event.get("Records") if wrapped else event
+    if not isinstance(found, list) or not all(
+        isinstance(record, dict) and record.get("eventSource") == "aws:sqs" for record in found
+    ):
+        raise EventNotUnderstood(
+            'the event does not consist of SQS records; send {"Records": [...]} as SQS does, or a list as Pipes does'
+        )
+    return found
 
 
 def _clock(context: Any) -> Callable[[], float]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from enrichment import BundleMissing
-from handler.app import build
+from handler.app import EventNotUnderstood, build
+from handler.errors import ServiceFailed
 from handler.settings import Settings
 from tests.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, FakeWorld, context, event, record, ticket
 
@@ -23,30 +24,57 @@ def world() -> FakeWorld:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "empty",
     [
         {},
         {"Records": []},
-        {"Records": None},
-        {"Records": "none"},
-        {"Records": [None, 7, "x", []]},
         {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "tickets-raw"},
         [],
         None,
-        "text",
+        "",
     ],
 )
-def test_an_event_without_sqs_records_is_ignored_with_a_warning(world: FakeWorld, odd: Any) -> None:
-    answer = world.invoke(odd)
+def test_an_event_without_messages_is_ignored_with_a_warning(world: FakeWorld, empty: Any) -> None:
+    answer = world.invoke(empty)
     assert answer.response == NOTHING
     assert [line["level"] for line in answer.lines()] == ["WARNING"]
     assert world.figures.flushes == 0
 
 
-def test_records_that_are_none_do_not_touch_those_that_are(world: FakeWorld) -> None:
-    answer = world.invoke(event(None, record(ticket()), 7))
-    assert answer.response == NOTHING
-    assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"Records": None},
+        {"Records": "none"},
+        {"Records": {"messageId": "m-1"}},
+        {"Records": [None, 7, "x", []]},
+        {"Records": [{}]},
+        {"Records": [{"messageId": "m-1", "body": "canary"}]},
+        {"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]},
+        {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": "canary"}}]},
+        {"Records": [{"eventSource": "aws:kinesis", "kinesis": {"data": "canary"}}]},
+        {"Records": [record(ticket("canary")), {"eventSource": "aws:s3"}]},
+        {"source": "aws.s3", "detail-type": "Object Created", "detail": {"canary": 1}},
+        ticket("canary"),
+        [ticket("canary")],
+        [record(ticket("canary")), None],
+        [None],
+        "canary",
+        7,
+    ],
+)
+def test_an_event_that_is_not_understood_raises_and_nothing_of_it_is_processed(world: FakeWorld, odd: Any) -> None:
+    with pytest.raises(EventNotUnderstood, match="does not consist of SQS records") as caught:
+        world.handler(odd, context())
+    assert "canary" not in str(caught.value)
+    assert (world.models.seen, world.letters.rejected, world.figures.flushes) == ([], [], 0)
+
+
+def test_a_list_of_records_as_eventbridge_pipes_sends_it_is_processed(world: FakeWorld) -> None:
+    world.sink.faults.set(ServiceFailed("x"), "bad")
+    answer = world.invoke([record(ticket("good")), record(ticket("bad"), "m-2"), record("no JSON", "m-3")])
+    assert answer.response == {"batchItemFailures": [{"itemIdentifier": "m-2"}]}
+    assert world.figures.outcomes == {"done": 1, "failed": 1, "rejected": 1}
 
 
 @pytest.mark.parametrize("message_id", [None, "", 7, "absent"])
@@ -60,14 +88,6 @@ def test_a_record_without_an_id_is_processed_but_never_reported(world: FakeWorld
     answer = world.invoke(event(nameless, record(ticket("worse"), "m-2"), record(ticket("good"), "m-3")))
     assert answer.response == {"batchItemFailures": [{"itemIdentifier": "m-2"}]}
     assert world.figures.outcomes == {"failed": 3, "done": 1}
-
-
-def test_an_s3_event_given_directly_loses_nothing_silently(world: FakeWorld) -> None:
-    answer = world.invoke({"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]})
-    assert answer.response == NOTHING
-    assert [(code, dict(found)) for found, _, code in world.letters.rejected] == [
-        ("message_invalid", {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"})
-    ]
 
 
 @pytest.mark.parametrize("body", [None, 7, {}, "absent"])
