@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from enrichment import EnrichmentData, EnrichmentError, ModelFailed, RawTicket
-from tests.support.fault_injection import Call, Refusal
+from tests.support.fault_injection import Call, Refusal, Rule
 
 if TYPE_CHECKING:
     from enrichment import Enricher
@@ -71,8 +71,12 @@ def test_failures_of_its_own_are_counted_separately_from_an_outage(scenario: Sce
     tickets = [scenario.traffic.ticket() for _ in range(10)]
     bad = [replace(scenario.traffic.inline(each), wanted=(), reasons=("model_failed",)) for each in tickets]
     models = FailingFor(scenario.models, {ticket["ticket_id"] for ticket in tickets})
+    # An outage of 7 receives at least (botocore makes up to three calls in each), and of 21 at most.
+    outage = scenario.fault_plan(
+        Rule(lambda call: call.name == "GetItem", 1, (21,), (Refusal(500, "InternalServerError"),))
+    )
     account, containers = scenario.run(
-        [*good, *bad], fault_plan=Outage(20), models=models, own_failures=frozenset({"model_failed"})
+        [*good, *bad], fault_plan=outage, models=models, own_failures=frozenset({"model_failed"})
     )
     assert (account.enriched, account.rejected) == (len(good), {"model_failed": len(bad)})
     for ticket in tickets:
