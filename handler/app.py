@@ -16,6 +16,7 @@ from enrichment import Enricher
 from handler.batch import Batch
 from handler.bundle_source import install_bundle
 from handler.dead_letters import DeadLetters, SqsDeadLetters
+from handler.failure_counts import DynamoFailureCounts, FailureCounts
 from handler.observability import EmfFigures, Figures, Logger, make_logger
 from handler.ports import Models, Ports
 from handler.settings import Settings
@@ -38,6 +39,7 @@ def build(
     source: TicketSource | None = None,
     sink: TicketSink | None = None,
     dead_letters: DeadLetters | None = None,
+    failure_counts: FailureCounts | None = None,
     models: Models | None = None,
     figures: Figures | None = None,
     logger: Logger | None = None,
@@ -56,7 +58,11 @@ def build(
     def client(service: str) -> Future[Any]:
         return clients.submit(lambda: _client(session(), service, settings))
 
-    for service, ports_of_it in {"s3": (source, sink), "dynamodb": (sink,), "sqs": (dead_letters,)}.items():
+    for service, ports_of_it in {
+        "s3": (source, sink),
+        "dynamodb": (sink, failure_counts),
+        "sqs": (dead_letters,),
+    }.items():
         if None in ports_of_it:
             client(service)
     begin = time.perf_counter()
@@ -72,6 +78,7 @@ def build(
             client("s3").result(), client("dynamodb").result(), settings.enriched_bucket, settings.table_name
         ),
         dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
+        failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),
         models=models,
         figures=figures,
         logger=logger or make_logger(settings.log_level),

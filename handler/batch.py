@@ -31,6 +31,7 @@ _RESERVE_SHARE: Final = 0.15
 _RESERVE_MOST: Final = 5.0
 # Of that reserve each further step leaves so much to those behind it.
 _KEEP_STORING: Final = 0.4
+_KEEP_COUNTING: Final = 0.3
 _KEEP_REJECTING: Final = 0.2
 _KEEP_PUTTING_OFF: Final = 0.05
 _LEAST_WAIT: Final = 0.05
@@ -191,6 +192,7 @@ class Batch:
     # -- settle
 
     def _settle(self) -> None:
+        self._count_failures([message for message in self._messages if message.is_own_fault])
         for message in self._messages:
             message.conclude(self._ports.max_receive_count)
         rejected = [message for message in self._messages if message.outcome == "rejected"]
@@ -206,6 +208,23 @@ class Batch:
         failed = [message for message in self._messages if message.outcome == "failed"]
         self._to_retry = {id(message.record) for message in failed}
         self._at_once(self._put_off, failed, "put off", _KEEP_PUTTING_OFF)
+
+    def _count_failures(self, messages: Sequence[MessageState]) -> None:
+        """Counts what failed through its own fault. What cannot be counted is retried as if a service had failed."""
+        if not messages:
+            return
+        counts = self._at_once(self._count_failure, messages, "count failures", _KEEP_COUNTING)
+        for message, count in zip(messages, counts, strict=True):
+            if isinstance(count, int):
+                message.own_failures = count
+            else:
+                self._ports.logger.warning(
+                    "a failure could not be counted",
+                    extra={**message.names(), "error_type": count.code, "detail": str(count)},
+                )
+
+    def _count_failure(self, message: MessageState) -> int:
+        return self._ports.failure_counts.add(str(message.record.get("messageId")), message.receive_count)
 
     def _reject(self, message: MessageState) -> None:
         self._ports.dead_letters.reject(message.record, message.errors(), message.code)

@@ -1,4 +1,4 @@
-"""Sending a message to the dead-letter queue with its reason, and putting off one that failed.
+"""Sending a message to the dead-letter queue with its reason, and deferring one that failed.
 
 What lies in that queue says why: the attribute `Reason` is a stable code, `Rejection` a JSON object with the errors,
 the stage, the original message's id and the time. The body and the sender's own attributes stay as they were.
@@ -27,7 +27,10 @@ _MAX_MESSAGE: Final = 1024 * 1024  # bytes: the body together with names, types 
 _MAX_ATTRIBUTES: Final = 10
 _MAX_REJECTION: Final = 16 * 1024  # characters; an attribute is read by people
 _OURS: Final = frozenset({"Reason", "Rejection"})  # in a record: from an earlier rejection, replayed
-_MAX_VISIBILITY: Final = 900
+# Ceilings of the delays. With MAX_RECEIVE_COUNT 30 a message is retried for at least 11,265 s (29 delays, each at least
+# half its ceiling), and for over two hours (7,215 s) if nine of those receives end in crashes instead.
+_FIRST_DELAY: Final = 30
+_LONGEST_DELAY: Final = 900
 
 
 class DeadLetters(Protocol):
@@ -76,11 +79,14 @@ class SqsDeadLetters:
             return
 
 
-def backoff_seconds(receive_count: int) -> int:
-    """How long a failed message waits, by how often it was received: full jitter up to 2, 4, 8 ... 900 s."""
-    ceiling = min(_MAX_VISIBILITY, 2 ** min(max(receive_count, 1), 10))
+def backoff_seconds(attempts: int) -> int:
+    """Seconds to wait after so many failed attempts: equal jitter, half to all of 30, 60, 120 ... 900 s.
+
+    The half that is not random makes the sum of all delays outlast an outage, however unlucky a message is.
+    """
+    ceiling = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(max(attempts, 1) - 1, 10))
     # From the system: containers that Lambda restores from one snapshot would all have the same state of `random`.
-    return random.SystemRandom().randint(1, ceiling)
+    return random.SystemRandom().randint(ceiling // 2, ceiling)
 
 
 def _body(record: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 from enrichment.errors import EnrichmentError
 from enrichment.ticket import EnrichmentData, RawTicket
 from handler.dead_letters import DeadLetters
+from handler.failure_counts import FailureCounts
 from handler.observability import Figures, Logger
 from handler.storage import TicketSink, TicketSource
 
@@ -40,6 +41,7 @@ class Ports:
     source: TicketSource
     sink: TicketSink
     dead_letters: DeadLetters
+    failure_counts: FailureCounts
     models: Models
     figures: Figures
     logger: Logger

@@ -31,8 +31,12 @@ class Settings(BaseSettings):
     dlq_url: Annotated[Name, Field(description="Dead-letter queue for rejected messages")]
     max_receive_count: Annotated[
         int,
-        Field(ge=1, description="The queue's maxReceiveCount: at the last receive the handler gives the reason itself"),
-    ] = 5
+        Field(
+            ge=1,
+            description="The queue's maxReceiveCount: at the last receive the handler itself sends the message to the "
+            "dead-letter queue, with its reason",
+        ),
+    ] = 30
     max_ticket_bytes: Annotated[int, Field(ge=1, description="Largest raw ticket that is read")] = 1024 * 1024
     intra_op_threads: Annotated[int | None, Field(ge=1, description="Threads of the models; the cores there are")] = (
         None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,10 +26,11 @@ _MOST_ENTRIES: Final = 10  # of one batch request
 
 @dataclass(frozen=True, slots=True)
 class QueueFacts:
-    """What the queue says of itself; `visibility` in seconds."""
+    """What the queue says of itself; `visibility` in seconds. `max_receive_count` is None without a redrive policy."""
 
     arn: str
     visibility: int
+    max_receive_count: int | None = None
 
 
 class MessageQueue(Protocol):
@@ -70,11 +72,12 @@ class SqsMessageQueue:
         """As MessageQueue.facts."""
         try:
             found = self._settling.get_queue_attributes(
-                QueueUrl=self._url, AttributeNames=["QueueArn", "VisibilityTimeout"]
+                QueueUrl=self._url, AttributeNames=["QueueArn", "VisibilityTimeout", "RedrivePolicy"]
             )["Attributes"]
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "GetQueueAttributes") from error
-        return QueueFacts(found["QueueArn"], int(found["VisibilityTimeout"]))
+        limit = json.loads(found.get("RedrivePolicy", "{}")).get("maxReceiveCount")
+        return QueueFacts(found["QueueArn"], int(found["VisibilityTimeout"]), None if limit is None else int(limit))
 
     def receive(self, count: int, hidden: int) -> Sequence[Message]:
         """As MessageQueue.receive."""

@@ -53,8 +53,12 @@ class Poller:
         logger: Logger,
         hang: Callable[[], None],
         memory_mb: int = 0,
+        max_receive_count: int | None = None,
     ) -> None:
-        """`hang()` is called in another thread when the handler overruns its time by far; it should end the process."""
+        """`hang()` is called in another thread when the handler overruns its time by far; it should end the process.
+
+        `max_receive_count` is the handler's own setting, to be compared with the queue's.
+        """
         self._queue = queue
         self._handler = handler
         self._drain = drain
@@ -63,6 +67,7 @@ class Poller:
         self._logger = logger
         self._hang = hang
         self._memory_mb = memory_mb
+        self._max_receive_count = max_receive_count
         self._deleting = min(_DELETING_MOST, _DELETING_SHARE * plan.grace)
         self._facts: QueueFacts | None = None
         self._error: str | None = None
@@ -83,8 +88,16 @@ class Poller:
                     self._process(messages, facts)
 
     def _receive(self) -> tuple[QueueFacts, Sequence[Message]]:
-        self._facts = self._facts or self._queue.facts()
+        if self._facts is None:
+            self._facts = self._queue.facts()
+            self._compare_limits(self._facts)
         return self._facts, self._queue.receive(self._plan.batch_size, self._hidden(self._facts))
+
+    def _compare_limits(self, facts: QueueFacts) -> None:
+        """Warns if the queue and the setting disagree about the number of receives: the lower one is in force."""
+        limits = {"max_receive_count": self._max_receive_count, "queue_max_receive_count": facts.max_receive_count}
+        if None not in limits.values() and len(set(limits.values())) > 1:
+            self._logger.warning("MAX_RECEIVE_COUNT is not the queue's maxReceiveCount; set both alike", extra=limits)
 
     def _hidden(self, facts: QueueFacts) -> int:
         return max(1, min(self._plan.hidden, facts.visibility or self._plan.hidden))

@@ -51,6 +51,7 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
         logger=logger,
         hang=lambda: os._exit(_HUNG),
         memory_mb=_memory_mb(),
+        max_receive_count=settings.max_receive_count,
     )
     with on_ending(drain.ask):  # until here a signal ends the process by itself: nothing is in hand
         reporter.flush()

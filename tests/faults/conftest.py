@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import pytest
 
 from enrichment import Enricher
 from handler.local import EmbeddedStack
+from handler.ports import Models
 from handler.worker.reports import Plan
 from tests.account import Account, Auditor, Reference
 from tests.containers import Containers, Post
-from tests.mishaps import Rule, Weather
+from tests.mishaps import Call, Mishap, Rule, Weather
 from tests.proxy import Proxy
 from tests.traffic import SEED_VARIABLE, Message, Traffic
 
@@ -94,12 +95,17 @@ class Scenario:
     def run(
         self,
         *waves: Sequence[Message],
-        weather: Weather | None = None,
+        weather: Callable[[Call], Mishap | None] | None = None,
         plan: Plan | None = None,
-        models: Enricher | None = None,
+        models: Models | None = None,
+        hurry: int = 300,
+        own_failures: frozenset[str] = frozenset(),
         **settings: str,
     ) -> tuple[Account, Containers]:
-        """Sends messages, wave after wave, to containers that find AWS through that weather, and accounts for all."""
+        """Sends messages, wave after wave, to containers that find AWS through that weather, and accounts for all.
+
+        `own_failures` are the codes of failures that the models bring about by the test's wish.
+        """
         with Proxy(self.stack.endpoint_url, weather or (lambda call: None)) as proxy:
             containers = Containers(
                 self.stack,
@@ -107,17 +113,21 @@ class Scenario:
                 models or self.models,
                 plan=plan or Plan(wait=1, hidden=10, timeout=30),
                 settings=settings,
+                hurry=hurry,
             )
             with containers.running():
                 for wave in waves:
                     self.post.bring(wave)
                 self.post.wait_until_empty(containers.tickets)
         # Whatever is thrown at them: nothing unforeseen, and no invocation that raises.
-        assert not {code for _, code in containers.errors()} & {"unexpected", "model_failed"}, containers.log
+        assert {code for _, code in containers.errors()} & {"unexpected", "model_failed"} == own_failures, (
+            containers.log
+        )
         assert set(containers.invocations()) == {"ok"}
         assert not containers.hung
         return self.account(
-            [message for wave in waves for message in wave], weather.struck if weather else {}
+            [message for wave in waves for message in wave],
+            weather.struck if isinstance(weather, Weather) else {},
         ), containers
 
     def account(self, messages: Sequence[Message], notes: Mapping[str, int] | None = None) -> Account:

@@ -254,7 +254,7 @@ def test_only_the_failed_message_stays(world: World, monkeypatch: pytest.MonkeyP
     reports = world.in_this_process(
         monkeypatch, lambda: world.stored(names) == names and sum(world.waiting()) == 1, DLQ_URL=gone
     )
-    eventually(lambda: world.waiting() == (1, 0))
+    eventually(lambda: world.waiting() == (1, 0), 60.0)  # it is deferred for 15 to 30 s
     (left,) = world.stack.client("sqs").receive_message(QueueUrl=world.url, VisibilityTimeout=0)["Messages"]
     assert left["Body"] == "not JSON"
     assert world.waiting(world.environment["DLQ_URL"]) == (0, 0)
@@ -303,6 +303,14 @@ def test_queue_says_its_name_and_its_time(scratch_queue: SqsMessageQueue) -> Non
     facts = scratch_queue.facts()
     assert facts.visibility == 77
     assert facts.arn.startswith("arn:aws:sqs:us-east-1:000000000000:scratch-")
+    assert facts.max_receive_count is None
+
+
+def test_queue_says_how_often_it_hands_a_message_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in world.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = WorkerSettings()
+    assert SqsMessageQueue(settings, wait=0).facts().max_receive_count == settings.max_receive_count == 30
 
 
 def test_messages_are_deleted_in_tens_and_what_stays_is_returned(world: World, scratch_queue: SqsMessageQueue) -> None:

@@ -13,7 +13,18 @@ from enrichment import BundleMissing
 from handler.app import EventNotUnderstood, build
 from handler.errors import ServiceFailed
 from handler.settings import Settings
-from tests.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, FakeWorld, context, event, record, ticket
+from tests.fakes import (
+    SETTINGS,
+    FakeDeadLetters,
+    FakeFailureCounts,
+    FakeSink,
+    FakeSource,
+    FakeWorld,
+    context,
+    event,
+    record,
+    ticket,
+)
 
 NOTHING: dict[str, list[Any]] = {"batchItemFailures": []}
 
@@ -134,13 +145,26 @@ def test_the_clock_is_the_context_s_own(world: FakeWorld) -> None:
 def test_a_missing_bundle_is_said_when_the_handler_is_made(tmp_path: Path) -> None:
     settings = Settings(**{**SETTINGS, "model_bundle": (tmp_path / "none").as_uri()})
     with pytest.raises(BundleMissing, match=re.escape(str(tmp_path / "none"))):
-        build(settings, source=FakeSource(), sink=FakeSink(), dead_letters=FakeDeadLetters())
+        build(
+            settings,
+            source=FakeSource(),
+            sink=FakeSink(),
+            dead_letters=FakeDeadLetters(),
+            failure_counts=FakeFailureCounts(),
+        )
 
 
 def test_with_a_bundle_the_start_is_counted(bundle: Path, tmp_path: Path) -> None:
     world = FakeWorld()
     settings = Settings(**{**SETTINGS, "model_bundle": bundle.as_uri(), "bundle_cache_dir": str(tmp_path)})
-    handler = build(settings, source=world.source, sink=world.sink, dead_letters=world.letters, figures=world.figures)
+    handler = build(
+        settings,
+        source=world.source,
+        sink=world.sink,
+        dead_letters=world.letters,
+        failure_counts=world.failure_counts,
+        figures=world.figures,
+    )
     assert world.figures.starts == 1
     assert handler(event(record(ticket())), context()) == NOTHING
     assert world.figures.outcomes == {"done": 1}

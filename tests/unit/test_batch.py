@@ -190,7 +190,7 @@ def test_a_rejection_that_cannot_be_sent_fails(world: FakeWorld, error: Exceptio
     answer = world.invoke(event(record("no JSON"), record("no JSON", "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["rejected"])
-    assert 1 <= world.letters.put_offs["m-1"] <= 2
+    assert 15 <= world.letters.put_offs["m-1"] <= 30
     assert any("dead-letter" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
     assert world.figures.outcomes == {"failed": 1, "rejected": 1}
 
@@ -207,7 +207,7 @@ def test_a_throttled_ticket_is_repeated_after_a_pause(world: FakeWorld, where: s
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     assert world.letters.put_offs.keys() == {"m-1"}
-    assert 1 <= world.letters.put_offs["m-1"] <= 8
+    assert 60 <= world.letters.put_offs["m-1"] <= 120
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("throttled", "store" if where == "store" else "fetch")
     assert line["receive_count"] == 3
@@ -216,20 +216,20 @@ def test_a_throttled_ticket_is_repeated_after_a_pause(world: FakeWorld, where: s
     assert outcomes(world.invoke(event(record(notification("a"), "again"))), "again") == ["done"]
 
 
-def test_the_pause_is_random_and_doubles_up_to_fifteen_minutes() -> None:
-    assert {backoff_seconds(1) for _ in range(200)} == {1, 2}
-    assert {backoff_seconds(2) for _ in range(400)} == {1, 2, 3, 4}
-    for count, ceiling in ((0, 2), (5, 32), (9, 512), (10, 900), (1000, 900)):
+def test_the_pause_is_half_random_and_doubles_up_to_fifteen_minutes() -> None:
+    assert {backoff_seconds(1) for _ in range(500)} == set(range(15, 31))
+    for count, ceiling in ((0, 30), (2, 60), (5, 480), (6, 900), (1000, 900)):
         drawn = [backoff_seconds(count) for _ in range(300)]
-        assert ceiling * 0.8 < max(drawn) <= ceiling
-        assert min(drawn) >= 1
+        assert ceiling * 0.9 < max(drawn) <= ceiling
+        assert ceiling * 0.5 <= min(drawn) < ceiling * 0.6
 
 
-def test_what_had_no_time_comes_back_at_once(world: FakeWorld) -> None:
+def test_what_had_no_time_waits_like_what_a_service_failed(world: FakeWorld) -> None:
     world.models.failures = {"late": OutOfTime("not started: 0.1 s left")}
-    answer = world.invoke(event(record(ticket("late")), record(ticket("soon"), "m-2")))
+    answer = world.invoke(event(record(ticket("late"), receive_count=3), record(ticket("soon"), "m-2")))
     assert failed(answer) == {"m-1"}
-    assert world.letters.put_offs == {"m-1": 0}
+    assert world.failure_counts.receives == {}, "it is not the ticket's fault"
+    assert 60 <= world.letters.put_offs["m-1"] <= 120
     assert outcomes(answer, "m-2") == ["done"]
 
 
@@ -248,7 +248,7 @@ def test_a_call_that_hangs_is_out_of_time_and_holds_nobody_up(world: FakeWorld, 
     answer = world.invoke(event(record(notification("hangs")), record(notification("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
-    assert world.letters.put_offs == {"m-1": 0}
+    assert world.letters.put_offs.keys() == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("out_of_time", stage)
@@ -291,9 +291,9 @@ def test_a_put_off_that_hangs_or_raises_changes_nothing(world: FakeWorld) -> Non
 def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(world: FakeWorld) -> None:
     put(world, "a")
     world.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
-    early = world.invoke(event(record(notification("a"), receive_count=4)))
+    early = world.invoke(event(record(notification("a"), receive_count=29)))
     assert (failed(early), world.letters.rejected) == ({"m-1"}, [])
-    last = world.invoke(event(record(notification("a"), receive_count=5)))
+    last = world.invoke(event(record(notification("a"), receive_count=30)))
     assert failed(last) == set()
     (reason,), code = rejection(world)
     assert (code, reason["error"], reason["s3_key"]) == ("service_failed", "service_failed", "a")
@@ -302,9 +302,95 @@ def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(world
 
 def test_on_its_last_receive_a_message_that_cannot_be_rejected_is_left_to_sqs(world: FakeWorld) -> None:
     world.letters.faults.set(Throttled("x"), "m-1")
-    answer = world.invoke(event(record("no JSON", receive_count=5)))
+    answer = world.invoke(event(record("no JSON", receive_count=30)))
     assert failed(answer) == {"m-1"}
     assert outcomes(answer) == ["failed"]
+
+
+# -- failures of a message's own
+
+
+def fail_by_itself(world: FakeWorld, how: str) -> None:
+    """From now on ticket T-a fails through its own fault: in the models, or in our own code."""
+    if how == "model":
+        world.models.failures = {"T-a": ModelFailed("a model raised RuntimeError")}
+    elif how == "models":
+        world.models.fault = ValueError("a bug")
+    else:
+        world.sink.faults.set(ValueError("a bug"), "T-a")
+
+
+@pytest.mark.parametrize("how", ["model", "models", "code"])
+@pytest.mark.parametrize("receives_before", [0, 21])
+def test_a_message_gets_five_failures_of_its_own_whatever_happened_before(
+    world: FakeWorld, how: str, receives_before: int
+) -> None:
+    put(world, "a")
+    world.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
+    for number in range(receives_before):  # an outage
+        assert outcomes(world.invoke(event(record(notification("a"), receive_count=number + 1)))) == ["failed"]
+    world.source.faults.clear()
+    assert world.failure_counts.receives == {}
+    fail_by_itself(world, how)
+    for number in range(1, 5):
+        answer = world.invoke(event(record(notification("a"), receive_count=receives_before + number)))
+        (line,) = answer.tickets("m-1")
+        assert (line["outcome"], line["own_failures"], failed(answer)) == ("failed", number, {"m-1"})
+        assert 15 * 2 ** (number - 1) <= world.letters.put_offs["m-1"] <= 30 * 2 ** (number - 1)
+    assert world.letters.rejected == []
+    last = world.invoke(event(record(notification("a"), receive_count=receives_before + 5)))
+    assert (failed(last), outcomes(last)) == (set(), ["rejected"])
+    assert rejection(world)[1] == ("model_failed" if how == "model" else "unexpected")
+
+
+def test_outages_between_failures_of_its_own_do_not_count(world: FakeWorld) -> None:
+    put(world, "a")
+    receives = iter(range(1, 30))
+    for number in range(1, 6):
+        world.sink.faults_known.set(Throttled("x"), "T-a")
+        for _ in range(3):
+            assert outcomes(world.invoke(event(record(notification("a"), receive_count=next(receives))))) == ["failed"]
+        world.sink.faults_known.clear()
+        fail_by_itself(world, "model")
+        answer = world.invoke(event(record(notification("a"), receive_count=next(receives))))
+        assert outcomes(answer) == (["failed"] if number < 5 else ["rejected"])
+
+
+@pytest.mark.parametrize("error", [Throttled("SlowDown"), ServiceFailed("x"), OutOfTime("x")])
+def test_a_message_is_kept_while_one_of_its_tickets_waits_for_a_service(world: FakeWorld, error: Exception) -> None:
+    put(world, "a", "waits")
+    fail_by_itself(world, "model")
+    world.source.faults.set(error, "waits")
+    for number in range(1, 10):
+        answer = world.invoke(event(record(notification("a", "waits"), receive_count=number)))
+        assert outcomes(answer) == ["failed", "failed"]
+    assert world.failure_counts.receives == {}
+    world.source.faults.clear()
+    assert outcomes(world.invoke(event(record(notification("a", "waits"), receive_count=10)))) == ["failed", "done"]
+    assert world.failure_counts.receives == {"m-1": {10}}
+
+
+@pytest.mark.parametrize("error", [Throttled("UpdateItem: x"), ServiceFailed("UpdateItem: x"), ValueError("x")])
+def test_a_failure_that_cannot_be_counted_is_an_outage(world: FakeWorld, error: Exception) -> None:
+    put(world, "a")
+    fail_by_itself(world, "model")
+    world.failure_counts.faults.set(error, "m-1")
+    for number in range(1, 30):
+        answer = world.invoke(event(record(notification("a"), receive_count=number)))
+        assert outcomes(answer) == ["failed"]
+        assert any(line["message"] == "a failure could not be counted" for line in answer.lines())
+    assert world.letters.put_offs["m-1"] >= 450
+    last = world.invoke(event(record(notification("a"), receive_count=30)))
+    assert outcomes(last) == ["rejected"]
+
+
+def test_a_count_that_hangs_holds_nobody_up(world: FakeWorld) -> None:
+    world.models.failures = {"bad": ModelFailed("x")}
+    world.seconds = [1, 30, 30, 30, 0.2, 30]
+    gate = world.failure_counts.faults.hang("m-1")
+    answer = world.invoke(event(record(ticket("bad")), record(ticket("good"), "m-2")))
+    gate.set()
+    assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
 
 
 # -- several tickets in one message
@@ -361,16 +447,6 @@ def test_else_any_done_one_makes_it_done(world: FakeWorld) -> None:
 )
 def test_the_worst_outcome_is_the_message_s(found: list[Outcome], expected: Outcome) -> None:
     assert overall(found) == expected
-
-
-def test_only_time_that_was_too_short_brings_a_message_back_at_once(world: FakeWorld) -> None:
-    world.source.put("bad", b"[]")
-    put(world, "late", "slow")
-    world.models.failures = {"T-late": OutOfTime("x")}
-    world.source.faults.set(Throttled("SlowDown"), "slow")
-    world.invoke(event(record(notification("bad", "late")), record(notification("late", "slow"), "m-2")))
-    assert world.letters.put_offs["m-1"] == 0
-    assert world.letters.put_offs["m-2"] >= 1
 
 
 # -- isolation

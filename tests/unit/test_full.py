@@ -196,7 +196,14 @@ def test_graphs_that_do_not_fit_are_refused(
 def test_the_handler_runs_it_where_the_setting_says_so(full_bundle: Path, tmp_path: Path) -> None:
     world = FakeWorld()
     settings = Settings(**{**SETTINGS, "model_bundle": full_bundle.as_uri(), "bundle_cache_dir": str(tmp_path)})
-    handler = build(settings, source=world.source, sink=world.sink, dead_letters=world.letters, figures=world.figures)
+    handler = build(
+        settings,
+        source=world.source,
+        sink=world.sink,
+        dead_letters=world.letters,
+        failure_counts=world.failure_counts,
+        figures=world.figures,
+    )
     records = [record(raw_ticket(f"T{i}"), f"m-{i}") for i in range(3)]
     assert handler(event(*records, record("no json", "m-3")), context()) == {"batchItemFailures": []}
     assert world.figures.outcomes == {"done": 3, "rejected": 1}

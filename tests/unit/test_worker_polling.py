@@ -45,9 +45,10 @@ class Queue:
         self.asked_for: list[tuple[int, int]] = []
         self.stubborn: Counter[str] = Counter()
         self.renewed = threading.Event()
+        self.max_receive_count: int | None = 30
 
     def facts(self) -> QueueFacts:
-        return QueueFacts(ARN, 360)
+        return QueueFacts(ARN, 360, self.max_receive_count)
 
     def receive(self, count: int, hidden: int) -> Sequence[Message]:
         self.asked_for.append((count, hidden))
@@ -120,6 +121,7 @@ class World:
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
             hang=self.hung.set,
             memory_mb=512,
+            max_receive_count=30,
         )
 
     def run(self) -> World:
@@ -324,3 +326,12 @@ def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
     assert world.figures["receive_failed", "service_failed"] == 10
     assert world.figures["receive_failed", "throttled"] == 1
     assert world.queue.there == set()
+
+
+@pytest.mark.parametrize(("of_the_queue", "warnings"), [(30, 0), (None, 0), (5, 1), (100, 1)])
+def test_a_limit_that_is_not_the_queues_is_said_once(of_the_queue: int | None, warnings: int) -> None:
+    world = World(lambda *_: None, [message("a")], [message("b")])
+    world.queue.max_receive_count = of_the_queue
+    found = [line for line in world.run().lines if "MAX_RECEIVE_COUNT" in line["message"]]
+    assert len(found) == warnings
+    assert all((line["max_receive_count"], line["queue_max_receive_count"]) == (30, of_the_queue) for line in found)
