@@ -127,8 +127,12 @@ class Product:
             self.prepare(event)
         records = [{**record, "body": self._with_our_bucket(record["body"])} for record in event.records]
         with _captured_log() as log:
-            answer = self._handler({"Records": records}, _Context())
+            answer = self.invoke({"Records": records})
         return Run(answer, log.getvalue(), [record["messageId"] for record in records])
+
+    def invoke(self, event: Any) -> Any:
+        """Calls the Lambda handler with whatever event, and returns its answer."""
+        return self._handler(event, _Context())
 
     def through_worker(self, event: Event) -> Run:
         """Puts the event's messages into a queue, and lets the worker take one batch; the answer is what stays."""
@@ -140,13 +144,17 @@ class Product:
 
     def prepare(self, event: Event) -> None:
         """Empties stores and queues, and puts the event's objects into the raw bucket."""
+        for name, body in event.objects.items():
+            self.s3.put_object(Bucket=self.environment["RAW_BUCKET"], Key=name, Body=body)
+        self.empty()
+
+    def empty(self) -> None:
+        """Removes all that was enriched, and every message."""
         for key in self.items(whole=False):
             self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
         for found in self.versions():
             place = {"Key": found["Key"], "VersionId": found["VersionId"]}
             self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **place)
-        for name, body in event.objects.items():
-            self.s3.put_object(Bucket=self.environment["RAW_BUCKET"], Key=name, Body=body)
         for queue in (self.queue, self.environment["QUEUE_URL"], self.environment["DLQ_URL"]):
             self.sqs.purge_queue(QueueUrl=queue)
 

@@ -111,7 +111,7 @@ def test_dlq_replay_looks(dlq: Shell, snapshots: Snapshots) -> None:
     dlq.run("--dry-run", "--json", "--from-s3", f"s3://{dlq.environment['RAW_BUCKET']}/EVT-MIX-")
     dlq.run_for_people("peek", *SOON)
     dlq.run_for_people("count")
-    snapshots.check("commands/dlq-replay looks", "behaviour", dlq.told)
+    snapshots.check("commands/dlq-replay-looks", "behaviour", dlq.told)
 
 
 def test_dlq_replay_sends(dlq: Shell, product: Product, snapshots: Snapshots, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_dlq_replay_sends(dlq: Shell, product: Product, snapshots: Snapshots, tm
         for message in product.take(product.environment["QUEUE_URL"])
     ]
     found = {"runs": dlq.told, **without_times_and_ids({"audit": written, "sent": sent}, dlq.environment)}
-    snapshots.check("commands/dlq-replay sends", "behaviour", found | {"sent": in_any_order(found["sent"])})
+    snapshots.check("commands/dlq-replay-sends", "behaviour", found | {"sent": in_any_order(found["sent"])})
 
 
 def test_dlq_replay_refuses(dlq: Shell, product: Product, snapshots: Snapshots) -> None:
@@ -148,7 +148,7 @@ def test_dlq_replay_refuses(dlq: Shell, product: Product, snapshots: Snapshots) 
     dlq.run("--yes", environment=dlq.without("QUEUE_URL"), label="without a destination")
     dlq.run("count", "--source", "no-such-queue")
     dlq.run("--yes", "--source", product.queue, label="two queues that do not belong together")
-    snapshots.check("commands/dlq-replay refuses", "behaviour", dlq.told)
+    snapshots.check("commands/dlq-replay-refuses", "behaviour", dlq.told)
 
 
 # -- tickets
@@ -202,7 +202,7 @@ def test_tickets_refuses(tickets: Shell, snapshots: Snapshots) -> None:
     shell.run("show", "--json", environment={}, label="show without an environment")
     shell.run("show", "--json", environment=shell.environment | {"TABLE_NAME": "none"}, label="no such table")
     shell.run("show", "--json", environment=shell.environment | {"AWS_ENDPOINT_URL": "x"}, label="no URL")
-    snapshots.check("commands/tickets refuses", "behaviour", shell.told)
+    snapshots.check("commands/tickets-refuses", "behaviour", shell.told)
 
 
 # -- ticket-generator, ticket-processor, python -m enrichment, the demo
@@ -233,7 +233,7 @@ def test_ticket_processor_refuses(product: Product, snapshots: Snapshots, tmp_pa
     with socket.create_server(("", 0)) as taken:
         port = str(taken.getsockname()[1])
         shell.run(environment=shell.environment | {"HEALTH_PORT": port}, label="port taken")
-    snapshots.check("commands/ticket-processor refuses", "behaviour", shell.told)
+    snapshots.check("commands/ticket-processor-refuses", "behaviour", shell.told)
 
 
 def test_ticket_processor_runs(product: Product, snapshots: Snapshots) -> None:
@@ -251,7 +251,7 @@ def test_ticket_processor_runs(product: Product, snapshots: Snapshots) -> None:
     log = [json.loads(line) for line in [*done.out.splitlines(), *done.err.splitlines()]]
     lines = sorted([{"fields": sorted(line), "outcome": line.get("outcome")} for line in log], key=json.dumps)
     found = {"pages": ready, "series": series, "histograms": buckets, "exit code": done.code, "log": lines}
-    snapshots.check("commands/ticket-processor runs", "behaviour", found)
+    snapshots.check("commands/ticket-processor-runs", "behaviour", found)
 
 
 def test_enrichment(bundle: Path, snapshots: Snapshots, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_worker(name: str, product: Product, snapshots: Snapshots) -> None:
 
 
 def test_metrics_of_the_first_batch(product: Product, snapshots: Snapshots) -> None:
-    snapshots.check("first batch", "behaviour", _Reader(product, product.first).metrics())
+    snapshots.check("first-batch", "behaviour", _Reader(product, product.first).metrics())
 
 
 def _compare(route: str, event: Event, product: Product, snapshots: Snapshots) -> None:
