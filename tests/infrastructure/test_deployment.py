@@ -189,8 +189,8 @@ def check(number: int, reason: str = "a reason") -> dict[str, Any]:
         ({"failed_checks": [check(1)]}, "template.yaml:7: CKV_1 Queue: encrypted"),
         ({"secrets": [check(3)]}, "template.yaml:7: CKV_3 Queue: encrypted"),
         ({"passed_checks": []}, "nothing was checked"),
-        ({"skipped_checks": [check(1, " ")], "bare": [check(1)]}, "CKV_1 Queue: overruled without a reason"),
-        ({"skipped_checks": [check(1)], "bare": [check(2)]}, "CKV_1 Queue: overruled, but it is kept"),
+        ({"skipped_checks": [check(1, " ")], "bare": [check(1)]}, "CKV_1 Queue: skipped without a reason"),
+        ({"skipped_checks": [check(1)], "bare": [check(2)]}, "CKV_1 Queue: skipped, but it passes"),
     ],
     ids=["good", "failed", "secret", "unreadable", "unreasoned", "needless"],
 )
