@@ -48,7 +48,7 @@ class Queue:
         self.max_receive_count: int | None = 30
 
     def attributes(self) -> QueueAttributes:
-        return QueueAttributes(ARN, 360, self.max_receive_count)
+        return QueueAttributes(arn=ARN, visibility_timeout=360, max_receive_count=self.max_receive_count)
 
     def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
         self.asked_for.append((count, visibility_timeout))
@@ -330,10 +330,10 @@ def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
     assert harness.queue.there == set()
 
 
-@pytest.mark.parametrize(("of_the_queue", "warnings"), [(30, 0), (None, 0), (5, 1), (100, 1)])
-def test_a_limit_that_is_not_the_queues_is_said_once(of_the_queue: int | None, warnings: int) -> None:
+@pytest.mark.parametrize(("queue_limit", "warnings"), [(30, 0), (None, 0), (5, 1), (100, 1)])
+def test_different_max_receive_counts_are_logged_once(queue_limit: int | None, warnings: int) -> None:
     harness = Harness(lambda *_: None, [message("a")], [message("b")])
-    harness.queue.max_receive_count = of_the_queue
+    harness.queue.max_receive_count = queue_limit
     found = [line for line in harness.run().lines if "MAX_RECEIVE_COUNT" in line["message"]]
     assert len(found) == warnings
-    assert all((line["max_receive_count"], line["queue_max_receive_count"]) == (30, of_the_queue) for line in found)
+    assert all((line["max_receive_count"], line["queue_max_receive_count"]) == (30, queue_limit) for line in found)
