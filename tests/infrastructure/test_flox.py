@@ -245,6 +245,31 @@ def test_functions_show_tickets(stack: EmbeddedStack, shell: Callable[[str], sub
     assert shell("show-results >/dev/null; echo ${AWS_ACCESS_KEY_ID-none}").stdout == "none\n"
 
 
+def blocks(page: Path) -> list[list[str]]:
+    """The blocks of shell commands on a page, as lines."""
+    found = re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [[line.strip() for line in block.splitlines()] for block in found]
+
+
+@pytest.mark.parametrize("page", [REPO / "docs" / "flox.md", REPO / "docs" / "kubernetes.md"], ids=relative)
+def test_every_block_of_commands_says_whether_it_was_run(page: Path) -> None:
+    for first, *commands in blocks(page):
+        assert commands
+        tests = re.match(r"# Run by (tests/\S+\.py)", first)
+        assert (REPO / tests[1]).is_file() if tests else first.startswith("# Not run here: needs "), first
+
+
+def test_documented_functions_run(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    (lines,) = [
+        lines for first, *lines in blocks(REPO / "docs" / "flox.md") if first.endswith("in bash and without Flox.")
+    ]
+    assert len(lines) == 5
+    for line in lines:
+        command = line.partition("#")[0].strip()
+        ran = shell("demo --dry-run" if command == "demo" else command)
+        assert ran.returncode == 0, f"{line}: {ran.stderr}"
+
+
 def test_function_of_the_demo_runs_make(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     ran = shell("demo --dry-run")
     assert ran.returncode == 0, ran.stderr
