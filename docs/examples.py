@@ -47,7 +47,7 @@ def raw_ticket(readme: str) -> str:
 def shown_ticket(readme: str) -> dict[str, Any]:
     """The enriched ticket as the README shows it, without the comments."""
     (found,) = _ENRICHED.findall(readme)
-    return dict(json.loads(re.sub(r",?\s*// .*|,?\s*/\*.*?\*/", "", found)))
+    return dict(json.loads(re.sub(r"\s*// .*|\s*/\*.*?\*/", "", found)))
 
 
 def enriched_ticket(raw: str, bundle: Path) -> dict[str, Any]:

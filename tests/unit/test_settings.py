@@ -1,4 +1,4 @@
-"""Each setting stands in Settings, in the README's table and, where the function needs it, in template.yaml."""
+"""Each setting is in Settings, in docs/settings.md and, if the function needs it, in template.yaml."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 
 from handler.settings import Settings, WorkerSettings
 from tests.support.fakes import SETTINGS
@@ -34,9 +35,15 @@ def function_environment() -> dict[str, Any]:
     return dict(function["Properties"]["Environment"]["Variables"])
 
 
-def test_the_readme_has_a_row_for_each_setting() -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \|", readme, re.MULTILINE)) == ALL
+def test_the_documentation_has_each_setting_with_its_default() -> None:
+    page = (REPOSITORY / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \| (.*?) \|", page, re.MULTILINE))
+    defaults = {name.upper(): field.get_default() for name, field in WorkerSettings.model_fields.items()}
+    assert rows.keys() == ALL
+    for name, default in defaults.items():
+        # Without a default the variable is required, or the page describes what applies instead.
+        if default is not None and default is not PydanticUndefined:
+            assert rows[name] == f"`{default}`", name
 
 
 def test_the_template_gives_the_function_each_setting_that_it_needs() -> None:
