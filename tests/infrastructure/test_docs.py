@@ -37,7 +37,7 @@ ELSEWHERE = {
     r"make sam-invoke EVENT=\S+": ("tests/sam/test_sam.py", "local"),
     r"make zip": ("tests/zip/*.py", "function_zip"),
     r"make cost .*": ("tests/integration/test_cost.py", "cost"),
-    r"make unit": ("pyproject.toml", "tests/unit"),  # a part of make test
+    r"make unit": ("pyproject.toml", "tests/unit"),  # part of make test
     r"make examples": ("tests/infrastructure/test_docs.py", "examples."),
     r"\.venv/bin/python -m enrichment\.export compact .*": ("Makefile", "enrichment.export compact --out"),
     r"\.venv/bin/python -m handler\.local up .*": ("tests/integration/test_local.py", "--env-file"),
