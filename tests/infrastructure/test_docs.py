@@ -26,9 +26,11 @@ MAKEFILE = (REPO / "Makefile").read_text(encoding="utf-8")
 SCRIPTS: dict[str, str] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 VOCABULARY = REPO / "docs" / "development.md"
 
-# The visible mark of a command that no test runs. In the paragraph before a block it covers that block; a sentence
-# "The commands of this page (section) are not run here ..." covers them all.
-MARK = re.compile(r"\bnot run here(?: against AWS)?: (?:they need|needs) \w+")
+# The visible mark of a command that no test runs. In the paragraph before a block, or in a comment line of it, it covers
+# the block; a sentence "The commands of this page (section) are not run here ..." covers them all.
+MARK = re.compile(r"\bnot run here(?: against AWS)?: (?:they need|needs) \w+", re.IGNORECASE)
+RUN_BY = re.compile(r"^# Run by (tests/[\w/]+\.py)\b")
+SHELL = {"bash", "sh"}
 ALL = re.compile(r"commands of this (page|section) are not run here: they need \w+")
 
 # Commands that another test runs: a pattern, and a file that contains a text.
@@ -66,10 +68,16 @@ class Block:
     marked: bool
 
     def commands(self) -> Iterator[tuple[str, bool]]:
+        marked = self.marked
         for line in self.lines:
+            if line.startswith("#"):
+                named = RUN_BY.match(line)
+                assert named is None or (REPO / named[1]).is_file(), line
+                marked = marked or named is not None or bool(MARK.search(line))
+                continue
             command, _, comment = re.sub(r"\s+#", "\0#", line, count=1).partition("\0")
             if command.strip():
-                yield " ".join(command.split()), self.marked or bool(MARK.search(comment))
+                yield " ".join(command.split()), marked or bool(MARK.search(comment))
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -95,7 +103,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 COMMANDS = sorted(
-    {(command, marked) for block in BLOCKS if block.language == "bash" for command, marked in block.commands()}
+    {(command, marked) for block in BLOCKS if block.language in SHELL for command, marked in block.commands()}
 )
 
 
@@ -130,7 +138,7 @@ def test_each_command_is_run_or_marked(command: str, marked: bool) -> None:
 
 def test_no_command_is_missed() -> None:
     languages = {block.language for block in BLOCKS}
-    assert languages <= {"bash", "json", "jsonc", "python", "mermaid", "yaml"}
+    assert languages <= SHELL | {"json", "jsonc", "python", "mermaid", "yaml"}
     assert len(COMMANDS) > 30
     unused = [p for p in ELSEWHERE if not any(re.fullmatch(p, command) for command, _ in COMMANDS)]
     assert [pattern for pattern in unused if pattern != "make examples"] == []
