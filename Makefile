@@ -106,6 +106,10 @@ check: format lint types template test  ## Format, lint, types, template and tes
 format: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
+.PHONY: examples
+examples: $(VENV)/.demo $(BUNDLE)/bundle.json  # Updates what README.md shows: the enriched ticket, the picture of the demo
+	@$(BIN)/python docs/examples.py --bundle $(BUNDLE)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 

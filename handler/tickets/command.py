@@ -1,11 +1,11 @@
-"""`tickets`: what was enriched, for people and for pipes.
+"""`tickets`: list enriched tickets, for people and for pipes.
 
-    tickets show --urgent --since 2h       the newest first; --watch goes on looking
-    tickets get ID                         all of one ticket
-    tickets similar ID                     the tickets that resemble it
-    tickets count                          how many there are of each label
+    tickets show --urgent --since 2h       newest first; --watch repeats it
+    tickets get ID                         everything about one ticket
+    tickets similar ID                     the most similar tickets
+    tickets count                          number of tickets per label
 
-On a terminal these are tables, in a pipe tab-separated lines, and with --json one object a line.
+The output is a table on a terminal, tab-separated lines in a pipe, and one JSON object per line with --json.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _REMEMBERED: Final = 200  # tickets that a followed list keeps in sight: one may
 
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See the enriched tickets."
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Read the enriched tickets."
 )
 
 
@@ -61,14 +61,14 @@ def show(
     sentiment: SentimentOption = None,
     needs_review: ReviewOption = False,
     since: SinceOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of tickets.")] = 20,
     as_json: JsonOption = False,
     watch: WatchOption = None,
 ) -> None:
-    """List tickets, the newest first.
+    """List tickets, newest first.
 
-    In a pipe: created_at, urgency, intent, sentiment, review (yes, no), ticket_id, subject, summary, with tabs between
-    them. With --watch in a pipe, or as JSON, each ticket comes once, as it appears.
+    Columns in a pipe, separated by tabs: created_at, urgency, intent, sentiment, review (yes, no), ticket_id, subject,
+    summary. With --watch in a pipe, or as JSON, each ticket is printed once, when it appears.
     """
     selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
     with opened() as repository:
@@ -102,10 +102,10 @@ def count(
     as_json: JsonOption = False,
     watch: WatchOption = None,
 ) -> None:
-    """Count tickets by intent, urgency and sentiment. This reads the whole index: --since makes it cheaper.
+    """Count tickets by intent, urgency and sentiment. This reads the whole index; --since reduces the cost.
 
-    In a pipe: what is counted (intent, urgency, sentiment), label, number, with tabs between them. With --watch in a
-    pipe, or as JSON, a label comes again when its number has changed.
+    Columns in a pipe, separated by tabs: task (intent, urgency, sentiment), label, number. With --watch in a pipe, or
+    as JSON, a label is printed again when its number has changed.
     """
     selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
     with opened() as repository:
@@ -129,10 +129,9 @@ def count(
 
 @app.command()
 def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: JsonOption = False) -> None:
-    """Show all of one ticket, from its enriched object in the version that the table names.
+    """Show one ticket completely, from its enriched object in the version that the table names.
 
-    In a pipe: name and value, with a tab between them and each value on one line. --json has it as it is stored, with
-    its whole embedding.
+    Columns in a pipe, separated by tabs: name, value. --json prints the object as it is stored, with the embedding.
     """
     with opened() as repository:
         item = _find(repository, ticket_id, created_at)
@@ -144,14 +143,14 @@ def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: Jso
 def resemble(
     ticket_id: IdArgument,
     *,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 10,
-    among: Annotated[int, typer.Option(min=1, help="Compare with so many of the newest tickets.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of tickets.")] = 10,
+    among: Annotated[int, typer.Option(min=1, help="Number of tickets to compare with, the newest ones.")] = 1000,
     created_at: CreatedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tickets that resemble one, by the cosine of their vectors, the most similar first.
+    """List the tickets that are most similar to one, by the cosine of their embeddings.
 
-    In a pipe: the cosine, and then what `tickets show` has. Each comparison reads one object from S3.
+    Columns in a pipe: the cosine, then those of `tickets show`. Each comparison reads one object from S3.
     """
     with opened() as repository:
         item, form = _find(repository, ticket_id, created_at), form_of(as_json=as_json)
