@@ -41,6 +41,7 @@ _TAGGED: Final = re.compile(
 _BANNER_REACH: Final = 8  # lines from the top
 _FEW_WORDS: Final = 5  # with fewer words of the writer's own, a forwarded mail below them is the matter
 _FEW_POINTING_WORDS: Final = 25  # the same for words that point to it ("please see below")
+_LONGEST_NOTICE: Final = 4000  # characters
 _RULE: Final = re.compile(r"[-_=*~#─━—–.·•+\s]{3,}+$")
 
 
@@ -116,7 +117,7 @@ def _what_is_said(lines: list[Line], subject: str) -> tuple[str, int]:
         {_Kind.OWN},
         {_Kind.OWN, _Kind.MACHINE},
         {_Kind.OWN, _Kind.MACHINE, _Kind.QUOTED},
-        set(_Kind),
+        {_Kind.OWN, _Kind.MACHINE, _Kind.QUOTED, _Kind.SIGNATURE} if subject else set(_Kind),
     ):
         if any(_matter(texts[i]) for i, kind in enumerate(kinds) if kind in kept):
             break
@@ -125,7 +126,7 @@ def _what_is_said(lines: list[Line], subject: str) -> tuple[str, int]:
     chosen = [_shown(text, kind) if kind in kept else "" for text, kind in zip(texts, kinds, strict=True)]
     left_out = (t for t, kind in zip(texts, kinds, strict=True) if kind is _Kind.MACHINE and kind not in kept)
     machines = word_count("\n".join(left_out)[:MAX_CHARACTERS])
-    return unwrapped(chosen) or unwrapped(texts), machines
+    return unwrapped(chosen) or ("" if subject else unwrapped(texts)), machines
 
 
 def _shown(text: str, kind: _Kind) -> str:
@@ -182,6 +183,11 @@ def _find_quoted(texts: list[str], kinds: list[_Kind], lines: list[Line], subjec
         if lines[at].quoted == 1 and at > last_own and not weak_quotes:
             weak_quotes = not _introduced(texts, at) and own.enough(at)
         if lines[at].quoted == 2 or (lines[at].quoted == 1 and weak_quotes):
+            header = find_header(texts, at)
+            if header is not None and header.sure:
+                _mark(kinds, at, header.end, _Kind.HEADER)
+                at = header.end
+                continue
             kinds[at] = _Kind.QUOTED
             at += 1
             continue
@@ -280,25 +286,21 @@ def _find_machine(texts: list[str], kinds: list[_Kind], raw: list[str]) -> None:
 
 
 def _find_notices(texts: list[str], kinds: list[_Kind]) -> None:
+    """Marks legal notices below the writer's words, with or without a blank line before them."""
     seen = False
     for paragraph in _paragraphs(texts, kinds):
-        joined = " ".join(texts[i] for i in paragraph)[:6000]
-        if seen and is_notice(joined):
+        if seen and is_notice(" ".join(texts[i] for i in paragraph)[:_LONGEST_NOTICE]):
             for i in paragraph:
                 kinds[i] = _Kind.NOTICE
-        elif seen and len(paragraph) > 1:
-            # A notice may follow without a blank line.
-            for place in range(1, len(paragraph)):
-                if is_notice(" ".join(texts[i] for i in paragraph[place:][:20])[:6000]) and not is_notice(
-                    texts[paragraph[place - 1]]
-                ):
-                    if _starts_notice(texts[paragraph[place]]):
-                        for i in paragraph[place:]:
-                            kinds[i] = _Kind.NOTICE
-                        break
-                if place > 40:
+            continue
+        for place, i in enumerate(paragraph):
+            if seen and _starts_notice(texts[i]):
+                rest = paragraph[place : place + 20]
+                if is_notice(" ".join(texts[j] for j in rest)[:_LONGEST_NOTICE]):
+                    for j in paragraph[place:]:
+                        kinds[j] = _Kind.NOTICE
                     break
-        seen = seen or any(_matter(texts[i]) for i in paragraph)
+            seen = seen or _matter(texts[i])
 
 
 def _starts_notice(text: str) -> bool:

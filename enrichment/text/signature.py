@@ -140,22 +140,29 @@ def _belongs(line: str) -> bool:
 
 def _name_block(lines: Sequence[str], tail: int, last: int) -> int:
     """Where a name, with or without a role and an address, stands alone at the end."""
-    start = last
-    while start > tail and lines[start - 1]:
-        start -= 1
+    start = at = last
+    contact = False
+    while at > tail and (not lines[at - 1] or _contact_or_name(lines[at - 1])):
+        at -= 1
+        contact = contact or _CONTACT.search(lines[at]) is not None
+        # Without an address, a name counts only below a blank line.
+        if _is_name(lines[at]) and at and (contact or not lines[at - 1]):
+            start = at
     before = start - 1
     while before >= 0 and not lines[before]:
         before -= 1
-    block = lines[start:last]
-    if before < 0 or start - 1 == before or not 1 <= len(block) <= 8 or lines[before].endswith((":", "-")):
-        return len(lines)
-    first = block[0].strip(" -–—~/,")
-    words = first.replace(",", " ").split()
-    if not 2 <= len(words) <= 5 or first.isupper() or not all(map(_is_name_word, words)):
+    block = [line for line in lines[start:last] if line]
+    if before < 0 or not 1 <= len(block) <= 8 or lines[before].endswith((":", "-")):
         return len(lines)
     if any(word.lower().strip(".,") in _MATTER for line in block for word in line.split()[:3]):
         return len(lines)
-    return start if all(_contact_or_name(line) for line in block[1:]) else len(lines)
+    return start
+
+
+def _is_name(line: str) -> bool:
+    bare = line.strip(" -–—~/,")
+    words = bare.replace(",", " ").split()
+    return 2 <= len(words) <= 5 and not bare.isupper() and all(map(_is_name_word, words))
 
 
 def _contact_or_name(line: str) -> bool:

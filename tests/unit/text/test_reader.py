@@ -81,8 +81,7 @@ def test_the_same_words_give_the_same_text_in_any_form(shape: str) -> None:
 
 
 def test_wrapped_lines_are_joined_in_any_form() -> None:
-    line = "Since the update of the calendar each of our appointments that was moved by a delegate appears twice, "
-           "and nobody can tell why."
+    line = "Since the update of the calendar each appointment that was moved by a delegate appears twice. Can you tell why?"
     wrapped = textwrap.fill(line, 60)
     assert model_text("", wrapped + "\nHelp us, please.") == f"{line}\nHelp us, please."
     assert model_text("", f"<p>{wrapped}</p><p>Help us, please.</p>") == f"{line}\nHelp us, please."
