@@ -27,6 +27,7 @@ from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
 from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.extractive import Outline, outline, summarize
 from enrichment.summary.summarizer import Summarizer, Summary
+from enrichment.text.language import detect
 from enrichment.ticket import EnrichmentData, RawTicket
 
 __all__ = ["Enricher", "Observe", "TimeLeft", "micro_batches"]
@@ -210,6 +211,10 @@ class Enricher:
         cut["summary"] = summary.truncated
         cut = {task: was_cut or item.outline.cut for task, was_cut in cut.items()}
         embedding = encoded.embedding if encoded else self._nothing
+        language = detect(item.outline.text)
+        reasons: list[str] = [task for task in TASKS if confidence[task] < self._classifiers.threshold(task)]
+        if language is not None and language not in self.bundle.manifest.languages:
+            reasons = ["language"]  # says more than what follows from it
         return EnrichmentData.model_validate(
             {
                 "embedding": [round(value, 7) for value in embedding.tolist()],
@@ -219,7 +224,9 @@ class Enricher:
                 "processed_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "model_version": self.version,
                 "scores": classified.scores,
-                "needs_review": any(confidence[task] < self._classifiers.threshold(task) for task in TASKS),
+                "needs_review": bool(reasons),
+                "review_reasons": reasons,
+                "language": language,
                 "truncated": [task for task, was_cut in cut.items() if was_cut],
             }
         )
