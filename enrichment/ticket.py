@@ -116,7 +116,8 @@ class EnrichmentData(_Model):
         Field(description="why needs_review is true: the language, or the tasks that are uncertain"),
     ] = Field(default_factory=list)
     language: Annotated[
-        str | None, Field(pattern=r"^[a-z]{2}$", description="ISO 639-1, as detected; null for a text too short to tell")
+        str | None,
+        Field(pattern=r"^[a-z]{2}$", description="ISO 639-1, as detected; null for a text too short to tell"),
     ] = None
     truncated: Annotated[list[str], Field(description="tasks that saw only the beginning of the text")]
     schema_version: Literal[1] = SCHEMA_VERSION

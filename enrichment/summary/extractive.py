@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from enrichment.encoder import Floats
-from enrichment.text import MAX_CHARACTERS, Sentence, read_ticket, sentences
+from enrichment.text import MAX_CHARACTERS, Sentence, read_ticket, sentences, word_count
 from enrichment.text.courtesy import is_boilerplate, without_greeting
 from enrichment.text.sentences import CJK, UNSPACED
 
@@ -51,7 +51,7 @@ class Outline:
     """A ticket as the summary sees it.
 
     `text` is what the models read, `begin` where the body begins in it; `sentences` are the candidates as spans of it,
-    `words` is the length of the body, `cut` says that the body goes on beyond what was read.
+    `words` is the length of the whole body, with what was left out of it, `cut` says that the body goes on beyond what was read.
     """
 
     text: str
@@ -60,6 +60,11 @@ class Outline:
     sentences: tuple[Sentence, ...]
     words: int
     cut: bool
+
+    @property
+    def own_words(self) -> int:
+        """The number of words in the body as the models read it."""
+        return word_count(self.text[self.begin : MAX_CHARACTERS])
 
 
 def outline(subject: str, body: str) -> Outline:
@@ -100,9 +105,12 @@ def summarize(
     return closed(whole or beginning(ticket, max_tokens, count_tokens))
 
 
-def beginning(ticket: Outline, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
-    """The subject, or else the beginning of the ticket, as far as it fits."""
-    for text in (ticket.subject, ticket.text[ticket.begin : MAX_CHARACTERS]):
+def beginning(
+    ticket: Outline, max_tokens: int, count_tokens: Callable[[str], int], *, subject_first: bool = True
+) -> str:
+    """The subject, or else the beginning of the body, as far as it fits; the other way round if so asked."""
+    texts = [ticket.subject, ticket.text[ticket.begin : MAX_CHARACTERS]]
+    for text in texts if subject_first else reversed(texts):
         if fitting := _fit(" ".join(text.split()), max_tokens, count_tokens):
             return fitting
     return ""

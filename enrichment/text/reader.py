@@ -61,7 +61,7 @@ class TicketText:
 
     `text` is subject and body joined by ". " (by a space where the subject ends in ., ! or ?), one line per paragraph;
     `begin` is where the body begins in it (in characters), `subject` the subject on one line, `words` the number of
-    words in the body, with those of traces and logs; `cut` says that the body goes on beyond what was read at all.
+    words in the whole body, with what was left out; `cut` says that the body goes on beyond what was read at all.
     """
 
     text: str
@@ -75,10 +75,10 @@ def read_ticket(subject: str, body: str) -> TicketText:
     """What the writer of a ticket says; time and memory are linear in its length."""
     subject = _subject(subject)
     lines, cut = _lines(body)
-    said, machines = _what_is_said(lines, subject)
+    said, words = _what_is_said(lines, subject)
     joiner = "" if not subject or not said else " " if subject[-1] in ".!?" else ". "
     begin = len(subject) + len(joiner)
-    return TicketText(subject + joiner + said, begin, subject, word_count(said[:MAX_CHARACTERS]) + machines, cut)
+    return TicketText(subject + joiner + said, begin, subject, words, cut)
 
 
 def model_text(subject: str, body: str) -> str:
@@ -105,7 +105,7 @@ def _lines(body: str) -> tuple[list[Line], bool]:
 
 
 def _what_is_said(lines: list[Line], subject: str) -> tuple[str, int]:
-    """The writer's words, and how many words machines wrote beside them."""
+    """The writer's words, and how many words the whole body has."""
     texts = [" ".join(line.text.split()) for line in lines]
     kinds = [_Kind.OWN] * len(texts)
     _find_banner(texts, kinds)
@@ -124,9 +124,8 @@ def _what_is_said(lines: list[Line], subject: str) -> tuple[str, int]:
     else:
         kept = {_Kind.OWN, _Kind.MACHINE, _Kind.SIGNATURE}
     chosen = [_shown(text, kind) if kind in kept else "" for text, kind in zip(texts, kinds, strict=True)]
-    left_out = (t for t, kind in zip(texts, kinds, strict=True) if kind is _Kind.MACHINE and kind not in kept)
-    machines = word_count("\n".join(left_out)[:MAX_CHARACTERS])
-    return unwrapped(chosen) or ("" if subject else unwrapped(texts)), machines
+    words = word_count("\n".join(texts)[:MAX_CHARACTERS])
+    return unwrapped(chosen) or ("" if subject else unwrapped(texts)), words
 
 
 def _shown(text: str, kind: _Kind) -> str:
