@@ -31,7 +31,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 22
 
 demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this machine
-	@$(BIN)/python -m handler.demo --bundle $(BUNDLE)
+	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE)
 
 bundle: $(BUNDLE)/bundle.json  ## Build the compact model bundle
 
@@ -45,7 +45,7 @@ test-faults: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Break everything around 20,0
 	$(BIN)/python -m pytest -s --show-capture=no tests/faults
 
 soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Send 5,000 tickets through a real worker; its memory and files stay flat
-	@$(BIN)/python -m tests.soak --bundle $(BUNDLE)
+	@$(BIN)/python -m tests.bench.soak --bundle $(BUNDLE)
 
 image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build the function's image without Flox, same contract (needs Docker)
 	@$(BIN)/python -m deploy.standin.build --bundle $(BUNDLE)
@@ -63,12 +63,13 @@ test-localstack: $(VENV)/bin/python  ## The same on LocalStack, where there is a
 	    $(BIN)/python -m pytest tests/endtoend --cloud localstack; \
 	fi
 
-deploy-localstack: $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
+deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
 	@$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/_localstack/health", timeout=9)' \
 	    $(AWS_ENDPOINT_URL) 2>/dev/null || { echo "error: no LocalStack answers at $(AWS_ENDPOINT_URL);" \
 	    "start one, or name it: make deploy-localstack AWS_ENDPOINT_URL=http://..." >&2; exit 1; }
-	@AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= \
-	    $(SAM)/bin/sam deploy --config-env localstack
+	@export AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= && \
+	    $(SAM)/bin/sam deploy --config-env localstack && \
+	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
 
 cost: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Measure a ticket and price a million: COST="--memory 1024 --price NAME=USD"
 	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
@@ -105,6 +106,10 @@ check: format lint types template test  ## Format, lint, types, template and tes
 format: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
+.PHONY: examples
+examples: $(VENV)/.demo $(BUNDLE)/bundle.json  # Updates what README.md shows: the enriched ticket, the picture of the demo
+	@$(BIN)/python docs/examples.py --bundle $(BUNDLE)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 
@@ -112,9 +117,9 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 template: $(VENV)/.dev
-	$(BIN)/cfn-lint template.yaml
+	$(BIN)/cfn-lint template.yaml deploy/observability.yaml
 
-scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan template.yaml, and what is deployed for secrets, with checkov
+scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan the templates, and everything that is deployed for secrets, with checkov
 	@$(CHECKOV)/bin/python .ci/scan.py
 
 bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Print the figures of the README, as ratios within one run

@@ -10,9 +10,8 @@ does not depend on its neighbours, and what goes wrong with one ticket stays wit
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,13 +27,13 @@ from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
 from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.extractive import Outline, outline, summarize
 from enrichment.summary.summarizer import Summarizer, Summary
-from enrichment.text import micro_batches
+from enrichment.text.language import detect
 from enrichment.ticket import EnrichmentData, RawTicket
 
-__all__ = ["Enricher", "Observe", "TimeLeft"]
+__all__ = ["Enricher", "Observe", "TimeLeft", "micro_batches"]
 
 TimeLeft = Callable[[], float]
-"""Seconds that are left for the models; asked before each micro-batch."""
+"""Seconds that are left; asked before the text of each ticket is processed, and before each micro-batch."""
 Observe = Callable[[str, float, int], None]
 """Called with a stage ("tokenize", "encode", "classify", "summarize"), its seconds and its number of tickets."""
 
@@ -44,7 +43,6 @@ _SUMMARIZER_ROW: Final = 12.0  # by their numbers of weights: 135 million to 11 
 _WARM_UP: Final = (
     "The first run of a session is slower than the others, so it is made before a ticket waits for it. " * 3
 )
-_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +95,13 @@ class Enricher:
     ) -> list[EnrichmentData | EnrichmentError]:
         """One result or one error per ticket, in order; never raises for a bad ticket.
 
-        `time_left` gives the seconds left: a micro-batch that would not fit is not started, its tickets come back as
-        OutOfTime. A micro-batch that raises is run again ticket by ticket, and what then still raises is ModelFailed.
+        `time_left` gives the seconds left: a ticket that would not fit is not started and comes back as OutOfTime. A
+        micro-batch that raises is run again ticket by ticket, and what then still raises is ModelFailed, with the
+        exception as its cause. Nothing is logged: an exception's message may quote the ticket.
         """
         watch = _Watch(time_left or _forever, observe or _nobody)
         begin = time.perf_counter()
-        items = self._read(tickets)
+        items = self._read(tickets, watch)
         watch.observe("tokenize", time.perf_counter() - begin, len(tickets))
         results: dict[int, EnrichmentData | EnrichmentError] = {}
         good: list[tuple[int, _Item]] = []
@@ -117,16 +116,35 @@ class Enricher:
             results.update(zip((good[k][0] for k in batch), part, strict=True))
         return [results[i] for i in range(len(tickets))]
 
-    def _read(self, tickets: Sequence[RawTicket]) -> list[_Item | EnrichmentError]:
-        """What is known of tickets before the models run; a ticket that cannot be read takes no other along."""
+    def _read(self, tickets: Sequence[RawTicket], watch: _Watch) -> list[_Item | EnrichmentError]:
+        """What is known of tickets before the models run.
+
+        A ticket that cannot be read, or for which no time is left, does not affect the others.
+        """
+        results: dict[int, _Item | EnrichmentError] = {}
+        outlines: dict[int, Outline] = {}
+        for i, ticket in enumerate(tickets):
+            left = watch.time_left()
+            if left < 0:
+                results[i] = OutOfTime(f"not started: {left:.1f} s left", ticket_id=ticket.ticket_id)
+                continue
+            try:
+                outlines[i] = outline(ticket.subject, ticket.body)
+            except Exception as error:  # an isolation boundary, like that around the models
+                results[i] = _failed(ticket, error)
+        for i, tokens in zip(outlines, self._tokenize(list(outlines.values())), strict=True):
+            if isinstance(tokens, Exception):
+                results[i] = _failed(tickets[i], tokens)
+            else:
+                results[i] = _Item(tickets[i], outlines[i], tokens)
+        return [results[i] for i in range(len(tickets))]
+
+    def _tokenize(self, outlines: Sequence[Outline]) -> Sequence[Tokens | Exception]:
+        """Per text its tokens, or what its tokenization raised: all in one call, one by one if that call raises."""
         try:
-            outlines = [outline(ticket.subject, ticket.body) for ticket in tickets]
-            tokens = self._encoder.tokenize([o.text for o in outlines])
-        except Exception as error:  # an isolation boundary, like that around the models
-            if len(tickets) == 1:
-                return [_failed(tickets[0], error)]
-            return [item for ticket in tickets for item in self._read([ticket])]
-        return [_Item(*parts) for parts in zip(tickets, outlines, tokens, strict=True)]
+            return self._encoder.tokenize([o.text for o in outlines])
+        except Exception as error:  # an isolation boundary, as above
+            return [error] if len(outlines) == 1 else [r for o in outlines for r in self._tokenize([o])]
 
     def _micro_batch(self, part: Sequence[_Item], watch: _Watch) -> list[EnrichmentData | EnrichmentError]:
         cost = sum(item.tokens.windows for item in part) * max(item.tokens.longest for item in part)
@@ -191,7 +209,12 @@ class Enricher:
         if classified.truncated is not None:
             cut["sentiment"] = classified.truncated
         cut["summary"] = summary.truncated
+        cut = {task: was_cut or item.outline.cut for task, was_cut in cut.items()}
         embedding = encoded.embedding if encoded else self._nothing
+        language = detect(item.outline.text)
+        reasons: list[str] = [task for task in TASKS if confidence[task] < self._classifiers.threshold(task)]
+        if language is not None and language not in self.bundle.manifest.languages:
+            reasons = ["language"]  # says more than what follows from it
         return EnrichmentData.model_validate(
             {
                 "embedding": [round(value, 7) for value in embedding.tolist()],
@@ -201,7 +224,9 @@ class Enricher:
                 "processed_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "model_version": self.version,
                 "scores": classified.scores,
-                "needs_review": any(confidence[task] < self._classifiers.threshold(task) for task in TASKS),
+                "needs_review": bool(reasons),
+                "review_reasons": reasons,
+                "language": language,
                 "truncated": [task for task, was_cut in cut.items() if was_cut],
             }
         )
@@ -229,8 +254,27 @@ class Enricher:
         return seconds
 
 
+def micro_batches(lengths: Sequence[int], rows: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Groups indices by length so that rows times the longest length stays within `budget` tokens.
+
+    `lengths[i]` is the length of item i's longest row, `rows[i]` how many rows it has. An item too big for the
+    budget comes alone. Longest first: the memory arena then reaches its final size at once instead of growing
+    (https://github.com/microsoft/onnxruntime/issues/11627).
+    """
+    batch: list[int] = []
+    longest = count = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = max(longest, lengths[index])
+        if batch and (count + rows[index]) * longest > budget:
+            yield batch
+            batch, longest, count = [], lengths[index], 0
+        batch.append(index)
+        count += rows[index]
+    if batch:
+        yield batch
+
+
 def _failed(ticket: RawTicket, error: Exception) -> ModelFailed:
-    _log.error("a model failed", exc_info=error, extra={"ticket_id": ticket.ticket_id})
     failure = ModelFailed(f"a model raised {type(error).__name__}", ticket_id=ticket.ticket_id)
     failure.__cause__ = error
     return failure

@@ -1,1 +1,1 @@
-"""Sample events, one JSON file each, and the generator of made-up tickets."""
+"""Sample events, one JSON file each, and the generator of synthetic tickets."""

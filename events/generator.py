@@ -1,6 +1,6 @@
-"""Made-up support tickets that read as if customers had written them, sent to a bucket or a file at a human pace.
+"""Synthetic support tickets that read like those of customers, sent to a bucket or a file at a realistic rate.
 
-The words are data: `templates.toml`, whose head explains its small language. Here is only chance and plumbing.
+The texts are data: `templates.toml`, whose header explains its syntax. This module makes the random choices.
 """
 
 import random
@@ -18,30 +18,30 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from events.delivery import PAUSE_SECONDS, Pace, Put, SinkError, to_bucket, to_file
+from events.delivery import PAUSE_SECONDS, Put, RateLimiter, SinkError, to_bucket, to_file
 from events.wording import STYLES, Writer
 
 Ticket = dict[str, Any]
 
-TAGGED = 0.6  # how likely a ticket carries each of the tags that suit it
+TAGGED = 0.6  # probability of each tag that fits a ticket
 LATEST_START = 250_000_000_000  # Unix seconds in the year 9892; dates beyond 9999 have no text form
-# What `priority` holds, per hundred tickets. metadata.truth keeps the urgency of the words either way.
+# The value of `priority`, in percent of the tickets. metadata.truth always holds the urgency of the text.
 PRIORITY_ODDS = {"absent": 50, "null": 5, "same": 36, "other": 6, "nonsense": 3}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class TicketGenerator:
-    """An endless iterator of raw tickets: dicts that fit the schema of the pipeline's input.
+    """An endless iterator of raw tickets: dicts that conform to the schema of the pipeline's input.
 
-    `metadata.truth` holds the labels that the words carry: `intent`, `urgency` and `sentiment`. An explicit `priority`
-    mostly agrees with that urgency, but not always.
+    `metadata.truth` holds the labels that the text expresses: `intent`, `urgency` and `sentiment`. An explicit
+    `priority` agrees with that urgency in most tickets, but not in all.
 
     Args:
-        seed: The same seed gives the same tickets, but for `created_at` and the dates in the texts that follow it.
-        now: The time of a ticket in Unix seconds, asked once for each.
-        start: Unix seconds of the first ticket; each next one is 8 to 15 seconds later. `now` is not asked then, and
-            the same seed gives the same tickets to the letter.
+        seed: The same seed gives the same tickets, except for `created_at` and the dates in the texts.
+        now: Returns the time of a ticket in Unix seconds; called once per ticket.
+        start: Unix seconds of the first ticket; each following one is 8 to 15 seconds later. `now` is then not called,
+            and the same seed gives identical tickets.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TicketGenerator:
         return ticket | self._priority(urgency)
 
     def _time(self) -> int:
-        # Drawn in either case: the tickets of a seed do not depend on where their time comes from.
+        # Drawn in both cases: the tickets of a seed do not depend on the source of their time.
         pause = self._chance.randint(*PAUSE_SECONDS)
         if self._start is None:
             return self._now()
@@ -121,7 +121,7 @@ def _suits(shape: Mapping[str, Any], kind: str, sentiment: str) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM or Ctrl-C has come; a second one ends the process as ever."""
+    """Yield a function that tells whether SIGTERM or Ctrl-C was received; the second one ends the process as usual."""
     asked = False
 
     def ask(*_: object) -> None:
@@ -145,7 +145,7 @@ def _sink(bucket: str | None, out: str | None) -> AbstractContextManager[Put]:
         return nullcontext(to_bucket(bucket))
     if out is not None and bucket is None:
         return to_file(out)
-    raise SinkError("say where the tickets go: either --bucket NAME or --out FILE.jsonl ('-' for stdout)")
+    raise SinkError("choose a destination: either --bucket NAME or --out FILE.jsonl ('-' for stdout)")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -156,22 +156,27 @@ def generate(
     *,
     bucket: Annotated[str | None, typer.Option(help="Put each ticket into this S3 bucket as <ticket_id>.json.")] = None,
     out: Annotated[
-        str | None, typer.Option(help="Write one line of JSON a ticket to this file, anew; - is stdout.")
+        str | None,
+        typer.Option(help="Write one line of JSON per ticket to this file, which is overwritten; - is stdout."),
     ] = None,
-    count: Annotated[int | None, typer.Option(min=0, help="Stop after so many tickets. Default: go on.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=0, help="Stop after this number of tickets. Default: no limit.")
+    ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0, help="Tickets a minute, 0: no pauses. Default: 8 to 15 s apart, 7 a minute at most."),
+        typer.Option(min=0, help="Tickets per minute; 0: no pauses. Default: 8 to 15 s apart, at most 7 per minute."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same number makes the same tickets again.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same tickets.")] = None,
     start: Annotated[
         int | None,
-        typer.Option(min=0, max=LATEST_START, help="created_at of the first, Unix seconds. Default: always now."),
+        typer.Option(
+            min=0, max=LATEST_START, help="created_at of the first ticket, in Unix seconds. Default: the current time."
+        ),
     ] = None,
 ) -> None:
-    """Make support tickets and send them to an S3 bucket (AWS_ENDPOINT_URL says where) or a file until stopped.
+    """Generate support tickets and send them to an S3 bucket or a file, until stopped.
 
-    SIGTERM and Ctrl-C end it after the ticket in hand.
+    SIGTERM and Ctrl-C stop it after the current ticket. AWS_ENDPOINT_URL selects another endpoint, for an emulator.
     """
     console, made = Console(stderr=True), 0
     quiet = not console.is_terminal or (out == "-" and sys.stdout.isatty())
@@ -179,22 +184,19 @@ def generate(
     progress = Progress(*columns, console=console, transient=True, disable=quiet, redirect_stdout=False)
     try:
         with _stop_signals() as stopping, _sink(bucket, out) as put, progress:
-            tickets, pace, task = (
-                TicketGenerator(seed, start=start),
-                Pace(rate, seed),
-                progress.add_task("", total=count),
-            )
-            while (count is None or made < count) and pace.wait(stopping):
+            tickets, limiter = TicketGenerator(seed, start=start), RateLimiter(rate, seed)
+            task = progress.add_task("", total=count)
+            while (count is None or made < count) and limiter.wait(stopping):
                 put(next(tickets))
                 made += 1
                 progress.advance(task)
     except SinkError as error:
-        typer.echo(f"ticket-generator: {error}" + (f" ({_tally(made)})" if made else ""), err=True)
+        typer.echo(f"ticket-generator: {error}" + (f" ({_stats(made)})" if made else ""), err=True)
         raise typer.Exit(1) from None
-    typer.echo(_tally(made), err=True)
+    typer.echo(_stats(made), err=True)
 
 
-def _tally(made: int) -> str:
+def _stats(made: int) -> str:
     return f"{made} ticket{'' if made == 1 else 's'} made"
 
 

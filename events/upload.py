@@ -1,4 +1,4 @@
-"""What `make demo` puts into the raw bucket: made-up tickets, and the odd ones that every bucket sees in time."""
+"""What `make demo` uploads to the raw bucket: synthetic tickets, among them broken and unusual ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Upload", "make_uploads"]
 
 @dataclass(frozen=True)
 class Upload:
-    """One object on its way into the raw bucket; `broken` says how, and that it must be rejected."""
+    """One object to upload. `broken` is the Reason with which it must be rejected; None: it must be enriched."""
 
     key: str
     body: bytes
@@ -23,7 +23,7 @@ class Upload:
 
 
 def make_uploads(count: int, seed: int) -> list[Upload]:
-    """So many uploads; eight of them are of the kinds that a real bucket sees sooner or later."""
+    """Return `count` uploads; eight of them are unusual or broken, as they occur in real buckets."""
     tickets = TicketGenerator(seed=seed, start=1_790_000_000)
     made = [next(tickets) for _ in range(count - 4)]
     uploads = [Upload(f"2026/{ticket['ticket_id']}.json", _json(ticket)) for ticket in made]

@@ -1,6 +1,6 @@
-"""The small language of `templates.toml`: slots filled by chance, and what a message suffers on its way.
+"""The template language of `templates.toml`: slots that are filled at random, and the styles of a message.
 
-The head of `templates.toml` describes the language to those who write in it.
+The header of `templates.toml` describes the language for its authors.
 """
 
 import html
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
-# Slots that came out empty leave spaces and blank lines behind. Log lines indented by two spaces or more stay.
+# Empty slots leave spaces and blank lines behind. Log lines that are indented by two spaces or more are kept.
 _GAPS = (
     (re.compile(r"(?<=\S) {2,}"), " "),
     (re.compile(r"^ (?! )| +$", re.MULTILINE), ""),
@@ -20,13 +20,13 @@ _GAPS = (
 
 
 class Writer:
-    """Fills the slots of one ticket's texts; what a name once stood for, it stands for throughout the ticket.
+    """Fills the slots of one ticket's texts; a name has the same value throughout the ticket.
 
     Args:
-        chance: Where every choice comes from.
-        names: What a slot may name: lists of texts, tables of labels, numbers, moments.
-        labels: The ticket's intent, kind, urgency and sentiment; the first one that a table of labels knows decides.
-        moment: When the ticket was made; moments in the texts lie before it.
+        chance: The source of all random choices.
+        names: What a slot can refer to: lists of texts, tables of labels, numbers, times.
+        labels: The ticket's intent, kind, urgency and sentiment; a table of labels uses the first one that it contains.
+        moment: When the ticket was created; times in the texts are earlier.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Writer:
         self._known: dict[str, str] = {}
 
     def write(self, text: str) -> str:
-        """Return the text with its slots filled and the gaps of empty ones closed; KeyError for an unknown name."""
+        """Return the text with its slots filled and gaps closed. Raises KeyError for an unknown name."""
         text = self._fill(text)
         for gap, filling in _GAPS:
             text = gap.sub(filling, text)
         return text.strip()
 
     def _fill(self, text: str) -> str:
-        while slot := _SLOT.search(text):  # it holds no other slot: the innermost goes first
+        while slot := _SLOT.search(text):  # matches a slot without slots inside: the innermost is filled first
             text = text[: slot.start()] + self._choose(slot[1]) + text[slot.end() :]
         return text
 
@@ -85,4 +85,4 @@ STYLES: Mapping[str, Callable[[str], str]] = {
     "html": _as_html,
     "mojibake": lambda text: text.encode().decode("cp1252", errors="replace"),
 }
-"""What becomes of a message after it is written, by the name that a shape gives it."""
+"""Transformations of the finished text, by the name that a shape uses for them."""

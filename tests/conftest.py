@@ -15,6 +15,7 @@ from enrichment import Enricher
 
 if TYPE_CHECKING:
     from handler.local import EmbeddedStack
+    from tests.characterization.harness import Product
 
 # The same examples on every machine, and no limits of time: a busy one would fail what is right. To look for new
 # examples: pytest --hypothesis-profile=default
@@ -29,6 +30,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the switch of tests/characterization; only here is it known before the tests are collected."""
+    parser.addoption(
+        "--regenerate",
+        nargs="?",
+        const="all",
+        choices=("all", "behaviour", "models"),
+        help="tests/characterization: write the snapshots anew instead of comparing with them; "
+        "--regenerate=models only what the models decide",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,9 +79,18 @@ def stack() -> Iterator[EmbeddedStack]:
 
 
 @pytest.fixture(scope="session")
+def product(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """The handler and the worker on a stack of their own, whose stores and queues a test may empty."""
+    from tests.characterization.harness import Product
+
+    with Product.started(bundle, tmp_path_factory.mktemp("cache")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
 def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the full profile's three models, two of them small and random."""
-    from tests.small_full import write_source
+    from tests.support.small_full import write_source
 
     return write_source(tmp_path_factory.mktemp("models"))
 
@@ -76,6 +98,6 @@ def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Path, full_source: Path) -> Path:
     """A full bundle of those models, in int8."""
-    from tests.small_full import write_bundle
+    from tests.support.small_full import write_bundle
 
     return write_bundle(tmp_path_factory.mktemp("bundles") / "full", bundle, full_source)

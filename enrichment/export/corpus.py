@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 from enrichment.classify import TASKS, Task
 from enrichment.export.sources import ExportError
-from enrichment.text import ticket_text
+from enrichment.text import model_text
 from enrichment.ticket import Priority, Sentiment
 
 __all__ = ["OPINIONS", "TAXONOMY", "TICKETS", "Labelled", "Taxonomy", "read_labelled"]
@@ -95,7 +95,7 @@ def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
             continue
         try:
             item = json.loads(line)
-            text = item["text"] if "text" in item else ticket_text(item["subject"], item["body"])[0]
+            text = item["text"] if "text" in item else model_text(item["subject"], item["body"])
             labels: dict[Task, list[str]] = {
                 task: item[task] if isinstance(item[task], list) else [item[task]] for task in TASKS if item.get(task)
             }

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from enrichment.ticket import Priority, Sentiment
-from handler.command_line import WHEN, unix_time
+from handler.cli.options import WHEN, unix_time
 
 __all__ = [
     "CreatedOption",
@@ -26,14 +26,14 @@ __all__ = [
     "since_seconds",
 ]
 
-_PAUSE: Final = 2.0  # seconds between two looks of --watch
+_PAUSE: Final = 2.0  # default seconds between two reads of --watch
 
 
 class WatchingCommand(TyperCommand):
-    """A command whose --watch may stand alone: typer's options always take a value, or never."""
+    """A command whose --watch takes an optional value, which typer's own options cannot."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As the base's; a --watch that no number follows gets the usual one."""
+        """As in the base class; a --watch without a number gets the default."""
         following = [*args[1:], ""]
         for place, arg in enumerate(args):
             if arg == "--watch" and not re.fullmatch(r"-?[0-9.]+", following[place]):
@@ -42,7 +42,7 @@ class WatchingCommand(TyperCommand):
 
 
 def since_seconds(text: str) -> int:
-    """As handler.command_line.unix_time, in whole seconds. Raises typer.BadParameter."""
+    """As handler.cli.errors.unix_time, in whole seconds. Raises typer.BadParameter."""
     try:
         return int(unix_time(text))
     except ValueError as error:
@@ -50,20 +50,21 @@ def since_seconds(text: str) -> int:
 
 
 UrgentOption = Annotated[bool, typer.Option("--urgent", help="Only critical and high.")]
-UrgencyOption = Annotated[Priority | None, typer.Option(case_sensitive=False, help="Only this level.")]
+UrgencyOption = Annotated[Priority | None, typer.Option(case_sensitive=False, help="Only this urgency.")]
 IntentOption = Annotated[str | None, typer.Option(help="Only this intent; `tickets count` lists them.")]
 SentimentOption = Annotated[Sentiment | None, typer.Option(case_sensitive=False, help="Only this sentiment.")]
-ReviewOption = Annotated[bool, typer.Option("--needs-review", help="Only those whose labels are unsure.")]
+ReviewOption = Annotated[bool, typer.Option("--needs-review", help="Only tickets with an uncertain label.")]
 SinceOption = Annotated[
     int | None,
-    typer.Option(parser=since_seconds, metavar=WHEN, help="Only created since; TIME is ISO 8601, in UTC."),
+    typer.Option(parser=since_seconds, metavar=WHEN, help="Only tickets created since then; TIME is ISO 8601, in UTC."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, with all that is known.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, with all fields.")]
 WatchOption = Annotated[
     float | None,
-    typer.Option(min=0.1, metavar="[SECONDS]", help=f"Look again, every {_PAUSE:g} s by default, until Ctrl-C."),
+    typer.Option(min=0.1, metavar="[SECONDS]", help=f"Repeat, every {_PAUSE:g} s by default, until Ctrl-C."),
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The ticket_id.")]
 CreatedOption = Annotated[
-    int | None, typer.Option("--created-at", metavar="UNIX_SECONDS", help="Which one, where several have this id.")
+    int | None,
+    typer.Option("--created-at", metavar="UNIX_SECONDS", help="Selects one of several tickets with the id."),
 ]

@@ -21,7 +21,7 @@ import onnxruntime as ort
 
 from enrichment import Bundle, Enricher
 from enrichment.encoder import Encoder
-from enrichment.text import ticket_text
+from enrichment.text import model_text
 from enrichment.ticket import RawTicket, ticket_from_object
 from events.generator import TicketGenerator
 from tests.bench.baseline import Demo, prepare
@@ -91,7 +91,7 @@ def per_ticket(bundle: Path) -> None:
     session = ort.InferenceSession(opened.path("encoder.onnx"), options, providers=["CPUExecutionProvider"])
     rows = [
         [101, *tokens.ids.tolist(), 102]
-        for tokens in encoder.tokenize([ticket_text(t.subject, t.body)[0] for t in batch])
+        for tokens in encoder.tokenize([model_text(t.subject, t.body) for t in batch])
     ]
     longest = max(map(len, rows))
     ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
@@ -120,7 +120,7 @@ def throughput(bundle: Path, models: Path) -> None:
     enricher = Enricher.open(bundle, threads=2)
     batch = tickets_of_eighty_tokens(Encoder.open(Bundle.open(bundle)), 10)
     ours, theirs = interleaved(
-        lambda: enricher.enrich(batch), lambda: demo.enrich(ticket_text(batch[0].subject, batch[0].body)[0]), rounds=3
+        lambda: enricher.enrich(batch), lambda: demo.enrich(model_text(batch[0].subject, batch[0].body)), rounds=3
     )
     ratio = theirs / (ours / 10)
     say("compact, tickets per second, against the torch demo", f"{ratio:.0f} times", "at least 15", ratio >= 15)
@@ -128,8 +128,8 @@ def throughput(bundle: Path, models: Path) -> None:
 
 def memory(bundle: Path) -> None:
     """Peak memory over 1,000 tickets."""
-    figures = json_of("tests.bench.memory", str(bundle))
-    peak, growth = figures["peak_mb"], figures["after_1000"] / figures["after_200"]
+    metrics = json_of("tests.bench.memory", str(bundle))
+    peak, growth = metrics["peak_mb"], metrics["after_1000"] / metrics["after_200"]
     say("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
     say("  memory after 1,000 tickets against after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
 

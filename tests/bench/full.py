@@ -23,7 +23,7 @@ from enrichment import Bundle, Enricher
 from enrichment.encoder import Encoder
 from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.summarizer import Summarizer
-from enrichment.text import ticket_text
+from enrichment.text import model_text
 from tests.bench import __main__ as bench
 from tests.bench.__main__ import REPOSITORY, interleaved, say, tickets_of_eighty_tokens
 from tests.bench.baseline import SUMMARY, Demo
@@ -101,7 +101,7 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
         enricher = Enricher.open(folder, threads=2)
         encoder = Encoder.open(Bundle.open(folder))
         batch = tickets_of_eighty_tokens(encoder, 10)
-        texts = [ticket_text(ticket.subject, ticket.body)[0] for ticket in batch]
+        texts = [model_text(ticket.subject, ticket.body) for ticket in batch]
         lengths = [len(read.ids) + 2 for read in encoder.tokenize(texts)]
         stages: dict[str, float] = {}
         ours, theirs, least = interleaved(
@@ -133,7 +133,7 @@ def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> 
         assert isinstance(spec, AbstractiveSpec)
         summarizer = Summarizer.open(bundle, spec, threads=2)
         tickets = tickets_of_eighty_tokens(Encoder.open(bundle), 10)
-        texts = [ticket_text(t.subject, t.body)[0] for t in tickets]
+        texts = [model_text(t.subject, t.body) for t in tickets]
         for size in (1, 10):
             batch = texts[:size]
             tokens: list[list[str]] = [[f"t{id_}" for id_ in np.maximum(summarizer.ids(text), 3)] for text in batch]
@@ -182,12 +182,12 @@ def start(folder: Path, models: Path) -> None:
 
 def memory(folder: Path) -> None:
     """Peak memory for a batch of ten with 4 beams, and what 200 batches of all lengths add."""
-    figures = bench.json_of("tests.bench.memory_full", str(folder))
-    peak = figures["peak_of_ten"]
+    metrics = bench.json_of("tests.bench.memory_full", str(folder))
+    peak = metrics["peak_of_ten"]
     say("full, peak memory, a batch of 10, 4 beams", f"{peak:.0f} MB", "under 1300 MB", peak < 1300)
-    sys.stdout.write(f"        {figures['peak']:.0f} MB over 200 batches more, of up to 1,024 tokens a ticket\n")
+    sys.stdout.write(f"        {metrics['peak']:.0f} MB over 200 batches more, of up to 1,024 tokens a ticket\n")
     for name in ("medians", "largest"):
-        growth = figures[name][-1] / figures[name][0]
+        growth = metrics[name][-1] / metrics[name][0]
         say(
             f"  {name} of the last 50 batches against the same 50, the first",
             f"{growth:.2f} times",

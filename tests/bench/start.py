@@ -46,7 +46,7 @@ def handler(bundle: str) -> None:
     from handler.settings import Settings
 
     step("import")
-    from tests.fakes import FakeSink
+    from tests.support.fakes import FakeSink
 
     with tempfile.TemporaryDirectory() as cache:
         settings = Settings(
@@ -62,7 +62,13 @@ def handler(bundle: str) -> None:
         sink = FakeSink()
         handle = build(settings, sink=sink)
         step("clients, copy and open the bundle")
-        record = {"messageId": "1", "receiptHandle": "1", "body": json.dumps(TICKET), "attributes": {}}
+        record = {
+            "messageId": "1",
+            "receiptHandle": "1",
+            "body": json.dumps(TICKET),
+            "attributes": {},
+            "eventSource": "aws:sqs",
+        }
         answer = handle({"Records": [record]}, None)
     assert answer == {"batchItemFailures": []}, answer
     step("first ticket")

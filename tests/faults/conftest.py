@@ -1,10 +1,10 @@
-"""What all scenarios share: a seed, models, the library's own answers, and the tally in all at the end."""
+"""What all scenarios share: a seed, models, the library's own answers, and the stats in all at the end."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import pytest
 
 from enrichment import Enricher
 from handler.local import EmbeddedStack
-from handler.worker.reports import Plan
-from tests.account import Account, Auditor, Reference
-from tests.containers import Containers, Post
-from tests.mishaps import Rule, Weather
-from tests.proxy import Proxy
-from tests.traffic import SEED_VARIABLE, Message, Traffic
+from handler.ports import Models
+from handler.worker.reports import WorkerOptions
+from tests.support.containers import Containers, Post
+from tests.support.fault_injection import Call, Fault, FaultPlan, Rule
+from tests.support.proxy import Proxy
+from tests.support.reconciliation import Account, Auditor, Reference
+from tests.support.traffic import SEED_VARIABLE, Message, Traffic
 
 SHARE_VARIABLE = "FAULT_SHARE"
 
@@ -87,41 +88,50 @@ class Scenario:
         """So many messages, or the share that is asked for: a small one may miss a fault that the test looks for."""
         return int(number * _share())
 
-    def weather(self, *rules: Rule) -> Weather:
+    def fault_plan(self, *rules: Rule) -> FaultPlan:
         """What befalls calls, by this scenario's seed."""
-        return Weather(self.seed, rules)
+        return FaultPlan(self.seed, rules)
 
     def run(
         self,
         *waves: Sequence[Message],
-        weather: Weather | None = None,
-        plan: Plan | None = None,
-        models: Enricher | None = None,
+        fault_plan: Callable[[Call], Fault | None] | None = None,
+        options: WorkerOptions | None = None,
+        models: Models | None = None,
+        hurry: int = 300,
+        own_failures: frozenset[str] = frozenset(),
         **settings: str,
     ) -> tuple[Account, Containers]:
-        """Sends messages, wave after wave, to containers that find AWS through that weather, and accounts for all."""
-        with Proxy(self.stack.endpoint_url, weather or (lambda call: None)) as proxy:
+        """Sends messages, wave after wave, to containers that find AWS through that fault_plan, and accounts for all.
+
+        `own_failures` are the codes of failures that the models bring about by the test's wish.
+        """
+        with Proxy(self.stack.endpoint_url, fault_plan or (lambda call: None)) as proxy:
             containers = Containers(
                 self.stack,
                 proxy.url,
                 models or self.models,
-                plan=plan or Plan(wait=1, hidden=10, timeout=30),
+                options=options or WorkerOptions(wait=1, visibility_timeout=10, timeout=30),
                 settings=settings,
+                hurry=hurry,
             )
             with containers.running():
                 for wave in waves:
                     self.post.bring(wave)
                 self.post.wait_until_empty(containers.tickets)
         # Whatever is thrown at them: nothing unforeseen, and no invocation that raises.
-        assert not {code for _, code in containers.errors()} & {"unexpected", "model_failed"}, containers.log
+        assert {code for _, code in containers.errors()} & {"unexpected", "model_failed"} == own_failures, (
+            containers.log
+        )
         assert set(containers.invocations()) == {"ok"}
         assert not containers.hung
         return self.account(
-            [message for wave in waves for message in wave], weather.struck if weather else {}
+            [message for wave in waves for message in wave],
+            fault_plan.struck if isinstance(fault_plan, FaultPlan) else {},
         ), containers
 
     def account(self, messages: Sequence[Message], notes: Mapping[str, int] | None = None) -> Account:
-        """Accounts for messages, prints the tally, and holds it to be complete."""
+        """Accounts for messages, prints the stats, and holds it to be complete."""
         account = Auditor(self.stack, self.reference).account(self.name, messages, self.post.ids)
         now = time.monotonic()
         account.seconds, account.notes, self.begun = now - self.begun, dict(notes or {}), now

@@ -8,10 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.proxy import Proxy
-from tests.workers import Assassin, worker
+from tests.support.proxy import Proxy
+from tests.support.workers import Assassin, worker
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 KILLS = 25  # of each
 
 
-# A message may be in the hands of many that are killed: no number of receives is too many here.
-@pytest.mark.parametrize("scenario", [{"MaxReceiveCount": "1000"}], indirect=True, ids=[""])
 def test_two_workers_killed_again_and_again(scenario: Scenario, tmp_path: Path) -> None:
     messages = scenario.traffic.mixed(scenario.size(1500))
     environment = scenario.stack.environment() | {
@@ -33,7 +29,12 @@ def test_two_workers_killed_again_and_again(scenario: Scenario, tmp_path: Path) 
         for number in range(2):
             proxy = running.enter_context(Proxy(scenario.stack.endpoint_url))
             one = running.enter_context(
-                worker(environment | {"AWS_ENDPOINT_URL": proxy.url}, tmp_path / f"{number}.log", "--hidden", "3")
+                worker(
+                    environment | {"AWS_ENDPOINT_URL": proxy.url},
+                    tmp_path / f"{number}.log",
+                    "--visibility-timeout",
+                    "3",
+                )
             )
             one.wait_until("a process is ready")
             chance = random.Random(f"{scenario.seed}/{number}")

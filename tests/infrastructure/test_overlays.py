@@ -70,7 +70,7 @@ def test_reading_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 
 def test_page_names_what_exists() -> None:
-    page = (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    page = (REPO / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\b(?:deploy|handler|tests|\.flox)/[\w./-]*\w", page))
     assert [name for name in sorted(named) if not (REPO / name).exists()] == []
     for folder in FOLDERS:
@@ -79,7 +79,7 @@ def test_page_names_what_exists() -> None:
 
 
 def test_overlay_of_the_page_is_valid(tmp_path: Path) -> None:
-    page = (KUBERNETES / "README.md").read_text(encoding="utf-8")
+    page = (REPO / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     (overlay,) = re.findall(r"```yaml\n# production/kustomization\.yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "deploy").symlink_to(REPO / "deploy")
     (tmp_path / "production").mkdir()

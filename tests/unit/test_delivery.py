@@ -1,4 +1,4 @@
-"""How tickets leave: the pace, the file, the bucket, and the command that starts and stops it all."""
+"""How tickets leave: the limiter, the file, the bucket, and the command that starts and stops it all."""
 
 import ast
 import itertools
@@ -16,7 +16,7 @@ import pytest
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from events.delivery import Pace
+from events.delivery import RateLimiter
 from events.generator import TicketGenerator, app
 
 EVENTS = Path(__file__).parents[2] / "events"
@@ -32,9 +32,9 @@ def _times(rate: float | None, count: int, cost: float = 0.0) -> list[float]:
         assert 0 < seconds <= 0.2
         now += seconds
 
-    pace = Pace(rate, seed=1, clock=lambda: now, sleep=sleep)
+    limiter = RateLimiter(rate, seed=1, clock=lambda: now, sleep=sleep)
     for _ in range(count):
-        assert pace.wait(lambda: False)
+        assert limiter.wait(lambda: False)
         made.append(now)
         now += cost
     return made
@@ -62,9 +62,9 @@ def test_a_rate_of_zero_does_not_sleep_and_a_slow_sink_is_not_made_up_for() -> N
 
 
 def test_a_pause_ends_when_asked_to_stop() -> None:
-    pace, answers = Pace(1, clock=lambda: 0.0, sleep=lambda _: None), iter([False, False, False, True])
-    assert pace.wait(lambda: next(answers))
-    assert not pace.wait(lambda: next(answers))
+    limiter, answers = RateLimiter(1, clock=lambda: 0.0, sleep=lambda _: None), iter([False, False, False, True])
+    assert limiter.wait(lambda: next(answers))
+    assert not limiter.wait(lambda: next(answers))
 
 
 def _run(*arguments: str) -> Any:

@@ -1,0 +1,47 @@
+"""Errors of botocore as errors of the handler: permanent or transient."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from handler.errors import MessageError, ObjectGone, ServiceFailed, StoreRefused, Throttled
+
+__all__ = ["from_aws"]
+
+_THROTTLES: Final = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+
+
+def from_aws(error: ClientError | BotoCoreError, operation: str) -> MessageError:
+    """Map the error of a call to AWS; `operation` is the API's name of the call and begins the text of the result.
+
+    Raise the result `from error`: the command line tools read AWS's own words from there.
+    """
+    if not isinstance(error, ClientError):
+        return ServiceFailed(f"{operation}: {type(error).__name__}")
+    code = error.response.get("Error", {}).get("Code", "Unknown")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _THROTTLES or status == 429:
+        return Throttled(f"{operation}: {code}")
+    if operation == "GetObject" and code in {"NoSuchKey", "NoSuchVersion", "404", "KeyTooLongError"}:
+        return ObjectGone(f"{operation}: the object does not exist (any more)")
+    if operation in {"PutItem", "PutObject"} and code in {"ValidationException", "EntityTooLarge", "KeyTooLongError"}:
+        return StoreRefused(f"{operation}: {code}")
+    return ServiceFailed(f"{operation}: {code}")
