@@ -113,8 +113,11 @@ def write_models(
     return _entries(recipe, taxonomy, heads), verification
 
 
-def encoder_graph(weights: Path, precision: Precision, adapter: Adapter) -> bytes:
-    """The encoder's ONNX graph, serialised; equal weights, adapter and precision give equal bytes."""
+def encoder_graph(weights: Path, precision: Precision, adapter: Adapter | None) -> bytes:
+    """The encoder's ONNX graph, serialised; equal weights, adapter and precision give equal bytes.
+
+    Without an adapter it has no classification branch.
+    """
     graph = exported_graph(weights, adapter)
     if precision == "int8":
         exponents = dict(Calibration.read().exponents)

@@ -97,7 +97,7 @@ def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
             item = json.loads(line)
             text = item["text"] if "text" in item else model_text(item["subject"], item["body"])
             labels: dict[Task, list[str]] = {
-                task: item[task] if isinstance(item[task], list) else [item[task]] for task in TASKS if item.get(task)
+                task: item[task] if isinstance(item[task], list) else [item[task]] for task in TASKS if task in item
             }
             author = item.get("author")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -367,11 +367,11 @@ def test_opening_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
         Enricher.open(tmp_path)
     for path in bundle.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    spoiled = bytearray((bundle / "cues.json").read_bytes())
+    spoiled = bytearray((bundle / "features.json").read_bytes())
     spoiled[-2] ^= 1
-    (tmp_path / "cues.json").unlink()
-    (tmp_path / "cues.json").write_bytes(spoiled)
-    with pytest.raises(BundleCorrupt, match=r"cues\.json differs from its sha256"):
+    (tmp_path / "features.json").unlink()
+    (tmp_path / "features.json").write_bytes(spoiled)
+    with pytest.raises(BundleCorrupt, match=r"features\.json differs from its sha256"):
         Enricher.open(tmp_path, verify=True)
 
 
