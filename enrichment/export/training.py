@@ -61,12 +61,12 @@ class Settings:
     first_label: float = 0.7  # share of the loss for the first label; the rest for the probability of all accepted ones
     mix: Mapping[str, int] = field(
         default_factory=lambda: {
-            "public": 3,
+            "public": 4,
             "own": 1,
             "opinions": 1,
-            "banking77": 1000,
-            "sst2": 2000,
-            "senti4sd": 400,
+            "banking77": 2500,
+            "sst2": 4500,
+            "senti4sd": 500,
         }
     )
 
