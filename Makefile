@@ -63,12 +63,13 @@ test-localstack: $(VENV)/bin/python  ## The same on LocalStack, where there is a
 	    $(BIN)/python -m pytest tests/endtoend --cloud localstack; \
 	fi
 
-deploy-localstack: $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
+deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
 	@$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/_localstack/health", timeout=9)' \
 	    $(AWS_ENDPOINT_URL) 2>/dev/null || { echo "error: no LocalStack answers at $(AWS_ENDPOINT_URL);" \
 	    "start one, or name it: make deploy-localstack AWS_ENDPOINT_URL=http://..." >&2; exit 1; }
-	@AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= \
-	    $(SAM)/bin/sam deploy --config-env localstack
+	@export AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= && \
+	    $(SAM)/bin/sam deploy --config-env localstack && \
+	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
 
 cost: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Measure a ticket and price a million: COST="--memory 1024 --price NAME=USD"
 	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
@@ -116,9 +117,9 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 template: $(VENV)/.dev
-	$(BIN)/cfn-lint template.yaml
+	$(BIN)/cfn-lint template.yaml deploy/observability.yaml
 
-scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan template.yaml, and what is deployed for secrets, with checkov
+scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan the templates, and everything that is deployed for secrets, with checkov
 	@$(CHECKOV)/bin/python .ci/scan.py
 
 bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Print the figures of the README, as ratios within one run

@@ -26,7 +26,7 @@ MAKEFILE = (REPO / "Makefile").read_text(encoding="utf-8")
 SCRIPTS: dict[str, str] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 VOCABULARY = REPO / "docs" / "development.md"
 
-# The visible mark of a command that no test runs. In the paragraph before a block, or in a comment of the block, it
+# The visible mark of a command that no test runs. In the paragraph before a block, or in a comment line of it, it
 # covers the block; a sentence "The commands of this page (section) are not run here ..." covers them all.
 MARK = re.compile(r"\bnot run here(?: against AWS)?: (?:they need|needs) \w+", re.IGNORECASE)
 RUN_BY = re.compile(r"^# Run by (tests/[\w/]+\.py)\b")
