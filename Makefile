@@ -37,7 +37,7 @@ help:  # Lists the targets that have a description, under their headings
 
 ## Start here (needs Python 3.11 to 3.13 only)
 demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this machine
-	@$(BIN)/python -m handler.demo --bundle $(BUNDLE)
+	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE)
 
 unit: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run the unit tests: after each edit
 	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/unit
@@ -118,7 +118,7 @@ test-nix: $(VENV)/.dev  ## The Nix expressions of .flox/pkgs, evaluated
 	$(BIN)/python -m pytest tests/nix
 
 soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Memory and open files of a worker over 5,000 tickets
-	@$(BIN)/python -m tests.soak --bundle $(BUNDLE)
+	@$(BIN)/python -m tests.bench.soak --bundle $(BUNDLE)
 
 ## Measure
 bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Latency, throughput and memory, as ratios within one run

@@ -10,16 +10,16 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import EnrichmentData, enriched_json, parse_ticket
-from handler.errors import ObjectTooLarge, Unexpected, trace
-from handler.messages import Deleted, StoredTicket, inline_key, number_attribute, references
+from handler.errors import ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
+from handler.messages import Ignored, StoredTicket, inline_key, number_attribute, references
 from handler.outcome import MessageState, Outcome, TicketState
-from handler.ports import Ports
-from handler.storage import Write, refuse_replaced
+from handler.ports import Ports, TicketSource, Write
 
 __all__ = ["Batch", "MessageFailed"]
 
@@ -32,7 +32,7 @@ _RESERVE_MOST: Final = 5.0
 # Of that reserve each further step leaves so much to those behind it.
 _KEEP_STORING: Final = 0.4
 _KEEP_REJECTING: Final = 0.2
-_KEEP_PUTTING_OFF: Final = 0.05
+_KEEP_DEFERRING: Final = 0.05
 _LEAST_WAIT: Final = 0.05
 
 
@@ -54,14 +54,14 @@ class Batch:
     def run(self) -> None:
         """Fetches, enriches, stores and settles; raises nothing for whatever the records hold."""
         tickets = list(self._tickets.values())
-        self._ports.figures.batch(len(tickets))
+        self._ports.metrics.batch(len(tickets))
         self._each("fetch", self._fetch, [t for t in tickets if t.outcome is None], keep=1)
         enriched = self._enrich([t for t in tickets if t.outcome is None])
         self._each("store", partial(self._store, enriched), list(enriched), keep=_KEEP_STORING, success="done")
         self._settle()
         for message in self._messages:
             self._report(message)
-        self._ports.figures.flush()
+        self._ports.metrics.flush()
 
     def settled(self, record: Mapping[str, Any]) -> None:
         """Raises MessageFailed for a record that is to be retried."""
@@ -77,7 +77,7 @@ class Batch:
         try:
             found = references(body if isinstance(body, str) else "")
         except EnrichmentError as error:
-            hopeless = TicketState(Deleted("unreadable"), modified, stage="parse")
+            hopeless = TicketState(Ignored("unreadable"), modified, stage="parse")
             hopeless.fail(error)
             self._tickets[hopeless] = hopeless
             return MessageState(record, [hopeless], [True])
@@ -86,7 +86,7 @@ class Batch:
         tickets = [self._tickets.setdefault(reference, TicketState(reference, modified)) for reference in found]
         for ticket in tickets:
             ticket.modified = max(ticket.modified, modified)
-            if isinstance(ticket.reference, Deleted):
+            if isinstance(ticket.reference, Ignored):
                 ticket.end("skipped", ticket.reference.what)
         return MessageState(record, tickets, owned)
 
@@ -99,7 +99,7 @@ class Batch:
             stored = ports.source.fetch(reference)
             raw, ticket.modified = stored.raw, stored.modified
         else:
-            assert not isinstance(reference, Deleted)
+            assert not isinstance(reference, Ignored)
             raw = reference.raw
             if len(raw) > ports.max_ticket_bytes:
                 raise ObjectTooLarge(
@@ -129,7 +129,7 @@ class Batch:
             results = ports.models.enrich(
                 [t.ticket for t in tickets if t.ticket is not None],
                 time_left=lambda: self._time_left() - self._reserve,
-                observe=lambda stage, seconds, _count: ports.figures.stage(stage, seconds),
+                observe=lambda stage, seconds, _count: ports.metrics.stage(stage, seconds),
             )
             pairs = list(zip(tickets, results, strict=True))
         except Exception as error:  # an isolation boundary: what is not for the models is still settled
@@ -151,7 +151,7 @@ class Batch:
         write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
         commit = self._ports.sink.store(write)
         if commit == "tie" and isinstance(ticket.reference, StoredTicket):
-            refuse_replaced(self._ports.source, ticket.reference, ticket.raw_sha256)
+            _refuse_replaced(self._ports.source, ticket.reference, ticket.raw_sha256)
         return None if commit else "stale"
 
     def _each(
@@ -182,7 +182,7 @@ class Batch:
                 ticket.end("skipped", result)
             elif success is not None:
                 ticket.end(success)
-        self._ports.figures.stage(stage, time.perf_counter() - begin)
+        self._ports.metrics.stage(stage, time.perf_counter() - begin)
 
     # -- settle
 
@@ -201,17 +201,17 @@ class Batch:
                 )
         failed = [message for message in self._messages if message.outcome == "failed"]
         self._to_retry = {id(message.record) for message in failed}
-        self._at_once(self._put_off, failed, "put off", _KEEP_PUTTING_OFF)
+        self._at_once(self._defer, failed, "defer", _KEEP_DEFERRING)
 
     def _reject(self, message: MessageState) -> None:
         self._ports.dead_letters.reject(message.record, message.errors(), message.code)
 
-    def _put_off(self, message: MessageState) -> None:
-        self._ports.dead_letters.put_off(message.record, message.delay())
+    def _defer(self, message: MessageState) -> None:
+        self._ports.dead_letters.defer(message.record, message.delay())
 
     def _report(self, message: MessageState) -> None:
         for outcome, code, extra in message.lines():
-            self._ports.figures.outcome(outcome, code)
+            self._ports.metrics.outcome(outcome, code)
             log = self._ports.logger.warning if code is not None else self._ports.logger.info
             log("ticket", extra=extra)
 
@@ -245,3 +245,13 @@ class Batch:
     def _unexpected(self, error: BaseException, stage: str, names: Mapping[str, Any]) -> Unexpected:
         self._ports.logger.error("unexpected", extra={"stage": stage, "traceback": trace(error), **names})
         return Unexpected(f"{stage} raised {type(error).__name__}")
+
+
+def _refuse_replaced(source: TicketSource, reference: StoredTicket, sha256: str) -> None:
+    """Raises ObjectReplaced where an object holds other content by now than that with this hash.
+
+    S3 tells times in seconds: of two versions within one the older may be stored last, in the newer one's place.
+    """
+    with suppress(ObjectGone):
+        if hashlib.sha256(source.fetch(reference).raw).hexdigest() != sha256:
+            raise ObjectReplaced("the object was overwritten while this version of it was enriched")

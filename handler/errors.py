@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import traceback
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from enrichment.errors import EnrichmentError
 
 __all__ = [
@@ -35,27 +33,8 @@ __all__ = [
     "StoreRefused",
     "Throttled",
     "Unexpected",
-    "from_aws",
     "trace",
 ]
-
-_THROTTLES = frozenset(
-    {
-        "BandwidthLimitExceeded",
-        "LimitExceededException",
-        "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-        "TransactionInProgressException",
-    }
-)
 
 
 class MessageError(EnrichmentError):
@@ -132,18 +111,3 @@ def trace(error: BaseException) -> str:
         parts.append("".join(traceback.format_tb(link.__traceback__)) + type(link).__qualname__)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return "\nfrom\n".join(parts)
-
-
-def from_aws(error: ClientError | BotoCoreError, operation: str) -> MessageError:
-    """The error of a call to AWS as one of ours, permanent or transient; `operation` names the call."""
-    if not isinstance(error, ClientError):
-        return ServiceFailed(f"{operation}: {type(error).__name__}")
-    code = error.response.get("Error", {}).get("Code", "Unknown")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in _THROTTLES or status == 429:
-        return Throttled(f"{operation}: {code}")
-    if operation == "GetObject" and code in {"NoSuchKey", "NoSuchVersion", "404", "KeyTooLongError"}:
-        return ObjectGone(f"{operation}: the object does not exist (any more)")
-    if operation in {"PutItem", "PutObject"} and code in {"ValidationException", "EntityTooLarge", "KeyTooLongError"}:
-        return StoreRefused(f"{operation}: {code}")
-    return ServiceFailed(f"{operation}: {code}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import RawTicket
-from handler.dead_letters import backoff_seconds
 from handler.messages import Reference, StoredTicket, number_attribute
 
-__all__ = ["MessageState", "Outcome", "TicketState", "overall"]
+__all__ = ["MessageState", "Outcome", "TicketState", "backoff_seconds", "overall"]
 
 Outcome = Literal["done", "skipped", "rejected", "failed"]
 
+_MAX_VISIBILITY: Final = 900
 _ORDER: Final[tuple[Outcome, ...]] = ("failed", "rejected", "done", "skipped")
 
 
@@ -120,3 +121,10 @@ def overall(outcomes: Iterable[Outcome]) -> Outcome:
     """A message's outcome from its tickets': failed before rejected before done before skipped."""
     found = set(outcomes)
     return next(outcome for outcome in _ORDER if outcome in found)
+
+
+def backoff_seconds(receive_count: int) -> int:
+    """How long a failed message waits, by how often it was received: full jitter up to 2, 4, 8 ... 900 s."""
+    ceiling = min(_MAX_VISIBILITY, 2 ** min(max(receive_count, 1), 10))
+    # From the system: containers that Lambda restores from one snapshot would all have the same state of `random`.
+    return random.SystemRandom().randint(1, ceiling)

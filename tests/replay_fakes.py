@@ -30,16 +30,16 @@ class FakeHalt:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        self.is_asked = False
+        self.is_requested = False
         self.pauses: list[float] = []
 
     def ask(self) -> None:
         """An end is wanted."""
-        self.is_asked = True
+        self.is_requested = True
 
     def pause(self, seconds: float) -> None:
         """As Halt.pause."""
-        if not self.is_asked:
+        if not self.is_requested:
             self.pauses.append(seconds)
             self.clock.now += seconds
 

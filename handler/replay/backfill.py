@@ -115,7 +115,7 @@ class Backfill:
             chosen = islice(items, self._left())
             while batch := list(islice(chosen, self._pace.most_entries)):
                 self._pace.wait(len(batch))
-                if self._halt.is_asked:
+                if self._halt.is_requested:
                     self.tally.interrupted = True
                     return self.tally
                 self._send(batch)

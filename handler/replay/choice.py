@@ -13,7 +13,7 @@ from typing import Any
 import jmespath
 from jmespath.exceptions import JMESPathError, JMESPathTypeError
 
-from handler.command_line import unix_time
+from handler.cli.options import unix_time
 from handler.replay.letter import Letter
 
 __all__ = ["Choice", "ExpressionInvalid", "Match", "milliseconds"]
@@ -91,7 +91,7 @@ class Choice:
 
 
 def milliseconds(text: str, clock: Callable[[], float] = time.time) -> int:
-    """As handler.command_line.unix_time, in milliseconds. Raises ExpressionInvalid."""
+    """As handler.cli.errors.unix_time, in milliseconds. Raises ExpressionInvalid."""
     try:
         return int(unix_time(text, clock) * 1000)
     except ValueError as error:

@@ -19,8 +19,7 @@ from typing import Annotated
 
 import typer
 
-from handler.command_line import replace_unprintable
-from handler.display import form_of, write
+from handler.cli.output import form_of, replace_unprintable, write
 from handler.replay.display import Groups, depth_rows, letter_row, sentence
 from handler.replay.jobs import Order, facts, fill, look, move, send_back
 from handler.replay.letter import Letter

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from handler.display import Row, age, moment
+from handler.cli.output import Row, age, moment
 from handler.errors import MessageError
-from handler.messages import Deleted, InlineTicket, StoredTicket, references
+from handler.messages import Ignored, InlineTicket, StoredTicket, references
 from handler.replay.letter import Letter
 from handler.replay.look import Tally
 from handler.replay.queue import QueueFacts
@@ -134,7 +134,7 @@ def _subject(body: str) -> str:
                 names.append(f"s3://{bucket}/{key}")
             case InlineTicket(raw):
                 names.append(f"a ticket of {len(raw)} bytes")
-            case Deleted(what):
+            case Ignored(what):
                 names.append(what)
     return ", ".join(names)
 

@@ -21,7 +21,7 @@ class Halt(Protocol):
     """Whether the user wants an end."""
 
     @property
-    def is_asked(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether the process has been asked to end."""
         ...
 
@@ -109,7 +109,7 @@ class Look:
         """
         empty = 0
         while empty < self._plan.empty_polls and not self._is_enough:
-            if self._halt.is_asked:
+            if self._halt.is_requested:
                 self.tally.interrupted = True
                 return
             self._hold.renew()

@@ -61,7 +61,7 @@ def move_all(
         advance(move)
         if move.is_over:
             return move
-        if halt.is_asked and not cancelled:
+        if halt.is_requested and not cancelled:
             cancelled = True
             _asked("CancelMessageMoveTask", client.cancel_message_move_task, TaskHandle=handle)
         halt.pause(_POLL)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from handler.command_line import WHEN
+from handler.cli.options import WHEN
 from handler.replay.choice import Choice, ExpressionInvalid, Match, milliseconds
 from handler.replay.letter import REDRIVEN
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler import command_line
+from handler.cli.errors import error_line as aws_error_line
 from handler.replay.letter import MOST_BYTES, Letter
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _RIGHTS: Final = (
     "sqs:ChangeMessageVisibility on the source, and sqs:SendMessage on the destination"
 )
 _QUEUE: Final = "check the queue's name, AWS_DEFAULT_REGION and the credentials"
-# Beside those of handler.command_line.
+# Beside those of handler.cli.errors.
 _REMEDIES: Final = {
     "AWS.SimpleQueueService.NonExistentQueue": _QUEUE,
     "AccessDenied": _RIGHTS,
@@ -169,7 +169,7 @@ class SqsQueue:
 
 def error_line(error: ClientError | BotoCoreError, operation: str) -> str:
     """An error of AWS in one line, with its remedy where one is known."""
-    return command_line.error_line(error, _REMEDIES, operation)
+    return aws_error_line(error, _REMEDIES, operation)
 
 
 def _asked(operation: str, call: Callable[..., _T], **arguments: Any) -> _T:

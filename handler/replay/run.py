@@ -37,7 +37,7 @@ class Pace:
         """Waits until so many messages are due, or an end is asked for; what is held is renewed meanwhile."""
         if hold is not None:
             hold.renew()
-        while not self._halt.is_asked and (left := self._due - self._clock()) > 0:
+        while not self._halt.is_requested and (left := self._due - self._clock()) > 0:
             self._halt.pause(left if hold is None else max(0.0, min(left, hold.due_in())))
             if hold is not None:
                 hold.renew()
@@ -78,7 +78,7 @@ class Replay:
             for batch in batches(self._packed(letters.send), self._pace.most_entries):
                 advance(self._tally)
                 self._pace.wait(len(batch), self._hold)
-                if self._halt.is_asked:
+                if self._halt.is_requested:
                     self._tally.interrupted = True
                     break
                 self._settle([parcel for parcel in batch if self._is_ours(parcel.letter)])

@@ -13,7 +13,7 @@ import typer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from handler.drain import Drain, on_ending
+from handler.cli.shutdown import Shutdown, on_shutdown_signal
 from handler.replay.choice import ExpressionInvalid
 from handler.replay.queue import QueueFacts, ReplayError, ReplayRefused, error_line
 
@@ -53,18 +53,18 @@ def reported() -> Iterator[None]:
 
 
 @contextmanager
-def ending() -> Iterator[Drain]:
+def ending() -> Iterator[Shutdown]:
     """Yields what knows whether Ctrl-C or SIGTERM came; the second one raises KeyboardInterrupt."""
-    halt = Drain(_GRACE)
+    halt = Shutdown(_GRACE)
 
     def ask() -> None:
-        if halt.is_asked:
+        if halt.is_requested:
             raise KeyboardInterrupt
         halt.ask()
         # Not by print: the signal may have come in the middle of one.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\ndlq-replay: {_ASKED}\n".encode())
 
-    with on_ending(ask):
+    with on_shutdown_signal(ask):
         yield halt
 
 

@@ -7,24 +7,23 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.errors import from_aws
+from handler.aws.clients import client_factory
+from handler.aws.errors import from_aws
 from handler.settings import Settings
 from handler.worker.invocation import Message
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-__all__ = ["MessageQueue", "QueueFacts", "SqsMessageQueue"]
+__all__ = ["MessageQueue", "QueueAttributes", "SqsMessageQueue"]
 
 _MOST_ENTRIES: Final = 10  # of one batch request
 
 
 @dataclass(frozen=True, slots=True)
-class QueueFacts:
+class QueueAttributes:
     """What the queue says of itself; `visibility` in seconds."""
 
     arn: str
@@ -34,12 +33,12 @@ class QueueFacts:
 class MessageQueue(Protocol):
     """A queue that hands out messages for a time and forgets those that are deleted."""
 
-    def facts(self) -> QueueFacts:
+    def attributes(self) -> QueueAttributes:
         """Asks the queue. Raises Throttled or ServiceFailed."""
         ...
 
-    def receive(self, count: int, hidden: int) -> Sequence[Message]:
-        """Waits for messages and takes up to `count`, hidden from others for so many seconds.
+    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
+        """Waits for messages and takes up to `count`; `visibility_timeout` is in seconds.
 
         Raises Throttled or ServiceFailed.
         """
@@ -49,7 +48,7 @@ class MessageQueue(Protocol):
         """Deletes messages and returns those of which the queue did not say that it has."""
         ...
 
-    def hide(self, messages: Sequence[Message], seconds: int) -> list[Message]:
+    def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
         """Hides messages for so many seconds from now on and returns those where that failed."""
         ...
 
@@ -60,30 +59,30 @@ class SqsMessageQueue:
     def __init__(self, settings: Settings, wait: int) -> None:
         self._url = settings.queue_url
         self._wait = wait
-        session = boto3.session.Session()
-        # The poller tries again by itself, and says so once. SQS answers a long poll when its wait is over.
-        self._receiving = _client(session, settings, read_timeout=wait + 10)
-        # What is short must fail soon: a process that drains has seconds only.
-        self._settling = _client(session, settings, read_timeout=3)
+        client = client_factory(settings.aws_endpoint_url)
+        # One attempt: the poller retries by itself and logs it once. A long poll is answered when its wait is over.
+        self._receiving: SQSClient = client("sqs", read_timeout=wait + 10, attempts=1)
+        # Short calls must fail soon: a process that shuts down has only seconds.
+        self._settling: SQSClient = client("sqs", read_timeout=3, attempts=1)
 
-    def facts(self) -> QueueFacts:
-        """As MessageQueue.facts."""
+    def attributes(self) -> QueueAttributes:
+        """As MessageQueue.attributes."""
         try:
             found = self._settling.get_queue_attributes(
                 QueueUrl=self._url, AttributeNames=["QueueArn", "VisibilityTimeout"]
             )["Attributes"]
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "GetQueueAttributes") from error
-        return QueueFacts(found["QueueArn"], int(found["VisibilityTimeout"]))
+        return QueueAttributes(found["QueueArn"], int(found["VisibilityTimeout"]))
 
-    def receive(self, count: int, hidden: int) -> Sequence[Message]:
+    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
         """As MessageQueue.receive."""
         try:
             answer = self._receiving.receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=count,
                 WaitTimeSeconds=self._wait,
-                VisibilityTimeout=hidden,
+                VisibilityTimeout=visibility_timeout,
                 MessageSystemAttributeNames=["All"],
                 MessageAttributeNames=["All"],
             )
@@ -104,7 +103,7 @@ class SqsMessageQueue:
                 left += _unconfirmed(part, answer)
         return left
 
-    def hide(self, messages: Sequence[Message], seconds: int) -> list[Message]:
+    def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
         """As MessageQueue.hide."""
         left: list[Message] = []
         for part in _tens(messages):
@@ -116,15 +115,6 @@ class SqsMessageQueue:
             else:
                 left += _unconfirmed(part, answer)
         return left
-
-
-def _client(session: Any, settings: Settings, *, read_timeout: int) -> SQSClient:
-    client: SQSClient = session.client(
-        "sqs",
-        endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
-        config=Config(connect_timeout=2, read_timeout=read_timeout, retries={"total_max_attempts": 1}),
-    )
-    return client
 
 
 def _tens(messages: Sequence[Message]) -> Iterator[list[Message]]:

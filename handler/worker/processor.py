@@ -1,6 +1,6 @@
 """One process of the worker: loads the models, then polls until it is asked to end.
 
-handler.worker.supervisor starts it as `python -m handler.worker.processor FD PLAN`. It reports through that descriptor,
+handler.worker.supervisor starts it as `python -m handler.worker.processor FD OPTIONS`. It reports through FD,
 and lives as long as its standard input is open: a parent that was killed takes its processes along.
 """
 
@@ -17,12 +17,12 @@ from botocore.exceptions import BotoCoreError, NoRegionError
 from enrichment.errors import EnrichmentError
 from enrichment.session import available_cores
 from handler.app import build
-from handler.drain import Drain, on_ending
-from handler.observability import make_logger
+from handler.cli.shutdown import Shutdown, on_shutdown_signal
+from handler.metrics import make_logger
 from handler.settings import WorkerSettings
 from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.polling import Poller
-from handler.worker.reports import Plan, Reporter
+from handler.worker.reports import Reporter, WorkerOptions
 
 __all__ = ["process"]
 
@@ -30,12 +30,12 @@ _HUNG: Final = 70  # EX_SOFTWARE
 _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
-def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Reporter) -> int:
-    """Loads the models, reports that it is ready, polls until the drain is over; returns the exit code."""
+def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown, reporter: Reporter) -> int:
+    """Loads the models, reports that it is ready, polls until the shutdown is over; returns the exit code."""
     logger = make_logger(settings.log_level)
     try:
-        handler: Any = build(_with_its_share(settings), figures=reporter, logger=logger)
-        queue = SqsMessageQueue(settings, plan.wait)
+        handler: Any = build(_with_its_share(settings), metrics=reporter, logger=logger)
+        queue = SqsMessageQueue(settings, options.wait)
     except NoRegionError:
         reporter.fatal("no AWS region is known; set AWS_DEFAULT_REGION")
         return 1
@@ -45,14 +45,14 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
     poller = Poller(
         queue,
         handler,
-        drain,
-        plan,
-        figures=reporter,
+        shutdown,
+        options,
+        metrics=reporter,
         logger=logger,
         hang=lambda: os._exit(_HUNG),
         memory_mb=_memory_mb(),
     )
-    with on_ending(drain.ask):  # until here a signal ends the process by itself: nothing is in hand
+    with on_shutdown_signal(shutdown.ask):  # until here a signal ends the process by itself: nothing is in hand
         reporter.flush()
         reporter.ready()
         poller.run()
@@ -72,19 +72,19 @@ def _memory_mb(limit: Path = _MEMORY_LIMIT) -> int:
     return (int(found) if found.isdigit() else machine) // 2**20
 
 
-def _end_with_parent(stdin: BinaryIO, drain: Drain) -> None:
+def _end_with_parent(stdin: BinaryIO, shutdown: Shutdown) -> None:
     while stdin.read(1):
         pass
-    drain.ask()
+    shutdown.ask()
 
 
 def main() -> None:
     """Runs this process; its exit does not wait for a thread that still hangs on the network."""
-    descriptor, plan = int(sys.argv[1]), Plan.load(sys.argv[2])
-    drain = Drain(plan.grace)
+    descriptor, options = int(sys.argv[1]), WorkerOptions.load(sys.argv[2])
+    shutdown = Shutdown(options.grace)
     with open(descriptor, "wb") as stream:
-        threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, drain), daemon=True).start()
-        code = process(WorkerSettings(), plan, drain, Reporter(stream))
+        threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, shutdown), daemon=True).start()
+        code = process(WorkerSettings(), options, shutdown, Reporter(stream))
     sys.stdout.flush()
     os._exit(code)
 

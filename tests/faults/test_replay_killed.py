@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from handler.local import EmbeddedStack
-from tests.proxy import Proxy, Unanswered
 from tests.replay_fakes import text
 from tests.replay_process import Starter
+from tests.support.proxy import Proxy, Unanswered
 
 RUNS = 100
 AT_ONCE = 8  # most of their time they wait
@@ -179,7 +179,7 @@ def test_a_hundred_kills_lose_nothing_and_duplicate_at_most_a_batch(
             starters.put(running.enter_context(Starter()))
         fates = list(pool.map(run, range(RUNS)))
     with capsys.disabled():
-        print(_tally(fates, time.monotonic() - begun))  # noqa: T201
+        print(_stats(fates, time.monotonic() - begun))  # noqa: T201
     for fate in fates:
         assert not fate.lost, fate
         assert fate.twice.total() <= BATCH, fate
@@ -196,7 +196,7 @@ def test_a_hundred_kills_lose_nothing_and_duplicate_at_most_a_batch(
             assert not fate.twice or fate.phase == "later" or fate.operation == "SendMessageBatch", fate
 
 
-def _tally(fates: list[Fate], seconds: float) -> str:
+def _stats(fates: list[Fate], seconds: float) -> str:
     lines = [f"\n{len(fates)} runs of dlq-replay killed by SIGKILL, seeds 0 to {len(fates) - 1}, in {seconds:.0f} s"]
     for name, some in (
         ("without an audit file", [fate for fate in fates if not fate.with_audit]),

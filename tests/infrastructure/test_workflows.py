@@ -1,4 +1,4 @@
-"""The workflows of .github, pre-commit's hooks and CONTRIBUTING.md name commands that exist; see also `make workflows`."""
+"""The workflows of .github, pre-commit's hooks and CONTRIBUTING.md name what exists; see also `make workflows`."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner, Result
 
-from handler.dead_letters import SqsDeadLetters
+from handler.aws.dead_letters import SqsDeadLetters
 from handler.local import EmbeddedStack
 from handler.replay import command as replay
 from handler.replay.queue import SqsQueue
 from handler.worker.invocation import sqs_event
-from tests.proxy import Proxy
 from tests.replay_fakes import text
+from tests.support.proxy import Proxy
 
 REPO = Path(__file__).resolve().parents[2]
 MARKS = {"ReplayCount", "OriginalMessageId", "ReplayedAt"}
@@ -151,8 +151,8 @@ def test_more_than_a_batch_and_a_full_mebibyte(queues: Queues) -> None:
     queues.redriven(*sent, "x" * (1024 * 1024))
     result = queues.run("--yes", "--json", *SOON)
     assert result.exit_code == 0, result.output
-    figures = json.loads(result.stdout)
-    assert (figures["replayed"], figures["unmarked"], figures["complete"]) == (41, 1, True)
+    metrics = json.loads(result.stdout)
+    assert (metrics["replayed"], metrics["unmarked"], metrics["complete"]) == (41, 1, True)
     assert bodies(queues.taken(queues.live)) == Counter([*sent, "x" * (1024 * 1024)])
 
 
@@ -447,9 +447,9 @@ def test_an_interrupt_finishes_the_batch_in_hand_and_gives_the_rest_back(queues:
 
         proxy.after = interrupt
         code, out = process.end()
-    figures = json.loads(out)
+    metrics = json.loads(out)
     assert code == 1
-    assert (figures["replayed"], figures["interrupted"], figures["complete"]) == (10, True, False)
+    assert (metrics["replayed"], metrics["interrupted"], metrics["complete"]) == (10, True, False)
     assert "finishing the batch in hand" in process.said
     assert queues.visible(queues.live) == 10
     assert queues.visible(queues.dead) == 15
@@ -519,8 +519,8 @@ def test_the_queue_of_the_port_is_the_queue_of_the_stack(queues: Queues) -> None
     letters = queue.receive(30, 1)
     assert {letter.message_id for letter in letters} == {sent[0].message_id, sent[2].message_id}
     assert queue.receive(30, 1) == []
-    assert queue.hide([letters[0].receipt, "nonsense"], 0) == [True, False]
+    assert queue.change_visibility([letters[0].receipt, "nonsense"], 0) == [True, False]
     (again,) = queue.receive(30, 1)
     assert again.message_id == letters[0].message_id
     assert queue.delete([again.receipt, "nonsense"]) == [True, False]
-    assert queue.facts().hidden == 1
+    assert queue.attributes().hidden == 1

@@ -98,7 +98,7 @@ def test_what_is_deleted_is_neither_renewed_nor_released() -> None:
     assert holding.queue.visible == ["m-1"]
 
 
-def test_nothing_is_asked_of_the_queue_where_nothing_is_left() -> None:
+def test_nothing_is_requested_of_the_queue_where_nothing_is_left() -> None:
     holding = Holding(number=2)
     holding.hold.forget("m-0")
     holding.hold.forget("m-1")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.dead_letters import SqsDeadLetters
+from handler.aws.dead_letters import SqsDeadLetters
 from handler.replay.letter import MOST_BYTES, REDRIVEN, Ancestor, Letter, LetterUnsendable, Parcel, batches, pack
 from handler.worker.invocation import sqs_event
 from tests.replay_fakes import letter, text

@@ -62,7 +62,7 @@ def test_a_task_that_fails_says_why(sqs: Any, stub: Stubber) -> None:
     assert (move.status, move.failure) == ("FAILED", "AWS.SimpleQueueService.NonExistentQueue")
 
 
-def test_an_end_that_is_asked_for_cancels_the_task_once(sqs: Any, stub: Stubber) -> None:
+def test_an_end_that_is_requested_for_cancels_the_task_once(sqs: Any, stub: Stubber) -> None:
     halt = FakeHalt()
     halt.ask()
     started(stub)

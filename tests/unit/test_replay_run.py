@@ -76,7 +76,7 @@ def test_everything_arrives_once_and_is_deleted() -> None:
     assert scene.progress == sorted(scene.progress)
 
 
-def test_an_empty_queue_is_asked_several_times() -> None:
+def test_an_empty_queue_is_requested_several_times() -> None:
     scene = Scene()
     assert scene.run(empty_polls=4).is_complete
     assert scene.dead.calls == ["receive"] * 4
@@ -276,7 +276,7 @@ def test_what_slipped_out_of_hand_is_not_sent_but_received_again() -> None:
 
 
 @pytest.mark.parametrize("after", range(1, 9))
-def test_an_end_that_is_asked_for_finishes_the_batch_in_hand(after: int) -> None:
+def test_an_end_that_is_requested_for_finishes_the_batch_in_hand(after: int) -> None:
     scene = Scene(*letters(40, reason="x"), *(letter(f"y-{n}") for n in range(5)))
     calls: list[str] = []
 

@@ -60,7 +60,7 @@ def test_an_interrupt_at_the_question_is_a_no(terminal: int, monkeypatch: pytest
         confirm("Send?", yes=False)
 
 
-def test_with_yes_nobody_is_asked(terminal: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_yes_nobody_is_requested(terminal: int, capsys: pytest.CaptureFixture[str]) -> None:
     confirm("Send?", yes=True)
     assert capsys.readouterr() == ("", "")
 
@@ -69,9 +69,9 @@ def test_with_yes_nobody_is_asked(terminal: int, capsys: pytest.CaptureFixture[s
 def test_the_first_signal_asks_and_the_second_ends(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with ending() as halt:
-        assert not halt.is_asked
+        assert not halt.is_requested
         os.kill(os.getpid(), number)
-        assert halt.is_asked
+        assert halt.is_requested
         halt.pause(3600)  # is over at once
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
