@@ -88,16 +88,14 @@ def _handler(ports: Ports) -> Handler:
             ports.logger.warning("an event without SQS records was ignored")
             return {"batchItemFailures": []}
         batch = Batch(records, ports, _clock(context))
-        batch.run()
-        # A record without an id cannot be reported: it would make Lambda retry the whole batch.
+        batch.process()
+        # Powertools needs an id to report a record; SQS always sends one.
         named = [record for record in records if isinstance(record.get("messageId"), str) and record["messageId"]]
-        return dict(
-            process_partial_response(
-                {"Records": named}, lambda record: batch.settled(record.raw_event), processor, context
-            )
-            if named
-            else {"batchItemFailures": []}
-        )
+        response: dict[str, Any] = {"batchItemFailures": []}
+        if named:
+            response = dict(process_partial_response({"Records": named}, batch.settle, processor, context))
+        batch.close()
+        return response
 
     return lambda_handler
 

@@ -13,7 +13,7 @@
         └── Unexpected                   transient: a fault of our own, caught where it can harm no neighbour
 
 Permanent ones are rejected at once, transient ones are tried again by SQS. Messages of errors carry ids and codes,
-never what a customer wrote; object keys are shortened and quoted.
+never what a customer wrote; object keys are shortened and quoted. handler.aws.errors makes them of botocore's.
 """
 
 from __future__ import annotations

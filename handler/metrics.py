@@ -1,7 +1,4 @@
-"""Logs and metrics: JSON lines with ids and times, and metrics behind one port.
-
-Neither ever holds a subject, a body, or what else a customer wrote.
-"""
+"""Metrics behind one port, and the JSON logger. Neither ever contains a subject, a body or other customer text."""
 
 from __future__ import annotations
 
@@ -25,34 +22,35 @@ OUTCOMES: Final = {
 
 
 class Metrics(Protocol):
-    """Takes the metrics of the pipeline; EMF on Lambda, Prometheus in the worker."""
+    """Receives the metrics of the pipeline: EMF on Lambda, Prometheus in the worker."""
 
     def started(self, bundle_seconds: float) -> None:
-        """The process can take its first ticket; the bundle took so long to copy and open."""
+        """The process is ready; copying and opening the bundle took `bundle_seconds`."""
         ...
 
     def batch(self, tickets: int) -> None:
-        """A batch held so many tickets."""
+        """Number of tickets in a batch."""
         ...
 
     def stage(self, name: str, seconds: float) -> None:
-        """A stage of a batch took so long: fetch, tokenize, encode, classify, summarize, store."""
+        """Duration of a stage of a batch: fetch, tokenize, encode, classify, summarize or store."""
         ...
 
     def outcome(self, outcome: str, error_type: str | None) -> None:
-        """A ticket ended so: done, skipped, rejected or failed; the latter two with their error's code."""
+        """Outcome of a ticket: done, skipped, rejected or failed; the last two with their error code."""
         ...
 
     def flush(self) -> None:
-        """The batch is over."""
+        """Called at the end of a batch."""
         ...
 
 
 class EmfMetrics:
-    """CloudWatch's embedded metric format: JSON lines on standard output per batch.
+    """CloudWatch's embedded metric format (EMF): JSON lines on standard output, per batch.
 
-    `service` is a dimension of every metric, so that the functions of an account do not add up. The outcomes of a
-    published `version` stand in a line of their own besides, so that a new one is judged by what it did itself.
+    `service` is a dimension of every metric, so that the metrics of two functions in one account stay separate. For a
+    published `version`, its outcomes are also written with the dimension `version`, so that a deployment is judged by
+    the new version's own results.
     """
 
     def __init__(self, service: str = SERVICE, version: str = UNPUBLISHED) -> None:
@@ -72,7 +70,7 @@ class EmfMetrics:
         self._metrics.add_metric("TicketsPerBatch", MetricUnit.Count, tickets)
 
     def stage(self, name: str, seconds: float) -> None:
-        """As Metrics.stage; several runs within one batch become several values of one metric."""
+        """As Metrics.stage; several runs in one batch become several values of one metric."""
         self._metrics.add_metric(f"{name.capitalize()}Latency", MetricUnit.Milliseconds, seconds * 1000)
 
     def outcome(self, outcome: str, error_type: str | None) -> None:
@@ -83,7 +81,7 @@ class EmfMetrics:
             self._errors[key] = self._errors.get(key, 0) + 1
 
     def flush(self) -> None:
-        """As Metrics.flush; zeros are written too, since CloudWatch cannot divide by what is missing."""
+        """As Metrics.flush; zeros are written too, because CloudWatch cannot divide by a missing value."""
         for outcome, count in self._counts.items():
             self._metrics.add_metric(OUTCOMES[outcome], MetricUnit.Count, count)
         if self._bundle_seconds is not None:
@@ -97,7 +95,7 @@ class EmfMetrics:
                 of_version.add_metric(OUTCOMES[outcome], MetricUnit.Count, count)
             of_version.flush_metrics()
         for (outcome, error_type), count in self._errors.items():
-            # CloudWatch does not sum over dimensions, so the count by error stands beside the one in all.
+            # CloudWatch does not sum over dimensions, so counts by error type are written in addition to the total.
             with single_metric(OUTCOMES[outcome], MetricUnit.Count, count, namespace=NAMESPACE) as metric:
                 metric.add_dimension("service", self._service)
                 metric.add_dimension("ErrorType", error_type)
@@ -107,5 +105,5 @@ class EmfMetrics:
 
 
 def make_logger(level: str) -> Logger:
-    """The JSON logger; one line a ticket, its fields given with each call so that none leaks into the next line."""
+    """The JSON logger. Fields are passed with each call, never appended as keys, so none leaks into the next line."""
     return Logger(service=SERVICE, level=level, use_rfc3339=True, utc=True)

@@ -84,11 +84,12 @@ class MessageState:
             if t.error is not None
         ]
 
-    def conclude(self, max_receive_count: int) -> None:
-        """Sets the outcome from those of the tickets."""
-        self.outcome = overall(t.outcome or "failed" for t in self.tickets)
-        if self.outcome == "failed" and self.receive_count >= max_receive_count:
-            self.outcome = "rejected"  # the last try: SQS would move it now, without a reason
+    def conclude(self, max_receive_count: int) -> Outcome:
+        """The outcome that follows from those of the tickets; at the last attempt `failed` becomes `rejected`."""
+        outcome = overall(t.outcome or "failed" for t in self.tickets)
+        if outcome == "failed" and self.receive_count >= max_receive_count:
+            return "rejected"  # otherwise SQS would move it now, without a reason
+        return outcome
 
     def delay(self) -> int:
         """Seconds for which a failed message stays out of sight: none where only the time was too short."""

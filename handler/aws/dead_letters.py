@@ -6,24 +6,19 @@ the stage, the original message id and the time. The body and the sender's attri
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from handler.aws.errors import from_aws
+from handler.aws.sqs import MAX_ATTRIBUTES, MAX_BYTES, Attribute, Queue, attribute_bytes, attribute_from_event
+from handler.errors import MessageError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 __all__ = ["SqsDeadLetters"]
 
-_MAX_MESSAGE: Final = 1024 * 1024  # bytes: the body together with names, types and values of its attributes
-_MAX_ATTRIBUTES: Final = 10
 _MAX_REJECTION: Final = 16 * 1024  # characters; an attribute is read by people
 _OURS: Final = frozenset({"Reason", "Rejection"})  # a replayed record still has those of its earlier rejection
 
@@ -32,9 +27,8 @@ class SqsDeadLetters:
     """DeadLetters over SQS."""
 
     def __init__(self, client: SQSClient, queue_url: str, dlq_url: str) -> None:
-        self._client = client
-        self._queue_url = queue_url
-        self._dlq_url = dlq_url
+        self._queue = Queue(client, queue_url)
+        self._dlq = Queue(client, dlq_url)
 
     def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
         """As DeadLetters.reject; attributes beyond SQS's ten move into `Rejection`.
@@ -43,22 +37,13 @@ class SqsDeadLetters:
         is no room even for the code, the message is sent unchanged.
         """
         body = _body(record)
-        try:
-            self._client.send_message(
-                QueueUrl=self._dlq_url,
-                MessageBody=body,
-                MessageAttributes=_with_reason(record, reasons, code, _MAX_MESSAGE - len(body.encode())),
-            )
-        except (ClientError, BotoCoreError) as error:
-            raise from_aws(error, "SendMessage") from error
+        self._dlq.send_one(body, _with_reason(record, reasons, code, MAX_BYTES - len(body.encode())))
 
     def defer(self, record: Mapping[str, Any], seconds: int) -> None:
         """As DeadLetters.defer. If the call fails, the queue's visibility timeout has the same effect, only later."""
         try:
-            self._client.change_message_visibility(
-                QueueUrl=self._queue_url, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=seconds
-            )
-        except (ClientError, BotoCoreError, KeyError):
+            self._queue.change_visibility_one(record["receiptHandle"], seconds)
+        except (MessageError, KeyError):
             return
 
 
@@ -73,8 +58,12 @@ def _with_reason(
 ) -> dict[str, Any]:
     """The record's attributes with `Reason` and `Rejection`, in `room` bytes."""
     theirs = {name: value for name, value in (record.get("messageAttributes") or {}).items() if name not in _OURS}
-    own = {name: value for name, value in ((name, _value(theirs[name])) for name in theirs) if value is not None}
-    kept = dict(list(own.items())[: _MAX_ATTRIBUTES - len(_OURS)])
+    own = {
+        name: value
+        for name, value in ((name, attribute_from_event(theirs[name])) for name in theirs)
+        if value is not None
+    }
+    kept: dict[str, Attribute] = dict(list(own.items())[: MAX_ATTRIBUTES - len(_OURS)])
     moved = {name: value for name, value in theirs.items() if name not in kept}
     base: dict[str, Any] = {
         "message_id": record.get("messageId"),
@@ -86,10 +75,10 @@ def _with_reason(
         left_out = {"errors_left_out": len(reasons) - len(errors)} if len(errors) < len(reasons) else {}
         text = json.dumps({**base, "errors": list(errors), **left_out})
         full = {**kept, "Rejection": _text(text)}
-        if _size(full) <= room and (len(text) <= _MAX_REJECTION or len(errors) <= 1):
+        if attribute_bytes(full) <= room and (len(text) <= _MAX_REJECTION or len(errors) <= 1):
             return full
     # The sender's own attributes matter more than the explanation.
-    return kept if _size(kept) <= room and not moved else own
+    return kept if attribute_bytes(kept) <= room and not moved else own
 
 
 def _fewer_and_fewer(reasons: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
@@ -101,20 +90,3 @@ def _fewer_and_fewer(reasons: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[
 
 def _text(value: str) -> dict[str, str]:
     return {"DataType": "String", "StringValue": value}
-
-
-def _size(attributes: Mapping[str, Mapping[str, Any]]) -> int:
-    """Bytes that SQS counts: names, types and values."""
-    parts = [part for name, value in attributes.items() for part in (name, *value.values())]
-    return sum(len(part.encode() if isinstance(part, str) else part) for part in parts)
-
-
-def _value(attribute: Mapping[str, Any]) -> dict[str, Any] | None:
-    kind = attribute.get("dataType", "")
-    if kind.startswith("Binary"):
-        try:
-            return {"DataType": kind, "BinaryValue": base64.b64decode(attribute["binaryValue"], validate=True)}
-        except (KeyError, TypeError, binascii.Error):
-            return None
-    text = attribute.get("stringValue")
-    return {"DataType": kind, "StringValue": text} if kind and text else None

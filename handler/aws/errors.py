@@ -1,4 +1,4 @@
-"""From botocore's errors to those of handler.errors: which may succeed later, and which never will."""
+"""Errors of botocore as errors of the handler: permanent or transient."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _THROTTLES: Final = frozenset(
 
 
 def from_aws(error: ClientError | BotoCoreError, operation: str) -> MessageError:
-    """The error of a call to AWS as one of ours, permanent or transient; `operation` names the call."""
+    """Map the error of a call to AWS; `operation` is the API's name of the call and begins the text of the result.
+
+    Raise the result `from error`: the command line tools read AWS's own words from there.
+    """
     if not isinstance(error, ClientError):
         return ServiceFailed(f"{operation}: {type(error).__name__}")
     code = error.response.get("Error", {}).get("Code", "Unknown")

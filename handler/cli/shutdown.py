@@ -1,4 +1,4 @@
-"""Ending in good order: who waits is woken when the process is asked to end, who works sees how long it still may."""
+"""Graceful shutdown: a waiting thread is woken by the shutdown signal, a working one sees how much time is left."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _T = TypeVar("_T")
 
 
 @contextmanager
-def on_shutdown_signal(ask: Callable[[], None]) -> Iterator[None]:
-    """Calls `ask` at each SIGTERM and SIGINT while the block lasts; for the main thread only."""
-    before = {number: signal.signal(number, lambda *_: ask()) for number in (signal.SIGTERM, signal.SIGINT)}
+def on_shutdown_signal(callback: Callable[[], None]) -> Iterator[None]:
+    """Calls `callback` on each SIGTERM and SIGINT inside the block; main thread only."""
+    before = {number: signal.signal(number, lambda *_: callback()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -28,48 +28,48 @@ def on_shutdown_signal(ask: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# Whichever thread a signal reaches, Python runs its handler in the main one, and only once that wakes: so no wait of
-# the main thread may be endless.
+# Python runs signal handlers in the main thread, and only when it wakes up, so the main thread must never wait without
+# a timeout.
 TICK: Final = 0.5  # seconds
 
 
 class Shutdown:
-    """Whether a process has been asked to end; it has `grace` seconds for that. One thread of it waits here."""
+    """Whether shutdown was requested; the process then has `grace` seconds. Only one thread may wait on it."""
 
     def __init__(self, grace: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._grace = grace
         self._clock = clock
         self._deadline = math.inf
-        # Of all that wakes a waiting thread only this queue may be used by a signal handler, which can interrupt the
-        # very call that it makes: an Event would wait for itself.
+        # SimpleQueue is reentrant, so a signal handler may use it even if it interrupts a call on it; setting an Event
+        # there could deadlock.
         self._inbox: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
 
     @property
     def is_requested(self) -> bool:
-        """Whether the process has been asked to end."""
+        """Whether shutdown was requested."""
         return self._deadline < math.inf
 
     @property
     def time_left(self) -> float:
-        """Seconds until the process must have ended; endless until it is asked to."""
+        """Seconds until the process must have ended; infinite before shutdown is requested."""
         return self._deadline - self._clock()
 
-    def ask(self) -> None:
-        """Asks the process to end; fit for a signal handler. Asking again changes nothing."""
+    def request(self) -> None:
+        """Requests shutdown. Safe in a signal handler; further calls have no effect."""
         if not self.is_requested:
             self._deadline = self._clock() + self._grace
             self._inbox.put(None)
 
     def pause(self, seconds: float) -> None:
-        """Waits so many seconds, or until the process is asked to end."""
+        """Waits for `seconds`, or until shutdown is requested."""
         if not self.is_requested:
             self._next(seconds)
 
     def during(self, work: Callable[[], _T], patience: float) -> _T | None:
-        """What `work` returns or raises; None where the process is asked to end before it has.
+        """Runs `work` in a thread and returns its result or raises its error; None if shutdown is requested first.
 
-        Work that is younger than `patience` seconds then is given the rest of them. Older work is left to itself, in
-        a thread that does not hold up the end of the process.
+        Work that started less than `patience` seconds before gets the rest of that time to finish. After that it is
+        abandoned, in a daemon thread that does not delay the exit of the process.
         """
         young_until = self._clock() + patience
         future: Future[_T] = Future()
@@ -91,6 +91,6 @@ class Shutdown:
     def _deliver(self, future: Future[_T], work: Callable[[], _T]) -> None:
         try:
             future.set_result(work())
-        except Exception as error:  # it is raised again in the thread that waits
+        except Exception as error:  # raised again in the waiting thread
             future.set_exception(error)
         self._inbox.put(future)

@@ -60,7 +60,7 @@ def ending() -> Iterator[Shutdown]:
     def ask() -> None:
         if halt.is_requested:
             raise KeyboardInterrupt
-        halt.ask()
+        halt.request()
         # Not by print: the signal may have come in the middle of one.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\ndlq-replay: {_ASKED}\n".encode())
 

@@ -1,7 +1,7 @@
-"""One process of the worker: loads the models, then polls until it is asked to end.
+"""One process of the worker: loads the models, then polls until shutdown is requested.
 
-handler.worker.supervisor starts it as `python -m handler.worker.processor FD OPTIONS`. It reports through FD,
-and lives as long as its standard input is open: a parent that was killed takes its processes along.
+handler.worker.supervisor starts it as `python -m handler.worker.processor FD OPTIONS`. It reports through FD and
+shuts down when its standard input closes, so that the processes of a killed parent end too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         handler: Any = build(_with_its_share(settings), metrics=reporter, logger=logger)
         queue = SqsMessageQueue(settings, options.wait)
     except NoRegionError:
-        reporter.fatal("no AWS region is known; set AWS_DEFAULT_REGION")
+        reporter.fatal("no AWS region is configured; set AWS_DEFAULT_REGION")
         return 1
     except (EnrichmentError, BotoCoreError) as error:
         reporter.fatal(str(error))
@@ -52,7 +52,7 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         hang=lambda: os._exit(_HUNG),
         memory_mb=_memory_mb(),
     )
-    with on_shutdown_signal(shutdown.ask):  # until here a signal ends the process by itself: nothing is in hand
+    with on_shutdown_signal(shutdown.request):  # before this a signal just ends the process
         reporter.flush()
         reporter.ready()
         poller.run()
@@ -60,13 +60,13 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
 
 
 def _with_its_share(settings: WorkerSettings) -> WorkerSettings:
-    """Settings where several processes do not each run a thread on every core."""
+    """Settings in which the processes share the cores instead of each using all of them."""
     threads = settings.intra_op_threads or max(1, available_cores() // settings.num_workers)
     return settings.model_copy(update={"intra_op_threads": threads})
 
 
 def _memory_mb(limit: Path = _MEMORY_LIMIT) -> int:
-    """Memory in MB that this process may use: the container's limit, or what the machine has."""
+    """Memory in MB that this process may use: the container's limit, or the machine's memory."""
     found = limit.read_text().strip() if limit.is_file() else ""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (int(found) if found.isdigit() else machine) // 2**20
@@ -75,11 +75,11 @@ def _memory_mb(limit: Path = _MEMORY_LIMIT) -> int:
 def _end_with_parent(stdin: BinaryIO, shutdown: Shutdown) -> None:
     while stdin.read(1):
         pass
-    shutdown.ask()
+    shutdown.request()
 
 
 def main() -> None:
-    """Runs this process; its exit does not wait for a thread that still hangs on the network."""
+    """Runs this process; its exit does not wait for threads that hang on the network."""
     descriptor, options = int(sys.argv[1]), WorkerOptions.load(sys.argv[2])
     shutdown = Shutdown(options.grace)
     with open(descriptor, "wb") as stream:

@@ -1,7 +1,7 @@
-"""What the worker's parent and its processes tell each other: a options on the command line, reports through a pipe.
+"""Communication between the worker's parent and its processes: options on the command line, reports through a pipe.
 
-Reports are JSON lines: ready, or why it never will be, and the metrics of each batch. The parent adds them up, so the
-sums of /metrics outlive a process, and no file has to be shared.
+Reports are JSON lines: ready, or the reason why the process cannot start, and the metrics of each batch. The parent
+adds the metrics up, so that the sums in /metrics survive a process, and no file has to be shared.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["PollMetrics", "Reporter", "WorkerMetrics", "WorkerOptions", "replay"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """How to poll: messages at a time, and the rest in seconds.
+    """How to poll. All times are in seconds.
 
-    An empty queue is asked for `wait` at a time, messages in hand are hidden for `hidden`, an invocation may last for
-    `timeout` (None: as long as the queue would hide the message), and a process asked to end has `grace` for it.
+    `wait` is the length of a long poll, `timeout` the maximum duration of an invocation (None: the queue's visibility
+    timeout), `grace` the time for shutdown.
     """
 
     batch_size: int = 10

@@ -211,7 +211,7 @@ class _Worker:
 
         def last(event: Any, context: Any) -> Any:
             answer = self._handler(event, context)
-            shutdown.ask()  # the loop settles this batch, and ends
+            shutdown.request()  # the loop settles this batch, and ends
             return answer
 
         options = WorkerOptions(wait=1, visibility_timeout=30, timeout=60)

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from handler.aws.sqs import QueueAttributes
 from handler.cli.shutdown import Shutdown
 from handler.errors import ServiceFailed
 from handler.local import EmbeddedStack
 from handler.settings import WorkerSettings
 from handler.worker.invocation import sqs_event
-from handler.worker.message_queue import QueueAttributes, SqsMessageQueue
+from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.processor import process
 from handler.worker.reports import Reporter, WorkerOptions
 
@@ -112,7 +113,7 @@ class Harness:
             try:
                 eventually(until)
             finally:
-                shutdown.ask()
+                shutdown.request()
 
         thread = threading.Thread(target=watch)
         thread.start()

@@ -96,7 +96,7 @@ class Containers:
                 yield
             finally:
                 for shutdown in self._shut_down:
-                    shutdown.ask()
+                    shutdown.request()
                 for thread in threads:
                     thread.join()
 

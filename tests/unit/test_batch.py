@@ -190,7 +190,7 @@ def test_a_rejection_that_cannot_be_sent_fails(harness: FakeHarness, error: Exce
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["rejected"])
     assert 1 <= harness.letters.deferred["m-1"] <= 2
-    assert any("dead-letter" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
+    assert any("sent to the DLQ" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
     assert harness.metrics.outcomes == {"failed": 1, "rejected": 1}
 
 

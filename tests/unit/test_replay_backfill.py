@@ -134,7 +134,7 @@ def test_a_dry_run_sends_nothing() -> None:
 
 def test_a_run_that_was_ended_goes_on_after_its_last_key(tmp_path: Path) -> None:
     queue, halt = FakeQueue(), FakeHalt()
-    queue.before = lambda call: halt.ask() if len(queue.batches) == 2 else None
+    queue.before = lambda call: halt.request() if len(queue.batches) == 2 else None
     with AuditFile(tmp_path / "audit", SUBJECT) as audit:
         work = run(queue, items(100), audit, halt)
     assert work.tally.interrupted

@@ -64,7 +64,7 @@ def test_a_task_that_fails_says_why(sqs: Any, stub: Stubber) -> None:
 
 def test_an_end_that_is_requested_for_cancels_the_task_once(sqs: Any, stub: Stubber) -> None:
     halt = FakeHalt()
-    halt.ask()
+    halt.request()
     started(stub)
     listed(stub, task("RUNNING", 5))
     stub.add_response("cancel_message_move_task", {"ApproximateNumberOfMessagesMoved": 5}, {"TaskHandle": "h"})

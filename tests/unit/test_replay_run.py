@@ -283,7 +283,7 @@ def test_an_end_that_is_requested_for_finishes_the_batch_in_hand(after: int) -> 
     def ask(call: str) -> None:
         calls.append(call)
         if len(calls) == after:
-            scene.halt.ask()
+            scene.halt.request()
 
     scene.dead.before = scene.live.before = ask
     tally = scene.run(Choice(reasons=frozenset({"x"})), rate=100)
@@ -296,7 +296,7 @@ def test_an_end_that_is_requested_for_finishes_the_batch_in_hand(after: int) -> 
 
 def test_an_end_in_a_long_pause_is_heeded_though_the_limit_is_reached() -> None:
     scene = Scene(*letters(10))
-    scene.live.before = lambda call: scene.halt.ask()
+    scene.live.before = lambda call: scene.halt.request()
     tally = scene.run(limit=10, rate=1)
     assert (tally.replayed, tally.interrupted) == (1, True)
     assert len(scene.dead.visible) == 9

@@ -14,7 +14,7 @@ from handler.cli.shutdown import Shutdown, on_shutdown_signal
 
 
 def ask_soon(shutdown: Shutdown) -> None:
-    threading.Timer(0.05, shutdown.ask).start()
+    threading.Timer(0.05, shutdown.request).start()
 
 
 def test_work_is_awaited_and_its_result_returned() -> None:
@@ -41,7 +41,7 @@ def test_young_work_is_heard_out() -> None:
     shutdown, answer = Shutdown(5), threading.Event()
 
     def work() -> str:
-        shutdown.ask()
+        shutdown.request()
         answer.wait(0.05)
         return "messages"
 
@@ -51,7 +51,7 @@ def test_young_work_is_heard_out() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_wakes_the_main_thread_out_of_its_wait(number: signal.Signals) -> None:
     shutdown, before, forever = Shutdown(5), signal.getsignal(number), threading.Event()
-    with on_shutdown_signal(shutdown.ask):
+    with on_shutdown_signal(shutdown.request):
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         assert shutdown.during(forever.wait, patience=0.0) is None
         os.kill(os.getpid(), number)  # a second one changes nothing
@@ -73,7 +73,7 @@ def test_time_left_counts_from_the_first_asking() -> None:
     now = [100.0]
     shutdown = Shutdown(25, clock=lambda: now[0])
     assert (shutdown.is_requested, shutdown.time_left) == (False, math.inf)
-    shutdown.ask()
+    shutdown.request()
     now[0] = 110.0
-    shutdown.ask()
+    shutdown.request()
     assert (shutdown.is_requested, shutdown.time_left) == (True, 15.0)

@@ -84,7 +84,7 @@ def test_worker_without_its_bundle_says_so_and_ends(environment: dict[str, str |
 def test_worker_without_a_region_says_so_and_ends(environment: dict[str, str | None], bundle: Path) -> None:
     result = run({**environment, "AWS_DEFAULT_REGION": None, "MODEL_BUNDLE": bundle.as_uri()})
     assert result.exit_code == 1
-    assert result.stderr == "ticket-processor: no AWS region is known; set AWS_DEFAULT_REGION\n"
+    assert result.stderr == "ticket-processor: no AWS region is configured; set AWS_DEFAULT_REGION\n"
 
 
 def test_process_that_cannot_start_reports_it(

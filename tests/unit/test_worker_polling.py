@@ -12,11 +12,11 @@ from uuid import uuid4
 
 import pytest
 
+from handler.aws.sqs import QueueAttributes
 from handler.cli.shutdown import Shutdown
 from handler.errors import MessageError, ServiceFailed, Throttled
 from handler.metrics import Logger
 from handler.worker import polling
-from handler.worker.message_queue import QueueAttributes
 from handler.worker.polling import Poller
 from handler.worker.reports import WorkerOptions
 
@@ -47,12 +47,12 @@ class Queue:
         self.renewed = threading.Event()
 
     def attributes(self) -> QueueAttributes:
-        return QueueAttributes(ARN, 360)
+        return QueueAttributes(arn=ARN, visibility_timeout=360)
 
     def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
         self.asked_for.append((count, visibility_timeout))
         if not self.batches:
-            self.shutdown.ask()
+            self.shutdown.request()
             return []
         batch = self.batches.pop(0)
         if isinstance(batch, MessageError):
@@ -266,7 +266,7 @@ def test_batch_in_hand_is_finished_and_its_time_is_what_the_drain_leaves() -> No
     left: list[float] = []
 
     def handler(_: Any, context: Any) -> dict[str, Any]:
-        harness.shutdown.ask()
+        harness.shutdown.request()
         left.append(context.get_remaining_time_in_millis() / 1000)
         return {"batchItemFailures": [{"itemIdentifier": "b"}]}
 
@@ -288,7 +288,7 @@ def test_long_poll_is_left_when_asked_to_end(monkeypatch: pytest.MonkeyPatch) ->
         return []
 
     monkeypatch.setattr(harness.queue, "receive", receive)
-    threading.Thread(target=lambda: asked.wait() and harness.shutdown.ask()).start()
+    threading.Thread(target=lambda: asked.wait() and harness.shutdown.request()).start()
     harness.run()
     assert not forever.is_set()
     forever.set()
@@ -300,7 +300,7 @@ def test_messages_that_a_young_poll_brings_are_still_processed(monkeypatch: pyte
     receive = harness.queue.receive
 
     def asked_meanwhile(count: int, visibility_timeout: int) -> Sequence[Message]:
-        harness.shutdown.ask()
+        harness.shutdown.request()
         return receive(count, visibility_timeout)
 
     monkeypatch.setattr(harness.queue, "receive", asked_meanwhile)
