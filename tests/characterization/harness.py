@@ -130,8 +130,8 @@ class Product:
         for key in self.items(whole=False):
             self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
         for found in self.versions():
-            place = {"Key": found["Key"], "VersionId": found["VersionId"]}
-            self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **place)
+            version = {"Key": found["Key"], "VersionId": found["VersionId"]}
+            self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **version)
         for key, body in event.objects.items():
             self.s3.put_object(Bucket=self.environment["RAW_BUCKET"], Key=key, Body=body)
         for queue in (self.queue, self.environment["QUEUE_URL"], self.environment["DLQ_URL"]):
@@ -247,7 +247,7 @@ def run_command(name: str, arguments: Sequence[str], environment: Mapping[str, s
             code = _exit_code(_entry(name))
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    return Finished(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+    return Finished(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
 def run_demo(bundle: Path, count: int) -> Finished:

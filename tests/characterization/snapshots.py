@@ -93,8 +93,8 @@ def _close(found: Any, expected: Any, place: str) -> None:
 
 
 def _difference(expected: Any, found: Any) -> str:
-    texts = [_text(value).splitlines() for value in (expected, found)]
-    return "\n" + "\n".join(unified_diff(*texts, "snapshot", "found", lineterm=""))
+    before, after = (_text(value).splitlines() for value in (expected, found))
+    return "\n" + "\n".join(unified_diff(before, after, "snapshot", "found", lineterm=""))
 
 
 def _equally_likely(task: str, expected: Mapping[str, Any]) -> list[str]:
