@@ -75,12 +75,13 @@ deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AW
 destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stack from AWS; the tickets stay
 	@$(BIN)/python deploy/lambda/release.py destroy --sam $(SAM)/bin/sam
 
-deploy-localstack: $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
+deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
 	@$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/_localstack/health", timeout=9)' \
 	    $(AWS_ENDPOINT_URL) 2>/dev/null || { echo "error: no LocalStack answers at $(AWS_ENDPOINT_URL);" \
 	    "start one, or name it: make deploy-localstack AWS_ENDPOINT_URL=http://..." >&2; exit 1; }
-	@AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= \
-	    $(SAM)/bin/sam deploy --config-env localstack
+	@export AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= && \
+	    $(SAM)/bin/sam deploy --config-env localstack && \
+	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
 
 sam-invoke: image-standin $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a sample event: EVENT=events/one-ticket.json
 	@$(BIN)/python -m tests.sam.local $(EVENT)
@@ -143,7 +144,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 template: $(VENV)/.dev
-	$(BIN)/cfn-lint template.yaml
+	$(BIN)/cfn-lint template.yaml deploy/observability.yaml
 
 workflows: $(ACTIONLINT)/.$(ACTIONLINT_VERSION)
 	$(ACTIONLINT)/bin/actionlint

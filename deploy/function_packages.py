@@ -1,4 +1,7 @@
-"""What the function consists of besides its model bundle, gathered in a folder: for the stand-in image and the zip."""
+"""What the function consists of besides its model bundle: for the zip and for the image that is built without Flox.
+
+.flox/pkgs/ticket-lambda.nix packages the same folders.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,18 @@ from typing import Final
 __all__ = ["PackagingError", "copy_modules", "dependencies", "install_wheels", "require_bundle"]
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
-# Programs beside the function, and building bundles; tests/runtime holds this against what the function imports.
-LEFT_OUT: Final = {
-    "enrichment": {"export", "__main__.py"},
-    "handler": {
-        *("replay", "tickets", "worker"),
-        *("accounts.py", "command_line.py", "demo.py", "display.py", "shutdown.py", "emulator.py", "local.py"),
-    },
-}
+# The function is these folders, and never a list of files: whatever is put into one of them is deployed.
+FOLDERS: Final = ("enrichment", "handler/aws")  # with their subfolders
+FLAT_FOLDERS: Final = ("handler",)  # without
+LEFT_OUT: Final = "enrichment/export"  # builds bundles; the wheel contains it, with its training data
 
 
 class PackagingError(Exception):
-    """Something cannot be gathered: one line that names the remedy."""
+    """Something cannot be collected. One line that says how to fix it."""
 
 
 def dependencies(*extras: str) -> list[str]:
-    """The function's requirements, as pyproject.toml has them, with those of some extras."""
+    """The function's requirements from pyproject.toml, with those of some extras."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
 
@@ -36,8 +35,7 @@ def dependencies(*extras: str) -> list[str]:
 def install_wheels(folder: Path, wanted: Sequence[str], *, python: str, machine: str, glibc: int) -> None:
     """Install wheels at their tested versions for that Python ("3.13") and processor ("x86_64"), wherever this runs.
 
-    `glibc` is the minor version that the system has there: pip wants each older wheel tag by its own name. Raises
-    PackagingError.
+    `glibc` is the minor version of the target system: pip needs every older wheel tag by name. Raises PackagingError.
     """
     tags = [*(f"manylinux_2_{minor}_{machine}" for minor in range(17, glibc + 1)), f"manylinux2014_{machine}"]
     options = ["--quiet", "--no-compile", "--target", str(folder), "--only-binary", ":all:", "--implementation", "cp"]
@@ -56,20 +54,17 @@ def install_wheels(folder: Path, wanted: Sequence[str], *, python: str, machine:
 
 
 def copy_modules(folder: Path) -> None:
-    """Copy what the function imports of this repository."""
-    for package, left_out in LEFT_OUT.items():
-        home = REPOSITORY / package
-        shutil.copytree(
-            home,
-            folder / package,
-            ignore=lambda place, _, home=home, left_out=left_out: {
-                "__pycache__",
-                *(left_out if Path(place) == home else ()),
-            },
-        )
+    """Copy the function's folders of this repository into `folder`."""
+    found = [path for each in FOLDERS for path in (REPOSITORY / each).rglob("*")]
+    found += [path for each in FLAT_FOLDERS for path in (REPOSITORY / each).glob("*")]
+    for path in found:
+        if path.is_file() and "__pycache__" not in path.parts and not path.is_relative_to(REPOSITORY / LEFT_OUT):
+            copy = folder / path.relative_to(REPOSITORY)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def require_bundle(bundle: Path) -> None:
-    """Raise PackagingError where there is no model bundle."""
+    """Raise PackagingError if there is no model bundle."""
     if not (bundle / "bundle.json").is_file():
         raise PackagingError(f"there is no model bundle in {bundle}; build it with `make bundle`")

@@ -10,7 +10,6 @@ does not depend on its neighbours, and what goes wrong with one ticket stays wit
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,7 @@ from enrichment.ticket import EnrichmentData, RawTicket
 __all__ = ["Enricher", "Observe", "TimeLeft"]
 
 TimeLeft = Callable[[], float]
-"""Seconds that are left for the models; asked before each micro-batch."""
+"""Seconds that are left; asked before the text of each ticket is processed, and before each micro-batch."""
 Observe = Callable[[str, float, int], None]
 """Called with a stage ("tokenize", "encode", "classify", "summarize"), its seconds and its number of tickets."""
 
@@ -44,7 +43,6 @@ _SUMMARIZER_ROW: Final = 12.0  # by their numbers of weights: 135 million to 11 
 _WARM_UP: Final = (
     "The first run of a session is slower than the others, so it is made before a ticket waits for it. " * 3
 )
-_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +95,13 @@ class Enricher:
     ) -> list[EnrichmentData | EnrichmentError]:
         """One result or one error per ticket, in order; never raises for a bad ticket.
 
-        `time_left` gives the seconds left: a micro-batch that would not fit is not started, its tickets come back as
-        OutOfTime. A micro-batch that raises is run again ticket by ticket, and what then still raises is ModelFailed.
+        `time_left` gives the seconds left: a ticket that would not fit is not started and comes back as OutOfTime. A
+        micro-batch that raises is run again ticket by ticket, and what then still raises is ModelFailed, with the
+        exception as its cause. Nothing is logged: an exception's message may quote the ticket.
         """
         watch = _Watch(time_left or _forever, observe or _nobody)
         begin = time.perf_counter()
-        items = self._read(tickets)
+        items = self._read(tickets, watch)
         watch.observe("tokenize", time.perf_counter() - begin, len(tickets))
         results: dict[int, EnrichmentData | EnrichmentError] = {}
         good: list[tuple[int, _Item]] = []
@@ -117,16 +116,35 @@ class Enricher:
             results.update(zip((good[k][0] for k in batch), part, strict=True))
         return [results[i] for i in range(len(tickets))]
 
-    def _read(self, tickets: Sequence[RawTicket]) -> list[_Item | EnrichmentError]:
-        """What is known of tickets before the models run; a ticket that cannot be read takes no other along."""
+    def _read(self, tickets: Sequence[RawTicket], watch: _Watch) -> list[_Item | EnrichmentError]:
+        """What is known of tickets before the models run.
+
+        A ticket that cannot be read, or for which no time is left, does not affect the others.
+        """
+        results: dict[int, _Item | EnrichmentError] = {}
+        outlines: dict[int, Outline] = {}
+        for i, ticket in enumerate(tickets):
+            left = watch.time_left()
+            if left < 0:
+                results[i] = OutOfTime(f"not started: {left:.1f} s left", ticket_id=ticket.ticket_id)
+                continue
+            try:
+                outlines[i] = outline(ticket.subject, ticket.body)
+            except Exception as error:  # an isolation boundary, like that around the models
+                results[i] = _failed(ticket, error)
+        for i, tokens in zip(outlines, self._tokenize(list(outlines.values())), strict=True):
+            if isinstance(tokens, Exception):
+                results[i] = _failed(tickets[i], tokens)
+            else:
+                results[i] = _Item(tickets[i], outlines[i], tokens)
+        return [results[i] for i in range(len(tickets))]
+
+    def _tokenize(self, outlines: Sequence[Outline]) -> Sequence[Tokens | Exception]:
+        """Per text its tokens, or what its tokenization raised: all in one call, one by one if that call raises."""
         try:
-            outlines = [outline(ticket.subject, ticket.body) for ticket in tickets]
-            tokens = self._encoder.tokenize([o.text for o in outlines])
-        except Exception as error:  # an isolation boundary, like that around the models
-            if len(tickets) == 1:
-                return [_failed(tickets[0], error)]
-            return [item for ticket in tickets for item in self._read([ticket])]
-        return [_Item(*parts) for parts in zip(tickets, outlines, tokens, strict=True)]
+            return self._encoder.tokenize([o.text for o in outlines])
+        except Exception as error:  # an isolation boundary, as above
+            return [error] if len(outlines) == 1 else [r for o in outlines for r in self._tokenize([o])]
 
     def _micro_batch(self, part: Sequence[_Item], watch: _Watch) -> list[EnrichmentData | EnrichmentError]:
         cost = sum(item.tokens.windows for item in part) * max(item.tokens.longest for item in part)
@@ -230,7 +248,6 @@ class Enricher:
 
 
 def _failed(ticket: RawTicket, error: Exception) -> ModelFailed:
-    _log.error("a model failed", exc_info=error, extra={"ticket_id": ticket.ticket_id})
     failure = ModelFailed(f"a model raised {type(error).__name__}", ticket_id=ticket.ticket_id)
     failure.__cause__ = error
     return failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final
@@ -14,17 +14,22 @@ from enrichment import Enricher
 from handler.aws.bundle_source import install_bundle
 from handler.aws.clients import client_factory
 from handler.aws.dead_letters import SqsDeadLetters
+from handler.aws.failure_counts import DynamoFailureCounts
 from handler.aws.storage import AwsTicketSink, S3TicketSource
 from handler.batch import Batch
 from handler.metrics import EmfMetrics, Logger, Metrics, make_logger
-from handler.ports import DeadLetters, Models, Ports, TicketSink, TicketSource
+from handler.ports import DeadLetters, FailureCounts, Models, Ports, TicketSink, TicketSource
 from handler.settings import Settings
 
-__all__ = ["Handler", "build"]
+__all__ = ["EventNotUnderstood", "Handler", "build"]
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
 _CONNECTIONS: Final = 16  # concurrent reads and writes; each client's HTTP pool has the same size
+
+
+class EventNotUnderstood(Exception):
+    """The event holds something that is not an SQS record, so none of it was processed; Lambda tries it again."""
 
 
 def build(
@@ -33,6 +38,7 @@ def build(
     source: TicketSource | None = None,
     sink: TicketSink | None = None,
     dead_letters: DeadLetters | None = None,
+    failure_counts: FailureCounts | None = None,
     models: Models | None = None,
     metrics: Metrics | None = None,
     logger: Logger | None = None,
@@ -51,7 +57,11 @@ def build(
     def client(service: str) -> Future[Any]:
         return client_thread.submit(make_client, service, connections=_CONNECTIONS)
 
-    for service, needed_by in {"s3": (source, sink), "dynamodb": (sink,), "sqs": (dead_letters,)}.items():
+    for service, needed_by in {
+        "s3": (source, sink),
+        "dynamodb": (sink, failure_counts),
+        "sqs": (dead_letters,),
+    }.items():
         if None in needed_by:
             client(service)
     begin = time.perf_counter()
@@ -67,6 +77,7 @@ def build(
             client("s3").result(), client("dynamodb").result(), settings.enriched_bucket, settings.table_name
         ),
         dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
+        failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),
         models=models,
         metrics=metrics,
         logger=logger or make_logger(settings.log_level),
@@ -82,10 +93,13 @@ def _handler(ports: Ports) -> Handler:
     processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
     def lambda_handler(event: Any, context: Any) -> dict[str, Any]:
-        """Processes an SQS event; the response names the messages to retry (ReportBatchItemFailures)."""
+        """Processes the SQS records of an event; the response names those to retry (ReportBatchItemFailures).
+
+        Raises EventNotUnderstood for an event with any other content, because a success response would delete it.
+        """
         records = _records(event)
         if not records:
-            ports.logger.warning("an event without SQS records was ignored")
+            ports.logger.warning("an event without messages was ignored")
             return {"batchItemFailures": []}
         batch = Batch(records, ports, _clock(context))
         batch.process()
@@ -101,9 +115,21 @@ def _handler(ports: Ports) -> Handler:
 
 
 def _records(event: Any) -> list[dict[str, Any]]:
-    """The SQS records of an event; S3's test event and a console test event have none."""
-    found = event.get("Records") if isinstance(event, Mapping) else None
-    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
+    """The SQS records of an event: an event source mapping sends them as `Records`, EventBridge Pipes as a list.
+
+    None for an empty event and for S3's test event. Raises EventNotUnderstood if there is anything but SQS records.
+    """
+    wrapped = isinstance(event, dict)
+    if not event or (wrapped and event.get("Event") == "s3:TestEvent"):
+        return []
+    found = event.get("Records") if wrapped else event
+    if not isinstance(found, list) or not all(
+        isinstance(record, dict) and record.get("eventSource") == "aws:sqs" for record in found
+    ):
+        raise EventNotUnderstood(
+            'the event does not consist of SQS records; send {"Records": [...]} as SQS does, or a list as Pipes does'
+        )
+    return found
 
 
 def _clock(context: Any) -> Callable[[], float]:

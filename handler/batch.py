@@ -155,6 +155,10 @@ class Batch:
             ticket.stage, ticket.milliseconds["enrich"] = "enrich", share
             if isinstance(result, EnrichmentError):
                 ticket.fail(result)
+                if result.__cause__ is not None:
+                    # One line, without the exception's message: that may quote the ticket.
+                    extra = {"stage": "enrich", "traceback": trace(result.__cause__), **ticket.names()}
+                    ports.logger.error("a model failed", extra=extra)
         return {ticket: result for ticket, result in pairs if not isinstance(result, EnrichmentError)}
 
     def _store(self, enriched: Mapping[TicketState, EnrichmentData], ticket: TicketState) -> str | None:
@@ -210,21 +214,27 @@ class Batch:
 
     def _reject_or_defer(self, message: MessageState) -> Outcome:
         """Sends a message to the DLQ or defers its retry, if that is its outcome; returns the final outcome."""
-        ports = self._ports
+        ports, message_id = self._ports, str(message.record.get("messageId"))
+        if message.is_own_fault:
+            try:
+                message.own_failures = ports.failure_counts.add(message_id, message.receive_count)
+            except Exception as error:  # isolation boundary: the message is retried as if a service had failed
+                self._warn("a failure could not be counted", error, message)
         outcome = message.conclude(ports.max_receive_count)
         if outcome == "rejected":
             try:
                 ports.dead_letters.reject(message.record, message.errors(), message.code)
             except Exception as error:  # isolation boundary: the message is still deferred
                 outcome = "failed"
-                failure = self._as_failure(error, "reject", message.names())
-                ports.logger.warning(
-                    "a message could not be sent to the DLQ",
-                    extra={**message.names(), "error_type": failure.code, "detail": str(failure)},
-                )
+                self._warn("a message could not be sent to the DLQ", error, message)
         if outcome == "failed":
             ports.dead_letters.defer(message.record, message.delay())
         return outcome
+
+    def _warn(self, text: str, error: Exception, message: MessageState) -> None:
+        failure = self._as_failure(error, "settle", message.names())
+        extra = {**message.names(), "error_type": failure.code, "detail": str(failure)}
+        self._ports.logger.warning(text, extra=extra)
 
     def _settle(self, message: MessageState, settling: Future[Outcome]) -> None:
         wait([settling], timeout=max(_MIN_WAIT, self._time_left() - _KEEP_SETTLING * self._reserve))

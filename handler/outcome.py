@@ -7,16 +7,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from enrichment.errors import EnrichmentError, OutOfTime
+from enrichment.errors import EnrichmentError, ModelFailed
 from enrichment.ticket import RawTicket
+from handler.errors import Unexpected
 from handler.messages import Reference, StoredTicket, number_attribute
 
 __all__ = ["MessageState", "Outcome", "TicketState", "backoff_seconds", "overall"]
 
 Outcome = Literal["done", "skipped", "rejected", "failed"]
 
-_MAX_VISIBILITY: Final = 900
+# Ceilings of the retry delays, in seconds. With MAX_RECEIVE_COUNT 30 a message is retried for at least 11,265 s (29
+# delays, each at least half its ceiling), and for over two hours (7,215 s) even if nine of these receives crash.
+_FIRST_DELAY: Final = 30
+_LONGEST_DELAY: Final = 900
 _ORDER: Final[tuple[Outcome, ...]] = ("failed", "rejected", "done", "skipped")
+_OWN_FAULT: Final = (ModelFailed, Unexpected)  # every other transient error is a service's, or a lack of time
+_MAX_OWN_FAILURES: Final = 5
 
 
 @dataclass(eq=False)
@@ -55,12 +61,17 @@ class TicketState:
 
 @dataclass(eq=False)
 class MessageState:
-    """A record of the event and the tickets that it refers to; `owned` says which of them it brought first."""
+    """A record of the event and the tickets that it refers to; `owned` says which of them it brought first.
+
+    `own_failures` is at how many receives the message failed through its own fault, this one included; None if this
+    time it did not, or could not be counted.
+    """
 
     record: Mapping[str, Any]
     tickets: list[TicketState]
     owned: list[bool]
     outcome: Outcome = "failed"
+    own_failures: int | None = None
 
     def names(self) -> dict[str, Any]:
         """What names this message."""
@@ -84,19 +95,25 @@ class MessageState:
             if t.error is not None
         ]
 
+    @property
+    def is_own_fault(self) -> bool:
+        """Whether the message failed and each of its failed tickets did so in the models or in our own code.
+
+        A ticket that waits for a service, or had no time, is good as far as we know, and keeps the message alive.
+        """
+        failures = [t.error for t in self.tickets if (t.outcome or "failed") == "failed"]
+        return bool(failures) and all(isinstance(error, _OWN_FAULT) for error in failures)
+
     def conclude(self, max_receive_count: int) -> Outcome:
-        """The outcome that follows from those of the tickets; at the last attempt `failed` becomes `rejected`."""
+        """The outcome that follows from those of the tickets; after the last attempt `failed` becomes `rejected`."""
         outcome = overall(t.outcome or "failed" for t in self.tickets)
-        if outcome == "failed" and self.receive_count >= max_receive_count:
-            return "rejected"  # otherwise SQS would move it now, without a reason
-        return outcome
+        # At the limit of receives SQS itself would move the message to the DLQ, without a reason.
+        exhausted = (self.own_failures or 0) >= _MAX_OWN_FAILURES or self.receive_count >= max_receive_count
+        return "rejected" if outcome == "failed" and exhausted else outcome
 
     def delay(self) -> int:
-        """Seconds for which a failed message stays out of sight: none where only the time was too short."""
-        failures = [t.error for t in self.tickets if t.outcome == "failed"]
-        if failures and all(isinstance(error, OutOfTime) for error in failures):
-            return 0
-        return backoff_seconds(self.receive_count)
+        """Seconds for which a failed message is deferred: longer with each receive, or with each failure of its own."""
+        return backoff_seconds(self.own_failures or self.receive_count)
 
     def lines(self) -> list[tuple[Outcome, str | None, dict[str, Any]]]:
         """Per ticket its final outcome, its error's code, and what the log says of it."""
@@ -114,6 +131,8 @@ class MessageState:
         if ticket.error is not None:
             extra |= {"error_type": ticket.error.code, "stage": ticket.stage, "detail": str(ticket.error)}
             extra["receive_count"] = self.receive_count
+            if self.own_failures is not None:
+                extra["own_failures"] = self.own_failures
         # A copy: a call that came back too late may still write its time.
         return final, ticket.error.code if ticket.error else None, {**extra, "milliseconds": dict(ticket.milliseconds)}
 
@@ -124,8 +143,11 @@ def overall(outcomes: Iterable[Outcome]) -> Outcome:
     return next(outcome for outcome in _ORDER if outcome in found)
 
 
-def backoff_seconds(receive_count: int) -> int:
-    """How long a failed message waits, by how often it was received: full jitter up to 2, 4, 8 ... 900 s."""
-    ceiling = min(_MAX_VISIBILITY, 2 ** min(max(receive_count, 1), 10))
-    # From the system: containers that Lambda restores from one snapshot would all have the same state of `random`.
-    return random.SystemRandom().randint(1, ceiling)
+def backoff_seconds(attempts: int) -> int:
+    """Seconds to wait after this number of failed attempts: equal jitter, half to all of 30, 60, 120 ... 900 s.
+
+    The half that is not random makes the sum of all delays outlast an outage, however unlucky a message is.
+    """
+    ceiling = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(max(attempts, 1) - 1, 10))
+    # SystemRandom, because containers that Lambda restores from one snapshot share the state of `random`.
+    return random.SystemRandom().randint(ceiling // 2, ceiling)

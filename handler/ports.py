@@ -15,6 +15,7 @@ from handler.metrics import Logger, Metrics
 __all__ = [
     "Commit",
     "DeadLetters",
+    "FailureCounts",
     "Known",
     "Models",
     "Ports",
@@ -94,6 +95,17 @@ class DeadLetters(Protocol):
         ...
 
 
+class FailureCounts(Protocol):
+    """Counts the failures of each message that are its own fault."""
+
+    def add(self, message_id: str, receive_count: int) -> int:
+        """Notes that a message failed at this receive and returns at how many receives it has failed by now.
+
+        The same receive counts once, however often it is added. Raises Throttled or ServiceFailed.
+        """
+        ...
+
+
 class Models(Protocol):
     """Enriches tickets: enrichment.Enricher, or a fake in tests."""
 
@@ -118,6 +130,7 @@ class Ports:
     source: TicketSource
     sink: TicketSink
     dead_letters: DeadLetters
+    failure_counts: FailureCounts
     models: Models
     metrics: Metrics
     logger: Logger

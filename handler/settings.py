@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, HttpUrl, StringConstraints
+from pydantic import AliasChoices, Field, HttpUrl, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["SERVICE", "UNPUBLISHED", "Settings", "WorkerSettings"]
@@ -23,7 +23,13 @@ class Settings(BaseSettings):
     model_bundle: Annotated[
         str, Field(pattern=r"^(file|s3)://.+", description="Where the model bundle lies: file:// or s3://")
     ]
-    bundle_cache_dir: Annotated[str, Field(description="Where the bundle is copied to, once per container")] = "/tmp"  # noqa: S108 - the only place that a Lambda function may write to
+    bundle_cache_dir: Annotated[
+        str,
+        Field(
+            validation_alias=AliasChoices("bundle_cache_dir", "model_cache_dir"),
+            description="Directory that the bundle is copied to, once per container; older name: MODEL_CACHE_DIR",
+        ),
+    ] = "/tmp"  # noqa: S108 - the only directory that a Lambda function can write to
     raw_bucket: Annotated[Name, Field(description="Bucket of the raw tickets")]
     enriched_bucket: Annotated[Name, Field(description="Bucket of the enriched tickets; versioned")]
     table_name: Annotated[Name, Field(description="DynamoDB table of the tickets")]
@@ -31,8 +37,12 @@ class Settings(BaseSettings):
     dlq_url: Annotated[Name, Field(description="Dead-letter queue for rejected messages")]
     max_receive_count: Annotated[
         int,
-        Field(ge=1, description="The queue's maxReceiveCount: at the last receive the handler gives the reason itself"),
-    ] = 5
+        Field(
+            ge=1,
+            description="The queue's maxReceiveCount: at the last receive the handler itself sends the message to the "
+            "dead-letter queue, with its reason",
+        ),
+    ] = 30
     max_ticket_bytes: Annotated[int, Field(ge=1, description="Largest raw ticket that is read")] = 1024 * 1024
     intra_op_threads: Annotated[int | None, Field(ge=1, description="Threads of the models; the cores there are")] = (
         None

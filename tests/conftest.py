@@ -15,6 +15,7 @@ from enrichment import Enricher
 
 if TYPE_CHECKING:
     from handler.local import EmbeddedStack
+    from tests.characterization.harness import Product
 
 # The same examples on every machine, and no limits of time: a busy one would fail what is right. To look for new
 # examples: pytest --hypothesis-profile=default
@@ -75,6 +76,15 @@ def stack() -> Iterator[EmbeddedStack]:
 
     with EmbeddedStack() as embedded:
         yield embedded
+
+
+@pytest.fixture(scope="session")
+def product(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """The handler and the worker on a stack of their own, whose stores and queues a test may empty."""
+    from tests.characterization.harness import Product
+
+    with Product.started(bundle, tmp_path_factory.mktemp("cache")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-# What Lambda starts, /bin/ticket-lambda: its runtime client, given the handler's name, in an interpreter that has the
-# function. A plain exec: no /dev/fd on Lambda, so no process substitution, and nothing to write to but /tmp.
+# What Lambda starts, /bin/ticket-lambda: its runtime client, which is given the name of the handler, in a Python with
+# the function. A plain exec, because Lambda has no /dev/fd for process substitution and only /tmp is writable.
 {
   lib,
   python313,
@@ -9,14 +9,31 @@
 }:
 
 let
-  python = python313.withPackages (_: [ ticket-enrichment ] ++ ticket-enrichment.optional-dependencies.lambda);
+  # The function's folders, the same as in deploy/function_packages.py: no programs and no training data in the image.
+  handlerFolders = lib.filterAttrs (_: type: type == "directory") (builtins.readDir ../../handler);
+  function = ticket-enrichment.overridePythonAttrs (_: {
+    src = lib.fileset.toSource {
+      root = ../..;
+      fileset = lib.fileset.unions [
+        ../../LICENSE
+        ../../README.md
+        ../../pyproject.toml
+        (lib.fileset.difference ../../enrichment ../../enrichment/export)
+        (lib.fileset.difference ../../handler (
+          lib.fileset.unions (map (name: ../../handler + "/${name}") (lib.attrNames handlerFolders))
+        ))
+        ../../handler/aws
+      ];
+    };
+  });
+  python = python313.withPackages (_: [ function ] ++ function.optional-dependencies.lambda);
 in
 stdenvNoCC.mkDerivation {
   pname = "ticket-lambda";
   inherit (ticket-enrichment) version;
 
   dontUnpack = true;
-  # -P: a file that somebody leaves in the working directory, /tmp, must not take the place of a module.
+  # -P: a file in the working directory, /tmp, must not shadow a module.
   installPhase = ''
     runHook preInstall
     mkdir -p $out/bin
@@ -26,7 +43,7 @@ stdenvNoCC.mkDerivation {
     runHook postInstall
   '';
 
-  # What is imported here is all that a cold start imports.
+  # These are the imports of a cold start.
   doInstallCheck = true;
   installCheckPhase = ''
     runHook preInstallCheck

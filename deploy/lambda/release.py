@@ -1,7 +1,11 @@
-"""`make deploy` and `make destroy`: the image to ECR, named by its digest, and the stack by `sam deploy`.
+"""`make deploy` and `make destroy`: push the image to ECR, then create or update two stacks with `sam deploy`.
 
-The stack's parameters are those that samconfig.toml holds under `prod`, where sam's questions of the first time put
-them. On top come the image, its processor, and a hash of all of these, so that each change publishes a version.
+The first stack is template.yaml. The second has the same name plus "-observability" and is deploy/observability.yaml:
+the alarms and the dashboard. It is updated after the first, with the first one's outputs and parameters.
+
+Parameters of both come from samconfig.toml, where sam saves the answers of the first deployment, and from the command
+line. Added to them are the image, its architecture, and a hash of the function's parameters, so that every change
+publishes a version.
 """
 
 from __future__ import annotations
@@ -15,65 +19,129 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+from samtranslator.yaml_helper import yaml_parse
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-ENVIRONMENT: Final = "prod"  # in samconfig.toml
-IMAGE: Final = "ticket-lambda:latest"  # what `make image` makes: the environment's name
+TEMPLATE: Final = REPOSITORY / "template.yaml"
+OBSERVABILITY: Final = REPOSITORY / "deploy" / "observability.yaml"
+IMAGE: Final = "ticket-lambda:latest"  # the name that `make image` gives it
 ECR_NAME: Final = "ticket-enrichment"
-ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "arm64"}  # Docker's names, and Lambda's
-KEPT: Final = ("RawBucket", "EnrichedBucket", "TableName")  # outputs of what holds tickets, which no stack deletes
+ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "arm64"}  # Docker's names: Lambda's names
+KEPT: Final = ("RawBucket", "EnrichedBucket", "TableName")  # outputs: resources with tickets, which are never deleted
 
 
 class ReleaseError(Exception):
-    """What stops it: one line that names the remedy."""
+    """The release failed. One line that says how to fix it."""
 
 
-def deploy(sam: Path, image: str, config: Path, more: list[str]) -> None:
-    """Push the image and deploy the stack; asks for parameters when there is no stack yet. Raises ReleaseError."""
+@dataclass(frozen=True)
+class Configuration:
+    """One environment of samconfig.toml, read again at each use: sam saves answers there while it runs."""
+
+    file: Path
+    environment: str
+
+    def read(self) -> dict[str, Any]:
+        """The options of `sam deploy`, with those of every command. Raises ReleaseError."""
+        found = tomllib.loads(self.file.read_text(encoding="utf-8")).get(self.environment)
+        if found is None:
+            raise ReleaseError(f"{self.file} has no environment {self.environment}; add one, or name another")
+        return {**found["global"]["parameters"], **found["deploy"]["parameters"]}
+
+    def stack_name(self) -> str:
+        """The name of the function's stack."""
+        return str(self.read()["stack_name"])
+
+    def parameters(self) -> dict[str, str]:
+        """The parameters of both templates that are saved there."""
+        return overrides(self.read().get("parameter_overrides", []))
+
+    def client(self, service: str) -> Any:
+        """A client of the region to which sam deploys."""
+        make: Any = boto3.session.Session(region_name=self.read().get("region")).client
+        return make(service)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack that exists."""
+
+    outputs: Mapping[str, str]
+    parameters: Mapping[str, str]
+
+
+def deploy(sam: Path, image: str, config: Configuration, more: Mapping[str, str]) -> None:
+    """Push the image and deploy both stacks. The first time, sam asks for parameters. Raises ReleaseError."""
     found = inspected(image)
-    uri = pushed(image, found["Id"].removeprefix("sha256:")[:12])
-    settings = section(config)
-    parameters = {**overrides(settings.get("parameter_overrides", [])), **overrides(more)}
+    uri = pushed(config.client("ecr"), image, found["Id"].removeprefix("sha256:")[:12])
+    before = stack_named(config, config.stack_name())
+    names = parameter_names(TEMPLATE)
+    parameters = {name: value for name, value in {**config.parameters(), **more}.items() if name in names}
     parameters |= {"ImageUri": uri, "Architecture": ARCHITECTURES[found["Architecture"]]}
     parameters["Release"] = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
-    command = [str(sam), "deploy", "--config-env", ENVIRONMENT, "--config-file", str(config)]
-    command += ["--template", str(REPOSITORY / "template.yaml")]
-    command += ["--image-repository", uri.partition("@")[0]]
-    command += [] if stack_outputs(stack_name(config)) is not None else ["--guided"]
-    command += ["--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items())]
+    options = ["--image-repository", uri.partition("@")[0], *([] if before else ["--guided"])]
+    sam_deploy(sam, config, TEMPLATE, parameters, options)
+    # A stack of an earlier release has the alarms' parameters itself.
+    deploy_observability(sam, config, {**(before.parameters if before else {}), **config.parameters()}, more)
+
+
+def deploy_observability(sam: Path, config: Configuration, saved: Mapping[str, str], more: Mapping[str, str]) -> None:
+    """Deploy the alarms and the dashboard of a stack that exists. Raises ReleaseError."""
+    name = config.stack_name()  # as it is after the first deployment, when sam asked for it
+    stack = existing(config, name)
+    known = {**saved, **stack.parameters, **stack.outputs, **more}
+    parameters = {name: known[name] for name in sorted(parameter_names(OBSERVABILITY)) if name in known}
+    sam_deploy(sam, config, OBSERVABILITY, parameters, ["--stack-name", f"{name}-observability"])
+
+
+def destroy(sam: Path, config: Configuration) -> None:
+    """Delete both stacks, and print what is kept. Raises ReleaseError."""
+    name = config.stack_name()
+    stack = existing(config, name)
+    region = config.read().get("region")  # which `sam delete` does not read
+    # The alarms first: without their function, they would only say that it is gone.
+    for each in (f"{name}-observability", name):
+        if stack_named(config, each):
+            command = [str(sam), "delete", "--config-env", config.environment, "--config-file", str(config.file)]
+            run([*command, "--stack-name", each, *(["--region", region] if region else [])], "sam delete")
+    kept = ", ".join(stack.outputs[output] for output in KEPT if output in stack.outputs)
+    sys.stderr.write(f"Kept, because they contain tickets: {kept}. The images in ECR's {ECR_NAME} are kept as well.\n")
+
+
+def sam_deploy(
+    sam: Path, config: Configuration, template: Path, parameters: Mapping[str, str], options: Sequence[str]
+) -> None:
+    """Run `sam deploy` for one of the templates. Raises ReleaseError."""
+    command = [str(sam), "deploy", "--config-env", config.environment, "--config-file", str(config.file)]
+    command += ["--template", str(template), *options, "--parameter-overrides"]
+    # sam refuses NAME= but takes NAME="".
+    command += [f"{name}={value}" if value else f'{name}=""' for name, value in parameters.items()]
     run(command, "sam deploy")
 
 
-def destroy(sam: Path, config: Path) -> None:
-    """Delete the stack, and say what is kept. Raises ReleaseError."""
-    name = stack_name(config)
-    outputs = stack_outputs(name)
-    if outputs is None:
-        raise ReleaseError(f"there is no stack {name} in this account and region; look at AWS_PROFILE and AWS_REGION")
-    run([str(sam), "delete", "--config-env", ENVIRONMENT, "--config-file", str(config)], "sam delete")
-    kept = ", ".join(outputs[output] for output in KEPT if output in outputs)
-    sys.stderr.write(f"Kept, since they hold tickets: {kept}; and the images in ECR's {ECR_NAME}.\n")
-
-
 def inspected(image: str) -> dict[str, Any]:
-    """What Docker knows of an image. Raises ReleaseError."""
+    """Docker's description of an image. Raises ReleaseError."""
     if shutil.which("docker") is None:
-        raise ReleaseError("there is no docker, which pushes the image; install it, or deploy the zip (make zip)")
+        raise ReleaseError(
+            "docker is not installed and is needed to push the image; install it, or deploy the zip (make zip)"
+        )
     asked = subprocess.run(["docker", "image", "inspect", image], capture_output=True, text=True, check=False)  # noqa: S603, S607 - the user's docker
     if asked.returncode:
-        raise ReleaseError(f"Docker has no image {image}: build it by `make image`, or name it: make deploy IMAGE=...")
+        raise ReleaseError(
+            f"Docker has no image {image}: build it with `make image`, or name another: make deploy IMAGE=..."
+        )
     return dict(json.loads(asked.stdout)[0])
 
 
-def pushed(image: str, tag: str) -> str:
-    """Push the image, unless it is there, and return REPOSITORY@DIGEST. Raises ReleaseError."""
-    ecr: Any = boto3.session.Session().client("ecr")
+def pushed(ecr: Any, image: str, tag: str) -> str:
+    """Push the image unless ECR has it, and return REPOSITORY@DIGEST. Raises ReleaseError."""
     try:
         address = ecr.describe_repositories(repositoryNames=[ECR_NAME])["repositories"][0]["repositoryUri"]
     except ecr.exceptions.RepositoryNotFoundException:
@@ -91,7 +159,7 @@ def pushed(image: str, tag: str) -> str:
         run(["docker", "push", f"{address}:{tag}"], "docker push")
         digest = digest_of(ecr, tag)
     if digest is None:
-        raise ReleaseError(f"ECR does not know {ECR_NAME}:{tag} after its push; try again")
+        raise ReleaseError(f"ECR does not have {ECR_NAME}:{tag} after the push; try again")
     return f"{address}@{digest}"
 
 
@@ -104,57 +172,72 @@ def digest_of(ecr: Any, tag: str) -> str | None:
     return str(found[0]["imageDigest"]) if found else None
 
 
-def stack_outputs(name: str) -> dict[str, str] | None:
-    """A stack's outputs, or None where there is no such stack."""
+def stack_named(config: Configuration, name: str) -> Stack | None:
+    """The stack of that name, or None if it does not exist."""
     try:
-        client: Any = boto3.session.Session().client("cloudformation")
-        stack = client.describe_stacks(StackName=name)["Stacks"][0]
+        found = config.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
     except ClientError as error:
         if error.response["Error"]["Code"] == "ValidationError":
             return None
         raise
-    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+    return Stack(
+        {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])},
+        {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in found.get("Parameters", [])},
+    )
 
 
-def section(config: Path) -> dict[str, Any]:
-    """What samconfig.toml says of `sam deploy`."""
-    read = tomllib.loads(config.read_text(encoding="utf-8"))
-    return dict(read.get(ENVIRONMENT, {}).get("deploy", {}).get("parameters", {}))
+def existing(config: Configuration, name: str) -> Stack:
+    """The stack of that name. Raises ReleaseError if it does not exist."""
+    stack = stack_named(config, name)
+    if stack is None:
+        raise ReleaseError(f"there is no stack {name} in this account and region; check AWS_PROFILE and AWS_REGION")
+    return stack
 
 
-def stack_name(config: Path) -> str:
-    """The stack's name there; sam's questions put another one under `deploy`."""
-    everywhere = tomllib.loads(config.read_text(encoding="utf-8"))[ENVIRONMENT]["global"]["parameters"]
-    return str(section(config).get("stack_name", everywhere["stack_name"]))
+def parameter_names(template: Path) -> set[str]:
+    """The parameters that a template declares."""
+    return set(yaml_parse(template.read_text(encoding="utf-8"))["Parameters"])
 
 
-def overrides(value: str | list[str]) -> Mapping[str, str]:
-    """Parameters as samconfig.toml holds them: a list of NAME=VALUE, or one text of these, as sam writes it."""
+def declared(parameters: Mapping[str, str]) -> Mapping[str, str]:
+    """The parameters themselves. Raises ReleaseError for one that no template declares: sam would ignore it."""
+    if unknown := parameters.keys() - parameter_names(TEMPLATE) - parameter_names(OBSERVABILITY):
+        raise ReleaseError(f"neither template has a parameter {', '.join(sorted(unknown))}; check its spelling")
+    return parameters
+
+
+def overrides(value: str | list[str]) -> dict[str, str]:
+    """Parameters as in samconfig.toml: a list of NAME=VALUE, or one string of them, which is how sam saves them."""
     parts = shlex.split(value) if isinstance(value, str) else value
-    return {name: text.strip('"') for name, _, text in (part.partition("=") for part in parts)}
+    return {name: value.strip('"') for name, _, value in (part.partition("=") for part in parts)}
 
 
 def run(command: list[str], name: str, given: str | None = None) -> None:
-    """Run a command whose output is for the user. Raises ReleaseError."""
+    """Run a command that writes to the user's terminal. Raises ReleaseError."""
     ran = subprocess.run(command, input=given, text=True, check=False)  # noqa: S603 - commands of this module
     if ran.returncode:
-        raise ReleaseError(f"{name} ended with {ran.returncode}; it says above why")
+        raise ReleaseError(f"{name} failed with exit code {ran.returncode}; see its output above")
 
 
 def main() -> None:
-    """Do what is asked, or exit with 1 and a line."""
-    parser = argparse.ArgumentParser(description="Deploy to AWS, or remove what was deployed.")
-    parser.add_argument("action", choices=["deploy", "destroy"])
-    parser.add_argument("--sam", type=Path, required=True, help="the program sam")
-    parser.add_argument("--image", default=IMAGE, help="the image, as Docker here knows it")
+    """Run one action, or exit with 1 and one line."""
+    parser = argparse.ArgumentParser(description="Deploy to AWS, or delete what was deployed.")
+    parser.add_argument("action", choices=["deploy", "observability", "destroy"], help="observability: its stack alone")
+    parser.add_argument("--sam", type=Path, required=True, help="the sam program")
+    parser.add_argument("--image", default=IMAGE, help="name of the image in the local Docker")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "samconfig.toml", help="samconfig.toml")
-    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="the template's, over those of the file")
+    parser.add_argument("--environment", default="prod", help="its environment (prod)")
+    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters, overriding those of the file")
     given = parser.parse_intermixed_args()
+    config = Configuration(given.config, given.environment)
     try:
+        more = declared(overrides(given.parameters))
         if given.action == "deploy":
-            deploy(given.sam, given.image, given.config, given.parameters)
+            deploy(given.sam, given.image, config, more)
+        elif given.action == "observability":
+            deploy_observability(given.sam, config, config.parameters(), more)
         else:
-            destroy(given.sam, given.config)
+            destroy(given.sam, config)
     except (ReleaseError, BotoCoreError, ClientError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 

@@ -59,6 +59,7 @@ class QueueAttributes:
     in_flight: int = 0
     delayed: int = 0
     dead_letter_arn: str | None = None
+    max_receive_count: int | None = None
     max_message_bytes: int = MAX_BYTES
 
     @property
@@ -99,13 +100,15 @@ class Queue:
         """Read the queue's attributes."""
         get = self._client.get_queue_attributes
         found = _call("GetQueueAttributes", get, QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
+        redrive = json.loads(found.get("RedrivePolicy") or "{}")
         return QueueAttributes(
             arn=found["QueueArn"],
             visibility_timeout=int(found.get("VisibilityTimeout", 30)),
             visible=int(found.get("ApproximateNumberOfMessages", 0)),
             in_flight=int(found.get("ApproximateNumberOfMessagesNotVisible", 0)),
             delayed=int(found.get("ApproximateNumberOfMessagesDelayed", 0)),
-            dead_letter_arn=json.loads(found.get("RedrivePolicy") or "{}").get("deadLetterTargetArn"),
+            dead_letter_arn=redrive.get("deadLetterTargetArn"),
+            max_receive_count=int(redrive["maxReceiveCount"]) if "maxReceiveCount" in redrive else None,
             max_message_bytes=min(MAX_BYTES, int(found.get("MaximumMessageSize", MAX_BYTES))),
         )
 

@@ -51,6 +51,8 @@ def stored_tickets(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict
     s3 = stack.client("s3")
     for page in stack.client("dynamodb").get_paginator("scan").paginate(TableName=environment["TABLE_NAME"]):
         for item in page["Items"]:
+            if "s3_key" not in item:  # it counts the failures of a message
+                continue
             key, version = item["s3_key"]["S"], item["s3_version_id"]["S"]
             body = s3.get_object(Bucket=environment["ENRICHED_BUCKET"], Key=key, VersionId=version)["Body"].read()
             ticket = json.loads(body)

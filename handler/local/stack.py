@@ -1,7 +1,7 @@
 """The embedded stack: every AWS service that the system needs, on this machine, made from template.yaml.
 
-CloudFormation creates the real template in an emulator, so buckets, notification, queues, policies and table are
-declared once, and whoever needs their names reads them from what was deployed. Up in about a second.
+CloudFormation creates the real templates in an emulator, so buckets, notification, queues, policies, table and alarms
+are declared once, and names are read from what was deployed. Starts in about a second.
 
     with EmbeddedStack() as stack:
         os.environ.update(stack.environment())
@@ -28,19 +28,22 @@ __all__ = ["EmbeddedStack", "StackError"]
 
 STACK_NAME = "ticket-enrichment"
 TEMPLATE = Path(__file__).resolve().parents[2] / "template.yaml"
-# The mapping is off because the worker reads the queue; nothing looks for an image of that name. MiniStack 1.5.33 makes
-# alarms, but none that compute.
-PARAMETERS = {"ImageUri": "ticket-enrichment:local", "MappingEnabled": "false", "MetricMathAlarms": "false"}
+OBSERVABILITY = TEMPLATE.parent / "deploy" / "observability.yaml"
+# The mapping is off because the worker reads the queue; no image of that name needs to exist.
+PARAMETERS = {"ImageUri": "ticket-enrichment:local", "MappingEnabled": "false"}
+# MiniStack 1.5.33 does not support alarms on metric math.
+_OBSERVABILITY_PARAMETERS = {"MetricMathAlarms": "false"}
 # Settings of the function that speak of its image, or that the user decides.
 _NOT_PASSED_ON = frozenset({"HOME", "MODEL_BUNDLE", "BUNDLE_CACHE_DIR", "LOG_LEVEL"})
 _SECONDS_TO_CREATE = 30.0
 
 
 class EmbeddedStack:
-    """The template's resources in an emulator of their own, from `with` (or `start`) to its end (or `stop`).
+    """The resources of both templates in an emulator, from `with` (or `start`) to its end (or `stop`).
 
-    `port` 0 takes a free one, `parameters` are the template's, beyond PARAMETERS, and `emulator` holds settings of
-    MiniStack itself, such as MINISTACK_LAMBDA_PROXY_<function>. Raises StackError.
+    `port` 0 takes a free one, `parameters` are those of `template` in addition to PARAMETERS, and `emulator` holds
+    settings of MiniStack itself, such as MINISTACK_LAMBDA_PROXY_<function>. `outputs` are the outputs of `template`.
+    Raises StackError.
     """
 
     def __init__(
@@ -128,24 +131,35 @@ class EmbeddedStack:
         self._emulator.wait()
 
     def _create_resources(self) -> None:
+        stack = self._create(STACK_NAME, self._template, self._parameters)
+        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        known = {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in stack["Parameters"]}
+        known |= self.outputs | _OBSERVABILITY_PARAMETERS
+        body = OBSERVABILITY.read_text(encoding="utf-8")
+        asked = self.client("cloudformation").validate_template(TemplateBody=body)["Parameters"]
+        names = [parameter["ParameterKey"] for parameter in asked]
+        self._create(f"{STACK_NAME}-observability", OBSERVABILITY, {n: known[n] for n in names if n in known})
+
+    def _create(self, name: str, template: Path, parameters: Mapping[str, str]) -> dict[str, Any]:
+        """Create a stack and return its description. Raises StackError."""
         cloudformation = self.client("cloudformation")
         cloudformation.create_stack(
-            StackName=STACK_NAME,
-            TemplateBody=self._template.read_text(encoding="utf-8"),
+            StackName=name,
+            TemplateBody=template.read_text(encoding="utf-8"),
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
-            Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in self._parameters.items()],
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         )
         deadline = time.monotonic() + _SECONDS_TO_CREATE
-        stack = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"][0]
+        stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         while stack["StackStatus"].endswith("_IN_PROGRESS") and time.monotonic() < deadline:
             time.sleep(0.02)
-            stack = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"][0]
+            stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         if stack["StackStatus"] != "CREATE_COMPLETE":
-            events = cloudformation.describe_stack_events(StackName=STACK_NAME)["StackEvents"]
+            events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
             causes = [e for e in events if e["ResourceStatus"] == "CREATE_FAILED"]  # the first one is the last here
             cause = f"{causes[-1]['LogicalResourceId']}: {causes[-1]['ResourceStatusReason']}" if causes else "too slow"
-            raise StackError(f"{self._template.name} ended as {stack['StackStatus']}; mend its {cause}")
-        self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+            raise StackError(f"{template.name} ended as {stack['StackStatus']}; mend its {cause}")
+        return dict(stack)
 
     def _settle_mappings(self) -> None:
         # From a template MiniStack 1.5.33 keeps MaximumConcurrency as text, which its poller cannot compare, and calls

@@ -54,8 +54,12 @@ class Poller:
         logger: Logger,
         hang: Callable[[], None],
         memory_mb: int = 0,
+        max_receive_count: int | None = None,
     ) -> None:
-        """`hang()` is called in another thread if the handler overruns its time; it should end the process."""
+        """`hang()` is called in another thread if the handler overruns its time; it should end the process.
+
+        `max_receive_count` is the handler's own setting, which is compared with the queue's.
+        """
         self._queue = queue
         self._handler = handler
         self._shutdown = shutdown
@@ -64,6 +68,7 @@ class Poller:
         self._logger = logger
         self._hang = hang
         self._memory_mb = memory_mb
+        self._max_receive_count = max_receive_count
         self._deleting = min(_DELETING_MOST, _DELETING_SHARE * options.grace)
         self._attributes: QueueAttributes | None = None
         self._error: str | None = None
@@ -84,15 +89,26 @@ class Poller:
                     self._process(messages, attributes)
 
     def _receive(self) -> tuple[QueueAttributes, Sequence[Message]]:
-        self._attributes = self._attributes or self._queue.attributes()
-        return self._attributes, self._queue.receive(
-            self._options.batch_size, self._visibility_timeout(self._attributes)
-        )
+        if self._attributes is None:
+            self._attributes = self._queue.attributes()
+            self._compare_limits(self._attributes)
+        visibility_timeout = self._visibility_timeout(self._attributes)
+        return self._attributes, self._queue.receive(self._options.batch_size, visibility_timeout)
+
+    def _compare_limits(self, attributes: QueueAttributes) -> None:
+        """Warns if the queue's limit of receives differs from the setting: the lower one takes effect."""
+        limits = {
+            "max_receive_count": self._max_receive_count,
+            "queue_max_receive_count": attributes.max_receive_count,
+        }
+        if None not in limits.values() and len(set(limits.values())) > 1:
+            self._logger.warning(
+                "MAX_RECEIVE_COUNT differs from the queue's maxReceiveCount; set both to the same value", extra=limits
+            )
 
     def _visibility_timeout(self, attributes: QueueAttributes) -> int:
-        return max(
-            1, min(self._options.visibility_timeout, attributes.visibility_timeout or self._options.visibility_timeout)
-        )
+        wanted = self._options.visibility_timeout
+        return max(1, min(wanted, attributes.visibility_timeout or wanted))
 
     def _back_off(self, error: MessageError) -> None:
         """Waits, longer each time; logs the first failure and each change of the error."""

@@ -51,6 +51,7 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         logger=logger,
         hang=lambda: os._exit(_HUNG),
         memory_mb=_memory_mb(),
+        max_receive_count=settings.max_receive_count,
     )
     with on_shutdown_signal(shutdown.request):  # before this a signal just ends the process
         reporter.flush()

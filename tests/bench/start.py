@@ -62,7 +62,13 @@ def handler(bundle: str) -> None:
         sink = FakeSink()
         handle = build(settings, sink=sink)
         step("clients, copy and open the bundle")
-        record = {"messageId": "1", "receiptHandle": "1", "body": json.dumps(TICKET), "attributes": {}}
+        record = {
+            "messageId": "1",
+            "receiptHandle": "1",
+            "body": json.dumps(TICKET),
+            "attributes": {},
+            "eventSource": "aws:sqs",
+        }
         answer = handle({"Records": [record]}, None)
     assert answer == {"batchItemFailures": []}, answer
     step("first ticket")

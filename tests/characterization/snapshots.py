@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from difflib import unified_diff
 from operator import mul
 from pathlib import Path
@@ -19,6 +22,9 @@ Part = Literal["behaviour", "models"]
 # As tests/cpus: kernels for AVX2, AVX-512 VNNI and NEON sum in another order.
 SCORE: Final = 0.03
 COSINE: Final = 0.999
+AN_HOUR: Final = 3600  # seconds
+_UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ISO: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)")
 UNITS: Final = 1000  # an embedding is kept as integers: thousandths
 
 
@@ -52,6 +58,30 @@ def rounded(enrichment: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def without_times_and_ids(value: Any, environment: Mapping[str, str]) -> Any:
+    """The value without what differs from run to run: times around now, random ids, and the names of this stack."""
+    if isinstance(value, Mapping):
+        return {
+            name: "an id" if name == "s3_version_id" else without_times_and_ids(item, environment)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_times_and_ids(item, environment) for item in value]
+    if isinstance(value, str):
+        return _plain(value, environment)
+    return "just now" if isinstance(value, int) and _is_now(value / 1000) else value
+
+
+def digits_as_zeros(text: str) -> str:
+    """Only the form of a time."""
+    return re.sub("[0-9]", "0", text)
+
+
+def in_any_order(values: list[Any]) -> list[Any]:
+    """The values in an order that does not depend on that in which they came."""
+    return sorted(values, key=lambda value: json.dumps(value, sort_keys=True))
+
+
 def shape(value: Any) -> Any:
     """What kind of value it is, in place of the value: for what the models decide."""
     if isinstance(value, Mapping):
@@ -61,6 +91,20 @@ def shape(value: Any) -> Any:
     if isinstance(value, bool):
         return "boolean"
     return "number" if isinstance(value, int | float) else "text"
+
+
+def _plain(text: str, environment: Mapping[str, str]) -> str:
+    if _UUID.fullmatch(text):
+        return "an id"
+    for name in ("DLQ_URL", "QUEUE_URL", "RAW_BUCKET", "ENRICHED_BUCKET"):
+        text = text.replace(environment.get(name, name), name)
+    return _ISO.sub(
+        lambda m: digits_as_zeros(m[0]) if _is_now(datetime.fromisoformat(m[0]).timestamp()) else m[0], text
+    )
+
+
+def _is_now(seconds: float) -> bool:
+    return abs(seconds - time.time()) < AN_HOUR
 
 
 def _rounded(value: Any) -> Any:
@@ -93,7 +137,7 @@ def _close(found: Any, expected: Any, place: str) -> None:
 
 
 def _difference(expected: Any, found: Any) -> str:
-    before, after = (_text(value).splitlines() for value in (expected, found))
+    before, after = _text(expected).splitlines(), _text(found).splitlines()
     return "\n" + "\n".join(unified_diff(before, after, "snapshot", "found", lineterm=""))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.characterization.harness import EVENT_BUCKET, EVENTS, Event, Product, Run
-from tests.characterization.snapshots import Snapshots, rounded, shape
+from tests.characterization.snapshots import Snapshots, digits_as_zeros, rounded, shape
 
 NAMES = sorted(path.stem for path in EVENTS.glob("*.json"))
 NOT_OF_THE_MODELS = ("processed_at", "schema_version")
@@ -31,6 +31,10 @@ def test_handler(name: str, product: Product, snapshots: Snapshots) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_worker(name: str, product: Product, snapshots: Snapshots) -> None:
     _compare("worker", Event.load(name), product, snapshots)
+
+
+def test_metrics_of_the_first_batch(product: Product, snapshots: Snapshots) -> None:
+    snapshots.check("first-batch", "behaviour", _Reader(product, product.first).metrics())
 
 
 def _compare(route: str, event: Event, product: Product, snapshots: Snapshots) -> None:
@@ -119,7 +123,7 @@ class _Reader:
         rejection = json.loads(attributes["Rejection"]["StringValue"])
         rejection |= {
             "message_id": self._message(rejection["message_id"]),
-            "rejected_at": _time(rejection["rejected_at"]),
+            "rejected_at": digits_as_zeros(rejection["rejected_at"]),
         }
         attributes["Rejection"]["StringValue"] = rejection
         return {
@@ -167,12 +171,7 @@ def _masked(text: str, enrichment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mask(name: str, value: Any) -> Any:
-    return _time(value) if name == "processed_at" else shape(value)
-
-
-def _time(text: str) -> str:
-    """Only how a time is written."""
-    return re.sub("[0-9]", "0", text)
+    return digits_as_zeros(value) if name == "processed_at" else shape(value)
 
 
 def _json_safe(attribute: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Deployment:
     """What one stack made at `endpoint_url`; `outputs` are the template's."""
 
     def __init__(self, endpoint_url: str, stack_name: str) -> None:
-        self.endpoint_url = endpoint_url
+        self.endpoint_url, self.stack_name = endpoint_url, stack_name
         self._clients: dict[str, Any] = {}
         (stack,) = self.client("cloudformation").describe_stacks(StackName=stack_name)["Stacks"]
         self.outputs: dict[str, str] = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from typing import Self
 
@@ -43,8 +44,9 @@ class MiniStack:
             url = f"http://127.0.0.1:{emulator.port}"
             make_client("s3", url, ROOT).create_bucket(Bucket=_BUCKET)
             parameters = [f"NamePrefix={_PREFIX}", f"ImageUri={_IMAGE}", "MappingEnabled=true"]
-            parameters += ["MetricMathAlarms=false"]  # MiniStack knows none
             run([str(SAM), "deploy", "--config-env", "local", "--parameter-overrides", *parameters], url)
+            release = [sys.executable, "deploy/lambda/release.py", "observability", "--environment", "local"]
+            run([*release, "--sam", str(SAM)], url)
             self.deployment = Deployment(url, _STACK)
             stack.callback(self.deployment.close)
             self._settle_mapping()

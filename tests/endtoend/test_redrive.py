@@ -27,7 +27,7 @@ def broken(pipeline: Pipeline) -> dict[str, bytes]:
 
 def test_alarm_goes_off_when_a_dead_letter_is_there(broken: dict[str, bytes], pipeline: Pipeline) -> None:
     assert broken
-    name = f"{pipeline.deployment.outputs['FunctionName']}-dead-letters"
+    name = f"{pipeline.deployment.stack_name}-observability-dead-letters"
 
     def state() -> str:
         (alarm,) = pipeline.deployment.client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]

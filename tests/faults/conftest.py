@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import pytest
 
 from enrichment import Enricher
 from handler.local import EmbeddedStack
+from handler.ports import Models
 from handler.worker.reports import WorkerOptions
 from tests.support.containers import Containers, Post
-from tests.support.fault_injection import FaultPlan, Rule
+from tests.support.fault_injection import Call, Fault, FaultPlan, Rule
 from tests.support.proxy import Proxy
 from tests.support.reconciliation import Account, Auditor, Reference
 from tests.support.traffic import SEED_VARIABLE, Message, Traffic
@@ -94,12 +95,17 @@ class Scenario:
     def run(
         self,
         *waves: Sequence[Message],
-        fault_plan: FaultPlan | None = None,
+        fault_plan: Callable[[Call], Fault | None] | None = None,
         options: WorkerOptions | None = None,
-        models: Enricher | None = None,
+        models: Models | None = None,
+        hurry: int = 300,
+        own_failures: frozenset[str] = frozenset(),
         **settings: str,
     ) -> tuple[Account, Containers]:
-        """Sends messages in waves to containers whose AWS calls follow `fault_plan`, and reconciles the results."""
+        """Sends messages, wave after wave, to containers that find AWS through that fault_plan, and accounts for all.
+
+        `own_failures` are the codes of failures that the models bring about by the test's wish.
+        """
         with Proxy(self.stack.endpoint_url, fault_plan or (lambda call: None)) as proxy:
             containers = Containers(
                 self.stack,
@@ -107,17 +113,21 @@ class Scenario:
                 models or self.models,
                 options=options or WorkerOptions(wait=1, visibility_timeout=10, timeout=30),
                 settings=settings,
+                hurry=hurry,
             )
             with containers.running():
                 for wave in waves:
                     self.post.bring(wave)
                 self.post.wait_until_empty(containers.tickets)
         # Whatever is thrown at them: nothing unforeseen, and no invocation that raises.
-        assert not {code for _, code in containers.errors()} & {"unexpected", "model_failed"}, containers.log
+        assert {code for _, code in containers.errors()} & {"unexpected", "model_failed"} == own_failures, (
+            containers.log
+        )
         assert set(containers.invocations()) == {"ok"}
         assert not containers.hung
         return self.account(
-            [message for wave in waves for message in wave], fault_plan.struck if fault_plan else {}
+            [message for wave in waves for message in wave],
+            fault_plan.struck if isinstance(fault_plan, FaultPlan) else {},
         ), containers
 
     def account(self, messages: Sequence[Message], notes: Mapping[str, int] | None = None) -> Account:

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.proxy import Proxy
 from tests.support.workers import Assassin, worker
 
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 KILLS = 25  # of each
 
 
-# A message may be in the hands of many that are killed: no number of receives is too many here.
-@pytest.mark.parametrize("scenario", [{"MaxReceiveCount": "1000"}], indirect=True, ids=[""])
 def test_two_workers_killed_again_and_again(scenario: Scenario, tmp_path: Path) -> None:
     messages = scenario.traffic.mixed(scenario.size(1500))
     environment = scenario.stack.environment() | {

@@ -15,8 +15,8 @@ from tests.support.traffic import Message
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
 
-# In a row, of one subject. Each of the five receives makes at least one call, so up to four are survived however
-# botocore's budget of retries stands; FOREVER is not.
+# Faults in a row for one subject. Each receive makes at least one call, so up to four are survived whatever is left of
+# botocore's retry budget; FOREVER outlasts all 30 receives.
 FOREVER: Final = 1000
 TIMES: Final = (1, 2, 2, 3, 3, 4, 4, 4, FOREVER, FOREVER)
 

@@ -1,24 +1,21 @@
-"""The alarms of template.yaml: they fire when they should, tell whom they should, and say what to do."""
+"""The alarms of both templates: when they fire, whom they notify, and what they say to do."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from typing import Any
 
 import pytest
-from samtranslator.yaml_helper import yaml_parse
 
 import handler.errors
 from enrichment.errors import EnrichmentError
-from tests.infrastructure.watched import REPO, TEXT, alarms, calculated
+from tests.infrastructure.watched import OBSERVABILITY, REPO, TEMPLATE, alarms, calculated
 
-TEMPLATE: dict[str, Any] = yaml_parse(TEXT)
-ALARMS = alarms(TEMPLATE)
-PARAMETERS = TEMPLATE["Parameters"]
+ROLLBACK = alarms(TEMPLATE)  # the alarms that make CodeDeploy roll back
+ALARMS = {**alarms(OBSERVABILITY), **ROLLBACK}
+PARAMETERS = {**OBSERVABILITY["Parameters"], **TEMPLATE["Parameters"]}
 TOPIC = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
 FUNCTION = TEMPLATE["Resources"]["EnrichmentFunction"]["Properties"]
-BRAKES = ("NewVersionFailedShareAlarm", "NewVersionErrorsAlarm")
 SHARE = {entry["Id"]: entry for entry in ALARMS["FailedShareAlarm"]["Metrics"]}
 
 
@@ -28,22 +25,43 @@ def codes(error: type[EnrichmentError] = EnrichmentError) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_it_tells_the_topic_when_it_begins_and_when_it_ends(name: str) -> None:
+def test_topic_is_notified_when_it_begins_and_when_it_ends(name: str) -> None:
     assert ALARMS[name]["AlarmActions"] == ALARMS[name]["OKActions"] == TOPIC
     assert ALARMS[name].get("ActionsEnabled", True) is True
-    assert PARAMETERS["AlarmTopicArn"]["Default"] == ""
-    assert TEMPLATE["Conditions"]["HasAlarmTopic"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopicArn"}, ""]}]}
+
+
+def test_without_a_topic_nobody_is_notified() -> None:
+    for template in (TEMPLATE, OBSERVABILITY):
+        assert template["Parameters"]["AlarmTopicArn"]["Default"] == ""
+        assert template["Conditions"]["HasAlarmTopic"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopicArn"}, ""]}]}
+
+
+def test_parameters_of_both_templates_have_the_same_bounds() -> None:
+    same = TEMPLATE["Parameters"].keys() & OBSERVABILITY["Parameters"].keys()
+    assert same == {"AlarmTopicArn", "AlarmFailedPercent", "Timeout", "MemorySize", "MaximumConcurrency"}
+    for name in same:
+        one, other = (
+            {key: value for key, value in template["Parameters"][name].items() if key not in ("Default", "Description")}
+            for template in (TEMPLATE, OBSERVABILITY)
+        )
+        assert one == other, name
+
+
+def test_what_must_be_given_is_known_once_the_function_is_deployed() -> None:
+    required = {name for name, each in OBSERVABILITY["Parameters"].items() if "Default" not in each}
+    assert required == {"FunctionName", "QueueName", "DlqName", "Timeout", "MemorySize", "MaximumConcurrency"}
+    assert required <= TEMPLATE["Outputs"].keys() | TEMPLATE["Parameters"].keys()
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_silence_is_no_alarm(name: str) -> None:
+def test_missing_data_is_no_alarm(name: str) -> None:
     assert ALARMS[name]["TreatMissingData"] == "notBreaching"
     assert ALARMS[name]["ComparisonOperator"] == "GreaterThanThreshold"
     assert ALARMS[name].get("DatapointsToAlarm", 1) <= ALARMS[name]["EvaluationPeriods"]
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_what_it_says_to_do_can_be_done(name: str) -> None:
+def test_description_names_what_exists(name: str) -> None:
     text = ALARMS[name]["AlarmDescription"]
     assert 100 < len(text) <= 1024
     assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text)) <= {*PARAMETERS, "CodeDeploy"}
@@ -53,35 +71,37 @@ def test_what_it_says_to_do_can_be_done(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_two_stacks_have_each_their_own(name: str) -> None:
-    # The function's name begins with the stack's prefix.
-    assert ALARMS[name]["AlarmName"]["Fn::Sub"].startswith("${EnrichmentFunction}-")
+def test_names_are_unique_in_an_account(name: str) -> None:
+    # The names of stacks are unique, and the function's name begins with the prefix of its stack.
+    prefix = "${EnrichmentFunction}-" if name in ROLLBACK else "${AWS::StackName}-"
+    assert ALARMS[name]["AlarmName"]["Fn::Sub"].startswith(prefix)
 
 
-def test_only_what_the_emulator_cannot_make_is_left_out_there() -> None:
-    conditions = {name: TEMPLATE["Resources"][name].get("Condition") for name in ALARMS}
-    assert {name for name in ALARMS if "Metrics" in ALARMS[name]} == {"FailedShareAlarm", BRAKES[0]}
+def test_only_what_the_emulator_cannot_create_is_left_out_there() -> None:
+    resources = {**TEMPLATE["Resources"], **OBSERVABILITY["Resources"]}
+    conditions = {name: resources[name].get("Condition") for name in ALARMS}
+    assert {name for name in ALARMS if "Metrics" in ALARMS[name]} == {"FailedShareAlarm", "NewVersionFailedShareAlarm"}
     assert {name: found for name, found in conditions.items() if found} == {
         "FailedShareAlarm": "MetricMathOn",
-        **dict.fromkeys(BRAKES, "InSteps"),
+        **dict.fromkeys(ROLLBACK, "InSteps"),
     }
     assert PARAMETERS["MetricMathAlarms"]["Default"] == "true"
-    assert PARAMETERS["Deployment"]["Default"] == "AllAtOnce"  # the emulator knows no CodeDeploy either
+    assert PARAMETERS["Deployment"]["Default"] == "AllAtOnce"  # the emulator does not support CodeDeploy either
 
 
-def test_deployment_in_steps_is_stopped_by_what_the_new_version_does() -> None:
-    (_, alarms, none) = FUNCTION["DeploymentPreference"]["Alarms"]["Fn::If"]
-    assert (alarms, none) == ([{"Ref": name} for name in BRAKES], [{"Ref": "AWS::NoValue"}])
-    brake, errors = (ALARMS[name] for name in BRAKES)
-    assert brake["Threshold"] == ALARMS["FailedShareAlarm"]["Threshold"]
-    assert [entry.get("Expression") for entry in brake["Metrics"]] == [
+def test_deployment_in_steps_is_rolled_back_by_alarms_on_the_new_version() -> None:
+    (_, found, none) = FUNCTION["DeploymentPreference"]["Alarms"]["Fn::If"]
+    assert (found, none) == ([{"Ref": name} for name in ROLLBACK], [{"Ref": "AWS::NoValue"}])
+    share, errors = ROLLBACK.values()
+    assert share["Threshold"] == ALARMS["FailedShareAlarm"]["Threshold"]
+    assert [entry.get("Expression") for entry in share["Metrics"]] == [
         entry.get("Expression") for entry in ALARMS["FailedShareAlarm"]["Metrics"]
     ]
     version = {"Fn::Sub": "${EnrichmentFunction.Version.Version}"}
-    metrics = [entry["MetricStat"] for entry in brake["Metrics"] if "MetricStat" in entry]
+    metrics = [entry["MetricStat"] for entry in share["Metrics"] if "MetricStat" in entry]
     dimensions = [metric["Metric"]["Dimensions"] for metric in metrics] + [errors["Dimensions"]]
     assert [found[-1]["Value"] for found in dimensions] == [version] * 5
-    # It has to be seen within the shortest step, in which a bad version takes a tenth of the tickets: one minute.
+    # The shortest step, in which a bad version gets a tenth of the tickets, takes one minute.
     assert {metric["Period"] for metric in metrics} == {errors["Period"]} == {60}
 
 
@@ -104,18 +124,18 @@ def test_one_container_that_dies_makes_no_ticket_too_old() -> None:
     timeout, window = int(PARAMETERS["Timeout"]["Default"]), int(PARAMETERS["BatchWindow"]["Default"])
     visibility = TEMPLATE["Mappings"]["Visibility"][str(timeout)][str(window)]
     assert PARAMETERS["AlarmAgeSeconds"]["Default"] > 2 * visibility
-    # A ticket that is older has left the queue.
+    # An older ticket has left the queue.
     assert (
         PARAMETERS["AlarmAgeSeconds"]["MaxValue"]
         <= TEMPLATE["Resources"]["TicketQueue"]["Properties"]["MessageRetentionPeriod"]
     )
 
 
-def test_a_batch_is_slow_before_it_is_ended() -> None:
+def test_batch_is_slow_before_it_is_stopped() -> None:
     alarm = ALARMS["DurationAlarm"]
     assert alarm["Threshold"] == {"Fn::FindInMap": ["SlowBatch", {"Ref": "Timeout"}, "Milliseconds"]}
     assert alarm["ExtendedStatistic"] == "p99"
-    limits = TEMPLATE["Mappings"]["SlowBatch"]
+    limits = OBSERVABILITY["Mappings"]["SlowBatch"]
     assert limits == {s: {"Milliseconds": 800 * int(s)} for s in PARAMETERS["Timeout"]["AllowedValues"]}
 
 

@@ -1,7 +1,8 @@
-"""The template deploys: cfn-lint finds nothing, the SAM transform works, names fit, samconfig knows the parameters."""
+"""Both templates deploy: cfn-lint finds nothing, the SAM transform works, names are legal, samconfig fits."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,8 +16,9 @@ from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
+from tests.infrastructure.watched import OBSERVABILITY_TEXT, TEXT
+
 REPO = Path(__file__).resolve().parents[2]
-TEXT = (REPO / "template.yaml").read_text(encoding="utf-8")
 SAMCONFIG: dict[str, Any] = tomllib.loads((REPO / "samconfig.toml").read_text(encoding="utf-8"))
 
 
@@ -35,13 +37,14 @@ def transform(text: str, **parameters: Any) -> dict[str, Any]:
 def findings(text: str) -> set[str]:
     """Lint before and after the transform: cfn-lint does not look into the properties of a serverless function."""
     transformed = lint(yaml.safe_dump(transform(text)), regions=REGIONS)
-    # What SAM has used up is unused afterwards: parameters and mappings.
+    # Parameters and mappings that only the transform uses are unused afterwards.
     matches = lint(text, regions=REGIONS) + [each for each in transformed if each.rule.id not in {"W2001", "W7001"}]
     return {f"{match.rule.id} {match.message}" for match in matches}
 
 
-def test_cfn_lint_finds_nothing() -> None:
-    assert findings(TEXT) == set()
+@pytest.mark.parametrize("text", [TEXT, OBSERVABILITY_TEXT], ids=["function", "observability"])
+def test_cfn_lint_finds_nothing(text: str) -> None:
+    assert findings(text) == set()
 
 
 @pytest.mark.parametrize(
@@ -85,16 +88,16 @@ def versions(**parameters: Any) -> set[str]:
 def test_another_image_and_another_release_are_new_versions() -> None:
     found = [versions(), versions(ImageUri="b"), versions(Release="ab12"), versions(Release="cd34")]
     assert len(set.union(*found)) == 4
-    # Which is why `make deploy` gives a Release: SAM sees no other parameter.
+    # This is why `make deploy` sets Release: SAM does not look at other parameters.
     assert versions(MemorySize="4096") == versions()
 
 
-def test_steps_are_taken_by_codedeploy_under_the_brakes() -> None:
+def test_steps_are_taken_by_codedeploy_with_alarms() -> None:
     resources = transform(TEXT, Deployment="Canary10Percent10Minutes")["Resources"]
     group = resources["EnrichmentFunctionDeploymentGroup"]["Properties"]
     assert group["DeploymentConfigName"]["Fn::Sub"][1] == {"ConfigName": "Canary10Percent10Minutes"}
-    brakes = group["AlarmConfiguration"]["Fn::If"][1]["Alarms"]
-    assert [alarm["Name"]["Ref"] for alarm in brakes] == ["NewVersionFailedShareAlarm", "NewVersionErrorsAlarm"]
+    alarms = group["AlarmConfiguration"]["Fn::If"][1]["Alarms"]
+    assert [alarm["Name"]["Ref"] for alarm in alarms] == ["NewVersionFailedShareAlarm", "NewVersionErrorsAlarm"]
     assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
     update = resources["EnrichmentFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert update["DeploymentGroupName"] == {"Ref": "EnrichmentFunctionDeploymentGroup"}
@@ -103,22 +106,70 @@ def test_steps_are_taken_by_codedeploy_under_the_brakes() -> None:
     assert told == {"Name": "ExecutedVersion", "Value": {"Fn::Sub": f"${{{version}.Version}}"}}
 
 
-def test_outputs_are_what_programs_ask_for() -> None:
-    outputs = {name: output["Value"]["Ref"] for name, output in yaml_parse(TEXT)["Outputs"].items()}
+def test_outputs_are_what_programs_read() -> None:
+    outputs = {name: output["Value"] for name, output in yaml_parse(TEXT)["Outputs"].items()}
     assert outputs == {
-        "RawBucket": "RawBucket",
-        "EnrichedBucket": "EnrichedBucket",
-        "TableName": "TicketTable",
-        "QueueUrl": "TicketQueue",
-        "DlqUrl": "DeadLetterQueue",
-        "FunctionName": "EnrichmentFunction",
+        "RawBucket": {"Ref": "RawBucket"},
+        "EnrichedBucket": {"Ref": "EnrichedBucket"},
+        "TableName": {"Ref": "TicketTable"},
+        "QueueUrl": {"Ref": "TicketQueue"},
+        "QueueName": {"Fn::GetAtt": ["TicketQueue", "QueueName"]},
+        "DlqUrl": {"Ref": "DeadLetterQueue"},
+        "DlqName": {"Fn::GetAtt": ["DeadLetterQueue", "QueueName"]},
+        "FunctionName": {"Ref": "EnrichmentFunction"},
     }
 
 
-def test_cloudformation_can_read_the_file() -> None:
-    # CloudFormation knows no YAML aliases and takes 51,200 bytes; sam would hide both.
-    assert not [event for event in yaml.parse(TEXT) if isinstance(event, yaml.AliasEvent)]
-    assert len(TEXT.encode()) < 51_200
+@pytest.mark.parametrize("text", [TEXT, OBSERVABILITY_TEXT], ids=["function", "observability"])
+def test_cloudformation_can_read_the_file(text: str) -> None:
+    # CloudFormation does not support YAML aliases and accepts 51,200 bytes; sam would hide both.
+    assert not [event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)]
+    assert len(text.encode()) < 51_200
+
+
+@pytest.mark.parametrize("text", [TEXT, OBSERVABILITY_TEXT], ids=["function", "observability"])
+def test_every_parameter_is_in_one_group(text: str) -> None:
+    template = yaml_parse(text)
+    groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    # In the order of the file, which people read as well.
+    assert [name for group in groups for name in group["Parameters"]] == list(template["Parameters"])
+
+
+# What an earlier release named, by logical id. A stack of it must be able to update.
+EARLIER: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "earlier_names.json").read_text())
+NAMES = ("BucketName", "QueueName", "TableName", "FunctionName", "LogGroupName", "RoleName", "AlarmName")
+NAMES += ("DashboardName", "Name", "PolicyName", "ManagedPolicyName")
+
+
+def named(text: str) -> dict[str, dict[str, Any]]:
+    """The type and the name of each resource that has an explicit name, by logical id."""
+    return {
+        logical: {"Type": each["Type"], key: each["Properties"][key]}
+        for logical, each in yaml_parse(text)["Resources"].items()
+        for key in NAMES
+        if key in each.get("Properties", {})
+    }
+
+
+def test_resources_of_an_earlier_stack_keep_their_names() -> None:
+    # CloudFormation would replace a resource with another type or name, and with it what is in a bucket or a table.
+    now = named(TEXT)
+    assert {logical: found for logical, found in EARLIER.items() if logical in now} == now
+
+
+def test_second_stack_uses_no_name_of_an_earlier_stack() -> None:
+    # Creating it fails while a resource of that name exists, in whichever order the two stacks are deployed.
+    moved = EARLIER.keys() - named(TEXT).keys()
+    assert moved == named(OBSERVABILITY_TEXT).keys()
+    old, new = (
+        {name["Fn::Sub"] for logical in moved for key, name in found[logical].items() if key != "Type"}
+        for found in (EARLIER, named(OBSERVABILITY_TEXT))
+    )
+    assert len(old) == len(new) == 7
+    # The old names begin with the function's name, the new ones with the stack's, which ends in "-observability".
+    assert {name.partition("-")[0] for name in old} == {"${EnrichmentFunction}"}
+    assert {name.partition("-")[0] for name in new} == {"${AWS::StackName}"}
+    assert not any(name.startswith("${EnrichmentFunction}-observability") for name in old)
 
 
 @pytest.mark.parametrize(
@@ -135,39 +186,39 @@ def test_parameter_takes_only_what_works(parameter: str, good: list[str], bad: l
 
 
 def test_longest_prefix_makes_legal_names() -> None:
-    # The longest default is made of a 12-digit account and a region such as ap-southeast-1.
+    # The longest default consists of a 12-digit account and a region such as ap-southeast-1.
     longest = max(40, len("123456789012-us-isob-east-1"))
     assert longest + len("-tickets-enriched") <= 63  # buckets
     assert longest + len("-ticket-enrichment") <= 64  # functions
     assert longest + len("-ticket-processing-dlq") <= 80  # queues
 
 
-@pytest.mark.parametrize("environment", ["default", "local", "prod"])
-def test_samconfig_knows_the_parameters(environment: str) -> None:
+@pytest.mark.parametrize("environment", ["default", "local", "prod", "localstack"])
+def test_samconfig_has_only_parameters_of_the_templates(environment: str) -> None:
     commands = SAMCONFIG[environment]
     assert commands["global"]["parameters"]["stack_name"]
     assert commands["validate"]["parameters"]["lint"] is True
     deploy = commands["deploy"]["parameters"]
     assert deploy["capabilities"] == "CAPABILITY_IAM"
     overrides = {override.partition("=")[0] for override in deploy.get("parameter_overrides", [])}
-    assert overrides <= yaml_parse(TEXT)["Parameters"].keys()
+    assert overrides <= yaml_parse(TEXT)["Parameters"].keys() | yaml_parse(OBSERVABILITY_TEXT)["Parameters"].keys()
 
 
-def overruled(template: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The rules of checkov that resources overrule: resource, rule and reason."""
+def skipped_rules(template: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rules of checkov that resources skip: resource, rule and reason."""
     found = {name: each.get("Metadata", {}).get("checkov", {}) for name, each in template["Resources"].items()}
     return [(name, skip["id"], skip["comment"]) for name, each in found.items() for skip in each.get("skip", [])]
 
 
-@pytest.mark.parametrize(("resource", "rule", "reason"), overruled(yaml_parse(TEXT)))
-def test_what_is_overruled_has_its_reason(resource: str, rule: str, reason: str) -> None:
-    # `make scan` asks checkov whether it is still needed.
+@pytest.mark.parametrize(("resource", "rule", "reason"), skipped_rules(yaml_parse(TEXT)))
+def test_skipped_rule_has_its_reason(resource: str, rule: str, reason: str) -> None:
+    # `make scan` checks that it would fail otherwise.
     assert re.fullmatch(r"CKV2?_AWS_\d+", rule)
     assert len(reason.split()) > 5
 
 
 def scan_problems(**checks: list[dict[str, Any]]) -> list[str]:
-    """What .ci/scan.py says of results like checkov's; it runs beside checkov, so it is no module of ours."""
+    """What .ci/scan.py prints for results like checkov's. It runs in checkov's environment, so it is not a module."""
     spec = spec_from_file_location("scan", REPO / ".ci" / "scan.py")
     assert spec is not None
     assert spec.loader is not None
@@ -189,8 +240,8 @@ def check(number: int, reason: str = "a reason") -> dict[str, Any]:
         ({"failed_checks": [check(1)]}, "template.yaml:7: CKV_1 Queue: encrypted"),
         ({"secrets": [check(3)]}, "template.yaml:7: CKV_3 Queue: encrypted"),
         ({"passed_checks": []}, "nothing was checked"),
-        ({"skipped_checks": [check(1, " ")], "bare": [check(1)]}, "CKV_1 Queue: overruled without a reason"),
-        ({"skipped_checks": [check(1)], "bare": [check(2)]}, "CKV_1 Queue: overruled, but it is kept"),
+        ({"skipped_checks": [check(1, " ")], "bare": [check(1)]}, "CKV_1 Queue: skipped without a reason"),
+        ({"skipped_checks": [check(1)], "bare": [check(2)]}, "CKV_1 Queue: skipped, but it passes"),
     ],
     ids=["good", "failed", "secret", "unreadable", "unreasoned", "needless"],
 )

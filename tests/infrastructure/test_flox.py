@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 import boto3
 import pytest
 
+from handler.local import EmbeddedStack
 from handler.settings import WorkerSettings
 from tests.infrastructure.flox_manifest import problems
 
@@ -125,7 +127,7 @@ def test_no_var_is_made_of_another() -> None:
     # Flox does not promise in which order it sets them.
     for name, value in composed()["vars"].items():
         used = set(re.findall(r"\$\{?([A-Z_]+)", value)) - {name}
-        assert used <= {"FLOX_ENV_CACHE", "FLOX_ENV_PROJECT"}, name
+        assert used <= {"FLOX_ENV_CACHE", "FLOX_ENV_PROJECT", "MODEL_CACHE_DIR"}, name
 
 
 # The function's image ------------------------------------------------------------------------------------------------
@@ -188,6 +190,75 @@ def test_image_is_made_of_what_was_built_and_of_nothing_else(tmp_path: Path) -> 
     assert built == {name: str(repository / name) for name in ("ticket-lambda", "ticket-bundle")}
     assert {path.stem for path in EXPRESSIONS} >= built.keys()
     assert "install" not in manifest_of(LAMBDA / ".flox")  # the committed one names no store of some machine
+
+
+# Profile --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(stack: EmbeddedStack, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs a line in bash as after an activation, while the services are up."""
+    file = tmp_path / "stack.env"
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stack.environment().items())
+    file.write_text(f"{exports}STACK_PID={os.getpid()}\n")
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}",
+        "HOME": str(tmp_path),
+        "FLOX_ENV_PROJECT": str(REPO),
+        "STACK_ENV_FILE": str(file),
+    }
+
+    def run(line: str) -> subprocess.CompletedProcess[str]:
+        script = f"set -u\n{manifest_of(MAIN)['profile']['bash']}\n{line}"
+        return subprocess.run(
+            ["bash", "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def test_zsh_has_the_functions_of_bash() -> None:
+    profile = manifest_of(MAIN)["profile"]
+    assert profile.keys() == {"bash", "zsh"}
+    assert profile["zsh"] == profile["bash"]
+
+
+def test_functions_show_tickets(stack: EmbeddedStack, shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    created = 7_000_000_000  # other tests use the table as well: these are the newest
+    labels = {"flox-1": ("critical", "NEGATIVE"), "flox-2": ("high", "POSITIVE"), "flox-3": ("low", "NEGATIVE")}
+    for number, (ticket_id, (urgency, sentiment)) in enumerate(labels.items()):
+        values = {"ticket_id": ticket_id, "urgency": urgency, "sentiment": sentiment, "subject": "a subject"}
+        item = {**{name: {"S": value} for name, value in values.items()}, "created_at": {"N": str(created - number)}}
+        stack.client("dynamodb").put_item(TableName=stack.outputs["TableName"], Item=item)
+
+    def shown(line: str) -> list[str]:
+        ran = shell(f"{line} --since 2150-01-01 --json")
+        assert ran.returncode == 0, ran.stderr
+        return [json.loads(row)["ticket_id"] for row in ran.stdout.splitlines()]
+
+    assert shown("show-results") == ["flox-1", "flox-2", "flox-3"]
+    assert shown("show-urgent") == ["flox-1", "flox-2"]
+    assert shown("show-sentiment negative") == ["flox-1", "flox-3"]
+    assert shown("show-sentiment positive") == ["flox-2"]
+    assert "flox-1" in shell("show-sentiment").stdout
+    # The emulator's credentials do not stay in the shell.
+    assert shell("show-results >/dev/null; echo ${AWS_ACCESS_KEY_ID-none}").stdout == "none\n"
+
+
+def test_function_of_the_demo_runs_make(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    ran = shell("demo --dry-run")
+    assert ran.returncode == 0, ran.stderr
+    assert "handler.local.demo" in ran.stdout
+
+
+def test_functions_say_that_the_services_are_not_running(
+    shell: Callable[[str], subprocess.CompletedProcess[str]],
+) -> None:
+    message = "error: the AWS services are not running; start them with: flox services start\n"
+    # Not started, and killed: then its file is still there.
+    for line in ('rm "$STACK_ENV_FILE"; show-results', f'echo STACK_PID={2**22} >"$STACK_ENV_FILE"; show-urgent'):
+        ran = shell(line)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", message)
 
 
 # Services -------------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_settings_agree_with_the_template() -> None:
         expected = pattern.replace("${Prefix}", default)
         account, region = re.findall(r"//sqs\.(.+?)\.amazonaws\.com/(\d+)/", found["QUEUE_URL"])[0][::-1]
         assert found[setting] == expected.replace("${AWS::AccountId}", account).replace("${AWS::Region}", region)
-    assert found["MAX_RECEIVE_COUNT"] == str(template["Parameters"]["MaxReceiveCount"]["Default"])
+    assert found["MAX_RECEIVE_COUNT"] == str(template["Parameters"]["MaximumReceiveCount"]["Default"])
 
 
 def test_account_and_region_are_the_same_everywhere() -> None:

@@ -24,16 +24,17 @@ SETTINGS = {
     *("MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL", "SERVICE_NAME", "AWS_ENDPOINT_URL", "HOME"),
     "MALLOC_ARENA_MAX",
 }
-PERMISSIONS = {
-    "${RawBucket.Arn}/*": "s3:GetObject",
-    "RawBucket.Arn": "s3:ListBucket",
-    "${EnrichedBucket.Arn}/*": "s3:PutObject",
-    "TicketTable.Arn": "dynamodb:GetItem dynamodb:PutItem",
-    "TicketQueue.Arn": "sqs:ReceiveMessage sqs:DeleteMessage sqs:GetQueueAttributes sqs:ChangeMessageVisibility",
-    "DeadLetterQueue.Arn": "sqs:SendMessage",
-    "EnrichmentLogs.Arn": "logs:CreateLogStream logs:PutLogEvents",
-    "arn:${AWS::Partition}:s3:::${ModelBundleS3}/*": "s3:GetObject",
-}
+PERMISSIONS = [
+    ("${RawBucket.Arn}/*", "s3:GetObject"),
+    ("RawBucket.Arn", "s3:ListBucket"),
+    ("${EnrichedBucket.Arn}/*", "s3:PutObject"),
+    ("TicketTable.Arn", "dynamodb:GetItem dynamodb:PutItem"),
+    ("TicketTable.Arn", "dynamodb:UpdateItem"),
+    ("TicketQueue.Arn", "sqs:ReceiveMessage sqs:DeleteMessage sqs:GetQueueAttributes sqs:ChangeMessageVisibility"),
+    ("DeadLetterQueue.Arn", "sqs:SendMessage"),
+    ("EnrichmentLogs.Arn", "logs:CreateLogStream logs:PutLogEvents"),
+    ("arn:${AWS::Partition}:s3:::${ModelBundleS3}/*", "s3:GetObject"),
+]
 
 
 def rule(check: Rule) -> Rule:
@@ -74,11 +75,26 @@ def visibility_is_six_timeouts_and_the_window(template: Template) -> None:
 
 
 @rule
-def messages_get_five_receives_at_least(template: Template) -> None:
-    parameter, reference = template["Parameters"]["MaxReceiveCount"], {"Ref": "MaxReceiveCount"}
-    assert min(parameter["Default"], parameter["MinValue"]) >= 5
-    assert of(template, "TicketQueue")["RedrivePolicy"]["maxReceiveCount"] == reference
+def receives_outlast_an_outage_and_not_the_retention(template: Template) -> None:
+    # A stack of before keeps the value 5 that it has for MaxReceiveCount.
+    assert "MaxReceiveCount" not in template["Parameters"]
+    parameter, reference = template["Parameters"]["MaximumReceiveCount"], {"Ref": "MaximumReceiveCount"}
+    # tests/unit/test_outage.py computes how long so many receives take.
+    assert 21 <= parameter["MinValue"] < parameter["Default"] - 5
+    queue = of(template, "TicketQueue")
+    assert queue["RedrivePolicy"]["maxReceiveCount"] == reference
     assert of(template, "EnrichmentFunction")["Environment"]["Variables"]["MAX_RECEIVE_COUNT"] == reference
+    # The longest that a message can be hidden each time: after a crash, until the visibility timeout is over.
+    longest = max(seconds for row in template["Mappings"]["Visibility"].values() for seconds in row.values())
+    assert parameter["MaxValue"] * longest < queue["MessageRetentionPeriod"]
+
+
+@rule
+def items_that_count_failures_end_by_themselves(template: Template) -> None:
+    time_to_live = of(template, "TicketTable")["TimeToLiveSpecification"]
+    assert time_to_live == {"AttributeName": "expires_at", "Enabled": True}
+    (counting,) = [s for s in statements(of(template, "EnrichmentRole"), "Allow") if s.get("Sid") == "CountFailures"]
+    assert counting["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": "#failures#*"}}
 
 
 @rule
@@ -144,7 +160,7 @@ def role_may_only_what_it_needs(template: Template) -> None:
         for statement in statements(role["Policies"], "Allow")
         for resource in listed(statement["Resource"])
     ]
-    assert sorted(granted) == sorted((resource, set(actions.split())) for resource, actions in PERMISSIONS.items())
+    assert sorted(granted) == sorted((resource, set(actions.split())) for resource, actions in PERMISSIONS)
     condition, bundle, _ = role["Policies"][1]["Fn::If"]
     assert (condition, bundle["PolicyName"]) == ("BundleInS3", "model-bundle")
 
@@ -236,8 +252,12 @@ EVENT = "EnrichmentFunction/Events/Tickets/Properties"
 BREACHES: list[tuple[Rule, str, object]] = [
     (visibility_is_six_timeouts_and_the_window, "Mappings/Visibility/300/5", 1804),
     (visibility_is_six_timeouts_and_the_window, "TicketQueue/VisibilityTimeout", 30),
-    (messages_get_five_receives_at_least, "Parameters/MaxReceiveCount/MinValue", 3),
-    (messages_get_five_receives_at_least, "TicketQueue/RedrivePolicy/maxReceiveCount", 3),
+    (receives_outlast_an_outage_and_not_the_retention, "Parameters/MaximumReceiveCount/MinValue", 20),
+    (receives_outlast_an_outage_and_not_the_retention, "Parameters/MaximumReceiveCount/MaxValue", 1000),
+    (receives_outlast_an_outage_and_not_the_retention, "TicketQueue/RedrivePolicy/maxReceiveCount", 5),
+    (receives_outlast_an_outage_and_not_the_retention, "TicketQueue/MessageRetentionPeriod", 345600),
+    (items_that_count_failures_end_by_themselves, "TicketTable/TimeToLiveSpecification/Enabled", False),
+    (items_that_count_failures_end_by_themselves, "EnrichmentRole/Policies/0/PolicyDocument/Statement/4/Condition", {}),
     (mapping_bounds_concurrency_and_reports_items, f"{EVENT}/FunctionResponseTypes", []),
     (mapping_bounds_concurrency_and_reports_items, f"{EVENT}/FilterCriteria", {"Filters": []}),
     (mapping_bounds_concurrency_and_reports_items, f"{EVENT}/ScalingConfig", {}),

@@ -1,4 +1,4 @@
-"""What template.yaml watches: its alarms, its dashboard, the metrics that they name and the formulas over them."""
+"""The alarms and the dashboard of both templates, the metrics that they name and the formulas over them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samtranslator.yaml_helper import yaml_parse
+
+Template = dict[str, Any]
 REPO = Path(__file__).resolve().parents[2]
 TEXT = (REPO / "template.yaml").read_text(encoding="utf-8")
-Template = dict[str, Any]
+TEMPLATE: Template = yaml_parse(TEXT)
+OBSERVABILITY_TEXT = (REPO / "deploy" / "observability.yaml").read_text(encoding="utf-8")
+OBSERVABILITY: Template = yaml_parse(OBSERVABILITY_TEXT)
 
 _SEARCH = re.compile(
     r"""SEARCH\('\{(?P<schema>[^}]+)\} service="(?P<service>[^"]+)" MetricName="(?P<name>\w+)"', """
@@ -21,7 +26,7 @@ _SEARCH = re.compile(
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by what CloudWatch knows it by. A dimension's value may be "*", for any, or "${Resource.Attribute}"."""
+    """A metric as CloudWatch identifies it. The value of a dimension may be "*" (any) or "${Resource.Attribute}"."""
 
     namespace: str
     name: str
@@ -45,18 +50,20 @@ def alarms(template: Template) -> dict[str, dict[str, Any]]:
 
 
 def widgets(template: Template) -> list[dict[str, Any]]:
-    """The dashboard's widgets with the parameters' defaults; what belongs to resources stays "${Resource}"."""
+    """The dashboard's widgets with the parameters' defaults; names of resources stay "${Resource}"."""
     (board,) = (each for each in template["Resources"].values() if each["Type"] == "AWS::CloudWatch::Dashboard")
-    parameters = template["Parameters"]
+    return list(json.loads(substituted(board["Properties"]["DashboardBody"]["Fn::Sub"]))["widgets"])
 
-    def substitute(match: re.Match[str]) -> str:
-        literal, name = match.groups()
-        if not literal and name in parameters:
-            return str(parameters[name]["Default"])
-        return f"${{{name}}}"
 
-    body = re.sub(r"\$\{(!?)([^}]+)\}", substitute, board["Properties"]["DashboardBody"]["Fn::Sub"])
-    return list(json.loads(body)["widgets"])
+def substituted(text: str) -> str:
+    """A text of !Sub in deploy/observability.yaml with the values that it gets when template.yaml is deployed as it is.
+
+    The names of resources are written as template.yaml refers to them: "${Resource.Attribute}".
+    """
+    parameters = OBSERVABILITY["Parameters"] | TEMPLATE["Parameters"]
+    values = {name: str(each["Default"]) for name, each in parameters.items() if "Default" in each}
+    values |= {name: _reference(output["Value"]) for name, output in TEMPLATE["Outputs"].items()}
+    return re.sub(r"\$\{([^}]+)\}", lambda match: values.get(match[1], match[0]), text)
 
 
 def rows(widget: Mapping[str, Any]) -> Iterator[tuple[Metric | None, dict[str, Any]]]:
@@ -78,14 +85,14 @@ def alarmed(alarm: Mapping[str, Any]) -> Iterator[Metric]:
     """The metrics of an alarm."""
     stats = [entry["MetricStat"]["Metric"] for entry in alarm.get("Metrics", ()) if "MetricStat" in entry]
     for each in stats or [alarm]:
-        dimensions = {pair["Name"]: _reference(pair["Value"]) for pair in each["Dimensions"]}
+        dimensions = {pair["Name"]: substituted(_reference(pair["Value"])) for pair in each["Dimensions"]}
         yield Metric.of(each["Namespace"], each["MetricName"], dimensions)
 
 
 def calculated(formulas: Mapping[str, str], name: str, values: Mapping[str, float]) -> float:
-    """The value of one of several formulas of metric math, which may use each other, at one moment.
+    """The value of one of several formulas of metric math, which may use each other.
 
-    IF looks at both of its results here, so that a division by zero in the one that is not taken is an error too.
+    IF evaluates both branches here, so that a division by zero is an error even in the branch that is not used.
     """
     needed = {
         other: calculated(formulas, other, values) for other in formulas if re.search(rf"\b{other}\b", formulas[name])

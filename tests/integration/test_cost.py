@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from samtranslator.yaml_helper import yaml_parse
 
 REPO = Path(__file__).resolve().parents[2]
 PROGRAM = REPO / "deploy" / "cost.py"
@@ -45,8 +46,8 @@ def test_a_million_tickets_are_so_many_gb_seconds_and_requests(cost: ModuleType)
 
 
 def test_default_price_is_that_of_the_dashboard(cost: ModuleType) -> None:
-    text = (REPO / "template.yaml").read_text(encoding="utf-8")
-    (default,) = re.findall(r"PricePerMillionGbSeconds:\n    Type: Number\n    Default: ([\d.]+)", text)
+    template = yaml_parse((REPO / "deploy" / "observability.yaml").read_text(encoding="utf-8"))
+    default = template["Parameters"]["PricePerMillionGbSeconds"]["Default"]
     assert cost.PRICES["gb-second"] * 1e6 == pytest.approx(float(default))
 
 

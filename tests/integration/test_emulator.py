@@ -60,7 +60,7 @@ def test_missing_template_is_named(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("Transform: AWS::Serverless-2016-10-31", "Transform: [", "template.yaml was not created"),
-        ("maxReceiveCount: !Ref MaxReceiveCount", "maxReceiveCount: 0", "TicketQueue"),
+        ("maxReceiveCount: !Ref MaximumReceiveCount", "maxReceiveCount: 0", "TicketQueue"),
     ],
 )
 def test_broken_template_is_said_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:

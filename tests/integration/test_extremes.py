@@ -57,6 +57,6 @@ def test_what_does_not_fit_fails_before_the_deadline_and_succeeds_later(found: d
     hurried = found["hurried"]
     assert 0 < len(hurried["failed"]) <= 10
     assert hurried["spare_share"] > 0  # it came back while there was time
-    assert hurried["waits"] == [0]  # nothing was wrong with them: they are tried again at once
+    assert all(15 <= seconds <= 30 for seconds in hurried["waits"])  # deferred: soon there may be more time
     assert hurried["failed_again"] == []
     assert len(hurried["stored"]) == 10

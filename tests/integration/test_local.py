@@ -41,7 +41,7 @@ def empty(stack: EmbeddedStack) -> EmbeddedStack:
 @pytest.fixture(scope="module")
 def other() -> Iterator[EmbeddedStack]:
     """Yield a second stack, with a setting of its own."""
-    with EmbeddedStack(parameters={"MaxReceiveCount": "7"}) as embedded:
+    with EmbeddedStack(parameters={"MaximumReceiveCount": "77"}) as embedded:
         yield embedded
 
 
@@ -192,7 +192,7 @@ def test_environment_is_that_of_the_deployed_function(stack: EmbeddedStack, othe
     assert environment["AWS_ENDPOINT_URL"] == stack.endpoint_url
     assert environment["AWS_SESSION_TOKEN"] == ""
     assert "MODEL_BUNDLE" not in environment
-    assert [s.environment()["MAX_RECEIVE_COUNT"] for s in (stack, other)] == ["5", "7"]
+    assert [s.environment()["MAX_RECEIVE_COUNT"] for s in (stack, other)] == ["30", "77"]
 
 
 def test_two_stacks_do_not_see_each_other(empty: EmbeddedStack, other: EmbeddedStack) -> None:

@@ -1,4 +1,4 @@
-"""`make deploy` and `make destroy` against the embedded stack; docker and sam only write down how they are called."""
+"""`make deploy` and `make destroy` against the embedded stack; docker and sam only record their arguments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from samtranslator.yaml_helper import yaml_parse
 
 from handler.local import EmbeddedStack
 
@@ -27,17 +28,18 @@ if sys.argv[1] == "push":
     repository, _, tag = sys.argv[2].rpartition("/")[2].partition(":")
     boto3.client("ecr").put_image(repositoryName=repository, imageTag=tag, imageManifest="{{}}")
 """
+OBSERVABILITY = (REPO / "deploy" / "observability.yaml").read_text(encoding="utf-8")
 SAM = """\
 #!{python}
 import json, sys
 with open({log!r}, "a") as log:
     log.write(json.dumps(["sam", *sys.argv[1:]]) + "\\n")
-sys.exit(3 if "Fail=yes" in sys.argv else 0)
+sys.exit(3 if "NamePrefix=fail" in sys.argv else 0)
 """
 
 
 class Machine:
-    """A machine with docker and sam, whose AWS is the stack."""
+    """A machine with docker and sam, whose AWS is the embedded stack."""
 
     def __init__(self, stack: EmbeddedStack, folder: Path) -> None:
         self.log, self.config = folder / "log", folder / "samconfig.toml"
@@ -84,8 +86,8 @@ def parameters(line: list[str]) -> dict[str, str]:
 
 
 def test_image_is_pushed_once_and_deployed_by_its_digest(machine: Machine, stack: EmbeddedStack) -> None:
-    assert machine.run("deploy", "LogLevel=DEBUG").returncode == 0
-    inspect, login, tag, push, sam = machine.lines()
+    assert machine.run("deploy", "LogLevel=DEBUG", "AlarmAgeSeconds=1200").returncode == 0
+    inspect, login, tag, push, sam, observability = machine.lines()
     (repository,) = stack.client("ecr").describe_repositories()["repositories"]
     address = repository["repositoryUri"]
     assert inspect[-1] == tag[2] == "ticket-lambda:latest"
@@ -96,19 +98,61 @@ def test_image_is_pushed_once_and_deployed_by_its_digest(machine: Machine, stack
     given = parameters(sam)
     assert given["ImageUri"].startswith(f"{address}@sha256:")
     assert (given["Architecture"], given["LogLevel"]) == ("arm64", "DEBUG")
+    assert "AlarmAgeSeconds" not in given
     assert "--guided" not in sam  # the embedded stack has the name that samconfig.toml says
+    assert "--guided" not in observability
     assert machine.run("deploy", "LogLevel=DEBUG").returncode == 0
     again = machine.lines()
-    assert [line[1] for line in again] == ["image", "deploy"]
-    assert parameters(again[-1]) == given  # the Release too: nothing is published
+    assert [line[1] for line in again] == ["image", "deploy", "deploy"]
+    assert parameters(again[1]) == given  # the Release too: no version is published for an alarm
+
+
+def test_alarms_are_deployed_after_the_function_with_what_it_was_deployed_with(machine: Machine) -> None:
+    saved = 'parameter_overrides = "MemorySize=\\"4096\\" PricePerMillionGbSeconds=\\"13.3334\\" NamePrefix=\\"\\""\n'
+    lines = machine.config.read_text().splitlines(keepends=True)
+    places = [number for number, line in enumerate(lines) if 'parameter_overrides = ["Deployment' in line]
+    machine.config.write_text("".join(saved if number in places else line for number, line in enumerate(lines)))
+    assert machine.run("deploy", "AlarmAgeSeconds=1200").returncode == 0
+    *_, function, observability = machine.lines()
+    assert 'NamePrefix=""' in function  # sam refuses NAME=
+    assert "PricePerMillionGbSeconds" not in parameters(function)
+    assert Path(observability[observability.index("--template") + 1]).name == "observability.yaml"
+    assert observability[observability.index("--stack-name") + 1] == "ticket-enrichment-observability"
+    assert parameters(observability) == {
+        "FunctionName": "ticket-enrichment",
+        "QueueName": "ticket-processing",
+        "DlqName": "ticket-processing-dlq",
+        "Timeout": "60",
+        "MemorySize": "2048",  # as in the stack that exists: sam deployed nothing here
+        "MaximumConcurrency": "10",
+        "AlarmTopicArn": '""',
+        "AlarmFailedPercent": "5",
+        "AlarmAgeSeconds": "1200",
+        "PricePerMillionGbSeconds": "13.3334",
+    }
+    required = {n for n, each in yaml_parse(OBSERVABILITY)["Parameters"].items() if "Default" not in each}
+    assert required <= parameters(observability).keys()
+
+
+def test_alarms_can_be_deployed_alone(machine: Machine) -> None:
+    ran = machine.run("observability", "AlarmFailedPercent=2", "--environment", "localstack")
+    assert ran.returncode == 0
+    (sam,) = machine.lines()
+    assert sam[1:4] == ["deploy", "--config-env", "localstack"]
+    assert parameters(sam)["AlarmFailedPercent"] == "2"
+    assert machine.run("observability", "--environment", "none").stderr == (
+        f"error: {machine.config} has no environment none; add one, or name another\n"
+    )
 
 
 def test_first_time_is_guided_and_what_it_saved_is_kept(machine: Machine) -> None:
     text = machine.config.read_text()
     begin = '[prod.global.parameters]\nstack_name = "'
     machine.config.write_text(text.replace(f"{begin}ticket", f"{begin}new"))
-    assert machine.run("deploy").returncode == 0
+    ran = machine.run("deploy")
     assert "--guided" in machine.lines()[-1]
+    # The sam of this test deploys nothing.
+    assert ran.stderr.startswith("error: there is no stack new-enrichment in this account")
     saved = (
         'stack_name = "ticket-enrichment"\nparameter_overrides = "MemorySize=\\"4096\\" Deployment=\\"AllAtOnce\\""\n'
     )
@@ -120,7 +164,7 @@ def test_first_time_is_guided_and_what_it_saved_is_kept(machine: Machine) -> Non
     for size in ("4096", "8192"):
         machine.config.write_text(machine.config.read_text().replace("4096", size))
         assert machine.run("deploy").returncode == 0
-        sam = machine.lines()[-1]
+        sam = machine.lines()[-2]
         given = parameters(sam)
         assert "--guided" not in sam
         assert (given["MemorySize"], given["Deployment"]) == (size, "AllAtOnce")
@@ -132,8 +176,9 @@ def test_first_time_is_guided_and_what_it_saved_is_kept(machine: Machine) -> Non
 def test_destroy_says_what_it_keeps(machine: Machine, stack: EmbeddedStack) -> None:
     ran = machine.run("destroy")
     assert ran.returncode == 0
-    (sam,) = machine.lines()
-    assert sam[1:4] == ["delete", "--config-env", "prod"]
+    alarms, function = machine.lines()
+    assert alarms[1:4] == function[1:4] == ["delete", "--config-env", "prod"]
+    assert (alarms[-1], function[-1]) == ("ticket-enrichment-observability", "ticket-enrichment")
     for output in ("RawBucket", "EnrichedBucket", "TableName"):
         assert stack.outputs[output] in ran.stderr
 
@@ -141,8 +186,9 @@ def test_destroy_says_what_it_keeps(machine: Machine, stack: EmbeddedStack) -> N
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["deploy", "--image", "unknown"], "Docker has no image unknown: build it by `make image`"),
-        (["deploy", "Fail=yes"], "sam deploy ended with 3"),
+        (["deploy", "--image", "unknown"], "Docker has no image unknown: build it with `make image`"),
+        (["deploy", "NamePrefix=fail"], "sam deploy failed with exit code 3"),
+        (["deploy", "AlarmAge=1200"], "neither template has a parameter AlarmAge; check its spelling"),
     ],
 )
 def test_what_stops_it_is_said_in_a_line(machine: Machine, options: list[str], said: str) -> None:

@@ -1,4 +1,4 @@
-"""What the template watches with is made: its alarms and its dashboard name the deployed queues and the function."""
+"""The alarms and the dashboard of the embedded stack name the deployed queues and the function."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from samtranslator.yaml_helper import yaml_parse
 
-from handler.local.stack import TEMPLATE
+from handler.local.stack import STACK_NAME, TEMPLATE
 
 if TYPE_CHECKING:
     from handler.local import EmbeddedStack
+
+STACK = f"{STACK_NAME}-observability"
 
 
 def test_alarms_watch_what_was_deployed(stack: EmbeddedStack) -> None:
@@ -20,9 +22,9 @@ def test_alarms_watch_what_was_deployed(stack: EmbeddedStack) -> None:
     values = {alarm["AlarmName"]: [each["Value"] for each in alarm["Dimensions"]] for alarm in found}
     function = stack.outputs["FunctionName"]
     assert values == {
-        f"{function}-dead-letters": [queues["DlqUrl"]],
-        f"{function}-oldest-ticket": [queues["QueueUrl"]],
-        **{f"{function}-{name}": [function] for name in ("errors", "throttles", "duration")},
+        f"{STACK}-dead-letters": [queues["DlqUrl"]],
+        f"{STACK}-oldest-ticket": [queues["QueueUrl"]],
+        **{f"{STACK}-{name}": [function] for name in ("errors", "throttles", "duration")},
     }
     assert {alarm["TreatMissingData"] for alarm in found} == {"notBreaching"}
     (duration,) = (alarm for alarm in found if alarm["MetricName"] == "Duration")
@@ -33,9 +35,9 @@ def test_alarms_watch_what_was_deployed(stack: EmbeddedStack) -> None:
 def test_dashboard_is_valid_with_everything_filled_in(stack: EmbeddedStack) -> None:
     cloudwatch = stack.client("cloudwatch")
     (entry,) = cloudwatch.list_dashboards()["DashboardEntries"]
-    assert entry["DashboardName"] == f"{stack.outputs['FunctionName']}-us-east-1"
+    assert entry["DashboardName"] == f"{STACK}-us-east-1"
     body = cloudwatch.get_dashboard(DashboardName=entry["DashboardName"])["DashboardBody"]
     text = json.dumps(json.loads(body)["widgets"])
-    # CloudWatch fills in the rest, when it draws a search.
+    # CloudWatch itself expands the rest when it draws a search.
     assert set(re.findall(r"\$\{[^}]*\}", text)) == {"${PROP('Dim.ErrorType')}"}
     assert f'"QueueName", "{stack.outputs["DlqUrl"].rpartition("/")[2]}"' in body

@@ -255,7 +255,7 @@ def test_only_the_failed_message_stays(harness: Harness, monkeypatch: pytest.Mon
     reports = harness.in_this_process(
         monkeypatch, lambda: harness.stored(names) == names and sum(harness.waiting()) == 1, DLQ_URL=gone
     )
-    eventually(lambda: harness.waiting() == (1, 0))
+    eventually(lambda: harness.waiting() == (1, 0), 60.0)  # it is deferred for 15 to 30 s
     (left,) = harness.stack.client("sqs").receive_message(QueueUrl=harness.url, VisibilityTimeout=0)["Messages"]
     assert left["Body"] == "not JSON"
     assert harness.waiting(harness.environment["DLQ_URL"]) == (0, 0)
@@ -300,10 +300,18 @@ def scratch_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> SqsMessa
     return SqsMessageQueue(WorkerSettings(), wait=0)
 
 
-def test_queue_says_its_name_and_its_time(scratch_queue: SqsMessageQueue) -> None:
+def test_queue_attributes_are_read(scratch_queue: SqsMessageQueue) -> None:
     attributes = scratch_queue.attributes()
-    assert attributes.visibility == 77
+    assert attributes.visibility_timeout == 77
     assert attributes.arn.startswith("arn:aws:sqs:us-east-1:000000000000:scratch-")
+    assert attributes.max_receive_count is None
+
+
+def test_max_receive_count_of_the_queue_equals_the_setting(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in harness.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = WorkerSettings()
+    assert SqsMessageQueue(settings, wait=0).attributes().max_receive_count == settings.max_receive_count == 30
 
 
 def test_messages_are_deleted_in_tens_and_what_stays_is_returned(

@@ -47,7 +47,12 @@ let
       "typing-extensions"
     ]
     // {
-      buildPythonPackage = made;
+      buildPythonPackage =
+        attributes:
+        made attributes
+        // {
+          overridePythonAttrs = change: made (attributes // change attributes);
+        };
     };
 
   scope =
@@ -61,6 +66,17 @@ let
       fetchPypi = attributes: attributes;
       fetchurl = attributes: attributes // { outPath = "/nix/store/${attributes.name}"; };
       lib = {
+        inherit (builtins) attrNames;
+        filterAttrs =
+          keep: set:
+          builtins.listToAttrs (
+            builtins.filter (each: keep each.name each.value) (
+              map (name: {
+                inherit name;
+                value = set.${name};
+              }) (builtins.attrNames set)
+            )
+          );
         importTOML = file: builtins.fromTOML (builtins.readFile file);
         licenses = {
           asl20 = "Apache-2.0";
@@ -68,7 +84,9 @@ let
           mit0 = "MIT-0";
         };
         fileset = {
-          unions = files: files;
+          # Not what a file set contains, but which paths it was made of.
+          unions = files: builtins.concatMap (file: if builtins.isList file then file else [ file ]) files;
+          difference = file: _: file;
           toSource =
             { root, fileset }:
             {

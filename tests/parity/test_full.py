@@ -197,7 +197,12 @@ def test_the_handler_runs_it_where_the_setting_says_so(full_bundle: Path, tmp_pa
     harness = FakeHarness()
     settings = Settings(**{**SETTINGS, "model_bundle": full_bundle.as_uri(), "bundle_cache_dir": str(tmp_path)})
     handler = build(
-        settings, source=harness.source, sink=harness.sink, dead_letters=harness.letters, metrics=harness.metrics
+        settings,
+        source=harness.source,
+        sink=harness.sink,
+        dead_letters=harness.letters,
+        failure_counts=harness.failure_counts,
+        metrics=harness.metrics,
     )
     records = [record(raw_ticket(f"T{i}"), f"m-{i}") for i in range(3)]
     assert handler(event(*records, record("no json", "m-3")), context()) == {"batchItemFailures": []}

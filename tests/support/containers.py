@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import StringIO
+from math import ceil
 from typing import Any
 
 import pytest
 
-from enrichment import Enricher
+from handler import outcome
 from handler.app import build
 from handler.cli.shutdown import Shutdown
 from handler.local import EmbeddedStack
 from handler.metrics import make_logger
+from handler.outcome import backoff_seconds
+from handler.ports import Models
 from handler.settings import WorkerSettings
 from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.polling import Poller
@@ -27,7 +30,7 @@ from tests.support.fakes import FakeMetrics, written_to
 from tests.support.traffic import Message
 
 AT_ONCE = 6  # containers; most of their time they wait
-_PATIENCE = 120.0  # seconds without any change of the queue, after which nothing will come any more
+_PATIENCE = 150.0  # seconds without any change of the queue, after which nothing will come any more
 
 
 class Counts(FakeMetrics):
@@ -54,18 +57,26 @@ class Counts(FakeMetrics):
 class Containers:
     """Some containers with models of the test, from `with` to its end; `log` is what they wrote.
 
-    `url` is where they find AWS: a proxy's address, or the stack's. `settings` are environment variables.
+    `url` is where they find AWS: a proxy's address, or the stack's. `settings` are environment variables. A failed
+    message waits for a `hurry`-th of the time that it should; how often it is received is not changed.
     """
 
     def __init__(
-        self, stack: EmbeddedStack, url: str, models: Enricher, *, options: WorkerOptions, settings: Mapping[str, str]
+        self,
+        stack: EmbeddedStack,
+        url: str,
+        models: Models,
+        *,
+        options: WorkerOptions,
+        settings: Mapping[str, str],
+        hurry: int = 300,
     ) -> None:
         self.counts = [Counts() for _ in range(AT_ONCE)]
         self.hung: list[int] = []
         self._environment = (
             stack.environment() | {"AWS_ENDPOINT_URL": url, "MODEL_BUNDLE": "file:///unused"} | dict(settings)
         )
-        self._models, self._options = models, options
+        self._models, self._options, self._hurry = models, options, hurry
         self._shut_down = [Shutdown(20) for _ in range(AT_ONCE)]
         self._log = StringIO()
 
@@ -76,6 +87,7 @@ class Containers:
         with pytest.MonkeyPatch.context() as patch, written_to(self._log):
             for name, value in self._environment.items():
                 patch.setenv(name, value)
+            patch.setattr(outcome, "backoff_seconds", lambda attempts: ceil(backoff_seconds(attempts) / self._hurry))
             settings = WorkerSettings()
             threads = []
             for number, (shutdown, counts) in enumerate(zip(self._shut_down, self.counts, strict=True)):

@@ -147,6 +147,21 @@ class FakeDeadLetters:
         self.deferred[str(record.get("messageId"))] = seconds
 
 
+class FakeFailureCounts:
+    """FailureCounts in memory; `faults` go by message id."""
+
+    def __init__(self) -> None:
+        self.receives: dict[str, set[int]] = {}
+        self.faults = Faults()
+
+    def add(self, message_id: str, receive_count: int) -> int:
+        """As FailureCounts.add."""
+        self.faults.raise_for(message_id)
+        found = self.receives.setdefault(message_id, set())
+        found.add(receive_count)
+        return len(found)
+
+
 @dataclass
 class FakeMetrics:
     """Metrics that count."""
@@ -236,6 +251,7 @@ class FakeHarness:
         self.source = FakeSource(max_bytes=settings.get("max_ticket_bytes", 1024 * 1024))
         self.sink = FakeSink()
         self.letters = FakeDeadLetters()
+        self.failure_counts = FakeFailureCounts()
         self.metrics = FakeMetrics()
         self.models = FakeModels()
         self.seconds = [60.0]
@@ -250,6 +266,7 @@ class FakeHarness:
             source=self.source,
             sink=self.sink,
             dead_letters=self.letters,
+            failure_counts=self.failure_counts,
             models=models,
             metrics=self.metrics,
             logger=make_logger("INFO"),
@@ -259,7 +276,7 @@ class FakeHarness:
         """Gives an event to the handler; `seconds` are what it hears when it asks for its time, the last ever again.
 
         It asks once at the beginning, then before it waits for the fetches, in the models, and before it waits for the
-        stores, the rejections and the put-offs.
+        stores, the counts of failures (if there are any), the rejections and the put-offs.
         """
         asked = iter(self.seconds)
         with written_to(self._log):

@@ -161,7 +161,8 @@ class Auditor:
         read = TypeDeserializer().deserialize
         pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._outputs["TableName"])
         items = [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
-        return {(item["ticket_id"], int(item["created_at"])): item for item in items}
+        # An item that counts the failures of a message is of no ticket.
+        return {(item["ticket_id"], int(item["created_at"])): item for item in items if item["created_at"] >= 0}
 
     def _versions(self) -> int:
         pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self._outputs["EnrichedBucket"])

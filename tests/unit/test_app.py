@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from enrichment import BundleMissing
-from handler.app import build
+from handler.app import EventNotUnderstood, build
+from handler.errors import ServiceFailed
 from handler.settings import Settings
 from tests.support.fakes import (
     SETTINGS,
     FakeDeadLetters,
+    FakeFailureCounts,
     FakeHarness,
     FakeSink,
     FakeSource,
@@ -33,30 +35,57 @@ def harness() -> FakeHarness:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "empty",
     [
         {},
         {"Records": []},
-        {"Records": None},
-        {"Records": "none"},
-        {"Records": [None, 7, "x", []]},
         {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "tickets-raw"},
         [],
         None,
-        "text",
+        "",
     ],
 )
-def test_an_event_without_sqs_records_is_ignored_with_a_warning(harness: FakeHarness, odd: Any) -> None:
-    answer = harness.invoke(odd)
+def test_an_event_without_messages_is_ignored_with_a_warning(harness: FakeHarness, empty: Any) -> None:
+    answer = harness.invoke(empty)
     assert answer.response == NOTHING
     assert [line["level"] for line in answer.lines()] == ["WARNING"]
     assert harness.metrics.flushes == 0
 
 
-def test_records_that_are_none_do_not_touch_those_that_are(harness: FakeHarness) -> None:
-    answer = harness.invoke(event(None, record(ticket()), 7))
-    assert answer.response == NOTHING
-    assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"Records": None},
+        {"Records": "none"},
+        {"Records": {"messageId": "m-1"}},
+        {"Records": [None, 7, "x", []]},
+        {"Records": [{}]},
+        {"Records": [{"messageId": "m-1", "body": "canary"}]},
+        {"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]},
+        {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": "canary"}}]},
+        {"Records": [{"eventSource": "aws:kinesis", "kinesis": {"data": "canary"}}]},
+        {"Records": [record(ticket("canary")), {"eventSource": "aws:s3"}]},
+        {"source": "aws.s3", "detail-type": "Object Created", "detail": {"canary": 1}},
+        ticket("canary"),
+        [ticket("canary")],
+        [record(ticket("canary")), None],
+        [None],
+        "canary",
+        7,
+    ],
+)
+def test_an_event_that_is_not_understood_raises_and_nothing_of_it_is_processed(harness: FakeHarness, odd: Any) -> None:
+    with pytest.raises(EventNotUnderstood, match="does not consist of SQS records") as caught:
+        harness.handler(odd, context())
+    assert "canary" not in str(caught.value)
+    assert (harness.models.seen, harness.letters.rejected, harness.metrics.flushes) == ([], [], 0)
+
+
+def test_a_list_of_records_as_eventbridge_pipes_sends_it_is_processed(harness: FakeHarness) -> None:
+    harness.sink.faults.set(ServiceFailed("x"), "bad")
+    answer = harness.invoke([record(ticket("good")), record(ticket("bad"), "m-2"), record("no JSON", "m-3")])
+    assert answer.response == {"batchItemFailures": [{"itemIdentifier": "m-2"}]}
+    assert harness.metrics.outcomes == {"done": 1, "failed": 1, "rejected": 1}
 
 
 @pytest.mark.parametrize("message_id", [None, "", 7, "absent"])
@@ -70,14 +99,6 @@ def test_a_record_without_an_id_is_processed_but_never_reported(harness: FakeHar
     answer = harness.invoke(event(nameless, record(ticket("worse"), "m-2"), record(ticket("good"), "m-3")))
     assert answer.response == {"batchItemFailures": [{"itemIdentifier": "m-2"}]}
     assert harness.metrics.outcomes == {"failed": 3, "done": 1}
-
-
-def test_an_s3_event_given_directly_loses_nothing_silently(harness: FakeHarness) -> None:
-    answer = harness.invoke({"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]})
-    assert answer.response == NOTHING
-    assert [(code, dict(found)) for found, _, code in harness.letters.rejected] == [
-        ("message_invalid", {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"})
-    ]
 
 
 @pytest.mark.parametrize("body", [None, 7, {}, "absent"])
@@ -124,14 +145,25 @@ def test_the_clock_is_the_context_s_own(harness: FakeHarness) -> None:
 def test_a_missing_bundle_is_said_when_the_handler_is_made(tmp_path: Path) -> None:
     settings = Settings(**{**SETTINGS, "model_bundle": (tmp_path / "none").as_uri()})
     with pytest.raises(BundleMissing, match=re.escape(str(tmp_path / "none"))):
-        build(settings, source=FakeSource(), sink=FakeSink(), dead_letters=FakeDeadLetters())
+        build(
+            settings,
+            source=FakeSource(),
+            sink=FakeSink(),
+            dead_letters=FakeDeadLetters(),
+            failure_counts=FakeFailureCounts(),
+        )
 
 
 def test_with_a_bundle_the_start_is_counted(bundle: Path, tmp_path: Path) -> None:
     harness = FakeHarness()
     settings = Settings(**{**SETTINGS, "model_bundle": bundle.as_uri(), "bundle_cache_dir": str(tmp_path)})
     handler = build(
-        settings, source=harness.source, sink=harness.sink, dead_letters=harness.letters, metrics=harness.metrics
+        settings,
+        source=harness.source,
+        sink=harness.sink,
+        dead_letters=harness.letters,
+        failure_counts=harness.failure_counts,
+        metrics=harness.metrics,
     )
     assert harness.metrics.starts == 1
     assert handler(event(record(ticket())), context()) == NOTHING

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enrichment import ModelFailed, OutOfTime
+from enrichment import Enricher, ModelFailed, OutOfTime
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, backoff_seconds, overall
 from tests.support.cases import Answer
@@ -189,7 +189,7 @@ def test_a_rejection_that_cannot_be_sent_fails(harness: FakeHarness, error: Exce
     answer = harness.invoke(event(record("no JSON"), record("no JSON", "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["rejected"])
-    assert 1 <= harness.letters.deferred["m-1"] <= 2
+    assert 15 <= harness.letters.deferred["m-1"] <= 30
     assert any("sent to the DLQ" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
     assert harness.metrics.outcomes == {"failed": 1, "rejected": 1}
 
@@ -206,7 +206,7 @@ def test_a_throttled_ticket_is_repeated_after_a_pause(harness: FakeHarness, wher
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     assert harness.letters.deferred.keys() == {"m-1"}
-    assert 1 <= harness.letters.deferred["m-1"] <= 8
+    assert 60 <= harness.letters.deferred["m-1"] <= 120
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("throttled", "store" if where == "store" else "fetch")
     assert line["receive_count"] == 3
@@ -215,20 +215,20 @@ def test_a_throttled_ticket_is_repeated_after_a_pause(harness: FakeHarness, wher
     assert outcomes(harness.invoke(event(record(notification("a"), "again"))), "again") == ["done"]
 
 
-def test_the_pause_is_random_and_doubles_up_to_fifteen_minutes() -> None:
-    assert {backoff_seconds(1) for _ in range(200)} == {1, 2}
-    assert {backoff_seconds(2) for _ in range(400)} == {1, 2, 3, 4}
-    for count, ceiling in ((0, 2), (5, 32), (9, 512), (10, 900), (1000, 900)):
+def test_the_pause_is_half_random_and_doubles_up_to_fifteen_minutes() -> None:
+    assert {backoff_seconds(1) for _ in range(500)} == set(range(15, 31))
+    for count, ceiling in ((0, 30), (2, 60), (5, 480), (6, 900), (1000, 900)):
         drawn = [backoff_seconds(count) for _ in range(300)]
-        assert ceiling * 0.8 < max(drawn) <= ceiling
-        assert min(drawn) >= 1
+        assert ceiling * 0.9 < max(drawn) <= ceiling
+        assert ceiling * 0.5 <= min(drawn) < ceiling * 0.6
 
 
-def test_what_had_no_time_comes_back_at_once(harness: FakeHarness) -> None:
+def test_what_had_no_time_waits_like_what_a_service_failed(harness: FakeHarness) -> None:
     harness.models.failures = {"late": OutOfTime("not started: 0.1 s left")}
-    answer = harness.invoke(event(record(ticket("late")), record(ticket("soon"), "m-2")))
+    answer = harness.invoke(event(record(ticket("late"), receive_count=3), record(ticket("soon"), "m-2")))
     assert failed(answer) == {"m-1"}
-    assert harness.letters.deferred == {"m-1": 0}
+    assert harness.failure_counts.receives == {}, "it is not the ticket's fault"
+    assert 60 <= harness.letters.deferred["m-1"] <= 120
     assert outcomes(answer, "m-2") == ["done"]
 
 
@@ -247,7 +247,7 @@ def test_a_call_that_hangs_is_out_of_time_and_holds_nobody_up(harness: FakeHarne
     answer = harness.invoke(event(record(notification("hangs")), record(notification("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
-    assert harness.letters.deferred == {"m-1": 0}
+    assert harness.letters.deferred.keys() == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("out_of_time", stage)
@@ -290,9 +290,9 @@ def test_a_defer_that_hangs_or_raises_changes_nothing(harness: FakeHarness) -> N
 def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(harness: FakeHarness) -> None:
     put(harness, "a")
     harness.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
-    early = harness.invoke(event(record(notification("a"), receive_count=4)))
+    early = harness.invoke(event(record(notification("a"), receive_count=29)))
     assert (failed(early), harness.letters.rejected) == ({"m-1"}, [])
-    last = harness.invoke(event(record(notification("a"), receive_count=5)))
+    last = harness.invoke(event(record(notification("a"), receive_count=30)))
     assert failed(last) == set()
     (reason,), code = rejection(harness)
     assert (code, reason["error"], reason["s3_key"]) == ("service_failed", "service_failed", "a")
@@ -301,9 +301,97 @@ def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(harne
 
 def test_on_its_last_receive_a_message_that_cannot_be_rejected_is_left_to_sqs(harness: FakeHarness) -> None:
     harness.letters.faults.set(Throttled("x"), "m-1")
-    answer = harness.invoke(event(record("no JSON", receive_count=5)))
+    answer = harness.invoke(event(record("no JSON", receive_count=30)))
     assert failed(answer) == {"m-1"}
     assert outcomes(answer) == ["failed"]
+
+
+# -- failures of a message's own
+
+
+def fail_by_itself(harness: FakeHarness, how: str) -> None:
+    """From now on ticket T-a fails through its own fault: in the models, or in our own code."""
+    if how == "model":
+        harness.models.failures = {"T-a": ModelFailed("a model raised RuntimeError")}
+    elif how == "models":
+        harness.models.fault = ValueError("a bug")
+    else:
+        harness.sink.faults.set(ValueError("a bug"), "T-a")
+
+
+@pytest.mark.parametrize("how", ["model", "models", "code"])
+@pytest.mark.parametrize("receives_before", [0, 21])
+def test_a_message_gets_five_failures_of_its_own_whatever_happened_before(
+    harness: FakeHarness, how: str, receives_before: int
+) -> None:
+    put(harness, "a")
+    harness.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
+    for number in range(receives_before):  # an outage
+        assert outcomes(harness.invoke(event(record(notification("a"), receive_count=number + 1)))) == ["failed"]
+    harness.source.faults.clear()
+    assert harness.failure_counts.receives == {}
+    fail_by_itself(harness, how)
+    for number in range(1, 5):
+        answer = harness.invoke(event(record(notification("a"), receive_count=receives_before + number)))
+        (line,) = answer.tickets("m-1")
+        assert (line["outcome"], line["own_failures"], failed(answer)) == ("failed", number, {"m-1"})
+        assert 15 * 2 ** (number - 1) <= harness.letters.deferred["m-1"] <= 30 * 2 ** (number - 1)
+    assert harness.letters.rejected == []
+    last = harness.invoke(event(record(notification("a"), receive_count=receives_before + 5)))
+    assert (failed(last), outcomes(last)) == (set(), ["rejected"])
+    assert rejection(harness)[1] == ("model_failed" if how == "model" else "unexpected")
+
+
+def test_outages_between_failures_of_its_own_do_not_count(harness: FakeHarness) -> None:
+    put(harness, "a")
+    receives = iter(range(1, 30))
+    for number in range(1, 6):
+        harness.sink.faults_known.set(Throttled("x"), "T-a")
+        for _ in range(3):
+            assert outcomes(harness.invoke(event(record(notification("a"), receive_count=next(receives))))) == [
+                "failed"
+            ]
+        harness.sink.faults_known.clear()
+        fail_by_itself(harness, "model")
+        answer = harness.invoke(event(record(notification("a"), receive_count=next(receives))))
+        assert outcomes(answer) == (["failed"] if number < 5 else ["rejected"])
+
+
+@pytest.mark.parametrize("error", [Throttled("SlowDown"), ServiceFailed("x"), OutOfTime("x")])
+def test_a_message_is_kept_while_one_of_its_tickets_waits_for_a_service(harness: FakeHarness, error: Exception) -> None:
+    put(harness, "a", "waits")
+    fail_by_itself(harness, "model")
+    harness.source.faults.set(error, "waits")
+    for number in range(1, 10):
+        answer = harness.invoke(event(record(notification("a", "waits"), receive_count=number)))
+        assert outcomes(answer) == ["failed", "failed"]
+    assert harness.failure_counts.receives == {}
+    harness.source.faults.clear()
+    assert outcomes(harness.invoke(event(record(notification("a", "waits"), receive_count=10)))) == ["failed", "done"]
+    assert harness.failure_counts.receives == {"m-1": {10}}
+
+
+@pytest.mark.parametrize("error", [Throttled("UpdateItem: x"), ServiceFailed("UpdateItem: x"), ValueError("x")])
+def test_a_failure_that_cannot_be_counted_is_an_outage(harness: FakeHarness, error: Exception) -> None:
+    put(harness, "a")
+    fail_by_itself(harness, "model")
+    harness.failure_counts.faults.set(error, "m-1")
+    for number in range(1, 30):
+        answer = harness.invoke(event(record(notification("a"), receive_count=number)))
+        assert outcomes(answer) == ["failed"]
+        assert any(line["message"] == "a failure could not be counted" for line in answer.lines())
+    assert harness.letters.deferred["m-1"] >= 450
+    last = harness.invoke(event(record(notification("a"), receive_count=30)))
+    assert outcomes(last) == ["rejected"]
+
+
+def test_a_count_that_hangs_holds_nobody_up(harness: FakeHarness) -> None:
+    harness.models.failures = {"bad": ModelFailed("x")}
+    harness.seconds = [1, 30, 30, 30, 0.2, 30]
+    gate = harness.failure_counts.faults.hang("m-1")
+    answer = harness.invoke(event(record(ticket("bad")), record(ticket("good"), "m-2")))
+    gate.set()
+    assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
 
 
 # -- several tickets in one message
@@ -362,16 +450,6 @@ def test_the_worst_outcome_is_the_message_s(found: list[Outcome], expected: Outc
     assert overall(found) == expected
 
 
-def test_only_time_that_was_too_short_brings_a_message_back_at_once(harness: FakeHarness) -> None:
-    harness.source.put("bad", b"[]")
-    put(harness, "late", "slow")
-    harness.models.failures = {"T-late": OutOfTime("x")}
-    harness.source.faults.set(Throttled("SlowDown"), "slow")
-    harness.invoke(event(record(notification("bad", "late")), record(notification("late", "slow"), "m-2")))
-    assert harness.letters.deferred["m-1"] == 0
-    assert harness.letters.deferred["m-2"] >= 1
-
-
 # -- isolation
 
 
@@ -419,6 +497,20 @@ def test_an_unexpected_exception_is_logged_without_its_text_counted_and_tried_ag
     assert line["traceback"].count("Traceback") == 0
     assert "ValueError" in line["traceback"]
     assert "batch.py" in line["traceback"]
+
+
+def test_a_model_s_exception_is_one_line_of_json_without_its_message(enricher: Enricher) -> None:
+    def fail(part: Any, _: Any) -> Any:
+        raise ValueError(f"could not convert {part[0].ticket.body!r}")
+
+    broken = Enricher(enricher.bundle, enricher._encoder, enricher._classifiers)
+    broken._summarize = fail  # type: ignore[method-assign]
+    answer = FakeHarness(broken).invoke(event(record(ticket("bad"))))
+    assert (failed(answer), ticket()["body"] in answer.log) == ({"m-1"}, False)
+    (line,) = [line for line in answer.lines() if line["message"] == "a model failed"]
+    assert (line["level"], line["ticket_id"], line["stage"]) == ("ERROR", "bad", "enrich")
+    assert line["traceback"].endswith("ValueError")
+    assert "in fail" in line["traceback"]
 
 
 def test_a_late_answer_changes_nothing(harness: FakeHarness) -> None:

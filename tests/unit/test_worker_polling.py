@@ -45,9 +45,10 @@ class Queue:
         self.asked_for: list[tuple[int, int]] = []
         self.stubborn: Counter[str] = Counter()
         self.renewed = threading.Event()
+        self.max_receive_count: int | None = 30
 
     def attributes(self) -> QueueAttributes:
-        return QueueAttributes(arn=ARN, visibility_timeout=360)
+        return QueueAttributes(arn=ARN, visibility_timeout=360, max_receive_count=self.max_receive_count)
 
     def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
         self.asked_for.append((count, visibility_timeout))
@@ -120,6 +121,7 @@ class Harness:
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
             hang=self.hung.set,
             memory_mb=512,
+            max_receive_count=30,
         )
 
     def run(self) -> Harness:
@@ -331,3 +333,12 @@ def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
     assert harness.metrics["receive_failed", "service_failed"] == 10
     assert harness.metrics["receive_failed", "throttled"] == 1
     assert harness.queue.there == set()
+
+
+@pytest.mark.parametrize(("queue_limit", "warnings"), [(30, 0), (None, 0), (5, 1), (100, 1)])
+def test_different_max_receive_counts_are_logged_once(queue_limit: int | None, warnings: int) -> None:
+    harness = Harness(lambda *_: None, [message("a")], [message("b")])
+    harness.queue.max_receive_count = queue_limit
+    found = [line for line in harness.run().lines if "MAX_RECEIVE_COUNT" in line["message"]]
+    assert len(found) == warnings
+    assert all((line["max_receive_count"], line["queue_max_receive_count"]) == (30, queue_limit) for line in found)

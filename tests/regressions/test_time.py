@@ -1,0 +1,57 @@
+"""Texts that were once read in quadratic or cubic time: each is read in time.
+
+Nine good tickets stand beside it, and must not pay for it. A child process reads them, for a fault would last hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.regressions.children import Child
+from tests.regressions.marks import issue
+from tests.regressions.tickets import raw
+
+# Five times the second in which such a text must be read.
+SECONDS: Final = 5.0
+GOOD = "The backup of our customer file stops every night, and nobody in the office can tell the reason."
+TEXTS = {
+    "exclamation-marks": "!" * 32_768,
+    "question-marks-and-spaces": "? " * 16_384,
+    "closing-word-and-spaces": "The coffee machine is out of order since Tuesday.\nRegards" + " " * 32_000 + "§",
+    "closing-word-and-tabs": "The coffee machine is out of order since Tuesday.\nThanks" + "\t" * 32_000 + "§",
+    "tag-of-equals-signs-and-spaces": "<b " + "=" * 2_000 + " " * 4_000 + "y",
+    "tag-that-never-ends": '<img alt="' + "a='\" " * 6_000,
+    "many-tags-that-never-end": "<td " * 8_000,
+    "comments-that-never-end": "<!--" * 8_000,
+    "dots-of-a-table-of-contents": "Part two " + "." * 24_000 + " 9 and the rest of it",
+    "ampersands": "&" * 32_000,
+    "digits-of-a-reference": "&#" + "1" * 32_000 + ";",
+    "quotation-marks-of-mail": "> " * 16_000,
+    "dashes": "-" * 32_000,
+    "line-ends": "\n" * 32_000 + "x",
+    "brackets": "[" * 16_000 + "(" * 16_000,
+}
+SLOW = {
+    "exclamation-marks",
+    "closing-word-and-spaces",
+    "closing-word-and-tabs",
+    "tag-of-equals-signs-and-spaces",
+}
+
+
+@pytest.fixture(scope="module")
+def child(bundle: Path) -> Iterator[Child]:
+    with Child(bundle) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[issue(13, "linear time")] if n in SLOW else []) for n in TEXTS]
+)
+def test_text_is_read_in_time_among_nine_good_tickets(name: str, child: Child) -> None:
+    tickets = [raw(f"GOOD-{number}", "Backup", GOOD) for number in range(9)]
+    assert child.enrich([*tickets, raw("SLOW", "Help", TEXTS[name])], SECONDS) == 10
