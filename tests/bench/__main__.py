@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -173,7 +174,7 @@ def packages() -> None:
     say("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
 
 
-def json_of(module: str, *arguments: str) -> dict[str, float]:
+def json_of(module: str, *arguments: str) -> dict[str, Any]:
     """Runs a module of this folder in a process of its own; its last line of output is a JSON object."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],

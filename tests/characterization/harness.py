@@ -153,8 +153,8 @@ class Product:
         for key in self.items(whole=False):
             self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
         for found in self.versions():
-            place = {"Key": found["Key"], "VersionId": found["VersionId"]}
-            self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **place)
+            version = {"Key": found["Key"], "VersionId": found["VersionId"]}
+            self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **version)
         for queue in (self.queue, self.environment["QUEUE_URL"], self.environment["DLQ_URL"]):
             self.sqs.purge_queue(QueueUrl=queue)
 

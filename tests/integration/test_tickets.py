@@ -62,7 +62,7 @@ def enrich(handler: Handler) -> Enrich:
     numbers = itertools.count()
 
     def send(*tickets: dict[str, Any]) -> None:
-        records = [
+        records: list[dict[str, Any]] = [
             {"messageId": f"tickets-{next(numbers)}", "receiptHandle": "none", "body": json.dumps(ticket)}
             for ticket in tickets
         ]

@@ -12,7 +12,7 @@ from handler.replay.letter import Letter
 from tests.replay_fakes import letter, text
 
 NOTIFICATION = json.dumps({"Records": [{"s3": {"bucket": {"name": "tickets-raw"}, "object": {"key": "2026/a.json"}}}]})
-ATTRIBUTES = {
+ATTRIBUTES: dict[str, Any] = {
     "source": text("mail"),
     "size": text("7", "Number"),
     "share": text("0.5", "Number.float"),

@@ -107,7 +107,11 @@ def test_a_second_replay_counts_on_and_keeps_the_first_id(before: dict[str, Any]
 
 
 def test_a_redriven_message_keeps_everything_and_gets_three_marks() -> None:
-    own = {"source": text("mail"), "weight": text("1.50", "Number"), "raw": {"DataType": "Binary", "BinaryValue": b"x"}}
+    own: dict[str, Any] = {
+        "source": text("mail"),
+        "weight": text("1.50", "Number"),
+        "raw": {"DataType": "Binary", "BinaryValue": b"x"},
+    }
     found = letter("m-7", attributes=own)
     entry = packed(found).entry
     marks = {name: value for name, value in entry["MessageAttributes"].items() if name not in own}

@@ -28,8 +28,9 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
-from handler.aws.storage import AwsTicketSink, Write
+from handler.aws.storage import AwsTicketSink
 from handler.cli.output import age, moment, write, write_whole
+from handler.ports import Write
 from handler.settings import Settings
 from handler.tickets.access import AccessSettings
 from handler.tickets.command import app, follow_tickets, main

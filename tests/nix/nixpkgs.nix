@@ -1,5 +1,5 @@
 # As much of nixpkgs as .flox/pkgs asks for: a package is what it was made of. A name that is not here is an error, so
-# this also says which packages nixpkgs is known to have. tests/infrastructure/test_flox.py evaluates it.
+# this also says which packages nixpkgs is known to have. tests/nix evaluates it.
 { expressions }: # the files, by name
 
 let
