@@ -17,7 +17,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 LEFT_OUT: Final = {
     "enrichment": {"export", "__main__.py"},
     "handler": {
-        *("replay", "tickets", "worker"),
+        *("dlq", "tickets", "worker"),
         *("accounts.py", "command_line.py", "demo.py", "display.py", "drain.py", "emulator.py", "local.py"),
     },
 }
