@@ -31,7 +31,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 22
 
 demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this machine
-	@$(BIN)/python -m handler.demo --bundle $(BUNDLE)
+	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE)
 
 bundle: $(BUNDLE)/bundle.json  ## Build the compact model bundle
 
@@ -45,7 +45,7 @@ test-faults: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Break everything around 20,0
 	$(BIN)/python -m pytest -s --show-capture=no tests/faults
 
 soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Send 5,000 tickets through a real worker; its memory and files stay flat
-	@$(BIN)/python -m tests.soak --bundle $(BUNDLE)
+	@$(BIN)/python -m tests.bench.soak --bundle $(BUNDLE)
 
 image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build the function's image without Flox, same contract (needs Docker)
 	@$(BIN)/python -m deploy.standin.build --bundle $(BUNDLE)

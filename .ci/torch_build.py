@@ -15,21 +15,21 @@ warning: pip will take a CUDA build of torch here, with several gigabytes of pac
 
 
 def main() -> None:
-    """Ask pip for its plan; a plan that cannot be made is left to the install itself to explain."""
+    """Ask pip for its options; a options that cannot be made is left to the install itself to explain."""
     if importlib.util.find_spec("torch"):
         return
     project = Path(__file__).resolve().parents[1] / "pyproject.toml"
     found = re.search(r'"(torch==[^"]+)"', project.read_text())
     if found is None:
         return
-    plan = subprocess.run(  # noqa: S603 - our own interpreter
+    options = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "pip", "install", "--dry-run", "-q", "--report", "-", found[1]],
         capture_output=True,
         text=True,
         check=False,
     )
     try:
-        packages = [item["metadata"]["name"] for item in json.loads(plan.stdout)["install"]]
+        packages = [item["metadata"]["name"] for item in json.loads(options.stdout)["install"]]
     except (ValueError, KeyError):
         return
     if any(name.startswith(("nvidia", "cuda")) for name in packages):

@@ -18,7 +18,7 @@ LEFT_OUT: Final = {
     "enrichment": {"export", "__main__.py"},
     "handler": {
         *("dlq", "tickets", "worker"),
-        *("accounts.py", "command_line.py", "demo.py", "display.py", "drain.py", "emulator.py", "local.py"),
+        *("accounts.py", "command_line.py", "demo.py", "display.py", "shutdown.py", "emulator.py", "local.py"),
     },
 }
 

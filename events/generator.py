@@ -189,12 +189,12 @@ def generate(
                 made += 1
                 progress.advance(task)
     except SinkError as error:
-        typer.echo(f"ticket-generator: {error}" + (f" ({_tally(made)})" if made else ""), err=True)
+        typer.echo(f"ticket-generator: {error}" + (f" ({_stats(made)})" if made else ""), err=True)
         raise typer.Exit(1) from None
-    typer.echo(_tally(made), err=True)
+    typer.echo(_stats(made), err=True)
 
 
-def _tally(made: int) -> str:
+def _stats(made: int) -> str:
     return f"{made} ticket{'' if made == 1 else 's'} made"
 
 

@@ -1,4 +1,4 @@
-"""The composition root: makes the real ports where none are given, and the handler that Lambda calls."""
+"""The composition root: builds the real ports where none are given, and the handler that Lambda calls."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final
 
-import boto3
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
-from botocore.config import Config
 
 from enrichment import Enricher
+from handler.aws.bundle_source import install_bundle
+from handler.aws.clients import client_factory
+from handler.aws.dead_letters import SqsDeadLetters
+from handler.aws.storage import AwsTicketSink, S3TicketSource
 from handler.batch import Batch
-from handler.bundle_source import install_bundle
-from handler.dead_letters import DeadLetters, SqsDeadLetters
-from handler.observability import EmfFigures, Figures, Logger, make_logger
-from handler.ports import Models, Ports
+from handler.metrics import EmfMetrics, Logger, Metrics, make_logger
+from handler.ports import DeadLetters, Models, Ports, TicketSink, TicketSource
 from handler.settings import Settings
-from handler.storage import AwsTicketSink, S3TicketSource, TicketSink, TicketSource
 
 __all__ = ["Handler", "build"]
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
-_CONNECTIONS: Final = 16  # reads and writes at once; the HTTP pool of each client matches
+_CONNECTIONS: Final = 16  # concurrent reads and writes; each client's HTTP pool has the same size
 
 
 def build(
@@ -35,32 +34,32 @@ def build(
     sink: TicketSink | None = None,
     dead_letters: DeadLetters | None = None,
     models: Models | None = None,
-    figures: Figures | None = None,
+    metrics: Metrics | None = None,
     logger: Logger | None = None,
 ) -> Handler:
-    """Makes the Lambda handler from settings; ports that are not given are the real ones.
+    """Builds the Lambda handler from settings; ports that are not given are the real ones.
 
-    Raises BundleError when the model bundle cannot be used.
+    Raises BundleError if the model bundle cannot be used.
     """
     pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ticket")
-    # One thread makes the clients, from one session, while this one opens the models. In threads of their own they
-    # would need a session each, boto3's being unsafe to share, and each would parse the same descriptions once more.
-    clients = ThreadPoolExecutor(1, thread_name_prefix="client")
-    session = cache(boto3.session.Session)
+    # One thread makes the clients, from one session, while this one opens the models: separate threads would need a
+    # session each, and each session parses the service descriptions again.
+    client_thread = ThreadPoolExecutor(1, thread_name_prefix="client")
+    make_client = client_factory(settings.aws_endpoint_url)
 
     @cache
     def client(service: str) -> Future[Any]:
-        return clients.submit(lambda: _client(session(), service, settings))
+        return client_thread.submit(make_client, service, connections=_CONNECTIONS)
 
-    for service, ports_of_it in {"s3": (source, sink), "dynamodb": (sink,), "sqs": (dead_letters,)}.items():
-        if None in ports_of_it:
+    for service, needed_by in {"s3": (source, sink), "dynamodb": (sink,), "sqs": (dead_letters,)}.items():
+        if None in needed_by:
             client(service)
     begin = time.perf_counter()
-    figures = figures or EmfFigures(settings.service_name, settings.aws_lambda_function_version)
+    metrics = metrics or EmfMetrics(settings.service_name, settings.aws_lambda_function_version)
     if models is None:
         folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, lambda: client("s3").result())
         models = Enricher.open(folder, threads=settings.intra_op_threads)
-        figures.started(time.perf_counter() - begin)
+        metrics.started(time.perf_counter() - begin)
     ports = Ports(
         source=source or S3TicketSource(client("s3").result(), settings.raw_bucket, settings.max_ticket_bytes),
         sink=sink
@@ -69,13 +68,13 @@ def build(
         ),
         dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
         models=models,
-        figures=figures,
+        metrics=metrics,
         logger=logger or make_logger(settings.log_level),
         pool=pool,
         max_receive_count=settings.max_receive_count,
         max_ticket_bytes=settings.max_ticket_bytes,
     )
-    clients.shutdown(wait=False)
+    client_thread.shutdown(wait=False)
     return _handler(ports)
 
 
@@ -83,49 +82,33 @@ def _handler(ports: Ports) -> Handler:
     processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
     def lambda_handler(event: Any, context: Any) -> dict[str, Any]:
-        """Processes an SQS event; answers which of its messages are to be retried (ReportBatchItemFailures)."""
+        """Processes an SQS event; the response names the messages to retry (ReportBatchItemFailures)."""
         records = _records(event)
         if not records:
             ports.logger.warning("an event without SQS records was ignored")
             return {"batchItemFailures": []}
         batch = Batch(records, ports, _clock(context))
-        batch.run()
-        # A record without an id cannot be reported, and would make Lambda repeat the whole batch.
+        batch.process()
+        # Powertools needs an id to report a record; SQS always sends one.
         named = [record for record in records if isinstance(record.get("messageId"), str) and record["messageId"]]
-        return dict(
-            process_partial_response(
-                {"Records": named}, lambda record: batch.settled(record.raw_event), processor, context
-            )
-            if named
-            else {"batchItemFailures": []}
-        )
+        response: dict[str, Any] = {"batchItemFailures": []}
+        if named:
+            response = dict(process_partial_response({"Records": named}, batch.settle, processor, context))
+        batch.close()
+        return response
 
     return lambda_handler
 
 
 def _records(event: Any) -> list[dict[str, Any]]:
-    """The SQS records of an event; S3's test event and a console's own have none."""
+    """The SQS records of an event; S3's test event and a console test event have none."""
     found = event.get("Records") if isinstance(event, Mapping) else None
     return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
 
 
 def _clock(context: Any) -> Callable[[], float]:
-    """Seconds until the function's timeout; a minute from now where nobody says."""
+    """Seconds until the function's timeout; one minute if the context does not say."""
     if hasattr(context, "get_remaining_time_in_millis"):
         return lambda: float(context.get_remaining_time_in_millis()) / 1000
     end = time.monotonic() + 60
     return lambda: end - time.monotonic()
-
-
-def _client(session: boto3.session.Session, service: str, settings: Settings) -> Any:
-    make: Any = session.client
-    return make(
-        service,
-        endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
-        config=Config(
-            connect_timeout=2,
-            read_timeout=10,
-            retries={"mode": "standard", "max_attempts": 3},
-            max_pool_connections=_CONNECTIONS,
-        ),
-    )

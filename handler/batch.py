@@ -1,39 +1,42 @@
-"""A batch in three steps: fetch all, enrich together, settle each record.
+"""One SQS batch: fetch all tickets, enrich them together, store them, then settle each record.
 
-Every record ends as done, skipped, rejected or failed. A message with several tickets fails when one of them failed
-(nothing of it is rejected yet), else is rejected when one of them was, else is done when one of them was.
+Every record has one outcome: done, skipped, rejected or failed. A message with several tickets is failed if one of them
+failed (then none of it is rejected yet), otherwise rejected if one was rejected, otherwise done if one is done.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import EnrichmentData, enriched_json, parse_ticket
-from handler.errors import ObjectTooLarge, Unexpected, trace
-from handler.messages import Deleted, StoredTicket, inline_key, number_attribute, references
+from handler.errors import ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
+from handler.messages import Ignored, StoredTicket, inline_key, number_attribute, references
 from handler.outcome import MessageState, Outcome, TicketState
-from handler.ports import Ports
-from handler.storage import Write, refuse_replaced
+from handler.ports import Ports, TicketSource, Write
 
 __all__ = ["Batch", "MessageFailed"]
 
-_T = TypeVar("_T", TicketState, MessageState)
 _R = TypeVar("_R")
 
-# Of the function's time so much is kept for what comes after the models, at most these seconds.
+# The models do not get all of the function's time: this share, at most these seconds, is reserved for the steps after
+# them.
 _RESERVE_SHARE: Final = 0.15
-_RESERVE_MOST: Final = 5.0
-# Of that reserve each further step leaves so much to those behind it.
+_MAX_RESERVE: Final = 5.0
+# Shares of the reserve that a step leaves to the steps after it.
+_KEEP_FETCHING: Final = 1.0
 _KEEP_STORING: Final = 0.4
-_KEEP_REJECTING: Final = 0.2
-_KEEP_PUTTING_OFF: Final = 0.05
-_LEAST_WAIT: Final = 0.05
+_KEEP_SETTLING: Final = 0.05
+_MIN_WAIT: Final = 0.05  # seconds
 
 
 class MessageFailed(Exception):
@@ -41,32 +44,44 @@ class MessageFailed(Exception):
 
 
 class Batch:
-    """The records of one event. `run` processes them all, `settled` then says how one ended."""
+    """The records of one event.
+
+    `process` fetches, enriches and stores them together; `settle` is the record handler that Powertools calls for each.
+    Neither raises for what a record contains, except MessageFailed in `settle`.
+    """
 
     def __init__(self, records: Sequence[Mapping[str, Any]], ports: Ports, time_left: Callable[[], float]) -> None:
         self._ports = ports
         self._time_left = time_left
-        self._reserve = min(_RESERVE_MOST, _RESERVE_SHARE * time_left())
+        self._reserve = min(_MAX_RESERVE, _RESERVE_SHARE * time_left())
         self._tickets: dict[object, TicketState] = {}
         self._messages = [self._message(record) for record in records]
-        self._to_retry: set[int] = set()
+        # SQS can deliver a message twice in one batch, with the same id.
+        self._unsettled: dict[str, deque[tuple[MessageState, Future[Outcome]]]] = defaultdict(deque)
 
-    def run(self) -> None:
-        """Fetches, enriches, stores and settles; raises nothing for whatever the records hold."""
+    def process(self) -> None:
+        """Fetches, enriches and stores all tickets, and starts rejecting or deferring messages."""
         tickets = list(self._tickets.values())
-        self._ports.figures.batch(len(tickets))
-        self._each("fetch", self._fetch, [t for t in tickets if t.outcome is None], keep=1)
+        self._ports.metrics.batch(len(tickets))
+        self._run_stage("fetch", self._fetch, [t for t in tickets if t.outcome is None], keep=_KEEP_FETCHING)
         enriched = self._enrich([t for t in tickets if t.outcome is None])
-        self._each("store", partial(self._store, enriched), list(enriched), keep=_KEEP_STORING, success="done")
-        self._settle()
+        store = partial(self._store, enriched)
+        self._run_stage("store", store, list(enriched), keep=_KEEP_STORING, success="done")
         for message in self._messages:
-            self._report(message)
-        self._ports.figures.flush()
+            settling = self._ports.pool.submit(self._reject_or_defer, message)
+            self._unsettled[str(message.record.get("messageId"))].append((message, settling))
 
-    def settled(self, record: Mapping[str, Any]) -> None:
-        """Raises MessageFailed for a record that is to be retried."""
-        if id(record) in self._to_retry:
-            raise MessageFailed
+    def settle(self, record: SQSRecord) -> None:
+        """Waits until a record is settled and reports its outcome. Raises MessageFailed if it is to be retried."""
+        self._settle(*self._unsettled[record.message_id].popleft())
+
+    def close(self) -> None:
+        """Settles records without an id, which Powertools cannot handle or report, and ends the batch."""
+        for rest in self._unsettled.values():
+            for message, settling in rest:
+                with suppress(MessageFailed):
+                    self._settle(message, settling)
+        self._ports.metrics.flush()
 
     # -- parse
 
@@ -77,7 +92,7 @@ class Batch:
         try:
             found = references(body if isinstance(body, str) else "")
         except EnrichmentError as error:
-            hopeless = TicketState(Deleted("unreadable"), modified, stage="parse")
+            hopeless = TicketState(Ignored("unreadable"), modified, stage="parse")
             hopeless.fail(error)
             self._tickets[hopeless] = hopeless
             return MessageState(record, [hopeless], [True])
@@ -86,7 +101,7 @@ class Batch:
         tickets = [self._tickets.setdefault(reference, TicketState(reference, modified)) for reference in found]
         for ticket in tickets:
             ticket.modified = max(ticket.modified, modified)
-            if isinstance(ticket.reference, Deleted):
+            if isinstance(ticket.reference, Ignored):
                 ticket.end("skipped", ticket.reference.what)
         return MessageState(record, tickets, owned)
 
@@ -99,7 +114,7 @@ class Batch:
             stored = ports.source.fetch(reference)
             raw, ticket.modified = stored.raw, stored.modified
         else:
-            assert not isinstance(reference, Deleted)
+            assert not isinstance(reference, Ignored)
             raw = reference.raw
             if len(raw) > ports.max_ticket_bytes:
                 raise ObjectTooLarge(
@@ -129,11 +144,11 @@ class Batch:
             results = ports.models.enrich(
                 [t.ticket for t in tickets if t.ticket is not None],
                 time_left=lambda: self._time_left() - self._reserve,
-                observe=lambda stage, seconds, _count: ports.figures.stage(stage, seconds),
+                observe=lambda stage, seconds, _count: ports.metrics.stage(stage, seconds),
             )
             pairs = list(zip(tickets, results, strict=True))
-        except Exception as error:  # an isolation boundary: what is not for the models is still settled
-            failure = self._unexpected(error, "enrich", {})
+        except Exception as error:  # isolation boundary: the other records are still settled
+            failure = self._as_failure(error, "enrich", {})
             pairs = [(ticket, failure) for ticket in tickets]
         share = round((time.perf_counter() - begin) * 1000 / len(tickets), 1)
         for ticket, result in pairs:
@@ -151,10 +166,10 @@ class Batch:
         write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
         commit = self._ports.sink.store(write)
         if commit == "tie" and isinstance(ticket.reference, StoredTicket):
-            refuse_replaced(self._ports.source, ticket.reference, ticket.raw_sha256)
+            _refuse_replaced(self._ports.source, ticket.reference, ticket.raw_sha256)
         return None if commit else "stale"
 
-    def _each(
+    def _run_stage(
         self,
         stage: str,
         work: Callable[[TicketState], str | None],
@@ -163,7 +178,11 @@ class Batch:
         keep: float,
         success: Outcome | None = None,
     ) -> None:
-        """Runs one step for all tickets at once: a note ends a ticket as skipped, an error ends it badly."""
+        """Runs `work` for all tickets concurrently, until only the share `keep` of the reserve is left.
+
+        A returned note ends a ticket as skipped, an error as failed or rejected. A ticket that gets no answer in time
+        is OutOfTime; if its call returns later, that changes nothing.
+        """
         if not tickets:
             return
         begin = time.perf_counter()
@@ -175,73 +194,70 @@ class Batch:
             finally:
                 ticket.milliseconds[stage] = round((time.perf_counter() - begin) * 1000, 1)
 
-        for ticket, result in zip(tickets, self._at_once(clocked, tickets, stage, keep), strict=True):
+        futures = [self._ports.pool.submit(clocked, ticket) for ticket in tickets]
+        wait(futures, timeout=max(_MIN_WAIT, self._time_left() - keep * self._reserve))
+        for ticket, future in zip(tickets, futures, strict=True):
+            result = self._result(future, stage, ticket.names())
             if isinstance(result, EnrichmentError):
                 ticket.fail(result)
             elif result is not None:
                 ticket.end("skipped", result)
             elif success is not None:
                 ticket.end(success)
-        self._ports.figures.stage(stage, time.perf_counter() - begin)
+        self._ports.metrics.stage(stage, time.perf_counter() - begin)
 
     # -- settle
 
-    def _settle(self) -> None:
-        for message in self._messages:
-            message.conclude(self._ports.max_receive_count)
-        rejected = [message for message in self._messages if message.outcome == "rejected"]
-        for message, error in zip(
-            rejected, self._at_once(self._reject, rejected, "reject", _KEEP_REJECTING), strict=True
-        ):
-            if error is not None:
-                message.outcome = "failed"
-                self._ports.logger.warning(
-                    "a message could not be sent to the dead-letter queue",
-                    extra={**message.names(), "error_type": error.code, "detail": str(error)},
+    def _reject_or_defer(self, message: MessageState) -> Outcome:
+        """Sends a message to the DLQ or defers its retry, if that is its outcome; returns the final outcome."""
+        ports = self._ports
+        outcome = message.conclude(ports.max_receive_count)
+        if outcome == "rejected":
+            try:
+                ports.dead_letters.reject(message.record, message.errors(), message.code)
+            except Exception as error:  # isolation boundary: the message is still deferred
+                outcome = "failed"
+                failure = self._as_failure(error, "reject", message.names())
+                ports.logger.warning(
+                    "a message could not be sent to the DLQ",
+                    extra={**message.names(), "error_type": failure.code, "detail": str(failure)},
                 )
-        failed = [message for message in self._messages if message.outcome == "failed"]
-        self._to_retry = {id(message.record) for message in failed}
-        self._at_once(self._put_off, failed, "put off", _KEEP_PUTTING_OFF)
+        if outcome == "failed":
+            ports.dead_letters.defer(message.record, message.delay())
+        return outcome
 
-    def _reject(self, message: MessageState) -> None:
-        self._ports.dead_letters.reject(message.record, message.errors(), message.code)
-
-    def _put_off(self, message: MessageState) -> None:
-        self._ports.dead_letters.put_off(message.record, message.delay())
-
-    def _report(self, message: MessageState) -> None:
+    def _settle(self, message: MessageState, settling: Future[Outcome]) -> None:
+        wait([settling], timeout=max(_MIN_WAIT, self._time_left() - _KEEP_SETTLING * self._reserve))
+        result = self._result(settling, "settle", message.names())
+        # Without an answer from SQS the message may still be in the queue: it is retried.
+        message.outcome = "failed" if isinstance(result, EnrichmentError) else result
         for outcome, code, extra in message.lines():
-            self._ports.figures.outcome(outcome, code)
+            self._ports.metrics.outcome(outcome, code)
             log = self._ports.logger.warning if code is not None else self._ports.logger.info
             log("ticket", extra=extra)
-
-    # -- machinery
-
-    def _at_once(
-        self, work: Callable[[_T], _R], items: Sequence[_T], stage: str, keep: float
-    ) -> list[_R | EnrichmentError]:
-        """What `work` returned or raised for each item, on the pool; OutOfTime where it has not ended in time.
-
-        Waits until only the share `keep` of the reserve is left. Calls that come back later change nothing.
-        """
-        futures = [(item, self._ports.pool.submit(work, item)) for item in items]
-        wait([future for _, future in futures], timeout=max(_LEAST_WAIT, self._time_left() - keep * self._reserve))
-        results: list[_R | EnrichmentError] = []
-        for item, future in futures:
-            result = self._result(future, stage, item.names())
-            results.append(result)
-        return results
+        if message.outcome == "failed":
+            raise MessageFailed
 
     def _result(self, future: Future[_R], stage: str, names: Mapping[str, Any]) -> _R | EnrichmentError:
         if not future.done():
             future.cancel()
             return OutOfTime("no answer in the time that was left")
         error = future.exception()
-        if error is None:
-            return future.result()
-        # An isolation boundary: no ticket takes its neighbours along.
-        return error if isinstance(error, EnrichmentError) else self._unexpected(error, stage, names)
+        return future.result() if error is None else self._as_failure(error, stage, names)
 
-    def _unexpected(self, error: BaseException, stage: str, names: Mapping[str, Any]) -> Unexpected:
+    def _as_failure(self, error: BaseException, stage: str, names: Mapping[str, Any]) -> EnrichmentError:
+        """The error itself if it is one of ours, otherwise Unexpected, with its traceback logged."""
+        if isinstance(error, EnrichmentError):
+            return error
         self._ports.logger.error("unexpected", extra={"stage": stage, "traceback": trace(error), **names})
         return Unexpected(f"{stage} raised {type(error).__name__}")
+
+
+def _refuse_replaced(source: TicketSource, reference: StoredTicket, sha256: str) -> None:
+    """Raises ObjectReplaced where an object holds other content by now than that with this hash.
+
+    S3 tells times in seconds: of two versions within one the older may be stored last, in the newer one's place.
+    """
+    with suppress(ObjectGone):
+        if hashlib.sha256(source.fetch(reference).raw).hexdigest() != sha256:
+            raise ObjectReplaced("the object was overwritten while this version of it was enriched")

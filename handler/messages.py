@@ -16,7 +16,7 @@ import pydantic_core
 
 from handler.errors import MessageInvalid
 
-__all__ = ["Deleted", "InlineTicket", "Reference", "StoredTicket", "inline_key", "number_attribute", "references"]
+__all__ = ["Ignored", "InlineTicket", "Reference", "StoredTicket", "inline_key", "number_attribute", "references"]
 
 _MAX_ENVELOPES: Final = 2  # SNS in SNS is nothing that AWS makes
 # Families of S3's events after which there is nothing to enrich. Logs name the family: the rest is the sender's text.
@@ -49,13 +49,13 @@ class InlineTicket:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class Ignored:
     """Nothing to enrich: an object was removed, or S3 only tests the connection; `what` names it for the log."""
 
     what: str
 
 
-Reference: TypeAlias = StoredTicket | InlineTicket | Deleted
+Reference: TypeAlias = StoredTicket | InlineTicket | Ignored
 
 
 def references(body: str) -> list[Reference]:
@@ -86,7 +86,7 @@ def _from_text(text: str, envelopes: int) -> list[Reference]:
     if "ticket_id" in data:  # whatever further fields a ticket has, it is not taken for a notification
         return [InlineTicket(raw)]
     if data.get("Event") == "s3:TestEvent":
-        return [Deleted("s3:TestEvent")]
+        return [Ignored("s3:TestEvent")]
     if data.get("Type") == "Notification" and isinstance(data.get("Message"), str):
         if not envelopes:
             raise MessageInvalid("the message is wrapped in too many SNS envelopes")
@@ -131,6 +131,6 @@ def _reference(event: Any, bucket: Any, key: Any, *, encoded: bool) -> Reference
         return StoredTicket(bucket, unquote_plus(key) if encoded else key)
     for family in _REMOVALS:
         if kind.startswith(family):
-            return Deleted(f"s3:{family}")
+            return Ignored(f"s3:{family}")
     name = next((f"s3:{family} events" for family in _OTHERS if kind.startswith(family)), "events of this kind")
     raise MessageInvalid(f"{name} are not for this queue; notify it of s3:ObjectCreated:* only")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import RawTicket
-from handler.dead_letters import backoff_seconds
 from handler.messages import Reference, StoredTicket, number_attribute
 
-__all__ = ["MessageState", "Outcome", "TicketState", "overall"]
+__all__ = ["MessageState", "Outcome", "TicketState", "backoff_seconds", "overall"]
 
 Outcome = Literal["done", "skipped", "rejected", "failed"]
 
+_MAX_VISIBILITY: Final = 900
 _ORDER: Final[tuple[Outcome, ...]] = ("failed", "rejected", "done", "skipped")
 
 
@@ -83,11 +84,12 @@ class MessageState:
             if t.error is not None
         ]
 
-    def conclude(self, max_receive_count: int) -> None:
-        """Sets the outcome from those of the tickets."""
-        self.outcome = overall(t.outcome or "failed" for t in self.tickets)
-        if self.outcome == "failed" and self.receive_count >= max_receive_count:
-            self.outcome = "rejected"  # the last try: SQS would move it now, without a reason
+    def conclude(self, max_receive_count: int) -> Outcome:
+        """The outcome that follows from those of the tickets; at the last attempt `failed` becomes `rejected`."""
+        outcome = overall(t.outcome or "failed" for t in self.tickets)
+        if outcome == "failed" and self.receive_count >= max_receive_count:
+            return "rejected"  # otherwise SQS would move it now, without a reason
+        return outcome
 
     def delay(self) -> int:
         """Seconds for which a failed message stays out of sight: none where only the time was too short."""
@@ -120,3 +122,10 @@ def overall(outcomes: Iterable[Outcome]) -> Outcome:
     """A message's outcome from its tickets': failed before rejected before done before skipped."""
     found = set(outcomes)
     return next(outcome for outcome in _ORDER if outcome in found)
+
+
+def backoff_seconds(receive_count: int) -> int:
+    """How long a failed message waits, by how often it was received: full jitter up to 2, 4, 8 ... 900 s."""
+    ceiling = min(_MAX_VISIBILITY, 2 ** min(max(receive_count, 1), 10))
+    # From the system: containers that Lambda restores from one snapshot would all have the same state of `random`.
+    return random.SystemRandom().randint(1, ceiling)

@@ -1,26 +1,104 @@
-"""What a batch works with: the models, the stores, the dead letters, and who is told of it."""
+"""The ports of a batch: the models, the stores, the DLQ and the metrics, each as a Protocol with adapters elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from enrichment.errors import EnrichmentError
 from enrichment.ticket import EnrichmentData, RawTicket
-from handler.dead_letters import DeadLetters
-from handler.observability import Figures, Logger
-from handler.storage import TicketSink, TicketSource
+from handler.messages import StoredTicket
+from handler.metrics import Logger, Metrics
 
-__all__ = ["Models", "Ports"]
+__all__ = [
+    "Commit",
+    "DeadLetters",
+    "Known",
+    "Models",
+    "Ports",
+    "RawObject",
+    "TicketSink",
+    "TicketSource",
+    "Write",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RawObject:
+    """A raw ticket as read, and when it was last modified (milliseconds of Unix time)."""
+
+    raw: bytes
+    modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the table says of a ticket that was enriched before."""
+
+    content_sha256: str
+    model_version: str
+    s3_key: str
+    source_modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One enriched ticket on its way out: `body` goes to S3 under `key`, an extract to the table."""
+
+    ticket: RawTicket
+    enrichment: EnrichmentData
+    body: bytes
+    key: str
+    content_sha256: str
+    source_modified: int
+
+
+Commit: TypeAlias = Literal["clear", "tie"]
+"""How an item was committed. "tie": it replaced other content with the same modification time."""
+
+
+class TicketSource(Protocol):
+    """Gives raw tickets."""
+
+    def fetch(self, reference: StoredTicket) -> RawObject:
+        """Reads an object. Raises ObjectGone, ObjectTooLarge, BucketUnexpected, Throttled or ServiceFailed."""
+        ...
+
+
+class TicketSink(Protocol):
+    """Takes enriched tickets."""
+
+    def known(self, ticket_id: str, created_at: int) -> Known | None:
+        """What is committed of a ticket. Raises Throttled or ServiceFailed."""
+        ...
+
+    def store(self, write: Write) -> Commit | None:
+        """Stores a ticket: the object first, then the item, which commits it.
+
+        None where a newer version was committed already. Raises StoreRefused, Throttled or ServiceFailed.
+        """
+        ...
+
+
+class DeadLetters(Protocol):
+    """Sends rejected messages to the DLQ and defers failed ones."""
+
+    def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
+        """Sends a record of an SQS event to the DLQ with its reason. Raises Throttled or ServiceFailed."""
+        ...
+
+    def defer(self, record: Mapping[str, Any], seconds: int) -> None:
+        """Makes a failed message visible again after `seconds`. An error is ignored: SQS retries it later anyway."""
+        ...
 
 
 class Models(Protocol):
-    """What enriches: enrichment.Enricher, or a stand-in of a test."""
+    """Enriches tickets: enrichment.Enricher, or a fake in tests."""
 
     version: str
-    """The model version that results will carry."""
+    """The model version stored with each result."""
 
     def enrich(
         self,
@@ -35,13 +113,13 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
-    """What a batch works with."""
+    """Everything that a batch needs from outside."""
 
     source: TicketSource
     sink: TicketSink
     dead_letters: DeadLetters
     models: Models
-    figures: Figures
+    metrics: Metrics
     logger: Logger
     pool: ThreadPoolExecutor
     max_receive_count: int

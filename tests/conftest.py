@@ -31,6 +31,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the switch of tests/characterization; only here is it known before the tests are collected."""
+    parser.addoption(
+        "--regenerate",
+        nargs="?",
+        const="all",
+        choices=("all", "behaviour", "models"),
+        help="tests/characterization: write the snapshots anew instead of comparing with them; "
+        "--regenerate=models only what the models decide",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the marks of these tests."""
     config.addinivalue_line("markers", "last: takes so long that everything else runs before it")
@@ -68,7 +80,7 @@ def stack() -> Iterator[EmbeddedStack]:
 @pytest.fixture(scope="session")
 def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the full profile's three models, two of them small and random."""
-    from tests.small_full import write_source
+    from tests.support.small_full import write_source
 
     return write_source(tmp_path_factory.mktemp("models"))
 
@@ -76,6 +88,6 @@ def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Path, full_source: Path) -> Path:
     """A full bundle of those models, in int8."""
-    from tests.small_full import write_bundle
+    from tests.support.small_full import write_bundle
 
     return write_bundle(tmp_path_factory.mktemp("bundles") / "full", bundle, full_source)

@@ -110,7 +110,7 @@ class Backfill:
         limited = islice(items, None if limit is None else max(0, limit - self.stats.selected))
         while not self.stats.interrupted and (batch := list(islice(limited, self._limiter.batch_size))):
             self._limiter.wait(len(batch))
-            if self._limiter.shutdown.is_asked:
+            if self._limiter.shutdown.is_requested:
                 self.stats.interrupted = True
                 return
             self.stats.selected += len(batch)

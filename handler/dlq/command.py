@@ -22,14 +22,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-import boto3
 import typer
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
+from handler.aws.clients import client_factory
 from handler.aws.sqs import MoveTask, Queue, QueueAttributes
-from handler.command_line import error_line, replace_unprintable
-from handler.display import form_of, write
+from handler.cli.errors import error_line
+from handler.cli.output import form_of, replace_unprintable, write
+from handler.cli.shutdown import Shutdown, on_shutdown_signal
 from handler.dlq.audit import Audit
 from handler.dlq.backfill import Backfill, list_objects, parse_location
 from handler.dlq.errors import RequestInvalid, warn
@@ -39,7 +39,6 @@ from handler.dlq.output import ReasonCounts, confirm, depth_rows, message_row, p
 from handler.dlq.redrive import MAX_RATE, wait_for
 from handler.dlq.replay import RateLimiter, Replay
 from handler.dlq.scan import Scan, Stats
-from handler.drain import Drain, on_ending
 
 __all__ = ["app", "main"]
 
@@ -189,11 +188,10 @@ class _OpenQueue:
 
 
 def _client(service: str) -> Any:
-    make: Any = boto3.session.Session().client
-    # The read timeout is longer than the longest poll. Many attempts: a replay can wait.
-    config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 5})
+    """A client with region, credentials and endpoint from the environment. Raises RequestInvalid."""
     try:
-        return make(service, config=config)
+        # The read timeout is longer than the longest poll. Many attempts: a replay can wait.
+        return client_factory(None)(service, connect_timeout=5, read_timeout=30, attempts=5)
     except BotoCoreError as error:
         raise RequestInvalid(error_line(error, {}, "AWS")) from error
     except ValueError as error:
@@ -229,18 +227,18 @@ def _open_pair(options: Options) -> tuple[_OpenQueue, _OpenQueue]:
 
 
 @contextmanager
-def _stopping_on_signals() -> Iterator[Drain]:
+def _stopping_on_signals() -> Iterator[Shutdown]:
     """Ctrl-C or SIGTERM asks for a shutdown; the second one raises KeyboardInterrupt."""
-    shutdown = Drain(_NO_DEADLINE)
+    shutdown = Shutdown(_NO_DEADLINE)
 
     def ask() -> None:
-        if shutdown.is_asked:
+        if shutdown.is_requested:
             raise KeyboardInterrupt
-        shutdown.ask()
+        shutdown.request()
         # Not with print: the signal may have interrupted one.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\ndlq-replay: {_STOPPING}\n".encode())
 
-    with on_ending(ask):
+    with on_shutdown_signal(ask):
         yield shutdown
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.command_line import error_line
+from handler.cli.errors import error_line
 from handler.errors import MessageError
 
 __all__ = ["DlqError", "RequestInvalid", "describe", "reported", "warn"]
@@ -19,7 +19,7 @@ _PERMISSIONS: Final = (
     "sqs:ChangeMessageVisibility on the source, and sqs:SendMessage on the destination"
 )
 _QUEUE: Final = "check the queue's name, AWS_DEFAULT_REGION and the credentials"
-# In addition to those of handler.command_line.
+# In addition to those of handler.cli.errors.
 _REMEDIES: Final = {
     "AWS.SimpleQueueService.NonExistentQueue": _QUEUE,
     "AccessDenied": _PERMISSIONS,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeVar, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from handler.command_line import WHEN, unix_time
+from handler.cli.options import WHEN, unix_time
 from handler.dlq.errors import reported
 from handler.dlq.filter import Expression, Filter
 from handler.dlq.message import NO_REASON

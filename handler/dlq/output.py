@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from handler.aws.sqs import QueueAttributes
-from handler.display import Row, age, moment
+from handler.cli.output import Row, age, moment
 from handler.dlq.errors import DlqError, RequestInvalid
 from handler.dlq.message import DlqMessage
 from handler.dlq.scan import Stats
 from handler.errors import MessageError
-from handler.messages import Deleted, InlineTicket, StoredTicket, references
+from handler.messages import Ignored, InlineTicket, StoredTicket, references
 
 __all__ = ["ReasonCounts", "confirm", "depth_rows", "message_row", "progress", "summary"]
 
@@ -155,7 +155,7 @@ def _content(body: str) -> str:
                 names.append(f"s3://{bucket}/{key}")
             case InlineTicket(raw):
                 names.append(f"a ticket of {len(raw)} bytes")
-            case Deleted(what):
+            case Ignored(what):
                 names.append(what)
     return ", ".join(names)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from handler.aws.sqs import MoveTask, MoveTaskState
-from handler.drain import Drain
+from handler.cli.shutdown import Shutdown
 
 __all__ = ["MAX_RATE", "wait_for"]
 
@@ -19,7 +19,7 @@ MAX_RATE: Final = 500  # messages per second
 _POLL: Final = 2.0  # seconds
 
 
-def wait_for(task: MoveTask, shutdown: Drain, on_progress: Callable[[MoveTaskState], None]) -> MoveTaskState:
+def wait_for(task: MoveTask, shutdown: Shutdown, on_progress: Callable[[MoveTaskState], None]) -> MoveTaskState:
     """Wait until the task is over, and cancel it if a shutdown is asked for; the state says how it ended.
 
     Raises Throttled or ServiceFailed; the task may continue then.
@@ -30,7 +30,7 @@ def wait_for(task: MoveTask, shutdown: Drain, on_progress: Callable[[MoveTaskSta
         on_progress(state)
         if state.is_over:
             return state
-        if shutdown.is_asked and not cancelled:
+        if shutdown.is_requested and not cancelled:
             cancelled = True
             task.cancel()
         shutdown.pause(_POLL)

@@ -34,10 +34,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from handler.aws.sqs import MAX_ENTRIES, Queue, QueueAttributes, SendResult
+from handler.cli.shutdown import Shutdown
 from handler.dlq.audit import Audit
 from handler.dlq.message import DlqMessage, Lineage, Outgoing, Unsendable, batches, prepare
 from handler.dlq.scan import InFlight, Scan, Stats
-from handler.drain import Drain
 from handler.errors import MessageError
 
 __all__ = ["RateLimiter", "Replay", "send_batch"]
@@ -49,7 +49,7 @@ _PAUSE: Final = 0.5  # seconds before the second try
 class RateLimiter:
     """Limits sending to `rate` messages per second; None: no limit."""
 
-    def __init__(self, rate: float | None, shutdown: Drain, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: float | None, shutdown: Shutdown, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
         self.shutdown = shutdown
         self._clock = clock
@@ -64,7 +64,7 @@ class RateLimiter:
         """Wait until `number` messages may be sent, or for a shutdown; extend what is in flight meanwhile."""
         if in_flight is not None:
             in_flight.extend()
-        while not self.shutdown.is_asked and (left := self._next - self._clock()) > 0:
+        while not self.shutdown.is_requested and (left := self._next - self._clock()) > 0:
             self.shutdown.pause(left if in_flight is None else max(0.0, min(left, in_flight.due_in())))
             if in_flight is not None:
                 in_flight.extend()
@@ -93,7 +93,7 @@ class Replay:
             for batch in batches(self._prepare(selection.send), self.limiter.batch_size):
                 on_progress(self.scan.stats)
                 self.limiter.wait(len(batch), self.scan.in_flight)
-                if self.scan.shutdown.is_asked:
+                if self.scan.shutdown.is_requested:
                     self.scan.stats.interrupted = True
                     break
                 self._send_and_delete([outgoing for outgoing in batch if self._is_ours(outgoing.message)])
@@ -173,7 +173,7 @@ class Replay:
                 self.scan.stats.replayed += len(messages) - len(left)
 
 
-def send_batch(queue: Queue, entries: Sequence[Mapping[str, Any]], shutdown: Drain) -> list[SendResult]:
+def send_batch(queue: Queue, entries: Sequence[Mapping[str, Any]], shutdown: Shutdown) -> list[SendResult]:
     """Send up to ten entries and return their results; those that failed because of SQS are retried.
 
     Raises Throttled or ServiceFailed if the first call fails.

@@ -16,10 +16,10 @@ from itertools import count
 from typing import Any, Final, NamedTuple, Self
 
 from handler.aws.sqs import Queue, tens
+from handler.cli.shutdown import Shutdown
 from handler.dlq.audit import History
 from handler.dlq.message import DlqMessage, Lineage
 from handler.dlq.options import Options
-from handler.drain import Drain
 from handler.errors import MessageError
 
 __all__ = ["InFlight", "Scan", "Selection", "Stats"]
@@ -160,7 +160,7 @@ class Scan:
         self,
         queue: Queue,
         options: Options,
-        shutdown: Drain,
+        shutdown: Shutdown,
         history: History | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -178,7 +178,7 @@ class Scan:
         """Receive until `empty_polls` receives in a row return nothing, `limit` is reached or a shutdown is asked."""
         empty = 0
         while empty < self._options.empty_polls and not self._limit_reached:
-            if self.shutdown.is_asked:
+            if self.shutdown.is_requested:
                 self.stats.interrupted = True
                 return
             self.in_flight.extend()

@@ -23,11 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from enrichment.ticket import Priority, Sentiment
-from handler.command_line import replace_unprintable
-from handler.display import Row, form_of, keep_showing, moment, write, write_whole
+from handler.cli.output import Row, form_of, keep_showing, moment, replace_unprintable, write, write_whole
 from handler.tickets.access import opened
-from handler.tickets.catalogue import URGENCIES, Catalogue, CatalogueError, Item, Selection
-from handler.tickets.likeness import Likeness, similar
 from handler.tickets.options import (
     CreatedOption,
     IdArgument,
@@ -41,7 +38,9 @@ from handler.tickets.options import (
     WatchingCommand,
     WatchOption,
 )
+from handler.tickets.repository import URGENCIES, Item, RepositoryError, Selection, TicketRepository
 from handler.tickets.rows import count_rows, ticket_row
+from handler.tickets.similarity import Similarity, similar
 
 __all__ = ["app", "follow_tickets", "main"]
 
@@ -72,10 +71,10 @@ def show(
     them. With --watch in a pipe, or as JSON, each ticket comes once, as it appears.
     """
     selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
-    with opened() as catalogue:
+    with opened() as repository:
 
         def load() -> list[Item]:
-            return list(islice(catalogue.newest(selection, limit), limit))
+            return list(islice(repository.newest(selection, limit), limit))
 
         if watch is None:
             items = load()
@@ -86,7 +85,7 @@ def show(
         with _until_stopped():
             if form == "table":
                 keep_showing(lambda: [ticket_row(item) for item in load()], lambda: time.sleep(watch))
-            for items in follow_tickets(catalogue, selection, load(), limit):
+            for items in follow_tickets(repository, selection, load(), limit):
                 write(map(ticket_row, items), form)
                 time.sleep(watch)
 
@@ -109,10 +108,10 @@ def count(
     pipe, or as JSON, a label comes again when its number has changed.
     """
     selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
-    with opened() as catalogue:
+    with opened() as repository:
 
         def load() -> list[Row]:
-            return count_rows(catalogue.count(selection))
+            return count_rows(repository.count(selection))
 
         if watch is None:
             write(load(), form)
@@ -135,10 +134,10 @@ def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: Jso
     In a pipe: name and value, with a tab between them and each value on one line. --json has it as it is stored, with
     its whole embedding.
     """
-    with opened() as catalogue:
-        item = _find(catalogue, ticket_id, created_at)
+    with opened() as repository:
+        item = _find(repository, ticket_id, created_at)
         place = {"s3_key": item.s3_key, "s3_version_id": item.s3_version_id}
-        write_whole(catalogue.whole(item), place, form_of(as_json=as_json))
+        write_whole(repository.whole(item), place, form_of(as_json=as_json))
 
 
 @app.command("similar")
@@ -154,14 +153,14 @@ def resemble(
 
     In a pipe: the cosine, and then what `tickets show` has. Each comparison reads one object from S3.
     """
-    with opened() as catalogue:
-        item, form = _find(catalogue, ticket_id, created_at), form_of(as_json=as_json)
+    with opened() as repository:
+        item, form = _find(repository, ticket_id, created_at), form_of(as_json=as_json)
         console = Console(stderr=True)
         columns = (TextColumn("reading"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task("", total=None)
             found = similar(
-                catalogue,
+                repository,
                 item,
                 limit=limit,
                 among=among,
@@ -172,7 +171,9 @@ def resemble(
         typer.echo(_caveats(found), err=True)
 
 
-def follow_tickets(catalogue: Catalogue, selection: Selection, first: list[Item], limit: int) -> Iterator[list[Item]]:
+def follow_tickets(
+    repository: TicketRepository, selection: Selection, first: list[Item], limit: int
+) -> Iterator[list[Item]]:
     """Yields the tickets that have appeared since the last time, the oldest first; to begin with `first`, newest first.
 
     A ticket that was enriched again appears again. Those older than the oldest kept in sight are not looked for.
@@ -184,7 +185,7 @@ def follow_tickets(catalogue: Catalogue, selection: Selection, first: list[Item]
         if len(items) >= reach:
             selection = replace(selection, since=items[reach - 1].created_at)
         seen, reach = set(marks), max(limit, _REMEMBERED)
-        items = list(catalogue.newest(selection))
+        items = list(repository.newest(selection))
 
 
 @contextmanager
@@ -213,19 +214,19 @@ def _selection(  # the six options in their order
     return Selection(levels, intent, sentiment, needs_review, since)
 
 
-def _find(catalogue: Catalogue, ticket_id: str, created_at: int | None) -> Item:
-    items = catalogue.with_id(ticket_id)
+def _find(repository: TicketRepository, ticket_id: str, created_at: int | None) -> Item:
+    items = repository.with_id(ticket_id)
     wanted = [item for item in items if created_at in (None, item.created_at)]
     if not wanted:
         times = ", ".join(str(item.created_at) for item in items)
-        raise CatalogueError(f"no ticket {ticket_id}" + (f" of {created_at}, but of {times}" if times else ""))
+        raise RepositoryError(f"no ticket {ticket_id}" + (f" of {created_at}, but of {times}" if times else ""))
     if len(wanted) > 1:
         times = ", ".join(str(item.created_at) for item in wanted[1:])
         typer.echo(f"the newest of {len(wanted)}; --created-at shows the others: {times}", err=True)
     return wanted[0]
 
 
-def _caveats(found: Likeness) -> str:
+def _caveats(found: Similarity) -> str:
     parts = [f"compared with {found.compared} tickets"]
     if found.oldest is not None:
         parts.append(f"older ones than {moment(found.oldest)} were left out (--among reads more)")

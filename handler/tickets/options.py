@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from enrichment.ticket import Priority, Sentiment
-from handler.command_line import WHEN, unix_time
+from handler.cli.options import WHEN, unix_time
 
 __all__ = [
     "CreatedOption",
@@ -42,7 +42,7 @@ class WatchingCommand(TyperCommand):
 
 
 def since_seconds(text: str) -> int:
-    """As handler.command_line.unix_time, in whole seconds. Raises typer.BadParameter."""
+    """As handler.cli.errors.unix_time, in whole seconds. Raises typer.BadParameter."""
     try:
         return int(unix_time(text))
     except ValueError as error:

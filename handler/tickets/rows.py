@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handler.display import Row, age, moment
-from handler.tickets.catalogue import URGENCIES, Item
+from handler.cli.output import Row, age, moment
+from handler.tickets.repository import URGENCIES, Item
 
 __all__ = ["count_rows", "ticket_row"]
 
 
 def ticket_row(item: Item, cosine: float | None = None) -> Row:
-    """A ticket of a list, with its likeness to another one where there is such."""
+    """A ticket of a list, with its similarity to another one where there is such."""
     labels = {"urgency": item.urgency, "intent": item.intent, "sentiment": item.sentiment}
     texts = {"ticket": item.ticket_id, "subject": item.subject, "summary": item.summary}
-    likeness = {} if cosine is None else {"cosine": f"{cosine:.4f}"}
+    similarity = {} if cosine is None else {"cosine": f"{cosine:.4f}"}
     review = "yes" if item.needs_review else "no"
     return Row(
         data={**({} if cosine is None else {"cosine": cosine}), **item.model_dump()},
-        cells=[*likeness.values(), moment(item.created_at), *labels.values(), review, *texts.values()],
-        shown={**likeness, "age": age(item.created_at), **labels, "?": "?" if item.needs_review else "", **texts},
+        cells=[*similarity.values(), moment(item.created_at), *labels.values(), review, *texts.values()],
+        shown={**similarity, "age": age(item.created_at), **labels, "?": "?" if item.needs_review else "", **texts},
     )
 
 

@@ -3,91 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Protocol, cast
 
-import boto3
-from botocore.config import Config
-
-from handler.aws.sqs import Queue, tens
+from handler.aws.clients import client_factory
+from handler.aws.sqs import Queue, QueueAttributes, tens
 from handler.errors import MessageError
 from handler.settings import Settings
 from handler.worker.invocation import Message
 
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
-
-__all__ = ["MessageQueue", "QueueFacts", "SqsMessageQueue"]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueFacts:
-    """What the queue says of itself; `visibility` in seconds."""
-
-    arn: str
-    visibility: int
+__all__ = ["MessageQueue", "SqsMessageQueue"]
 
 
 class MessageQueue(Protocol):
-    """A queue that hands out messages for a time and forgets those that are deleted."""
+    """A queue with visibility timeouts, as SQS."""
 
-    def facts(self) -> QueueFacts:
-        """Asks the queue. Raises Throttled or ServiceFailed."""
+    def attributes(self) -> QueueAttributes:
+        """Reads the queue's attributes. Raises Throttled or ServiceFailed."""
         ...
 
-    def receive(self, count: int, hidden: int) -> Sequence[Message]:
-        """Waits for messages and takes up to `count`, hidden from others for so many seconds.
+    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
+        """Waits for messages and takes up to `count`; `visibility_timeout` is in seconds.
 
         Raises Throttled or ServiceFailed.
         """
         ...
 
     def delete(self, messages: Sequence[Message]) -> list[Message]:
-        """Deletes messages and returns those of which the queue did not say that it has."""
+        """Deletes messages and returns those whose deletion was not confirmed."""
         ...
 
-    def hide(self, messages: Sequence[Message], seconds: int) -> list[Message]:
-        """Hides messages for so many seconds from now on and returns those where that failed."""
+    def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
+        """Sets the visibility timeout of messages and returns those for which that failed."""
         ...
 
 
 class SqsMessageQueue:
-    """MessageQueue over SQS; `wait` is how many seconds an empty queue is asked at a time (long poll, at most 20)."""
+    """MessageQueue over SQS; `wait` is the length of a long poll in seconds, at most 20."""
 
     def __init__(self, settings: Settings, wait: int) -> None:
         self._wait = wait
-        session = boto3.session.Session()
-        # The poller tries again by itself, and says so once. SQS answers a long poll when its wait is over.
-        self._receiving = Queue(_client(session, settings, read_timeout=wait + 10), settings.queue_url)
-        # What is short must fail soon: a process that drains has seconds only.
-        self._settling = Queue(_client(session, settings, read_timeout=3), settings.queue_url)
+        client = client_factory(settings.aws_endpoint_url)
+        # One attempt: the poller retries by itself and logs it once. A long poll is answered when its wait is over.
+        self._receiving = Queue(client("sqs", read_timeout=wait + 10, attempts=1), settings.queue_url)
+        # Short calls must fail soon: a process that shuts down has only seconds.
+        self._settling = Queue(client("sqs", read_timeout=3, attempts=1), settings.queue_url)
 
-    def facts(self) -> QueueFacts:
-        """As MessageQueue.facts."""
-        found = self._settling.attributes()
-        return QueueFacts(found.arn, found.visibility_timeout)
+    def attributes(self) -> QueueAttributes:
+        """As MessageQueue.attributes."""
+        return self._settling.attributes()
 
-    def receive(self, count: int, hidden: int) -> Sequence[Message]:
+    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
         """As MessageQueue.receive."""
-        received = self._receiving.receive(wait=self._wait, visibility_timeout=hidden, max_messages=count)
+        received = self._receiving.receive(wait=self._wait, visibility_timeout=visibility_timeout, max_messages=count)
         return cast("Sequence[Message]", received)
 
     def delete(self, messages: Sequence[Message]) -> list[Message]:
         """As MessageQueue.delete."""
         return _unconfirmed(messages, self._settling.delete)
 
-    def hide(self, messages: Sequence[Message], seconds: int) -> list[Message]:
-        """As MessageQueue.hide."""
+    def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
+        """As MessageQueue.change_visibility."""
         return _unconfirmed(messages, lambda receipts: self._settling.change_visibility(receipts, seconds))
-
-
-def _client(session: Any, settings: Settings, *, read_timeout: int) -> SQSClient:
-    client: SQSClient = session.client(
-        "sqs",
-        endpoint_url=str(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
-        config=Config(connect_timeout=2, read_timeout=read_timeout, retries={"total_max_attempts": 1}),
-    )
-    return client
 
 
 def _unconfirmed(messages: Sequence[Message], settle: Callable[[Sequence[str]], list[bool]]) -> list[Message]:

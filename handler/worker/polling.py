@@ -1,8 +1,8 @@
 """What Lambda's event source mapping does, as a loop: receive, invoke the handler, delete what succeeded.
 
-A message in hand is hidden from others for a short time only, and the time is renewed while the work goes on. So what
-a process held when it was killed comes back soon, and so does what SQS hands to a long poll that was left: it does not
-notice that nobody waits for the answer any more (aws-sdk-java issue 2083).
+Messages are received with a short visibility timeout, which is renewed while the batch is processed. So the messages
+of a killed process come back soon, and so do those that SQS hands to an abandoned long poll: it does not notice that
+the client has gone (aws-sdk-java issue 2083).
 """
 
 from __future__ import annotations
@@ -20,126 +20,134 @@ from handler.worker.invocation import AnswerMalformed, InvocationContext, Messag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from handler.drain import Drain
-    from handler.observability import Logger
-    from handler.worker.message_queue import MessageQueue, QueueFacts
-    from handler.worker.reports import Plan, PollFigures
+    from handler.aws.sqs import QueueAttributes
+    from handler.cli.shutdown import Shutdown
+    from handler.metrics import Logger
+    from handler.worker.message_queue import MessageQueue
+    from handler.worker.reports import PollMetrics, WorkerOptions
 
 __all__ = ["FUNCTION_NAME", "Poller"]
 
 FUNCTION_NAME: Final = "ticket-processor"
-_YOUNG_POLL: Final = 1.0  # seconds in which a queue that is not empty has long answered
+_YOUNG_POLL: Final = 1.0  # seconds; a queue with messages answers well within this time
 _DELETE_TRIES: Final = 5
 _DELETE_PAUSE: Final = 0.1
 _MOST_PAUSE: Final = 30.0
-# Of the seconds that a process has to end, the handler does not get these: deleting needs them.
+# Part of the shutdown time that is reserved for deleting messages and not given to the handler.
 _DELETING_SHARE: Final = 0.2
 _DELETING_MOST: Final = 3.0
-# A handler that overruns its time by so many seconds hangs: on Lambda it would have been killed long ago.
+# A handler that overruns its time by this many seconds is considered hung; Lambda would have killed it.
 _OVERRUN: Final = 10.0
 
 
 class Poller:
-    """Feeds a handler from a queue until it is asked to end."""
+    """Feeds a handler from a queue until shutdown is requested."""
 
     def __init__(
         self,
         queue: MessageQueue,
         handler: Callable[[Any, Any], Any],
-        drain: Drain,
-        plan: Plan,
+        shutdown: Shutdown,
+        options: WorkerOptions,
         *,
-        figures: PollFigures,
+        metrics: PollMetrics,
         logger: Logger,
         hang: Callable[[], None],
         memory_mb: int = 0,
     ) -> None:
-        """`hang()` is called in another thread when the handler overruns its time by far; it should end the process."""
+        """`hang()` is called in another thread if the handler overruns its time; it should end the process."""
         self._queue = queue
         self._handler = handler
-        self._drain = drain
-        self._plan = plan
-        self._figures = figures
+        self._shutdown = shutdown
+        self._options = options
+        self._metrics = metrics
         self._logger = logger
         self._hang = hang
         self._memory_mb = memory_mb
-        self._deleting = min(_DELETING_MOST, _DELETING_SHARE * plan.grace)
-        self._facts: QueueFacts | None = None
+        self._deleting = min(_DELETING_MOST, _DELETING_SHARE * options.grace)
+        self._attributes: QueueAttributes | None = None
         self._error: str | None = None
         self._errors = 0
 
     def run(self) -> None:
-        """Polls until the drain is asked for; a batch that is in hand then is finished."""
-        while not self._drain.is_asked:
+        """Polls until the shutdown is asked for; a batch that is in hand then is finished."""
+        while not self._shutdown.is_requested:
             try:
-                received = self._drain.during(self._receive, _YOUNG_POLL)
+                received = self._shutdown.during(self._receive, _YOUNG_POLL)
             except MessageError as error:
                 self._back_off(error)
                 continue
             if received is not None:
                 self._answered()
-                facts, messages = received
+                attributes, messages = received
                 if messages:
-                    self._process(messages, facts)
+                    self._process(messages, attributes)
 
-    def _receive(self) -> tuple[QueueFacts, Sequence[Message]]:
-        self._facts = self._facts or self._queue.facts()
-        return self._facts, self._queue.receive(self._plan.batch_size, self._hidden(self._facts))
+    def _receive(self) -> tuple[QueueAttributes, Sequence[Message]]:
+        self._attributes = self._attributes or self._queue.attributes()
+        return self._attributes, self._queue.receive(
+            self._options.batch_size, self._visibility_timeout(self._attributes)
+        )
 
-    def _hidden(self, facts: QueueFacts) -> int:
-        return max(1, min(self._plan.hidden, facts.visibility or self._plan.hidden))
+    def _visibility_timeout(self, attributes: QueueAttributes) -> int:
+        return max(
+            1, min(self._options.visibility_timeout, attributes.visibility_timeout or self._options.visibility_timeout)
+        )
 
     def _back_off(self, error: MessageError) -> None:
-        """Waits, longer each time; says so at the first time, and when the trouble changes."""
+        """Waits, longer each time; logs the first failure and each change of the error."""
         self._errors += 1
-        self._figures.receive_failed(error.code)
-        self._figures.flush()
+        self._metrics.receive_failed(error.code)
+        self._metrics.flush()
         if str(error) != self._error:
             self._error = str(error)
-            self._logger.warning("the queue cannot be read; trying until it can", extra={"detail": self._error})
-        self._drain.pause(_jitter(min(_MOST_PAUSE, 2.0 ** min(self._errors - 1, 10))))
+            self._logger.warning("the queue cannot be read; retrying", extra={"detail": self._error})
+        self._shutdown.pause(_jitter(min(_MOST_PAUSE, 2.0 ** min(self._errors - 1, 10))))
 
     def _answered(self) -> None:
         if self._errors:
-            self._logger.info("the queue answers again", extra={"tries": self._errors})
+            self._logger.info("the queue can be read again", extra={"tries": self._errors})
         self._error, self._errors = None, 0
 
-    def _process(self, messages: Sequence[Message], facts: QueueFacts) -> None:
-        end = time.monotonic() + (self._plan.timeout or facts.visibility or self._plan.hidden)
-        with self._kept_hidden(messages, self._hidden(facts), end):
-            failed = self._invoke(messages, facts, end)
+    def _process(self, messages: Sequence[Message], attributes: QueueAttributes) -> None:
+        end = time.monotonic() + (
+            self._options.timeout or attributes.visibility_timeout or self._options.visibility_timeout
+        )
+        with self._visibility_renewed(messages, self._visibility_timeout(attributes), end):
+            failed = self._invoke(messages, attributes, end)
             done = [] if failed is None else [m for m in messages if m["MessageId"] not in failed]
             self._delete(done)
         if failed is None:
-            # As Lambda has it: the batch comes back when the queue's own time is over, not at once.
-            self._queue.hide(messages, facts.visibility)
-        self._figures.messages("kept", len(messages) - len(done))
-        self._figures.flush()
+            # As with Lambda, the batch comes back after the queue's visibility timeout, not at once.
+            self._queue.change_visibility(messages, attributes.visibility_timeout)
+        self._metrics.messages("kept", len(messages) - len(done))
+        self._metrics.flush()
 
-    def _invoke(self, messages: Sequence[Message], facts: QueueFacts, end: float) -> frozenset[str] | None:
-        """The ids of the messages that failed; None where the whole batch did."""
+    def _invoke(self, messages: Sequence[Message], attributes: QueueAttributes, end: float) -> frozenset[str] | None:
+        """The ids of the failed messages; None if the whole batch failed."""
         context = InvocationContext(
             function_name=FUNCTION_NAME,
-            invoked_function_arn=function_arn(facts.arn, FUNCTION_NAME),
+            invoked_function_arn=function_arn(attributes.arn, FUNCTION_NAME),
             memory_limit_in_mb=str(self._memory_mb),
-            time_left=lambda: min(end - time.monotonic(), self._drain.time_left - self._deleting),
+            time_left=lambda: min(end - time.monotonic(), self._shutdown.time_left - self._deleting),
         )
         request = {"function_request_id": context.aws_request_id}
         try:
-            answer = self._handler(sqs_event(messages, facts.arn), context)
+            answer = self._handler(sqs_event(messages, attributes.arn), context)
             failed = failed_ids(answer, {message["MessageId"] for message in messages})
         except AnswerMalformed as error:
             self._logger.error(
-                "the handler's answer is malformed; the batch stays", extra={**request, "detail": str(error)}
+                "the handler's response is malformed; the batch will be retried",
+                extra={**request, "detail": str(error)},
             )
-            self._figures.invocation("malformed")
+            self._metrics.invocation("malformed")
             return None
-        except Exception:  # an isolation boundary: the next batch may be a better one
-            self._logger.exception("the handler raised; the batch stays", extra=request)
-            self._figures.invocation("raised")
-            self._drain.pause(_jitter(1.0))
+        except Exception:  # isolation boundary: the next batch may succeed
+            self._logger.exception("the handler raised an exception; the batch will be retried", extra=request)
+            self._metrics.invocation("raised")
+            self._shutdown.pause(_jitter(1.0))
             return None
-        self._figures.invocation("ok")
+        self._metrics.invocation("ok")
         return failed
 
     def _delete(self, messages: Sequence[Message]) -> None:
@@ -148,28 +156,32 @@ class Poller:
             if left and attempt:
                 time.sleep(_jitter(_DELETE_PAUSE * 2**attempt))
             left = self._queue.delete(left) if left else left
-        self._figures.messages("deleted", len(messages) - len(left))
+        self._metrics.messages("deleted", len(messages) - len(left))
         if left:
             ids = [message["MessageId"] for message in left]
-            self._logger.warning("messages could not be deleted; they come again", extra={"message_ids": ids})
-            self._figures.messages("undeleted", len(left))
+            self._logger.warning(
+                "messages could not be deleted; they will be delivered again", extra={"message_ids": ids}
+            )
+            self._metrics.messages("undeleted", len(left))
 
     @contextmanager
-    def _kept_hidden(self, messages: Sequence[Message], seconds: int, end: float) -> Iterator[None]:
-        """Renews every third of their time the seconds that messages are hidden, while the block lasts."""
+    def _visibility_renewed(self, messages: Sequence[Message], seconds: int, end: float) -> Iterator[None]:
+        """Renews the visibility timeout of messages inside the block, each time a third of it has passed."""
         done = threading.Event()
 
         def renew() -> None:
             while not done.wait(seconds / 3):
                 if time.monotonic() > end + _OVERRUN:
-                    self._logger.error("the handler hangs; the process ends and its batch comes back")
+                    self._logger.error("the handler hangs; the process exits and its batch will be retried")
                     self._hang()
                     return
-                if left := self._queue.hide(messages, seconds):
+                if left := self._queue.change_visibility(messages, seconds):
                     ids = [message["MessageId"] for message in left]
-                    self._logger.warning("messages could not be kept hidden", extra={"message_ids": ids})
+                    self._logger.warning(
+                        "the visibility timeout of messages could not be renewed", extra={"message_ids": ids}
+                    )
 
-        threading.Thread(target=renew, name="keep-hidden", daemon=True).start()
+        threading.Thread(target=renew, name="renew-visibility", daemon=True).start()
         try:
             yield
         finally:
@@ -177,5 +189,5 @@ class Poller:
 
 
 def _jitter(seconds: float) -> float:
-    """Between half of it and all of it."""
+    """A random time between half of `seconds` and all of it."""
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards no secret

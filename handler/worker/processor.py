@@ -1,7 +1,7 @@
-"""One process of the worker: loads the models, then polls until it is asked to end.
+"""One process of the worker: loads the models, then polls until shutdown is requested.
 
-handler.worker.supervisor starts it as `python -m handler.worker.processor FD PLAN`. It reports through that descriptor,
-and lives as long as its standard input is open: a parent that was killed takes its processes along.
+handler.worker.supervisor starts it as `python -m handler.worker.processor FD OPTIONS`. It reports through FD and
+shuts down when its standard input closes, so that the processes of a killed parent end too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from botocore.exceptions import BotoCoreError, NoRegionError
 from enrichment.errors import EnrichmentError
 from enrichment.session import available_cores
 from handler.app import build
-from handler.drain import Drain, on_ending
-from handler.observability import make_logger
+from handler.cli.shutdown import Shutdown, on_shutdown_signal
+from handler.metrics import make_logger
 from handler.settings import WorkerSettings
 from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.polling import Poller
-from handler.worker.reports import Plan, Reporter
+from handler.worker.reports import Reporter, WorkerOptions
 
 __all__ = ["process"]
 
@@ -30,14 +30,14 @@ _HUNG: Final = 70  # EX_SOFTWARE
 _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
-def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Reporter) -> int:
-    """Loads the models, reports that it is ready, polls until the drain is over; returns the exit code."""
+def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown, reporter: Reporter) -> int:
+    """Loads the models, reports that it is ready, polls until the shutdown is over; returns the exit code."""
     logger = make_logger(settings.log_level)
     try:
-        handler: Any = build(_with_its_share(settings), figures=reporter, logger=logger)
-        queue = SqsMessageQueue(settings, plan.wait)
+        handler: Any = build(_with_its_share(settings), metrics=reporter, logger=logger)
+        queue = SqsMessageQueue(settings, options.wait)
     except NoRegionError:
-        reporter.fatal("no AWS region is known; set AWS_DEFAULT_REGION")
+        reporter.fatal("no AWS region is configured; set AWS_DEFAULT_REGION")
         return 1
     except (EnrichmentError, BotoCoreError) as error:
         reporter.fatal(str(error))
@@ -45,14 +45,14 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
     poller = Poller(
         queue,
         handler,
-        drain,
-        plan,
-        figures=reporter,
+        shutdown,
+        options,
+        metrics=reporter,
         logger=logger,
         hang=lambda: os._exit(_HUNG),
         memory_mb=_memory_mb(),
     )
-    with on_ending(drain.ask):  # until here a signal ends the process by itself: nothing is in hand
+    with on_shutdown_signal(shutdown.request):  # before this a signal just ends the process
         reporter.flush()
         reporter.ready()
         poller.run()
@@ -60,31 +60,31 @@ def process(settings: WorkerSettings, plan: Plan, drain: Drain, reporter: Report
 
 
 def _with_its_share(settings: WorkerSettings) -> WorkerSettings:
-    """Settings where several processes do not each run a thread on every core."""
+    """Settings in which the processes share the cores instead of each using all of them."""
     threads = settings.intra_op_threads or max(1, available_cores() // settings.num_workers)
     return settings.model_copy(update={"intra_op_threads": threads})
 
 
 def _memory_mb(limit: Path = _MEMORY_LIMIT) -> int:
-    """Memory in MB that this process may use: the container's limit, or what the machine has."""
+    """Memory in MB that this process may use: the container's limit, or the machine's memory."""
     found = limit.read_text().strip() if limit.is_file() else ""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (int(found) if found.isdigit() else machine) // 2**20
 
 
-def _end_with_parent(stdin: BinaryIO, drain: Drain) -> None:
+def _end_with_parent(stdin: BinaryIO, shutdown: Shutdown) -> None:
     while stdin.read(1):
         pass
-    drain.ask()
+    shutdown.request()
 
 
 def main() -> None:
-    """Runs this process; its exit does not wait for a thread that still hangs on the network."""
-    descriptor, plan = int(sys.argv[1]), Plan.load(sys.argv[2])
-    drain = Drain(plan.grace)
+    """Runs this process; its exit does not wait for threads that hang on the network."""
+    descriptor, options = int(sys.argv[1]), WorkerOptions.load(sys.argv[2])
+    shutdown = Shutdown(options.grace)
     with open(descriptor, "wb") as stream:
-        threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, drain), daemon=True).start()
-        code = process(WorkerSettings(), plan, drain, Reporter(stream))
+        threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, shutdown), daemon=True).start()
+        code = process(WorkerSettings(), options, shutdown, Reporter(stream))
     sys.stdout.flush()
     os._exit(code)
 

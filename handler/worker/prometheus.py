@@ -1,4 +1,4 @@
-"""The figures as Prometheus reads them (/metrics): the adapter of the port beside EMF."""
+"""The metrics as Prometheus reads them (/metrics): the adapter of the port beside EMF."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from handler.observability import OUTCOMES
+from handler.metrics import OUTCOMES
 
-__all__ = ["CONTENT_TYPE", "PrometheusFigures"]
+__all__ = ["CONTENT_TYPE", "PrometheusMetrics"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # what generate_latest writes, in all versions
 
@@ -17,8 +17,8 @@ _BATCH_TICKETS: Final = (1, 2, 3, 5, 7, 10, 20, 50, 100)
 _BUNDLE_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
-class PrometheusFigures:
-    """Takes the figures of all processes of a worker, in a registry of its own. Fit for several threads."""
+class PrometheusMetrics:
+    """Takes the metrics of all processes of a worker, in a registry of its own. Fit for several threads."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
@@ -69,31 +69,31 @@ class PrometheusFigures:
             self._messages.labels(result)
 
     def started(self, bundle_seconds: float) -> None:
-        """As Figures.started; once per process."""
+        """As Metrics.started; once per process."""
         self._bundle.observe(bundle_seconds)
 
     def batch(self, tickets: int) -> None:
-        """As Figures.batch."""
+        """As Metrics.batch."""
         self._batch.observe(tickets)
 
     def stage(self, name: str, seconds: float) -> None:
-        """As Figures.stage."""
+        """As Metrics.stage."""
         self._stages.labels(name).observe(seconds)
 
     def outcome(self, outcome: str, error_type: str | None) -> None:
-        """As Figures.outcome; the label `error_type` is empty where there was no error."""
+        """As Metrics.outcome; the label `error_type` is empty where there was no error."""
         self._tickets.labels(outcome, error_type or "").inc()
 
     def invocation(self, result: str) -> None:
-        """As PollFigures.invocation."""
+        """As PollMetrics.invocation."""
         self._invocations.labels(result).inc()
 
     def messages(self, result: str, count: int) -> None:
-        """As PollFigures.messages."""
+        """As PollMetrics.messages."""
         self._messages.labels(result).inc(count)
 
     def receive_failed(self, code: str) -> None:
-        """As PollFigures.receive_failed."""
+        """As PollMetrics.receive_failed."""
         self._receive_errors.labels(code).inc()
 
     def processes(self, ready: int, wanted: int) -> None:
@@ -106,8 +106,8 @@ class PrometheusFigures:
         self._restarts.inc()
 
     def flush(self) -> None:
-        """As Figures.flush: Prometheus comes and asks, nothing has to be sent."""
+        """As Metrics.flush: Prometheus comes and asks, nothing has to be sent."""
 
     def text(self) -> bytes:
-        """All figures in Prometheus' text format (CONTENT_TYPE)."""
+        """All metrics in Prometheus' text format (CONTENT_TYPE)."""
         return generate_latest(self._registry)

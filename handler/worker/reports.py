@@ -1,7 +1,7 @@
-"""What the worker's parent and its processes tell each other: a plan on the command line, reports through a pipe.
+"""Communication between the worker's parent and its processes: options on the command line, reports through a pipe.
 
-Reports are JSON lines: ready, or why it never will be, and the figures of each batch. The parent adds them up, so the
-sums of /metrics outlive a process, and no file has to be shared.
+Reports are JSON lines: ready, or the reason why the process cannot start, and the metrics of each batch. The parent
+adds the metrics up, so that the sums in /metrics survive a process, and no file has to be shared.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol, Self
 
-from handler.observability import Figures
+from handler.metrics import Metrics
 
-__all__ = ["Plan", "PollFigures", "Reporter", "WorkerFigures", "replay"]
+__all__ = ["PollMetrics", "Reporter", "WorkerMetrics", "WorkerOptions", "replay"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How to poll: messages at a time, and the rest in seconds.
+class WorkerOptions:
+    """How to poll. All times are in seconds.
 
-    An empty queue is asked for `wait` at a time, messages in hand are hidden for `hidden`, an invocation may last for
-    `timeout` (None: as long as the queue would hide the message), and a process asked to end has `grace` for it.
+    `wait` is the length of a long poll, `timeout` the maximum duration of an invocation (None: the queue's visibility
+    timeout), `grace` the time for shutdown.
     """
 
     batch_size: int = 10
     wait: int = 20
-    hidden: int = 30
+    visibility_timeout: int = 30
     timeout: float | None = None
     grace: float = 25.0
 
     def dump(self) -> str:
-        """This plan as a text for `load`."""
+        """This options as a text for `load`."""
         return json.dumps(asdict(self))
 
     @classmethod
     def load(cls, text: str) -> Self:
-        """The plan that `dump` wrote."""
+        """The options that `dump` wrote."""
         return cls(**json.loads(text))
 
 
-class PollFigures(Protocol):
-    """Takes the figures of polling."""
+class PollMetrics(Protocol):
+    """Takes the metrics of polling."""
 
     def invocation(self, result: str) -> None:
         """The handler was called; it answered (ok), raised, or its answer was malformed."""
@@ -61,12 +61,12 @@ class PollFigures(Protocol):
         ...
 
 
-class WorkerFigures(Figures, PollFigures, Protocol):
-    """Takes the figures of the pipeline and of polling."""
+class WorkerMetrics(Metrics, PollMetrics, Protocol):
+    """Takes the metrics of the pipeline and of polling."""
 
 
 class Reporter:
-    """Writes reports into a stream; as WorkerFigures it keeps what it is told until `flush`."""
+    """Writes reports into a stream; as WorkerMetrics it keeps what it is told until `flush`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -82,31 +82,31 @@ class Reporter:
         self._write({"fatal": reason})
 
     def started(self, bundle_seconds: float) -> None:
-        """As Figures.started."""
+        """As Metrics.started."""
         self._keep("started", bundle_seconds)
 
     def batch(self, tickets: int) -> None:
-        """As Figures.batch."""
+        """As Metrics.batch."""
         self._keep("batch", tickets)
 
     def stage(self, name: str, seconds: float) -> None:
-        """As Figures.stage."""
+        """As Metrics.stage."""
         self._keep("stage", name, seconds)
 
     def outcome(self, outcome: str, error_type: str | None) -> None:
-        """As Figures.outcome."""
+        """As Metrics.outcome."""
         self._keep("outcome", outcome, error_type)
 
     def invocation(self, result: str) -> None:
-        """As PollFigures.invocation."""
+        """As PollMetrics.invocation."""
         self._keep("invocation", result)
 
     def messages(self, result: str, count: int) -> None:
-        """As PollFigures.messages."""
+        """As PollMetrics.messages."""
         self._keep("messages", result, count)
 
     def receive_failed(self, code: str) -> None:
-        """As PollFigures.receive_failed."""
+        """As PollMetrics.receive_failed."""
         self._keep("receive_failed", code)
 
     def flush(self) -> None:
@@ -114,7 +114,7 @@ class Reporter:
         with self._lock:
             calls, self._calls = self._calls, []
         if calls:
-            self._write({"figures": calls})
+            self._write({"metrics": calls})
 
     def _keep(self, *call: Any) -> None:
         with self._lock:
@@ -128,7 +128,7 @@ class Reporter:
             return  # the parent has gone; that it has ends this process by another way
 
 
-def replay(calls: Sequence[Sequence[Any]], figures: WorkerFigures) -> None:
-    """Tells `figures` what a Reporter was told."""
+def replay(calls: Sequence[Sequence[Any]], metrics: WorkerMetrics) -> None:
+    """Tells `metrics` what a Reporter was told."""
     for name, *arguments in calls:
-        getattr(figures, name)(*arguments)
+        getattr(metrics, name)(*arguments)

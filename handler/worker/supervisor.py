@@ -17,18 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from handler.drain import TICK, on_ending
-from handler.observability import Logger
-from handler.worker.reports import WorkerFigures, replay
+from handler.cli.shutdown import TICK, on_shutdown_signal
+from handler.metrics import Logger
+from handler.worker.reports import WorkerMetrics, replay
 
-__all__ = ["Supervisor", "SupervisorFigures"]
+__all__ = ["Supervisor", "SupervisorMetrics"]
 
 _FALSE_STARTS: Final = 5
 _MOST_PAUSE: Final = 30.0
 
 
-class SupervisorFigures(WorkerFigures, Protocol):
-    """Takes the figures of all processes."""
+class SupervisorMetrics(WorkerMetrics, Protocol):
+    """Takes the metrics of all processes."""
 
     def processes(self, ready: int, wanted: int) -> None:
         """So many processes are ready, of so many that should be."""
@@ -59,20 +59,20 @@ class Supervisor:
         wanted: int,
         grace: float,
         *,
-        figures: SupervisorFigures,
+        metrics: SupervisorMetrics,
         logger: Logger,
     ) -> None:
         self._command = command
         self._wanted = wanted
         self._grace = grace
-        self._figures = figures
+        self._metrics = metrics
         self._logger = logger
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # filled by threads and signals
         self._children: list[_Child] = []
         self._starts: list[float] = []  # when processes are due
         self._false_starts = 0
         self._has_begun = False
-        self._is_draining = False
+        self._is_shutting_down = False
         self._kill_at: float | None = None
         self.failure: str | None = None
 
@@ -82,17 +82,17 @@ class Supervisor:
         A second signal kills. The code is 1 where a process could not end in time, and where none can start, which
         `failure` explains then in one line.
         """
-        with on_ending(lambda: self._inbox.put(self._asked)):
+        with on_shutdown_signal(lambda: self._inbox.put(self._asked)):
             # The first one installs the bundle for all, and finds out whether the others can start at all.
             self._start()
             while self._children or self._starts:
-                self._figures.processes(self._ready(), self._wanted)
+                self._metrics.processes(self._ready(), self._wanted)
                 self._next()()
         return 1 if self.failure is not None else 0
 
     def not_ready(self) -> str | None:
         """Why not every process takes messages, or None; for other threads."""
-        if self._is_draining:
+        if self._is_shutting_down:
             return "draining"
         ready = self._ready()
         return None if ready == self._wanted else f"{ready} of {self._wanted} processes have loaded the bundle"
@@ -140,13 +140,13 @@ class Supervisor:
         self._inbox.put(partial(self._ended, child, code))
 
     def _told(self, child: _Child, report: dict[str, Any]) -> None:
-        replay(report.get("figures", ()), self._figures)
+        replay(report.get("metrics", ()), self._metrics)
         child.fatal = report.get("fatal", child.fatal)
         if report.get("ready"):
             child.is_ready = True
             self._false_starts = 0
             self._logger.info("a process is ready", extra={"pid": child.process.pid})
-            if not self._has_begun and not self._is_draining:
+            if not self._has_begun and not self._is_shutting_down:
                 self._starts += [time.monotonic()] * (self._wanted - 1)
             self._has_begun = True
 
@@ -155,14 +155,14 @@ class Supervisor:
         if child.process.stdin is not None:
             child.process.stdin.close()
         how = {"pid": child.process.pid, "code": code}
-        if self._is_draining:
+        if self._is_shutting_down:
             # Before its handlers are in place SIGTERM ends a process by itself, which loses nothing.
             if code not in (0, -signal.SIGTERM):
                 self._fail(f"a process did not end in good order (code {code}); its messages come back")
         elif child.fatal is not None:
             self._fail(child.fatal)
         else:
-            self._figures.restarted()
+            self._metrics.restarted()
             self._false_starts += not child.is_ready
             if self._false_starts >= _FALSE_STARTS:
                 self._fail(f"{_FALSE_STARTS} processes in a row ended before they were ready (code {code})")
@@ -173,18 +173,18 @@ class Supervisor:
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason
-        self._drain()
+        self._shut_down()
 
     def _asked(self) -> None:
-        if self._is_draining:
+        if self._is_shutting_down:
             self._kill()
         else:
             self._logger.info("asked to end; finishing what is in hand")
-            self._drain()
+            self._shut_down()
 
-    def _drain(self) -> None:
-        if not self._is_draining:
-            self._is_draining = True
+    def _shut_down(self) -> None:
+        if not self._is_shutting_down:
+            self._is_shutting_down = True
             self._kill_at = time.monotonic() + self._grace
             self._starts.clear()
             for child in self._children:

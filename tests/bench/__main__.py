@@ -128,8 +128,8 @@ def throughput(bundle: Path, models: Path) -> None:
 
 def memory(bundle: Path) -> None:
     """Peak memory over 1,000 tickets."""
-    figures = json_of("tests.bench.memory", str(bundle))
-    peak, growth = figures["peak_mb"], figures["after_1000"] / figures["after_200"]
+    metrics = json_of("tests.bench.memory", str(bundle))
+    peak, growth = metrics["peak_mb"], metrics["after_1000"] / metrics["after_200"]
     say("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
     say("  memory after 1,000 tickets against after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
 

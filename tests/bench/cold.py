@@ -72,7 +72,7 @@ def apart(bundle: Path, cache: str) -> None:
 
     from enrichment import Bundle, Enricher, parse_ticket
     from enrichment.session import make_session
-    from handler.bundle_source import install_bundle
+    from handler.aws.bundle_source import install_bundle
 
     with step("bundle: copy and verify"):
         folder = install_bundle(bundle.as_uri(), cache, lambda: None)

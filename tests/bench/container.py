@@ -22,7 +22,7 @@ from events.generator import TicketGenerator
 from handler.local import EmbeddedStack
 from tests.bench.baseline import prepare
 from tests.runtime.container import LambdaContainer, find_rie, sweep
-from tests.runtime.deployed import Figures, Lambda
+from tests.runtime.deployed import Lambda, Metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS = 5
@@ -44,7 +44,7 @@ def main() -> int:
     prepare(models)
     sweep()
     with EmbeddedStack() as stack:
-        function = Lambda(stack, given.image, find_rie(), Figures())
+        function = Lambda(stack, given.image, find_rie(), Metrics())
         verdicts = [start(function, models), tickets(function, given.batches)]
         return max(verdicts)
 
@@ -101,10 +101,10 @@ def tickets(function: Lambda, batches: int) -> int:
             if number < 0 or invocation.duration_ms is None:  # the first ones make connections
                 used = container.cpu_seconds()
                 continue
-            (figures,) = [f for f in logged(invocation.log) if "TicketsPerBatch" in f]
-            assert figures["TicketsDone"] == [10.0]
+            (metrics,) = [f for f in logged(invocation.log) if "TicketsPerBatch" in f]
+            assert metrics["TicketsDone"] == [10.0]
             whole.append(invocation.duration_ms / 10)
-            models.append(sum(sum(figures[stage]) for stage in STAGES) / 10)
+            models.append(sum(sum(metrics[stage]) for stage in STAGES) / 10)
         used = container.cpu_seconds() - used
         peak = container.memory_peak() / 1e6
     sys.stdout.write(

@@ -182,12 +182,12 @@ def start(folder: Path, models: Path) -> None:
 
 def memory(folder: Path) -> None:
     """Peak memory for a batch of ten with 4 beams, and what 200 batches of all lengths add."""
-    figures = bench.json_of("tests.bench.memory_full", str(folder))
-    peak = figures["peak_of_ten"]
+    metrics = bench.json_of("tests.bench.memory_full", str(folder))
+    peak = metrics["peak_of_ten"]
     say("full, peak memory, a batch of 10, 4 beams", f"{peak:.0f} MB", "under 1300 MB", peak < 1300)
-    sys.stdout.write(f"        {figures['peak']:.0f} MB over 200 batches more, of up to 1,024 tokens a ticket\n")
+    sys.stdout.write(f"        {metrics['peak']:.0f} MB over 200 batches more, of up to 1,024 tokens a ticket\n")
     for name in ("medians", "largest"):
-        growth = figures[name][-1] / figures[name][0]
+        growth = metrics[name][-1] / metrics[name][0]
         say(
             f"  {name} of the last 50 batches against the same 50, the first",
             f"{growth:.2f} times",

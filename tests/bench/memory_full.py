@@ -39,10 +39,10 @@ if __name__ == "__main__":
         sys.stderr.write(
             f"{50 * (number + 1)} batches: median {rounds[-1][0]:.0f} MB, at most {rounds[-1][1]:.0f} MB\n"
         )
-    figures = {
+    metrics = {
         "peak_of_ten": peak,
         "peak": peak_mb(),
         "medians": [m for m, _ in rounds],
         "largest": [m for _, m in rounds],
     }
-    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.write(json.dumps(metrics) + "\n")

@@ -46,7 +46,7 @@ def handler(bundle: str) -> None:
     from handler.settings import Settings
 
     step("import")
-    from tests.fakes import FakeSink
+    from tests.support.fakes import FakeSink
 
     with tempfile.TemporaryDirectory() as cache:
         settings = Settings(

@@ -60,8 +60,8 @@ def test_results_are_those_of_this_cpu(
                 assert ours[task] == other[task]
         same += ours["summary"] == other["summary"]
     with capsys.disabled():
-        figures = f"cosine at worst {cosine:.6f}, scores at most {apart:.4f} apart, {same} of {TICKETS} summaries equal"
-        sys.stdout.write(f"\n{machine.cpu} ({machine.has}): {figures}\n")
+        metrics = f"cosine at worst {cosine:.6f}, scores at most {apart:.4f} apart, {same} of {TICKETS} summaries equal"
+        sys.stdout.write(f"\n{machine.cpu} ({machine.has}): {metrics}\n")
     assert cosine > COSINE
     assert apart < SCORE
     assert same == TICKETS

@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
-from handler.emulator import Emulator
+from handler.local.emulator import Emulator
 from tests.endtoend.cloud import containers_of
 from tests.endtoend.deployment import REPOSITORY, Deployment, run
 from tests.runtime.container import sweep

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import Self
 
-from handler.emulator import Emulator
+from handler.local.emulator import Emulator
 from tests.endtoend.cloud import SAM, STANDIN, containers_of
 from tests.endtoend.deployment import REGION, ROOT, Deployment, make_client, run
 from tests.runtime.container import LambdaContainer, docker, find_rie, sweep

@@ -12,8 +12,8 @@ from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from tests.cases import Answer, DeadLetter
 from tests.endtoend.deployment import Deployment
+from tests.support.cases import Answer, DeadLetter
 
 _SECONDS = 240.0  # a machine with other work needs many; nothing waits longer than it must
 _DEPTHS = (

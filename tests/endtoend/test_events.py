@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cases import Case, load_cases, run_case
-from tests.endtoend.queue_world import QueueWorld
+from tests.endtoend.queue_harness import QueueHarness
+from tests.support.cases import Case, load_cases, run_case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.only("ministack")
 
 
 @pytest.fixture(scope="module")
-def world(pipeline: Pipeline) -> Iterator[QueueWorld]:
+def harness(pipeline: Pipeline) -> Iterator[QueueHarness]:
     """The deployed system, which hears of an object by the event alone."""
     with pipeline.unnoticed():
-        yield QueueWorld(pipeline)
+        yield QueueHarness(pipeline)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_sample_event(case: Case, world: QueueWorld) -> None:
-    run_case(case, world.invoke, world)
+def test_sample_event(case: Case, harness: QueueHarness) -> None:
+    run_case(case, harness.invoke, harness)

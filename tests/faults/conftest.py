@@ -1,4 +1,4 @@
-"""What all scenarios share: a seed, models, the library's own answers, and the tally in all at the end."""
+"""What all scenarios share: a seed, models, the library's own answers, and the stats in all at the end."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from enrichment import Enricher
 from handler.local import EmbeddedStack
-from handler.worker.reports import Plan
-from tests.account import Account, Auditor, Reference
-from tests.containers import Containers, Post
-from tests.mishaps import Rule, Weather
-from tests.proxy import Proxy
-from tests.traffic import SEED_VARIABLE, Message, Traffic
+from handler.worker.reports import WorkerOptions
+from tests.support.containers import Containers, Post
+from tests.support.fault_injection import FaultPlan, Rule
+from tests.support.proxy import Proxy
+from tests.support.reconciliation import Account, Auditor, Reference
+from tests.support.traffic import SEED_VARIABLE, Message, Traffic
 
 SHARE_VARIABLE = "FAULT_SHARE"
 
@@ -87,25 +87,25 @@ class Scenario:
         """So many messages, or the share that is asked for: a small one may miss a fault that the test looks for."""
         return int(number * _share())
 
-    def weather(self, *rules: Rule) -> Weather:
+    def fault_plan(self, *rules: Rule) -> FaultPlan:
         """What befalls calls, by this scenario's seed."""
-        return Weather(self.seed, rules)
+        return FaultPlan(self.seed, rules)
 
     def run(
         self,
         *waves: Sequence[Message],
-        weather: Weather | None = None,
-        plan: Plan | None = None,
+        fault_plan: FaultPlan | None = None,
+        options: WorkerOptions | None = None,
         models: Enricher | None = None,
         **settings: str,
     ) -> tuple[Account, Containers]:
-        """Sends messages, wave after wave, to containers that find AWS through that weather, and accounts for all."""
-        with Proxy(self.stack.endpoint_url, weather or (lambda call: None)) as proxy:
+        """Sends messages in waves to containers whose AWS calls follow `fault_plan`, and reconciles the results."""
+        with Proxy(self.stack.endpoint_url, fault_plan or (lambda call: None)) as proxy:
             containers = Containers(
                 self.stack,
                 proxy.url,
                 models or self.models,
-                plan=plan or Plan(wait=1, hidden=10, timeout=30),
+                options=options or WorkerOptions(wait=1, visibility_timeout=10, timeout=30),
                 settings=settings,
             )
             with containers.running():
@@ -117,11 +117,11 @@ class Scenario:
         assert set(containers.invocations()) == {"ok"}
         assert not containers.hung
         return self.account(
-            [message for wave in waves for message in wave], weather.struck if weather else {}
+            [message for wave in waves for message in wave], fault_plan.struck if fault_plan else {}
         ), containers
 
     def account(self, messages: Sequence[Message], notes: Mapping[str, int] | None = None) -> Account:
-        """Accounts for messages, prints the tally, and holds it to be complete."""
+        """Accounts for messages, prints the stats, and holds it to be complete."""
         account = Auditor(self.stack, self.reference).account(self.name, messages, self.post.ids)
         now = time.monotonic()
         account.seconds, account.notes, self.begun = now - self.begun, dict(notes or {}), now

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from enrichment import Bundle
-from tests.mishaps import Call, Mishap, Stall
-from tests.proxy import Proxy
-from tests.workers import worker
+from tests.support.fault_injection import Call, Fault, Stall
+from tests.support.proxy import Proxy
+from tests.support.workers import worker
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
@@ -62,7 +62,7 @@ def test_worker_killed_while_it_copies_its_bundle(scenario: Scenario, shelf: She
     messages = scenario.traffic.mixed(scenario.size(300))
     scenario.post.bring(messages)
 
-    def stall(call: Call) -> Mishap | None:
+    def stall(call: Call) -> Fault | None:
         name = call.subject.rpartition("/")[2]
         if call.name == "GET" and files and name == files[0]:
             files.pop(0)

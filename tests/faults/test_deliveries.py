@@ -11,8 +11,8 @@ from shutil import copytree
 from typing import TYPE_CHECKING
 
 from enrichment import Enricher
-from tests.account import Reference
-from tests.workers import worker
+from tests.support.reconciliation import Reference
+from tests.support.workers import worker
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.proxy import Proxy
-from tests.workers import Assassin, worker
+from tests.support.proxy import Proxy
+from tests.support.workers import Assassin, worker
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
@@ -33,7 +33,12 @@ def test_two_workers_killed_again_and_again(scenario: Scenario, tmp_path: Path) 
         for number in range(2):
             proxy = running.enter_context(Proxy(scenario.stack.endpoint_url))
             one = running.enter_context(
-                worker(environment | {"AWS_ENDPOINT_URL": proxy.url}, tmp_path / f"{number}.log", "--hidden", "3")
+                worker(
+                    environment | {"AWS_ENDPOINT_URL": proxy.url},
+                    tmp_path / f"{number}.log",
+                    "--visibility-timeout",
+                    "3",
+                )
             )
             one.wait_until("a process is ready")
             chance = random.Random(f"{scenario.seed}/{number}")

@@ -10,9 +10,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from handler.worker.reports import Plan
-from tests.mishaps import Call, Cut, Refusal, Rule, Share
-from tests.traffic import Message
+from handler.worker.reports import WorkerOptions
+from tests.support.fault_injection import Call, Cut, Refusal, Rule, Share
+from tests.support.traffic import Message
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
@@ -29,7 +29,7 @@ def named(*names: str) -> Callable[[Call], bool]:
 
 def test_sqs_half_fails(scenario: Scenario) -> None:
     traffic = scenario.traffic
-    weather = scenario.weather(
+    fault_plan = scenario.fault_plan(
         Rule(named("ReceiveMessage"), 0.1, (1,), (Refusal(400, "RequestThrottled"), BROKEN, RESET, LOST)),
         Rule(named("DeleteMessageBatch"), 0.4, (1,), (Share(2, 0), Share(2, 1), Share(1, 0), BROKEN, RESET, LOST)),
         Rule(named("ChangeMessageVisibilityBatch"), 0.4, (1,), (Share(), BROKEN, LOST)),
@@ -41,10 +41,13 @@ def test_sqs_half_fails(scenario: Scenario) -> None:
     traffic.chance.shuffle(messages)
     # Messages whose receipt was lost come back when they have been hidden for so long.
     account, _ = scenario.run(
-        messages, weather=weather, plan=Plan(wait=1, hidden=3, timeout=30), MAX_TICKET_BYTES=MOST_BYTES
+        messages,
+        fault_plan=fault_plan,
+        options=WorkerOptions(wait=1, visibility_timeout=3, timeout=30),
+        MAX_TICKET_BYTES=MOST_BYTES,
     )
     assert account.twice
-    assert weather.struck["DeleteMessageBatch half failed"]
+    assert fault_plan.struck["DeleteMessageBatch half failed"]
 
 
 def test_dead_letter_queue_refuses(scenario: Scenario) -> None:
@@ -58,17 +61,19 @@ def test_dead_letter_queue_refuses(scenario: Scenario) -> None:
         )
 
     denied = (Refusal(403, "AccessDeniedException"),)
-    weather = scenario.weather(
+    fault_plan = scenario.fault_plan(
         Rule(refused(0), 1, (1, 2), denied),
         # For ever: SQS itself then moves the message after its last receive, without a reason.
         Rule(refused(1), 1, (1000,), denied),
     )
     messages = [
-        *(_moved(message, weather.rules[1].fits) for message in islice(traffic.poison(), scenario.size(600))),
+        *(_moved(message, fault_plan.rules[1].fits) for message in islice(traffic.poison(), scenario.size(600))),
         *traffic.mixed(scenario.size(600), uploads=0.1),
     ]
     traffic.chance.shuffle(messages)
-    account, containers = scenario.run(messages, weather=weather, MAX_TICKET_BYTES=MOST_BYTES, MAX_RECEIVE_COUNT="3")
+    account, containers = scenario.run(
+        messages, fault_plan=fault_plan, MAX_TICKET_BYTES=MOST_BYTES, MAX_RECEIVE_COUNT="3"
+    )
     assert account.rejected["redriven by SQS"]
     assert not account.twice
     assert containers.tickets()["failed"]

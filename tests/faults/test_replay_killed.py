@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from handler.local import EmbeddedStack
-from tests.proxy import Proxy, Unanswered
 from tests.support.dlq_process import Starter
 from tests.support.dlq_queues import text
+from tests.support.proxy import Proxy, Unanswered
 
 RUNS = 100
 AT_ONCE = 8  # most of the time they wait

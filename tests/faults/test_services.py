@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from handler.worker.reports import Plan
-from tests.mishaps import Call, Cut, Mishap, Refusal, Rule, Stall, Weather
-from tests.traffic import Message
+from handler.worker.reports import WorkerOptions
+from tests.support.fault_injection import Call, Cut, Fault, FaultPlan, Refusal, Rule, Stall
+from tests.support.traffic import Message
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
@@ -38,13 +38,13 @@ def of(service: str, name: str, part: int, bucket: str = "") -> Callable[[Call],
 
 
 def doomed(
-    messages: Sequence[Message], weather: Weather, reasons: dict[int, str], buckets: Sequence[str]
+    messages: Sequence[Message], fault_plan: FaultPlan, reasons: dict[int, str], buckets: Sequence[str]
 ) -> list[Message]:
     """The messages, with the reason of those that a rule strikes for ever and that therefore die."""
-    return [_doomed(message, weather, reasons, buckets) for message in messages]
+    return [_doomed(message, fault_plan, reasons, buckets) for message in messages]
 
 
-def _doomed(message: Message, weather: Weather, reasons: dict[int, str], buckets: Sequence[str]) -> Message:
+def _doomed(message: Message, fault_plan: FaultPlan, reasons: dict[int, str], buckets: Sequence[str]) -> Message:
     (ticket,) = message.wanted
     for number, reason in reasons.items():
         for name, subject in (
@@ -54,28 +54,28 @@ def _doomed(message: Message, weather: Weather, reasons: dict[int, str], buckets
             service, _, bucket = name.partition(" ")
             applies = message.body is None or bucket != buckets[0]  # an inline ticket is not fetched
             probe = [Call(call, service, subject, b"") for call in ("GET", "PUT", "GetItem", "PutItem")]
-            struck = any(weather.rules[number].fits(call) for call in probe)
-            if applies and struck and weather.times(number, subject) == FOREVER:
+            struck = any(fault_plan.rules[number].fits(call) for call in probe)
+            if applies and struck and fault_plan.times(number, subject) == FOREVER:
                 return replace(message, wanted=(), reasons=(reason,))
     return message
 
 
-def rule(fits: Callable[[Call], bool], *kinds: Mishap, odds: float = 0.15, times: tuple[int, ...] = TIMES) -> Rule:
+def rule(fits: Callable[[Call], bool], *kinds: Fault, odds: float = 0.15, times: tuple[int, ...] = TIMES) -> Rule:
     return Rule(fits, odds, times, kinds)
 
 
 def test_s3_fails_and_asks_to_slow_down(scenario: Scenario) -> None:
     raw, enriched = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
     slow, broken = (Refusal(503, "SlowDown"),), (Refusal(500, "InternalError"), Refusal(503, "ServiceUnavailable"))
-    weather = scenario.weather(
+    fault_plan = scenario.fault_plan(
         rule(of("s3", "GET", 0, raw), *slow),
         rule(of("s3", "GET", 1, raw), *broken),
         rule(of("s3", "PUT", 2, enriched), *slow),
         rule(of("s3", "PUT", 3, enriched), *broken),
     )
     reasons = {0: "throttled", 1: "service_failed", 2: "throttled", 3: "service_failed"}
-    messages = doomed(scenario.traffic.mixed(scenario.size(2000), uploads=0.2), weather, reasons, (raw, enriched))
-    account, containers = scenario.run(messages, weather=weather)
+    messages = doomed(scenario.traffic.mixed(scenario.size(2000), uploads=0.2), fault_plan, reasons, (raw, enriched))
+    account, containers = scenario.run(messages, fault_plan=fault_plan)
     assert account.rejected["throttled"]
     assert account.rejected["service_failed"]
     assert containers.tickets()["failed"]
@@ -84,15 +84,15 @@ def test_s3_fails_and_asks_to_slow_down(scenario: Scenario) -> None:
 def test_dynamodb_throttles_and_fails(scenario: Scenario) -> None:
     buckets = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
     failing = Refusal(500, "InternalServerError")
-    weather = scenario.weather(
+    fault_plan = scenario.fault_plan(
         rule(of("dynamodb", "GetItem", 0), *THROTTLED),
         rule(of("dynamodb", "GetItem", 1), failing),
         rule(of("dynamodb", "PutItem", 2), *THROTTLED),
         rule(of("dynamodb", "PutItem", 3), failing),
     )
     reasons = {0: "throttled", 1: "service_failed", 2: "throttled", 3: "service_failed"}
-    messages = doomed(scenario.traffic.mixed(scenario.size(2000)), weather, reasons, buckets)
-    account, containers = scenario.run(messages, weather=weather)
+    messages = doomed(scenario.traffic.mixed(scenario.size(2000)), fault_plan, reasons, buckets)
+    account, containers = scenario.run(messages, fault_plan=fault_plan)
     assert account.rejected["throttled"]
     assert account.rejected["service_failed"]
     assert containers.tickets()["failed"]
@@ -100,7 +100,7 @@ def test_dynamodb_throttles_and_fails(scenario: Scenario) -> None:
 
 def test_connections_break(scenario: Scenario) -> None:
     raw, enriched = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
-    weather = scenario.weather(
+    fault_plan = scenario.fault_plan(
         rule(of("s3", "GET", 0, raw), *BROKEN),
         rule(of("s3", "PUT", 1, enriched), *BROKEN[:2]),  # an answer without a body cannot be cut
         rule(of("dynamodb", "GetItem", 2), *BROKEN),
@@ -108,8 +108,8 @@ def test_connections_break(scenario: Scenario) -> None:
         rule(of("dynamodb", "PutItem", 3), *BROKEN, times=(1, 2, 3, 4)),
     )
     reasons = dict.fromkeys(range(3), "service_failed")
-    messages = doomed(scenario.traffic.mixed(scenario.size(1500)), weather, reasons, (raw, enriched))
-    account, containers = scenario.run(messages, weather=weather)
+    messages = doomed(scenario.traffic.mixed(scenario.size(1500)), fault_plan, reasons, (raw, enriched))
+    account, containers = scenario.run(messages, fault_plan=fault_plan)
     assert set(account.rejected) == {"service_failed"}
     assert account.superseded  # objects of writes that were tried again
     assert containers.tickets()["failed"]
@@ -118,7 +118,7 @@ def test_connections_break(scenario: Scenario) -> None:
 def test_calls_that_hang_are_left_before_the_deadline(scenario: Scenario) -> None:
     raw, enriched = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
     hanging = (Stall(12, heard=True), Stall(12, heard=False))  # longer than a batch may take here
-    weather = scenario.weather(
+    fault_plan = scenario.fault_plan(
         *(
             rule(fits, *hanging, odds=0.04, times=(1,))
             for fits in (
@@ -130,7 +130,9 @@ def test_calls_that_hang_are_left_before_the_deadline(scenario: Scenario) -> Non
         )
     )
     messages = scenario.traffic.mixed(scenario.size(500))
-    account, containers = scenario.run(messages, weather=weather, plan=Plan(wait=1, hidden=10, timeout=8))
-    assert sum(weather.struck.values())
+    account, containers = scenario.run(
+        messages, fault_plan=fault_plan, options=WorkerOptions(wait=1, visibility_timeout=10, timeout=8)
+    )
+    assert sum(fault_plan.struck.values())
     assert {code for outcome, code in containers.errors() if outcome == "failed"} == {"out_of_time"}
     assert not account.rejected

@@ -15,10 +15,10 @@ from samtranslator.yaml_helper import yaml_parse
 from enrichment import Enricher
 from handler.app import build
 from handler.errors import ServiceFailed
-from handler.observability import NAMESPACE, EmfFigures, make_logger
+from handler.metrics import NAMESPACE, EmfMetrics, make_logger
 from handler.settings import Settings
-from tests.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, context, event, record, ticket
 from tests.infrastructure.watched import TEXT, Metric, Template, alarmed, alarms, calculated, rows, widgets
+from tests.support.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, context, event, record, ticket
 
 TEMPLATE: Template = yaml_parse(TEXT)
 WIDGETS = {widget["properties"]["title"]: widget for widget in widgets(TEMPLATE)}
@@ -64,16 +64,16 @@ def written(enricher: Enricher) -> set[Metric]:
     """What the handler writes about a batch in which each outcome happens, the first of its container."""
     # Dimensions as the template says them: the function is told its own name, and Lambda tells its version.
     sink, output = FakeSink(), StringIO()
-    figures = EmfFigures("${EnrichmentFunction}", "${EnrichmentFunction.Version.Version}")
+    metrics = EmfMetrics("${EnrichmentFunction}", "${EnrichmentFunction.Version.Version}")
     sink.faults.set(ServiceFailed("no answer"), "T-failed")
-    figures.started(1.0)
+    metrics.started(1.0)
     function = build(
         Settings(**SETTINGS),
         source=FakeSource(),
         sink=sink,
         dead_letters=FakeDeadLetters(),
         models=enricher,
-        figures=figures,
+        metrics=metrics,
         logger=make_logger("CRITICAL"),
     )
     bodies = [ticket("T-done"), ticket("T-failed"), "{", {"Event": "s3:TestEvent", "Service": "Amazon S3"}]

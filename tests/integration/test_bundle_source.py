@@ -20,14 +20,14 @@ from moto import mock_aws
 
 from enrichment.bundle import MANIFEST, Bundle
 from enrichment.errors import BundleCorrupt, BundleError, BundleInvalid, BundleMissing
-from handler.bundle_source import install_bundle
+from handler.aws.bundle_source import install_bundle
 from handler.local import EmbeddedStack
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COPY = """
 import sys, time, boto3
 from pathlib import Path
-from handler.bundle_source import install_bundle
+from handler.aws.bundle_source import install_bundle
 uri, cache, go = sys.argv[1:]
 client = boto3.client("s3") if uri.startswith("s3:") else None
 print("ready", flush=True)

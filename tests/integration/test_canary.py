@@ -10,31 +10,33 @@ from typing import Any
 import pytest
 
 from handler.local import EmbeddedStack
-from tests.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
-from tests.cases import BUCKET
-from tests.fakes import event, notification, record
-from tests.stack_world import StackWorld, deployed
+from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
+from tests.support.cases import BUCKET
+from tests.support.fakes import event, notification, record
+from tests.support.stack_harness import StackHarness, deployed
 
 
 @pytest.fixture(scope="module")
-def world(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackWorld]:
+def harness(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHarness]:
     with deployed(stack, bundle, tmp_path_factory.mktemp("cache")) as found:
         yield found
 
 
-def test_no_canary_is_told_of(world: StackWorld, capfd: pytest.CaptureFixture[str]) -> None:
-    world.dead_letters()
+def test_no_canary_is_told_of(harness: StackHarness, capfd: pytest.CaptureFixture[str]) -> None:
+    harness.dead_letters()
     objects = {**BROKEN, "good.json": json.dumps(valid("CAN-1")).encode()}
     for key, body in objects.items():
-        world.put_object(f"leaks/{key}", body)
-    sent: list[dict[str, Any]] = [record(notification(f"leaks/{key}", bucket=world.raw_bucket), key) for key in objects]
+        harness.put_object(f"leaks/{key}", body)
+    sent: list[dict[str, Any]] = [
+        record(notification(f"leaks/{key}", bucket=harness.raw_bucket), key) for key in objects
+    ]
     sent += [
-        record(body.replace(BUCKET, world.raw_bucket), name)
+        record(body.replace(BUCKET, harness.raw_bucket), name)
         for name, body in {**REFUSED, **SKIPPED, "inline-good": json.dumps(valid("CAN-2"))}.items()
     ]
-    answer = world.invoke(event(*sent))
+    answer = harness.invoke(event(*sent))
     assert answer.response == {"batchItemFailures": []}
-    letters = world.dead_letters()
+    letters = harness.dead_letters()
     bodies = {letter.rejection["message_id"]: letter.body for letter in letters}
     assert bodies.keys() == BROKEN.keys() | REFUSED.keys()
     assert all(WORD in bodies[name] for name in REFUSED), "the body stays in its message"
@@ -43,6 +45,6 @@ def test_no_canary_is_told_of(world: StackWorld, capfd: pytest.CaptureFixture[st
     assert WORD not in (captured.out + captured.err).lower()
     for name in ("good.json", "inline-good"):
         assert [line["outcome"] for line in answer.tickets(name)] == ["done"]
-    item = world.item("CAN-1", 1_795_165_200)
+    item = harness.item("CAN-1", 1_795_165_200)
     assert item is not None
     assert WORD in item["customer_id"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from handler.dead_letters import SqsDeadLetters
+from handler.aws.dead_letters import SqsDeadLetters
 from handler.errors import ServiceFailed
 from handler.local import EmbeddedStack
 from handler.worker.invocation import sqs_event
-from tests.fakes import record
+from tests.support.fakes import record
 
 LIMIT = 1024 * 1024
 REASON = {"error": "schema_violation", "detail": "customer_id: Field required", "stage": "validate", "s3_key": "a.json"}
@@ -192,7 +192,7 @@ def test_putting_off_sets_the_visibility(
     sqs = stack.client("sqs")
     sqs.send_message(QueueUrl=queues[0], MessageBody="x")
     (first,) = sqs.receive_message(QueueUrl=queues[0], VisibilityTimeout=600)["Messages"]
-    letters.put_off(record("x") | {"receiptHandle": first["ReceiptHandle"]}, 0)
+    letters.defer(record("x") | {"receiptHandle": first["ReceiptHandle"]}, 0)
     again = take(stack, queues[0], WaitTimeSeconds=2)
     assert again["MessageId"] == first["MessageId"]
 
@@ -202,4 +202,4 @@ def test_putting_off_what_cannot_be_is_of_no_consequence(letters: SqsDeadLetters
     unknown = record("x") | {"receiptHandle": handle}
     if handle is None:
         del unknown["receiptHandle"]
-    letters.put_off(unknown, 5)
+    letters.defer(unknown, 5)

@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from events.upload import make_uploads
-from handler import demo
-from handler.accounts import Tally
+from handler.local import demo
+from handler.local.reconciliation import Stats
 
 
 def test_every_ticket_is_accounted_for(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -42,11 +42,11 @@ def test_it_runs_a_full_bundle_as_well(full_bundle: Path, capfd: pytest.CaptureF
 
 
 def test_a_ticket_without_an_outcome_counts_as_lost() -> None:
-    tally = Tally()
+    stats = Stats()
     for line in ('{"message": "ticket", "s3_key": "a", "outcome": "failed"}', "no json", '{"message": "other"}', "3"):
-        tally.read(line)
-    assert not tally.counts()
-    assert tally.attempts_failed == 1
+        stats.read(line)
+    assert not stats.counts()
+    assert stats.attempts_failed == 1
 
 
 def test_a_missing_bundle_is_one_line_and_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,13 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner, Result
 
+from handler.aws.dead_letters import SqsDeadLetters
 from handler.aws.sqs import Queue
-from handler.dead_letters import SqsDeadLetters
 from handler.dlq import command
 from handler.local import EmbeddedStack
 from handler.worker.invocation import sqs_event
-from tests.proxy import Proxy
 from tests.support.dlq_queues import text
+from tests.support.proxy import Proxy
 
 REPO = Path(__file__).resolve().parents[2]
 OURS = {"ReplayCount", "OriginalMessageId", "ReplayedAt"}

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from handler.dlq import command
 from handler.local import EmbeddedStack
 from handler.messages import StoredTicket, references
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 KEYS = ["2026/a b+c.json", *(f"2026/{number:03}.json" for number in range(40)), "2026/ü/€.json"]
 

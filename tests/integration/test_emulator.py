@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from handler import emulator, local
-from handler.local import EmbeddedStack, StackError
+from handler.local import EmbeddedStack, StackError, emulator
+from handler.local.__main__ import app
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,8 +95,8 @@ def test_command_prints_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     def interrupted(_: EmbeddedStack) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local.EmbeddedStack, "wait", interrupted)
-    result = CliRunner().invoke(local.app, ["up", "--port", "0"])
+    monkeypatch.setattr(EmbeddedStack, "wait", interrupted)
+    result = CliRunner().invoke(app, ["up", "--port", "0"])
     signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 0
     assert "export TABLE_NAME=tickets\n" in result.stdout
@@ -104,7 +104,7 @@ def test_command_prints_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_command_says_what_is_wrong_and_fails() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    result = CliRunner().invoke(local.app, ["up", "--port", "70000"])
+    result = CliRunner().invoke(app, ["up", "--port", "70000"])
     signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 1
     assert result.stdout == ""

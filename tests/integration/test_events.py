@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from handler.local import EmbeddedStack
-from handler.observability import OUTCOMES
-from tests.cases import Case, load_cases, run_case
-from tests.fakes import context, event, notification, record, ticket
-from tests.stack_world import StackWorld, deployed
+from handler.metrics import OUTCOMES
+from tests.support.cases import Case, load_cases, run_case
+from tests.support.fakes import context, event, notification, record, ticket
+from tests.support.stack_harness import StackHarness, deployed
 
 
 @pytest.fixture(scope="module")
-def world(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackWorld]:
+def harness(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackHarness]:
     with deployed(stack, bundle, tmp_path_factory.mktemp("cache")) as found:
         yield found
 
 
 @pytest.mark.parametrize("case", load_cases(), ids=lambda case: case.name)
-def test_sample_event(case: Case, world: StackWorld) -> None:
-    answer = run_case(case, world.invoke, world)
+def test_sample_event(case: Case, harness: StackHarness) -> None:
+    answer = run_case(case, harness.invoke, harness)
     told = [line["outcome"] for line in answer.lines() if line.get("message") == "ticket"]
     (metrics,) = [line for line in answer.lines() if "TicketsPerBatch" in line]
     assert {name: metrics[name] for name in OUTCOMES.values()} == {
@@ -34,22 +34,22 @@ def test_sample_event(case: Case, world: StackWorld) -> None:
 
 
 def test_a_ticket_that_was_enriched_before_is_skipped_and_not_written_again(
-    world: StackWorld, stack: EmbeddedStack
+    harness: StackHarness, stack: EmbeddedStack
 ) -> None:
-    world.put_object("again.json", json.dumps(ticket("AGAIN-1")).encode())
-    body = notification("again.json", bucket=world.raw_bucket)
-    world.invoke(event(record(body)))
-    first = world.item("AGAIN-1", 1_795_165_200)
-    answer = world.invoke(event(record(body, "m-2")))
+    harness.put_object("again.json", json.dumps(ticket("AGAIN-1")).encode())
+    body = notification("again.json", bucket=harness.raw_bucket)
+    harness.invoke(event(record(body)))
+    first = harness.item("AGAIN-1", 1_795_165_200)
+    answer = harness.invoke(event(record(body, "m-2")))
     assert [line["note"] for line in answer.tickets("m-2")] == ["already enriched"]
     assert first is not None
-    assert world.item("AGAIN-1", 1_795_165_200) == first
+    assert harness.item("AGAIN-1", 1_795_165_200) == first
     versions = stack.client("s3").list_object_versions(Bucket=stack.outputs["EnrichedBucket"], Prefix="again.json")
     assert [version["VersionId"] for version in versions["Versions"]] == [first["s3_version_id"]]
 
 
 def test_a_message_of_the_queue_is_seen_again_at_once_when_there_was_no_time(
-    world: StackWorld, stack: EmbeddedStack
+    harness: StackHarness, stack: EmbeddedStack
 ) -> None:
     sqs, url = stack.client("sqs"), stack.outputs["QueueUrl"]
     sqs.purge_queue(QueueUrl=url)
@@ -58,14 +58,14 @@ def test_a_message_of_the_queue_is_seen_again_at_once_when_there_was_no_time(
     assert "Messages" not in sqs.receive_message(QueueUrl=url)
     received = record(message["Body"], message["MessageId"]) | {"receiptHandle": message["ReceiptHandle"]}
     # Just enough to fetch, nothing for the models.
-    answer = world.handler(event(received), context(lambda: 0.0))
+    answer = harness.handler(event(received), context(lambda: 0.0))
     assert answer == {"batchItemFailures": [{"itemIdentifier": message["MessageId"]}]}
     (again,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2)["Messages"]
     assert again["MessageId"] == message["MessageId"]
     sqs.purge_queue(QueueUrl=url)
 
 
-def test_what_lambda_imports_is_that_handler(world: StackWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lambda_imports_is_that_handler(harness: StackHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "handler.main", None)  # forgotten again at the end, for it holds this stack
     del sys.modules["handler.main"]
     module = importlib.import_module("handler.main")

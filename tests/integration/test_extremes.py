@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.extremes import BODIES
+from tests.support.extremes import BODIES
 
 BUDGET = 400  # MB, of the whole process with the compact bundle
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def found(bundle: Path) -> dict[str, Any]:
     """What the process printed; memory is its own, not that of the tests."""
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.extremes", str(bundle)],
+        [sys.executable, "-W", "error", "-m", "tests.support.extremes", str(bundle)],
         cwd=REPOSITORY,
         env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # as template.yaml has it
         capture_output=True,

@@ -23,7 +23,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from handler.local import EmbeddedStack, StackError, _env_file
+from handler.local import EmbeddedStack, StackError
+from handler.local.__main__ import _env_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

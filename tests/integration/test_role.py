@@ -11,9 +11,9 @@ import pytest
 from handler.app import build
 from handler.local import EmbeddedStack
 from handler.settings import Settings
-from tests.cases import load_cases, run_case
-from tests.fakes import event, notification, record, ticket
-from tests.stack_world import StackWorld
+from tests.support.cases import load_cases, run_case
+from tests.support.fakes import event, notification, record, ticket
+from tests.support.stack_harness import StackHarness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def stack() -> Iterator[EmbeddedStack]:
 
 
 @pytest.fixture(scope="module")
-def world(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackWorld]:
+def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackHarness]:
     """A handler with the credentials that Lambda would give it; the test itself looks as root."""
     given = stack.client("sts").assume_role(RoleArn=role_arn(stack), RoleSessionName="function")["Credentials"]
     with pytest.MonkeyPatch.context() as patch:
@@ -46,7 +46,7 @@ def world(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackWorld]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
         patch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
         patch.setenv("MODEL_BUNDLE", "file:///unused")
-        yield StackWorld(stack, build(Settings(), models=enricher))
+        yield StackHarness(stack, build(Settings(), models=enricher))
 
 
 @contextmanager
@@ -63,18 +63,18 @@ def without(stack: EmbeddedStack, sid: str) -> Iterator[None]:
         iam.put_role_policy(**names, PolicyDocument=json.dumps(policy))
 
 
-def outcomes(world: StackWorld, name: str) -> list[str]:
+def outcomes(harness: StackHarness, name: str) -> list[str]:
     """How a batch of a good ticket and of one whose object is gone ends."""
-    world.put_object(f"{name}.json", json.dumps(ticket(name)).encode())
+    harness.put_object(f"{name}.json", json.dumps(ticket(name)).encode())
     keys = {"good": f"{name}.json", "gone": f"{name}-gone.json"}
-    records = [record(notification(key, bucket=world.raw_bucket), message) for message, key in keys.items()]
-    answer = world.invoke(event(*records))
+    records = [record(notification(key, bucket=harness.raw_bucket), message) for message, key in keys.items()]
+    answer = harness.invoke(event(*records))
     return [line["outcome"] for message in keys for line in answer.tickets(message)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_role_is_enough(case: Any, world: StackWorld) -> None:
-    run_case(case, world.invoke, world)
+def test_role_is_enough(case: Any, harness: StackHarness) -> None:
+    run_case(case, harness.invoke, harness)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_role_is_enough(case: Any, world: StackWorld) -> None:
         ("RejectMessages", ["done", "failed"]),
     ],
 )
-def test_each_permission_is_needed(sid: str, expected: list[str], stack: EmbeddedStack, world: StackWorld) -> None:
+def test_each_permission_is_needed(sid: str, expected: list[str], stack: EmbeddedStack, harness: StackHarness) -> None:
     # Not among them: TakeMessages and WriteLogs, which Lambda itself uses, and SeeThatRawTicketsAreGone, without which
     # S3 answers 403 for a missing object, but MiniStack 1.5.33 still 404.
     with without(stack, sid):
-        assert outcomes(world, f"T-{sid}") == expected
-    assert outcomes(world, f"T-{sid}-again") == ["done", "rejected"]
+        assert outcomes(harness, f"T-{sid}") == expected
+    assert outcomes(harness, f"T-{sid}-again") == ["done", "rejected"]

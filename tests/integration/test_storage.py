@@ -19,6 +19,7 @@ from moto import mock_aws
 
 from enrichment import EnrichmentData, parse_ticket
 from enrichment.ticket import enriched_json
+from handler.aws.storage import AwsTicketSink, S3TicketSource
 from handler.errors import (
     BucketUnexpected,
     MessageError,
@@ -29,8 +30,8 @@ from handler.errors import (
     Throttled,
 )
 from handler.messages import StoredTicket
-from handler.storage import AwsTicketSink, Known, S3TicketSource, TicketSink, TicketSource, Write
-from tests.fakes import FakeModels, FakeSink, FakeSource, ticket
+from handler.ports import Known, TicketSink, TicketSource, Write
+from tests.support.fakes import FakeModels, FakeSink, FakeSource, ticket
 
 RAW, ENRICHED, TABLE = "tickets-raw", "tickets-enriched", "tickets"
 REGION = "us-east-1"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from samtranslator.yaml_helper import yaml_parse
 
-from handler.local import TEMPLATE
+from handler.local.stack import TEMPLATE
 
 if TYPE_CHECKING:
     from handler.local import EmbeddedStack

@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from handler.drain import Drain
+from handler.aws.sqs import QueueAttributes
+from handler.cli.shutdown import Shutdown
 from handler.errors import ServiceFailed
 from handler.local import EmbeddedStack
 from handler.settings import WorkerSettings
 from handler.worker.invocation import sqs_event
-from handler.worker.message_queue import QueueFacts, SqsMessageQueue
+from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.processor import process
-from handler.worker.reports import Plan, Reporter
+from handler.worker.reports import Reporter, WorkerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -53,7 +54,7 @@ def ticket(name: str) -> dict[str, Any]:
     }
 
 
-class World:
+class Harness:
     """The stack's stores and queues, as a customer and an operator see them."""
 
     def __init__(self, stack: EmbeddedStack, bundle: Path, scratch: Path) -> None:
@@ -106,17 +107,17 @@ class World:
         """Run a process of the worker here until the condition holds; gives what it reported."""
         for name, value in (self.environment | changes).items():
             monkeypatch.setenv(name, value)
-        drain, stream = Drain(20), io.BytesIO()
+        shutdown, stream = Shutdown(20), io.BytesIO()
 
         def watch() -> None:
             try:
                 eventually(until)
             finally:
-                drain.ask()
+                shutdown.request()
 
         thread = threading.Thread(target=watch)
         thread.start()
-        assert process(WorkerSettings(), Plan(wait=0, hidden=5), drain, Reporter(stream)) == 0
+        assert process(WorkerSettings(), WorkerOptions(wait=0, visibility_timeout=5), shutdown, Reporter(stream)) == 0
         thread.join()
         return [json.loads(line) for line in stream.getvalue().splitlines()]
 
@@ -125,8 +126,8 @@ Reports = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def world(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(stack, bundle, tmp_path_factory.mktemp("cache"))
+def harness(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    return Harness(stack, bundle, tmp_path_factory.mktemp("cache"))
 
 
 class Worker:
@@ -184,50 +185,50 @@ def running(environment: Mapping[str, str], **settings: str) -> Iterator[Worker]
 
 
 @pytest.fixture(scope="class")
-def worker(world: World) -> Iterator[Worker]:
-    with running(world.environment, NUM_WORKERS="2") as found:
+def worker(harness: Harness) -> Iterator[Worker]:
+    with running(harness.environment, NUM_WORKERS="2") as found:
         yield found
 
 
 class TestRunning:
     """One worker of two processes; the tests after these have the queue for themselves."""
 
-    def test_upload_becomes_an_item_and_an_enriched_object(self, world: World, worker: Worker) -> None:
+    def test_upload_becomes_an_item_and_an_enriched_object(self, harness: Harness, worker: Worker) -> None:
         names = [f"e2e {uuid.uuid4()}+{number}" for number in range(5)]
         done = worker.value('tickets_total{error_type="",outcome="done"}')
         for name in names:
-            world.put(name)
-        eventually(lambda: world.stored(names) == names)
+            harness.put(name)
+        eventually(lambda: harness.stored(names) == names)
         for name in names:
-            item = world.item(name)
+            item = harness.item(name)
             assert item is not None
-            enriched = world.stack.client("s3").get_object(
-                Bucket=world.environment["ENRICHED_BUCKET"], Key=f"{name}.json", VersionId=item["s3_version_id"]["S"]
+            enriched = harness.stack.client("s3").get_object(
+                Bucket=harness.environment["ENRICHED_BUCKET"], Key=f"{name}.json", VersionId=item["s3_version_id"]["S"]
             )
             found = json.load(enriched["Body"])
             assert {field: found[field] for field in ticket(name)} == ticket(name)
             assert found["enrichment"]["intent"] == item["intent"]["S"] == "login_issue"
             assert len(found["enrichment"]["embedding"]) == 384
-        eventually(lambda: world.waiting() == (0, 0))
+        eventually(lambda: harness.waiting() == (0, 0))
         eventually(lambda: worker.value('tickets_total{error_type="",outcome="done"}') == done + 5)
 
-    def test_figures_come_from_all_processes(self, world: World, worker: Worker) -> None:
+    def test_metrics_come_from_all_processes(self, harness: Harness, worker: Worker) -> None:
         assert worker.get("/livez") == (200, "alive\n")
         assert worker.value("ticket_processes_ready") == 2
         assert worker.value("ticket_bundle_load_seconds_count") >= 2
         rejected = worker.value('ticket_messages_total{result="deleted"}')
-        world.send(["not JSON"])
+        harness.send(["not JSON"])
         eventually(lambda: worker.value('ticket_messages_total{result="deleted"}') == rejected + 1)
         assert worker.value('tickets_total{error_type="message_invalid",outcome="rejected"}') == 1
         assert worker.value('ticket_stage_seconds_count{stage="store"}') > 0
         assert worker.get("/nothing")[0] == 404
 
-    def test_bundle_is_copied_once_for_all_processes(self, world: World, worker: Worker) -> None:
+    def test_bundle_is_copied_once_for_all_processes(self, harness: Harness, worker: Worker) -> None:
         assert worker.is_ready()
-        (copy,) = Path(world.environment["BUNDLE_CACHE_DIR"]).iterdir()
+        (copy,) = Path(harness.environment["BUNDLE_CACHE_DIR"]).iterdir()
         assert "part" not in copy.name
 
-    def test_killed_process_is_replaced(self, world: World, worker: Worker) -> None:
+    def test_killed_process_is_replaced(self, harness: Harness, worker: Worker) -> None:
         before, restarts = worker.children(), worker.value("ticket_process_restarts_total")
         assert len(before) == 2
         os.kill(before[0], signal.SIGKILL)
@@ -240,48 +241,48 @@ class TestRunning:
         eventually(lambda: worker.value("ticket_process_restarts_total") == restarts + 2)
         eventually(worker.is_ready)
         name = f"replaced-{uuid.uuid4()}"
-        world.put(name)
-        eventually(lambda: world.stored([name]) == [name])
+        harness.put(name)
+        eventually(lambda: harness.stored([name]) == [name])
 
 
-def test_only_the_failed_message_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.purge()
+def test_only_the_failed_message_stays(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.purge()
     names = [f"partial-{uuid.uuid4()}" for _ in range(9)]
     bodies = [json.dumps(ticket(name)) for name in names]
-    world.send([*bodies[:4], "not JSON", *bodies[4:]])
+    harness.send([*bodies[:4], "not JSON", *bodies[4:]])
     # It would be rejected; where the dead-letter queue cannot be reached, it is one that failed.
-    gone = world.environment["DLQ_URL"] + "-gone"
-    reports = world.in_this_process(
-        monkeypatch, lambda: world.stored(names) == names and sum(world.waiting()) == 1, DLQ_URL=gone
+    gone = harness.environment["DLQ_URL"] + "-gone"
+    reports = harness.in_this_process(
+        monkeypatch, lambda: harness.stored(names) == names and sum(harness.waiting()) == 1, DLQ_URL=gone
     )
-    eventually(lambda: world.waiting() == (1, 0))
-    (left,) = world.stack.client("sqs").receive_message(QueueUrl=world.url, VisibilityTimeout=0)["Messages"]
+    eventually(lambda: harness.waiting() == (1, 0))
+    (left,) = harness.stack.client("sqs").receive_message(QueueUrl=harness.url, VisibilityTimeout=0)["Messages"]
     assert left["Body"] == "not JSON"
-    assert world.waiting(world.environment["DLQ_URL"]) == (0, 0)
+    assert harness.waiting(harness.environment["DLQ_URL"]) == (0, 0)
     assert reports[1] == {"ready": True}
-    calls = [call for report in reports for call in report.get("figures", [])]
+    calls = [call for report in reports for call in report.get("metrics", [])]
     assert sum(call[2] for call in calls if call[:2] == ["messages", "deleted"]) == 9
 
 
 def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.purge()
+    harness.purge()
     names = [f"drained-{uuid.uuid4()}" for _ in range(100)]
-    with running(world.environment, NUM_WORKERS="2") as worker:
-        world.send([json.dumps(ticket(name)) for name in names])
-        eventually(lambda: world.stored(names) != [])
+    with running(harness.environment, NUM_WORKERS="2") as worker:
+        harness.send([json.dumps(ticket(name)) for name in names])
+        eventually(lambda: harness.stored(names) != [])
         worker.process.send_signal(signal.SIGTERM)
         worker.process.wait(20)
-    left, hidden = world.waiting()
+    left, hidden = harness.waiting()
     assert hidden == 0
     assert left > 0, "the worker was faster than the signal: send more"
-    assert len(world.stored(names)) + left == len(names)
+    assert len(harness.stored(names)) + left == len(names)
 
-    world.in_this_process(monkeypatch, lambda: world.waiting() == (0, 0))
-    assert world.stored(names) == names
-    versions = world.stack.client("s3").list_object_versions(
-        Bucket=world.environment["ENRICHED_BUCKET"], Prefix="inline/drained-"
+    harness.in_this_process(monkeypatch, lambda: harness.waiting() == (0, 0))
+    assert harness.stored(names) == names
+    versions = harness.stack.client("s3").list_object_versions(
+        Bucket=harness.environment["ENRICHED_BUCKET"], Prefix="inline/drained-"
     )["Versions"]
     assert sorted(version["Key"].split("/")[1] for version in versions) == sorted(names)
 
@@ -290,33 +291,35 @@ def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
 
 
 @pytest.fixture
-def scratch_queue(world: World, monkeypatch: pytest.MonkeyPatch) -> SqsMessageQueue:
+def scratch_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> SqsMessageQueue:
     """A queue of the test's own; its environment is set."""
-    client = world.stack.client("sqs")
+    client = harness.stack.client("sqs")
     url = client.create_queue(QueueName=f"scratch-{uuid.uuid4()}", Attributes={"VisibilityTimeout": "77"})["QueueUrl"]
-    for name, value in (world.environment | {"QUEUE_URL": url}).items():
+    for name, value in (harness.environment | {"QUEUE_URL": url}).items():
         monkeypatch.setenv(name, value)
     return SqsMessageQueue(WorkerSettings(), wait=0)
 
 
 def test_queue_says_its_name_and_its_time(scratch_queue: SqsMessageQueue) -> None:
-    facts = scratch_queue.facts()
-    assert facts.visibility == 77
-    assert facts.arn.startswith("arn:aws:sqs:us-east-1:000000000000:scratch-")
+    attributes = scratch_queue.attributes()
+    assert attributes.visibility == 77
+    assert attributes.arn.startswith("arn:aws:sqs:us-east-1:000000000000:scratch-")
 
 
-def test_messages_are_deleted_in_tens_and_what_stays_is_returned(world: World, scratch_queue: SqsMessageQueue) -> None:
+def test_messages_are_deleted_in_tens_and_what_stays_is_returned(
+    harness: Harness, scratch_queue: SqsMessageQueue
+) -> None:
     url = WorkerSettings().queue_url
-    client = world.stack.client("sqs")
+    client = harness.stack.client("sqs")
     for number in range(23):
         client.send_message(QueueUrl=url, MessageBody=str(number))
-    messages = [message for _ in range(3) for message in scratch_queue.receive(10, hidden=50)]
-    assert (len(messages), world.waiting(url)) == (23, (0, 23))
+    messages = [message for _ in range(3) for message in scratch_queue.receive(10, visibility_timeout=50)]
+    assert (len(messages), harness.waiting(url)) == (23, (0, 23))
     bad = {**messages[14], "ReceiptHandle": "no handle"}
     assert scratch_queue.delete([*messages[:14], bad, *messages[15:]]) == [bad]
-    assert world.waiting(url) == (0, 1)
-    assert scratch_queue.hide([messages[14], bad], 0) == [bad]
-    assert world.waiting(url) == (1, 0)
+    assert harness.waiting(url) == (0, 1)
+    assert scratch_queue.change_visibility([messages[14], bad], 0) == [bad]
+    assert harness.waiting(url) == (1, 0)
     assert scratch_queue.delete([]) == []
 
 
@@ -328,12 +331,12 @@ def test_queue_out_of_reach_is_a_failure_of_the_service(
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     away = SqsMessageQueue(WorkerSettings(), wait=0)
     with pytest.raises(ServiceFailed, match=r"^ReceiveMessage: EndpointConnectionError$"):
-        away.receive(1, hidden=1)
+        away.receive(1, visibility_timeout=1)
     with pytest.raises(ServiceFailed, match=r"^GetQueueAttributes: EndpointConnectionError$"):
-        away.facts()
+        away.attributes()
     message = {"MessageId": "1", "ReceiptHandle": "h"}
     assert away.delete([message]) == [message]
-    assert away.hide([message], 1) == [message]
+    assert away.change_visibility([message], 1) == [message]
 
 
 # -- the event, against one that a real event source mapping made
@@ -399,8 +402,8 @@ def _received_again(stack: EmbeddedStack, settings: WorkerSettings, record: dict
     stack.client("lambda").update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
     messages = SqsMessageQueue(settings, wait=5)
     held = {"MessageId": record["messageId"], "ReceiptHandle": record["receiptHandle"]}
-    assert messages.hide([held], 0) == []
-    (message,) = messages.receive(10, hidden=30)
-    (ours,) = sqs_event([message], messages.facts().arn)["Records"]
-    assert isinstance(messages.facts(), QueueFacts)
+    assert messages.change_visibility([held], 0) == []
+    (message,) = messages.receive(10, visibility_timeout=30)
+    (ours,) = sqs_event([message], messages.attributes().arn)["Records"]
+    assert isinstance(messages.attributes(), QueueAttributes)
     return dict(json.loads(json.dumps(ours)))

@@ -33,7 +33,7 @@ ODD = [
     "👩‍👩‍👧 ❤️‍🔥",
     "HTTP 500",
     "ÀÉÎÕÜ naïve café coöperate",
-    "ALL CAPITALS AND NO PLAN",
+    "ALL CAPITALS AND NO OPTIONS",
     "发票有误，请更正。",
     "もう動きません。",
     "لا أستطيع تسجيل الدخول",

@@ -18,7 +18,7 @@ from enrichment.session import make_session
 from enrichment.summary.summarizer import Summarizer
 from tests.parity.small import distilbert
 from tests.parity.test_encoder_parity import TICKETS
-from tests.small_full import write_bundle
+from tests.support.small_full import write_bundle
 
 # torch and transformers warn of things to come in each other; none of it is ours.
 pytestmark = pytest.mark.filterwarnings("ignore")

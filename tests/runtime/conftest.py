@@ -1,4 +1,4 @@
-"""The image as Lambda runs it, against the embedded stack; figures that the tests saw are printed at the end."""
+"""The image as Lambda runs it, against the embedded stack; metrics that the tests saw are printed at the end."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pytest
 
 from handler.local import EmbeddedStack
 from tests.runtime.container import LambdaContainer, docker, find_rie, sweep
-from tests.runtime.deployed import Figures, Lambda
+from tests.runtime.deployed import Lambda, Metrics
 
-_FIGURES = pytest.StashKey[Figures]()
+_METRICS = pytest.StashKey[Metrics]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes room for what the tests see."""
-    config.stash[_FIGURES] = Figures()
+    config.stash[_METRICS] = Metrics()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Prints cold starts and peak memory, as RIE's own report and the cgroup tell them."""
-    figures = config.stash[_FIGURES]
-    if figures.init_ms:
+    metrics = config.stash[_METRICS]
+    if metrics.init_ms:
         terminalreporter.section("as Lambda runs it")
-        low, high = min(figures.init_ms), max(figures.init_ms)
+        low, high = min(metrics.init_ms), max(metrics.init_ms)
         terminalreporter.line(
-            f"cold start (INIT REPORT): median {statistics.median(figures.init_ms):.0f} ms of {len(figures.init_ms)}, "
+            f"cold start (INIT REPORT): median {statistics.median(metrics.init_ms):.0f} ms of {len(metrics.init_ms)}, "
             f"{low:.0f} to {high:.0f}"
         )
-    for name, peak in figures.peaks.items():
+    for name, peak in metrics.peaks.items():
         terminalreporter.line(f"peak memory of the container (cgroup), {name}: {peak / 1e6:.0f} MB")
 
 
@@ -47,7 +47,7 @@ def image() -> str:
 @pytest.fixture(scope="session")
 def deployed(stack: EmbeddedStack, image: str, request: pytest.FixtureRequest) -> Lambda:
     """Makes containers of the function as the template deploys it."""
-    return Lambda(stack, image, find_rie(), request.config.stash[_FIGURES])
+    return Lambda(stack, image, find_rie(), request.config.stash[_METRICS])
 
 
 @pytest.fixture(scope="module")

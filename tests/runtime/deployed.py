@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from handler.local import EmbeddedStack
-from tests.cases import Answer
 from tests.runtime.container import LambdaContainer
 from tests.runtime.function import Function
 from tests.runtime.invocation import Invocation
-from tests.stack_world import StackWorld
+from tests.support.cases import Answer
+from tests.support.stack_harness import StackHarness
 
 
 @dataclass
-class Figures:
+class Metrics:
     """What was measured on the way: every cold start in milliseconds, and the peaks of memory in bytes, by what ran."""
 
     init_ms: list[float] = field(default_factory=list)
@@ -27,11 +27,11 @@ class Figures:
 class Lambda:
     """The deployed function: its configuration is read from the stack, which read it from template.yaml."""
 
-    def __init__(self, stack: EmbeddedStack, image: str, rie: Path, figures: Figures) -> None:
+    def __init__(self, stack: EmbeddedStack, image: str, rie: Path, metrics: Metrics) -> None:
         client = stack.client("lambda")
         configuration = client.get_function_configuration(FunctionName=stack.outputs["FunctionName"])
         self.function = Function.from_configuration(configuration, image)
-        self.figures = figures
+        self.metrics = metrics
         self.rie = rie
         # Where the services are and who asks; all else is in the function's own configuration.
         self.environment = {k: v for k, v in stack.environment().items() if k not in self.function.environment}
@@ -70,13 +70,13 @@ class Lambda:
     def seen(self, invocation: Invocation) -> Invocation:
         """The same; its cold start, if it had one, is noted."""
         if invocation.init_ms is not None and not invocation.failed:
-            self.figures.init_ms.append(invocation.init_ms)
+            self.metrics.init_ms.append(invocation.init_ms)
         return invocation
 
-    def world(self, container: LambdaContainer) -> StackWorld:
+    def harness(self, container: LambdaContainer) -> StackHarness:
         """Where that container reads and writes."""
         invoke = self.invoker(container)
-        return StackWorld(self._stack, lambda event, _context: invoke(event).response)
+        return StackHarness(self._stack, lambda event, _context: invoke(event).response)
 
 
 def answer(invocation: Invocation) -> Answer:

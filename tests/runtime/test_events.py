@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from handler.observability import OUTCOMES
-from tests.cases import Case, load_cases, run_case
+from handler.metrics import OUTCOMES
 from tests.runtime.container import LambdaContainer
 from tests.runtime.deployed import Lambda
+from tests.support.cases import Case, load_cases, run_case
 
 
 @pytest.mark.parametrize("case", load_cases(), ids=lambda case: case.name)
 def test_sample_event(case: Case, container: LambdaContainer, deployed: Lambda) -> None:
-    answer = run_case(case, deployed.invoker(container), deployed.world(container))
+    answer = run_case(case, deployed.invoker(container), deployed.harness(container))
     told = [line["outcome"] for line in answer.lines() if line.get("message") == "ticket"]
     (metrics,) = [line for line in answer.lines() if "TicketsPerBatch" in line]
     assert {name: metrics[name] for name in OUTCOMES.values()} == {
@@ -23,7 +23,7 @@ def test_sample_event(case: Case, container: LambdaContainer, deployed: Lambda) 
 
 
 def test_what_stays_within_the_memory(container: LambdaContainer, deployed: Lambda) -> None:
-    deployed.figures.peaks[f"all sample events, of {container.function.memory_mb} MB"] = container.memory_peak()
+    deployed.metrics.peaks[f"all sample events, of {container.function.memory_mb} MB"] = container.memory_peak()
     assert container.memory_kills() == 0
 
 

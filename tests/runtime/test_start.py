@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.cases import load_cases, run_case
 from tests.runtime.container import LambdaContainer
 from tests.runtime.deployed import Lambda, answer
+from tests.support.cases import load_cases, run_case
 
 (ONE_TICKET,) = [case for case in load_cases() if case.name == "one-ticket"]
 
@@ -36,24 +36,24 @@ def asked(container: LambdaContainer, program: str) -> dict[str, Any]:
 
 def test_the_bundle_is_copied_once_in_ten_invocations_and_not_again_after_a_crash(deployed: Lambda) -> None:
     with deployed.container() as container:
-        invoke, world = deployed.invoker(container), deployed.world(container)
-        answers = [run_case(ONE_TICKET, invoke, world)]
+        invoke, harness = deployed.invoker(container), deployed.harness(container)
+        answers = [run_case(ONE_TICKET, invoke, harness)]
         first = asked(container, FILES)
         # The bundle and nothing else: no half copy, no trace of what ONNX Runtime would report to its maker.
         (folder,) = {path.rpartition("/")[0] for path in first}
         assert len(folder.rpartition("/")[2]) == 64
         assert {path.rpartition("/")[2] for path in first} > {"bundle.json", "encoder.onnx", "tokenizer.json"}
         for _ in range(9):
-            answers.append(run_case(ONE_TICKET, invoke, world))
+            answers.append(run_case(ONE_TICKET, invoke, harness))
             assert asked(container, FILES) == first
         starts = [line["BundleLoadTime"] for reply in answers for line in reply.lines() if "BundleLoadTime" in line]
         assert len(starts) == 1
         container.kill()
-        assert container.invoke(ONE_TICKET.event_for(world.raw_bucket)).crashed
-        again = run_case(ONE_TICKET, invoke, world)  # the same /tmp, a new process
+        assert container.invoke(ONE_TICKET.event_for(harness.raw_bucket)).crashed
+        again = run_case(ONE_TICKET, invoke, harness)  # the same /tmp, a new process
         assert [line["ColdStart"] for line in again.lines() if "ColdStart" in line] == [[1.0]]
         assert asked(container, FILES) == first
-        deployed.figures.peaks["eleven invocations of one ticket"] = container.memory_peak()
+        deployed.metrics.peaks["eleven invocations of one ticket"] = container.memory_peak()
 
 
 def test_init_loads_the_models_so_that_a_snapshot_holds_them(deployed: Lambda) -> None:
@@ -62,7 +62,7 @@ def test_init_loads_the_models_so_that_a_snapshot_holds_them(deployed: Lambda) -
         assert answer(invocation).response == {"batchItemFailures": []}
         (model,) = [size for path, (_, _, size) in asked(container, FILES).items() if path.endswith("/encoder.onnx")]
         before = asked(container, PROCESS)["resident"]
-        run_case(ONE_TICKET, deployed.invoker(container), deployed.world(container))
+        run_case(ONE_TICKET, deployed.invoker(container), deployed.harness(container))
         # Had the first ticket loaded them, it would have taken their size at least.
         assert asked(container, PROCESS)["resident"] - before < model / 2
 
@@ -91,5 +91,5 @@ print(json.dumps({"beyond": sorted({name.removesuffix(".__init__") for name in t
 )
 def test_home_does_not_matter(deployed: Lambda, home: str | None, wrapper: tuple[str, ...]) -> None:
     with deployed.container(variables={"HOME": home}, wrapper=wrapper) as container:
-        run_case(ONE_TICKET, deployed.invoker(container), deployed.world(container))
+        run_case(ONE_TICKET, deployed.invoker(container), deployed.harness(container))
         assert asked(container, PROCESS)["home"] == home

@@ -24,8 +24,8 @@ import boto3
 from botocore.config import Config
 
 from handler.local import EmbeddedStack
-from tests.cases import EVENTS, Answer, load_cases
 from tests.sam.relay import Relay
+from tests.support.cases import EVENTS, Answer, load_cases
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAM = REPOSITORY / ".venv-sam" / "bin" / "sam"

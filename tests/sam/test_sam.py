@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from handler.local import EmbeddedStack
-from tests.cases import Case, load_cases, run_case
 from tests.sam.local import IMAGE, REPOSITORY, SAM, SamLocal, StartedSam, sam_local
-from tests.stack_world import StackWorld
+from tests.support.cases import Case, load_cases, run_case
+from tests.support.stack_harness import StackHarness
 
 CASES = {case.name: case for case in load_cases()}
 
 
 @pytest.fixture(scope="module")
-def world(stack: EmbeddedStack) -> StackWorld:
-    return StackWorld(stack, lambda *_: {})
+def harness(stack: EmbeddedStack) -> StackHarness:
+    return StackHarness(stack, lambda *_: {})
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +38,15 @@ def warm(sam: SamLocal) -> Iterator[StartedSam]:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_sample_event_in_a_warm_container(case: Case, warm: StartedSam, world: StackWorld) -> None:
-    run_case(case, warm.invoke, world)
+def test_sample_event_in_a_warm_container(case: Case, warm: StartedSam, harness: StackHarness) -> None:
+    run_case(case, warm.invoke, harness)
 
 
 @pytest.mark.parametrize("name", ["mixed", "not-json"])
-def test_sample_event_by_invoke(name: str, sam: SamLocal, world: StackWorld, tmp_path: Path) -> None:
+def test_sample_event_by_invoke(name: str, sam: SamLocal, harness: StackHarness, tmp_path: Path) -> None:
     event = tmp_path / f"{name}.json"
-    event.write_text(json.dumps(CASES[name].event_for(world.raw_bucket)))
-    answer = run_case(CASES[name], lambda _: sam.invoke(event), world)
+    event.write_text(json.dumps(CASES[name].event_for(harness.raw_bucket)))
+    answer = run_case(CASES[name], lambda _: sam.invoke(event), harness)
     assert "REPORT RequestId: " in answer.log
 
 

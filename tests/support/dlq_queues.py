@@ -10,8 +10,8 @@ from itertools import count
 from typing import Any
 
 from handler.aws.sqs import Queue, QueueAttributes, SendResult
+from handler.cli.shutdown import Shutdown
 from handler.dlq.message import DlqMessage
-from handler.drain import Drain
 from handler.errors import MessageError
 
 ARN = "arn:aws:sqs:us-east-1:123456789012:"
@@ -27,8 +27,8 @@ class Clock:
         return self.now
 
 
-class FakeShutdown(Drain):
-    """A shutdown on a clock: a pause moves the clock, until `ask` was called."""
+class FakeShutdown(Shutdown):
+    """A shutdown on a clock: a pause moves the clock, until `request` was called."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__(0.0)
@@ -36,7 +36,7 @@ class FakeShutdown(Drain):
         self.pauses: list[float] = []
 
     def pause(self, seconds: float) -> None:
-        if not self.is_asked:
+        if not self.is_requested:
             self.pauses.append(seconds)
             self.clock.now += seconds
 

@@ -12,14 +12,24 @@ import pytest
 from enrichment import BundleMissing
 from handler.app import build
 from handler.settings import Settings
-from tests.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, FakeWorld, context, event, record, ticket
+from tests.support.fakes import (
+    SETTINGS,
+    FakeDeadLetters,
+    FakeHarness,
+    FakeSink,
+    FakeSource,
+    context,
+    event,
+    record,
+    ticket,
+)
 
 NOTHING: dict[str, list[Any]] = {"batchItemFailures": []}
 
 
 @pytest.fixture
-def world() -> FakeWorld:
-    return FakeWorld()
+def harness() -> FakeHarness:
+    return FakeHarness()
 
 
 @pytest.mark.parametrize(
@@ -36,79 +46,79 @@ def world() -> FakeWorld:
         "text",
     ],
 )
-def test_an_event_without_sqs_records_is_ignored_with_a_warning(world: FakeWorld, odd: Any) -> None:
-    answer = world.invoke(odd)
+def test_an_event_without_sqs_records_is_ignored_with_a_warning(harness: FakeHarness, odd: Any) -> None:
+    answer = harness.invoke(odd)
     assert answer.response == NOTHING
     assert [line["level"] for line in answer.lines()] == ["WARNING"]
-    assert world.figures.flushes == 0
+    assert harness.metrics.flushes == 0
 
 
-def test_records_that_are_none_do_not_touch_those_that_are(world: FakeWorld) -> None:
-    answer = world.invoke(event(None, record(ticket()), 7))
+def test_records_that_are_none_do_not_touch_those_that_are(harness: FakeHarness) -> None:
+    answer = harness.invoke(event(None, record(ticket()), 7))
     assert answer.response == NOTHING
     assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
 
 
 @pytest.mark.parametrize("message_id", [None, "", 7, "absent"])
-def test_a_record_without_an_id_is_processed_but_never_reported(world: FakeWorld, message_id: Any) -> None:
+def test_a_record_without_an_id_is_processed_but_never_reported(harness: FakeHarness, message_id: Any) -> None:
     nameless = record(ticket("bad"), message_id)
     if message_id == "absent":
         del nameless["messageId"]
-    world.sink.faults.set(ValueError("x"), "bad", "worse")
-    alone = world.invoke(event(nameless))
+    harness.sink.faults.set(ValueError("x"), "bad", "worse")
+    alone = harness.invoke(event(nameless))
     assert alone.response == NOTHING, "an empty or unknown identifier would make Lambda repeat the whole batch"
-    answer = world.invoke(event(nameless, record(ticket("worse"), "m-2"), record(ticket("good"), "m-3")))
+    answer = harness.invoke(event(nameless, record(ticket("worse"), "m-2"), record(ticket("good"), "m-3")))
     assert answer.response == {"batchItemFailures": [{"itemIdentifier": "m-2"}]}
-    assert world.figures.outcomes == {"failed": 3, "done": 1}
+    assert harness.metrics.outcomes == {"failed": 3, "done": 1}
 
 
-def test_an_s3_event_given_directly_loses_nothing_silently(world: FakeWorld) -> None:
-    answer = world.invoke({"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]})
+def test_an_s3_event_given_directly_loses_nothing_silently(harness: FakeHarness) -> None:
+    answer = harness.invoke({"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]})
     assert answer.response == NOTHING
-    assert [(code, dict(found)) for found, _, code in world.letters.rejected] == [
+    assert [(code, dict(found)) for found, _, code in harness.letters.rejected] == [
         ("message_invalid", {"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"})
     ]
 
 
 @pytest.mark.parametrize("body", [None, 7, {}, "absent"])
-def test_a_record_without_a_text_as_body_is_rejected(world: FakeWorld, body: Any) -> None:
+def test_a_record_without_a_text_as_body_is_rejected(harness: FakeHarness, body: Any) -> None:
     odd = record("") | {"body": body}
     if body == "absent":
         del odd["body"]
-    assert world.invoke(event(odd)).response == NOTHING
-    assert [code for _, _, code in world.letters.rejected] == ["message_invalid"]
+    assert harness.invoke(event(odd)).response == NOTHING
+    assert [code for _, _, code in harness.letters.rejected] == ["message_invalid"]
 
 
 @pytest.mark.parametrize("attributes", [None, [], "x", {"ApproximateReceiveCount": "many", "SentTimestamp": None}])
-def test_attributes_of_another_shape_are_no_reason_to_fail(world: FakeWorld, attributes: Any) -> None:
-    answer = world.invoke(event(record(ticket()) | {"attributes": attributes}))
+def test_attributes_of_another_shape_are_no_reason_to_fail(harness: FakeHarness, attributes: Any) -> None:
+    answer = harness.invoke(event(record(ticket()) | {"attributes": attributes}))
     assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
 
 
-def test_all_failed_is_an_answer_and_no_exception(world: FakeWorld) -> None:
-    world.models.fault = RuntimeError("x")
-    answer = world.invoke(event(record(ticket("a")), record(ticket("b"), "m-2")))
+def test_all_failed_is_an_answer_and_no_exception(harness: FakeHarness) -> None:
+    harness.models.fault = RuntimeError("x")
+    answer = harness.invoke(event(record(ticket("a")), record(ticket("b"), "m-2")))
     assert answer.response == {"batchItemFailures": [{"itemIdentifier": "m-1"}, {"itemIdentifier": "m-2"}]}
     assert json.loads(json.dumps(answer.response)) == answer.response
 
 
-def test_one_batch_leaves_nothing_to_the_next(world: FakeWorld) -> None:
-    world.models.fault = RuntimeError("x")
-    assert world.invoke(event(record(ticket()))).response["batchItemFailures"]
-    world.models.fault = None
-    assert world.invoke(event(record(ticket()))).response == NOTHING
+def test_one_batch_leaves_nothing_to_the_next(harness: FakeHarness) -> None:
+    harness.models.fault = RuntimeError("x")
+    assert harness.invoke(event(record(ticket()))).response["batchItemFailures"]
+    harness.models.fault = None
+    assert harness.invoke(event(record(ticket()))).response == NOTHING
 
 
 @pytest.mark.parametrize("odd", [None, object()])
-def test_without_a_clock_there_is_a_minute(world: FakeWorld, odd: Any) -> None:
-    assert world.handler(event(record(ticket())), odd) == NOTHING
-    (left,) = world.models.left
+def test_without_a_clock_there_is_a_minute(harness: FakeHarness, odd: Any) -> None:
+    assert harness.handler(event(record(ticket())), odd) == NOTHING
+    (left,) = harness.models.left
     assert 0 < left <= 60
 
 
-def test_the_clock_is_the_context_s_own(world: FakeWorld) -> None:
-    world.handler(event(record(ticket())), context(lambda: 200.0))
-    assert world.models.left == [195.0]
+def test_the_clock_is_the_context_s_own(harness: FakeHarness) -> None:
+    harness.handler(event(record(ticket())), context(lambda: 200.0))
+    assert harness.models.left == [195.0]
 
 
 def test_a_missing_bundle_is_said_when_the_handler_is_made(tmp_path: Path) -> None:
@@ -118,9 +128,11 @@ def test_a_missing_bundle_is_said_when_the_handler_is_made(tmp_path: Path) -> No
 
 
 def test_with_a_bundle_the_start_is_counted(bundle: Path, tmp_path: Path) -> None:
-    world = FakeWorld()
+    harness = FakeHarness()
     settings = Settings(**{**SETTINGS, "model_bundle": bundle.as_uri(), "bundle_cache_dir": str(tmp_path)})
-    handler = build(settings, source=world.source, sink=world.sink, dead_letters=world.letters, figures=world.figures)
-    assert world.figures.starts == 1
+    handler = build(
+        settings, source=harness.source, sink=harness.sink, dead_letters=harness.letters, metrics=harness.metrics
+    )
+    assert harness.metrics.starts == 1
     assert handler(event(record(ticket())), context()) == NOTHING
-    assert world.figures.outcomes == {"done": 1}
+    assert harness.metrics.outcomes == {"done": 1}

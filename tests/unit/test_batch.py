@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from enrichment import ModelFailed, OutOfTime
-from handler.dead_letters import backoff_seconds
 from handler.errors import ServiceFailed, StoreRefused, Throttled
-from handler.outcome import Outcome, overall
-from tests.cases import Answer
-from tests.fakes import FakeModels, FakeWorld, event, failed, notification, record, ticket
+from handler.outcome import Outcome, backoff_seconds, overall
+from tests.support.cases import Answer
+from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record, ticket
 
 
 @pytest.fixture
-def world() -> FakeWorld:
-    return FakeWorld()
+def harness() -> FakeHarness:
+    return FakeHarness()
 
 
 def outcomes(answer: Answer, message_id: str = "m-1") -> list[str]:
@@ -29,191 +28,191 @@ def notes(answer: Answer, message_id: str = "m-1") -> list[str | None]:
     return [line.get("note") for line in answer.tickets(message_id)]
 
 
-def put(world: FakeWorld, *keys: str, modified: int = 1_795_166_000_000, **fields: Any) -> None:
+def put(harness: FakeHarness, *keys: str, modified: int = 1_795_166_000_000, **fields: Any) -> None:
     for key in keys:
-        world.source.put(key, json.dumps(ticket(f"T-{key}", **fields)).encode(), modified)
+        harness.source.put(key, json.dumps(ticket(f"T-{key}", **fields)).encode(), modified)
 
 
-def rejection(world: FakeWorld) -> tuple[list[dict[str, Any]], str]:
-    ((_, reasons, code),) = world.letters.rejected
+def rejection(harness: FakeHarness) -> tuple[list[dict[str, Any]], str]:
+    ((_, reasons, code),) = harness.letters.rejected
     return [dict(reason) for reason in reasons], code
 
 
 # -- done and skipped
 
 
-def test_done_is_stored_and_neither_rejected_nor_repeated(world: FakeWorld) -> None:
-    put(world, "a")
-    answer = world.invoke(event(record(notification("a"))))
+def test_done_is_stored_and_neither_rejected_nor_repeated(harness: FakeHarness) -> None:
+    put(harness, "a")
+    answer = harness.invoke(event(record(notification("a"))))
     assert answer.response == {"batchItemFailures": []}
     assert outcomes(answer) == ["done"]
-    assert (world.letters.rejected, world.letters.put_offs) == ([], {})
+    assert (harness.letters.rejected, harness.letters.deferred) == ([], {})
     (line,) = answer.tickets("m-1")
     assert (line["ticket_id"], line["s3_key"]) == ("T-a", "a")
     assert line["milliseconds"].keys() == {"fetch", "enrich", "store"}
 
 
-def test_the_models_run_once_over_all_tickets_of_the_batch(world: FakeWorld) -> None:
-    put(world, "a", "b", "c")
-    answer = world.invoke(event(record(notification("a", "b")), record(notification("c"), "m-2")))
-    assert world.models.seen == [["T-a", "T-b", "T-c"]]
-    assert world.figures.batches == [3]
+def test_the_models_run_once_over_all_tickets_of_the_batch(harness: FakeHarness) -> None:
+    put(harness, "a", "b", "c")
+    answer = harness.invoke(event(record(notification("a", "b")), record(notification("c"), "m-2")))
+    assert harness.models.seen == [["T-a", "T-b", "T-c"]]
+    assert harness.metrics.batches == [3]
     assert outcomes(answer) + outcomes(answer, "m-2") == ["done"] * 3
-    assert world.figures.stages == ["fetch", "encode", "store"]
+    assert harness.metrics.stages == ["fetch", "encode", "store"]
 
 
-def test_what_was_enriched_before_is_skipped(world: FakeWorld) -> None:
-    put(world, "a")
-    world.invoke(event(record(notification("a"))))
-    answer = world.invoke(event(record(notification("a"), "again")))
+def test_what_was_enriched_before_is_skipped(harness: FakeHarness) -> None:
+    put(harness, "a")
+    harness.invoke(event(record(notification("a"))))
+    answer = harness.invoke(event(record(notification("a"), "again")))
     assert notes(answer, "again") == ["already enriched"]
-    assert len(world.models.seen) == 1
-    assert len(world.sink.objects["a"]) == 1
+    assert len(harness.models.seen) == 1
+    assert len(harness.sink.objects["a"]) == 1
 
 
 @pytest.mark.parametrize("change", ["content", "model", "key"])
-def test_it_is_enriched_again_when_anything_differs(world: FakeWorld, change: str) -> None:
-    put(world, "a")
-    world.invoke(event(record(notification("a"))))
+def test_it_is_enriched_again_when_anything_differs(harness: FakeHarness, change: str) -> None:
+    put(harness, "a")
+    harness.invoke(event(record(notification("a"))))
     key = "a"
     if change == "content":
-        put(world, "a", subject="Another")
+        put(harness, "a", subject="Another")
     elif change == "model":
-        world.handler = world.build(FakeModels("newer@111111111111"))
+        harness.handler = harness.build(FakeModels("newer@111111111111"))
     else:
         key = "copy"
-        world.source.objects["copy"] = world.source.objects["a"]
-    assert outcomes(world.invoke(event(record(notification(key), "again"))), "again") == ["done"]
+        harness.source.objects["copy"] = harness.source.objects["a"]
+    assert outcomes(harness.invoke(event(record(notification(key), "again"))), "again") == ["done"]
 
 
-def test_an_older_version_is_stale_before_the_models_run(world: FakeWorld) -> None:
-    put(world, "a", subject="new")
-    world.invoke(event(record(notification("a"))))
-    put(world, "a", subject="old", modified=1_795_165_999_999)
-    answer = world.invoke(event(record(notification("a"), "late")))
+def test_an_older_version_is_stale_before_the_models_run(harness: FakeHarness) -> None:
+    put(harness, "a", subject="new")
+    harness.invoke(event(record(notification("a"))))
+    put(harness, "a", subject="old", modified=1_795_165_999_999)
+    answer = harness.invoke(event(record(notification("a"), "late")))
     assert notes(answer, "late") == ["stale"]
-    assert len(world.models.seen) == 1
+    assert len(harness.models.seen) == 1
 
 
-def test_an_older_version_is_stale_when_it_loses_at_the_table(world: FakeWorld) -> None:
-    put(world, "a", subject="new")
-    world.invoke(event(record(notification("a"))))
-    put(world, "a", subject="old", modified=1_795_165_999_999)
-    world.sink.blind = True
-    answer = world.invoke(event(record(notification("a"), "loser")))
+def test_an_older_version_is_stale_when_it_loses_at_the_table(harness: FakeHarness) -> None:
+    put(harness, "a", subject="new")
+    harness.invoke(event(record(notification("a"))))
+    put(harness, "a", subject="old", modified=1_795_165_999_999)
+    harness.sink.blind = True
+    answer = harness.invoke(event(record(notification("a"), "loser")))
     assert (outcomes(answer, "loser"), notes(answer, "loser")) == (["skipped"], ["stale"])
-    assert len(world.models.seen) == 2
-    committed = world.item("T-a", 1_795_165_200)
+    assert len(harness.models.seen) == 2
+    committed = harness.item("T-a", 1_795_165_200)
     assert committed is not None
     assert committed["subject"] == "new"
-    assert b'"new"' in world.object("a", committed["s3_version_id"])
+    assert b'"new"' in harness.object("a", committed["s3_version_id"])
 
 
-def test_a_message_delivered_twice_in_one_batch_is_enriched_once(world: FakeWorld) -> None:
+def test_a_message_delivered_twice_in_one_batch_is_enriched_once(harness: FakeHarness) -> None:
     body = json.dumps(ticket("T"))
-    answer = world.invoke(event(record(body), record(body, "m-2")))
+    answer = harness.invoke(event(record(body), record(body, "m-2")))
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["done"], ["skipped"])
     assert notes(answer, "m-2") == ["duplicate in the batch"]
-    assert world.models.seen == [["T"]]
-    assert world.figures.outcomes == {"done": 1, "skipped": 1}
+    assert harness.models.seen == [["T"]]
+    assert harness.metrics.outcomes == {"done": 1, "skipped": 1}
 
 
-def test_both_of_two_bad_duplicates_are_rejected(world: FakeWorld) -> None:
-    answer = world.invoke(event(record(notification("gone")), record(notification("gone"), "m-2")))
+def test_both_of_two_bad_duplicates_are_rejected(harness: FakeHarness) -> None:
+    answer = harness.invoke(event(record(notification("gone")), record(notification("gone"), "m-2")))
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["rejected"], ["rejected"])
-    assert [r["messageId"] for r, _, _ in world.letters.rejected] == ["m-1", "m-2"]
-    assert world.source.fetched == ["gone"]
+    assert [r["messageId"] for r, _, _ in harness.letters.rejected] == ["m-1", "m-2"]
+    assert harness.source.fetched == ["gone"]
 
 
-def test_inline_tickets_are_as_old_as_their_message(world: FakeWorld) -> None:
+def test_inline_tickets_are_as_old_as_their_message(harness: FakeHarness) -> None:
     old, new = (record(ticket("T", subject=s), s) for s in ("old", "new"))
     new["attributes"]["SentTimestamp"] = "1795166102001"
-    world.invoke(event(new))
-    answer = world.invoke(event(old))
+    harness.invoke(event(new))
+    answer = harness.invoke(event(old))
     assert notes(answer, "old") == ["stale"]
-    stored = world.item("T", 1_795_165_200)
+    stored = harness.item("T", 1_795_165_200)
     assert stored is not None
     assert (stored["source_modified"], stored["subject"]) == (1_795_166_102_001, "new")
 
 
-def test_an_inline_ticket_that_came_twice_in_a_batch_is_as_old_as_the_younger_message(world: FakeWorld) -> None:
+def test_an_inline_ticket_that_came_twice_in_a_batch_is_as_old_as_the_younger_message(harness: FakeHarness) -> None:
     first, second = record(ticket("T")), record(ticket("T"), "m-2")
     second["attributes"]["SentTimestamp"] = "1795166102009"
-    world.invoke(event(first, second))
-    stored = world.item("T", 1_795_165_200)
+    harness.invoke(event(first, second))
+    stored = harness.item("T", 1_795_165_200)
     assert stored is not None
     assert stored["source_modified"] == 1_795_166_102_009
 
 
-def test_test_events_and_removals_are_skipped_without_a_look_at_the_stores(world: FakeWorld) -> None:
+def test_test_events_and_removals_are_skipped_without_a_look_at_the_stores(harness: FakeHarness) -> None:
     bodies = [{"Event": "s3:TestEvent"}, notification("x", event="ObjectRemoved:Delete"), {"Event": "s3:TestEvent"}]
-    answer = world.invoke(event(*(record(body, str(i)) for i, body in enumerate(bodies))))
+    answer = harness.invoke(event(*(record(body, str(i)) for i, body in enumerate(bodies))))
     assert [notes(answer, str(i)) for i in range(3)] == [["s3:TestEvent"], ["s3:ObjectRemoved"], ["s3:TestEvent"]]
-    assert world.source.fetched == []
-    assert world.models.seen == []
-    assert world.figures.outcomes == {"skipped": 3}
+    assert harness.source.fetched == []
+    assert harness.models.seen == []
+    assert harness.metrics.outcomes == {"skipped": 3}
 
 
 # -- rejected
 
 
-def test_rejected_goes_to_the_dead_letters_with_its_reason(world: FakeWorld) -> None:
-    world.source.put("a", b'{"ticket_id": "secret"}')
-    answer = world.invoke(event(record(notification("a"))))
+def test_rejected_goes_to_the_dead_letters_with_its_reason(harness: FakeHarness) -> None:
+    harness.source.put("a", b'{"ticket_id": "secret"}')
+    answer = harness.invoke(event(record(notification("a"))))
     assert answer.response == {"batchItemFailures": []}
     assert outcomes(answer) == ["rejected"]
-    (reason,), code = rejection(world)
+    (reason,), code = rejection(harness)
     assert code == reason["error"] == "schema_violation"
     assert (reason["stage"], reason["s3_key"]) == ("validate", "a")
     assert "customer_id" in reason["detail"]
     assert "ticket_id" not in reason
-    assert world.figures.errors == {("rejected", "schema_violation"): 1}
+    assert harness.metrics.errors == {("rejected", "schema_violation"): 1}
 
 
 def test_an_inline_ticket_has_the_same_limit_as_an_object() -> None:
-    world = FakeWorld(max_ticket_bytes=200)
-    answer = world.invoke(event(record(ticket("big", body="x" * 200)), record(ticket("small", body=""), "m-2")))
+    harness = FakeHarness(max_ticket_bytes=200)
+    answer = harness.invoke(event(record(ticket("big", body="x" * 200)), record(ticket("small", body=""), "m-2")))
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["rejected"], ["done"])
-    assert rejection(world)[1] == "object_too_large"
+    assert rejection(harness)[1] == "object_too_large"
 
 
-def test_a_store_that_refuses_for_good_means_rejection(world: FakeWorld) -> None:
-    world.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T")
-    world.invoke(event(record(ticket("T"))))
-    (reason,), code = rejection(world)
+def test_a_store_that_refuses_for_good_means_rejection(harness: FakeHarness) -> None:
+    harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T")
+    harness.invoke(event(record(ticket("T"))))
+    (reason,), code = rejection(harness)
     assert (code, reason["stage"], reason["ticket_id"]) == ("store_refused", "store", "T")
 
 
 @pytest.mark.parametrize("error", [Throttled("SendMessage: x"), ServiceFailed("SendMessage: x"), ValueError("x")])
-def test_a_rejection_that_cannot_be_sent_fails(world: FakeWorld, error: Exception) -> None:
-    world.letters.faults.set(error, "m-1")
-    answer = world.invoke(event(record("no JSON"), record("no JSON", "m-2")))
+def test_a_rejection_that_cannot_be_sent_fails(harness: FakeHarness, error: Exception) -> None:
+    harness.letters.faults.set(error, "m-1")
+    answer = harness.invoke(event(record("no JSON"), record("no JSON", "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["rejected"])
-    assert 1 <= world.letters.put_offs["m-1"] <= 2
-    assert any("dead-letter" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
-    assert world.figures.outcomes == {"failed": 1, "rejected": 1}
+    assert 1 <= harness.letters.deferred["m-1"] <= 2
+    assert any("sent to the DLQ" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
+    assert harness.metrics.outcomes == {"failed": 1, "rejected": 1}
 
 
 # -- failed
 
 
 @pytest.mark.parametrize("where", ["fetch", "known", "store"])
-def test_a_throttled_ticket_is_repeated_after_a_pause(world: FakeWorld, where: str) -> None:
-    put(world, "a", "b")
-    faults = {"fetch": world.source.faults, "known": world.sink.faults_known, "store": world.sink.faults}[where]
+def test_a_throttled_ticket_is_repeated_after_a_pause(harness: FakeHarness, where: str) -> None:
+    put(harness, "a", "b")
+    faults = {"fetch": harness.source.faults, "known": harness.sink.faults_known, "store": harness.sink.faults}[where]
     faults.set(Throttled("SlowDown"), "a", "T-a")
-    answer = world.invoke(event(record(notification("a"), receive_count=3), record(notification("b"), "m-2")))
+    answer = harness.invoke(event(record(notification("a"), receive_count=3), record(notification("b"), "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
-    assert world.letters.put_offs.keys() == {"m-1"}
-    assert 1 <= world.letters.put_offs["m-1"] <= 8
+    assert harness.letters.deferred.keys() == {"m-1"}
+    assert 1 <= harness.letters.deferred["m-1"] <= 8
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("throttled", "store" if where == "store" else "fetch")
     assert line["receive_count"] == 3
-    assert world.letters.rejected == []
+    assert harness.letters.rejected == []
     faults.clear()
-    assert outcomes(world.invoke(event(record(notification("a"), "again"))), "again") == ["done"]
+    assert outcomes(harness.invoke(event(record(notification("a"), "again"))), "again") == ["done"]
 
 
 def test_the_pause_is_random_and_doubles_up_to_fifteen_minutes() -> None:
@@ -225,84 +224,84 @@ def test_the_pause_is_random_and_doubles_up_to_fifteen_minutes() -> None:
         assert min(drawn) >= 1
 
 
-def test_what_had_no_time_comes_back_at_once(world: FakeWorld) -> None:
-    world.models.failures = {"late": OutOfTime("not started: 0.1 s left")}
-    answer = world.invoke(event(record(ticket("late")), record(ticket("soon"), "m-2")))
+def test_what_had_no_time_comes_back_at_once(harness: FakeHarness) -> None:
+    harness.models.failures = {"late": OutOfTime("not started: 0.1 s left")}
+    answer = harness.invoke(event(record(ticket("late")), record(ticket("soon"), "m-2")))
     assert failed(answer) == {"m-1"}
-    assert world.letters.put_offs == {"m-1": 0}
+    assert harness.letters.deferred == {"m-1": 0}
     assert outcomes(answer, "m-2") == ["done"]
 
 
-def test_the_models_leave_time_for_what_comes_after_them(world: FakeWorld) -> None:
+def test_the_models_leave_time_for_what_comes_after_them(harness: FakeHarness) -> None:
     for total, reserve in ((20.0, 3.0), (900.0, 5.0)):
-        world.seconds = [total]
-        world.invoke(event(record(ticket(f"T-{total}"))))
-        assert world.models.left.pop() == pytest.approx(total - reserve)
+        harness.seconds = [total]
+        harness.invoke(event(record(ticket(f"T-{total}"))))
+        assert harness.models.left.pop() == pytest.approx(total - reserve)
 
 
 @pytest.mark.parametrize("stage", ["fetch", "store"])
-def test_a_call_that_hangs_is_out_of_time_and_holds_nobody_up(world: FakeWorld, stage: str) -> None:
-    put(world, "hangs", "b")
-    world.seconds = [1, 0.35, 30] if stage == "fetch" else [1, 30, 30, 0.26, 30]
-    gate = (world.source.faults if stage == "fetch" else world.sink.faults).hang("hangs", "T-hangs")
-    answer = world.invoke(event(record(notification("hangs")), record(notification("b"), "m-2")))
+def test_a_call_that_hangs_is_out_of_time_and_holds_nobody_up(harness: FakeHarness, stage: str) -> None:
+    put(harness, "hangs", "b")
+    harness.seconds = [1, 0.35, 30] if stage == "fetch" else [1, 30, 30, 0.26, 30]
+    gate = (harness.source.faults if stage == "fetch" else harness.sink.faults).hang("hangs", "T-hangs")
+    answer = harness.invoke(event(record(notification("hangs")), record(notification("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
-    assert world.letters.put_offs == {"m-1": 0}
+    assert harness.letters.deferred == {"m-1": 0}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("out_of_time", stage)
 
 
-def test_more_calls_than_the_pool_takes_at_once_are_not_lost(world: FakeWorld) -> None:
+def test_more_calls_than_the_pool_takes_at_once_are_not_lost(harness: FakeHarness) -> None:
     hanging = [f"hangs-{i}" for i in range(16)]
-    put(world, *hanging, "queued")
-    world.seconds = [1, 0.35, 0.2]
-    gate = world.source.faults.hang(*hanging)
-    answer = world.invoke(event(record(notification(*hanging)), record(notification("queued"), "m-2")))
+    put(harness, *hanging, "queued")
+    harness.seconds = [1, 0.35, 0.2]
+    gate = harness.source.faults.hang(*hanging)
+    answer = harness.invoke(event(record(notification(*hanging)), record(notification("queued"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1", "m-2"}
-    assert world.letters.put_offs == {}, "the pool has no room for those calls either; SQS's own timeout does it"
+    assert harness.letters.deferred == {}, "the pool has no room for those calls either; SQS's own timeout does it"
 
 
-def test_a_rejection_that_hangs_is_not_taken_for_sent(world: FakeWorld) -> None:
-    world.seconds = [1, 30, 30, 30, 0.23, 30]
-    gate = world.letters.faults.hang("m-1")
-    answer = world.invoke(event(record("no JSON"), record(ticket(), "m-2")))
+def test_a_rejection_that_hangs_is_not_taken_for_sent(harness: FakeHarness) -> None:
+    harness.seconds = [1, 30, 30, 30, 0.23, 30]
+    gate = harness.letters.faults.hang("m-1")
+    answer = harness.invoke(event(record("no JSON"), record(ticket(), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
 
 
-def test_a_put_off_that_hangs_or_raises_changes_nothing(world: FakeWorld) -> None:
-    world.seconds = [1, 30, 30, 30, 0.2]
-    world.models.failures = {name: OutOfTime("x") for name in ("a", "b")}
-    gate = world.letters.faults_put_off.hang("m-1")
-    world.letters.faults_put_off.set(ValueError("x"), "m-2")
-    answer = world.invoke(event(record(ticket("a")), record(ticket("b"), "m-2")))
+def test_a_defer_that_hangs_or_raises_changes_nothing(harness: FakeHarness) -> None:
+    harness.seconds = [1, 30, 30, 30, 0.2]
+    harness.models.failures = {name: OutOfTime("x") for name in ("a", "b")}
+    gate = harness.letters.faults_defer.hang("m-1")
+    harness.letters.faults_defer.set(ValueError("x"), "m-2")
+    answer = harness.invoke(event(record(ticket("a")), record(ticket("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1", "m-2"}
-    assert world.figures.outcomes == {"failed": 2}
+    assert harness.metrics.outcomes == {"failed": 2}
 
 
 # -- the last receive
 
 
-def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(world: FakeWorld) -> None:
-    put(world, "a")
-    world.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
-    early = world.invoke(event(record(notification("a"), receive_count=4)))
-    assert (failed(early), world.letters.rejected) == ({"m-1"}, [])
-    last = world.invoke(event(record(notification("a"), receive_count=5)))
+def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(harness: FakeHarness) -> None:
+    put(harness, "a")
+    harness.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
+    early = harness.invoke(event(record(notification("a"), receive_count=4)))
+    assert (failed(early), harness.letters.rejected) == ({"m-1"}, [])
+    last = harness.invoke(event(record(notification("a"), receive_count=5)))
     assert failed(last) == set()
-    (reason,), code = rejection(world)
+    (reason,), code = rejection(harness)
     assert (code, reason["error"], reason["s3_key"]) == ("service_failed", "service_failed", "a")
-    assert world.figures.errors == {("failed", "service_failed"): 1, ("rejected", "service_failed"): 1}
+    assert harness.metrics.errors == {("failed", "service_failed"): 1, ("rejected", "service_failed"): 1}
 
 
-def test_on_its_last_receive_a_message_that_cannot_be_rejected_is_left_to_sqs(world: FakeWorld) -> None:
-    world.letters.faults.set(Throttled("x"), "m-1")
-    answer = world.invoke(event(record("no JSON", receive_count=5)))
+def test_on_its_last_receive_a_message_that_cannot_be_rejected_is_left_to_sqs(harness: FakeHarness) -> None:
+    harness.letters.faults.set(Throttled("x"), "m-1")
+    answer = harness.invoke(event(record("no JSON", receive_count=5)))
     assert failed(answer) == {"m-1"}
     assert outcomes(answer) == ["failed"]
 
@@ -310,42 +309,42 @@ def test_on_its_last_receive_a_message_that_cannot_be_rejected_is_left_to_sqs(wo
 # -- several tickets in one message
 
 
-def test_any_failed_ticket_makes_the_message_fail_and_nothing_of_it_is_rejected_yet(world: FakeWorld) -> None:
-    put(world, "good", "slow")
-    world.source.put("bad", b"[]")
-    world.source.faults.set(Throttled("SlowDown"), "slow")
+def test_any_failed_ticket_makes_the_message_fail_and_nothing_of_it_is_rejected_yet(harness: FakeHarness) -> None:
+    put(harness, "good", "slow")
+    harness.source.put("bad", b"[]")
+    harness.source.faults.set(Throttled("SlowDown"), "slow")
     body = notification("good", "bad", "slow")
-    answer = world.invoke(event(record(body)))
+    answer = harness.invoke(event(record(body)))
     assert failed(answer) == {"m-1"}
-    assert world.letters.rejected == []
+    assert harness.letters.rejected == []
     assert outcomes(answer) == ["done", "failed", "failed"]
-    world.source.faults.clear()
-    answer = world.invoke(event(record(body, receive_count=2)))
+    harness.source.faults.clear()
+    answer = harness.invoke(event(record(body, receive_count=2)))
     assert failed(answer) == set()
     assert outcomes(answer) == ["skipped", "rejected", "done"]
-    (reason,), code = rejection(world)
+    (reason,), code = rejection(harness)
     assert (code, reason["s3_key"]) == ("schema_violation", "bad")
 
 
-def test_else_any_rejected_one_makes_it_rejected_and_all_bad_ones_are_named(world: FakeWorld) -> None:
-    put(world, "good")
-    world.source.put("bad", b"[]")
-    answer = world.invoke(event(record(notification("good", "bad", "gone"))))
+def test_else_any_rejected_one_makes_it_rejected_and_all_bad_ones_are_named(harness: FakeHarness) -> None:
+    put(harness, "good")
+    harness.source.put("bad", b"[]")
+    answer = harness.invoke(event(record(notification("good", "bad", "gone"))))
     assert failed(answer) == set()
     assert outcomes(answer) == ["done", "rejected", "rejected"]
-    reasons, code = rejection(world)
+    reasons, code = rejection(harness)
     assert code == "schema_violation"
     assert [(reason["error"], reason["s3_key"]) for reason in reasons] == [
         ("schema_violation", "bad"),
         ("object_gone", "gone"),
     ]
-    assert ("T-good", 1_795_165_200) in world.sink.items
+    assert ("T-good", 1_795_165_200) in harness.sink.items
 
 
-def test_else_any_done_one_makes_it_done(world: FakeWorld) -> None:
-    put(world, "old", "new")
-    world.invoke(event(record(notification("old"))))
-    answer = world.invoke(event(record(notification("old", "new"), "m-2")))
+def test_else_any_done_one_makes_it_done(harness: FakeHarness) -> None:
+    put(harness, "old", "new")
+    harness.invoke(event(record(notification("old"))))
+    answer = harness.invoke(event(record(notification("old", "new"), "m-2")))
     assert failed(answer) == set()
     assert outcomes(answer, "m-2") == ["skipped", "done"]
 
@@ -363,27 +362,27 @@ def test_the_worst_outcome_is_the_message_s(found: list[Outcome], expected: Outc
     assert overall(found) == expected
 
 
-def test_only_time_that_was_too_short_brings_a_message_back_at_once(world: FakeWorld) -> None:
-    world.source.put("bad", b"[]")
-    put(world, "late", "slow")
-    world.models.failures = {"T-late": OutOfTime("x")}
-    world.source.faults.set(Throttled("SlowDown"), "slow")
-    world.invoke(event(record(notification("bad", "late")), record(notification("late", "slow"), "m-2")))
-    assert world.letters.put_offs["m-1"] == 0
-    assert world.letters.put_offs["m-2"] >= 1
+def test_only_time_that_was_too_short_brings_a_message_back_at_once(harness: FakeHarness) -> None:
+    harness.source.put("bad", b"[]")
+    put(harness, "late", "slow")
+    harness.models.failures = {"T-late": OutOfTime("x")}
+    harness.source.faults.set(Throttled("SlowDown"), "slow")
+    harness.invoke(event(record(notification("bad", "late")), record(notification("late", "slow"), "m-2")))
+    assert harness.letters.deferred["m-1"] == 0
+    assert harness.letters.deferred["m-2"] >= 1
 
 
 # -- isolation
 
 
-def test_one_bad_ticket_never_touches_its_neighbours(world: FakeWorld) -> None:
-    put(world, *"abcdefg")
-    world.source.put("b", b"\xff")
-    del world.source.objects["c"]
-    world.source.faults.set(Throttled("SlowDown"), "d")
-    world.models.failures = {"T-e": ModelFailed("a model raised RuntimeError")}
-    world.sink.faults.set(ValueError("a bug"), "T-f")
-    answer = world.invoke(event(*(record(notification(key), key) for key in "abcdefg")))
+def test_one_bad_ticket_never_touches_its_neighbours(harness: FakeHarness) -> None:
+    put(harness, *"abcdefg")
+    harness.source.put("b", b"\xff")
+    del harness.source.objects["c"]
+    harness.source.faults.set(Throttled("SlowDown"), "d")
+    harness.models.failures = {"T-e": ModelFailed("a model raised RuntimeError")}
+    harness.sink.faults.set(ValueError("a bug"), "T-f")
+    answer = harness.invoke(event(*(record(notification(key), key) for key in "abcdefg")))
     assert {key: outcomes(answer, key) for key in "abcdefg"} == {
         "a": ["done"],
         "b": ["rejected"],
@@ -394,27 +393,27 @@ def test_one_bad_ticket_never_touches_its_neighbours(world: FakeWorld) -> None:
         "g": ["done"],
     }
     assert failed(answer) == {"d", "e", "f"}
-    assert {name for name, _ in world.sink.items} == {"T-a", "T-g"}
+    assert {name for name, _ in harness.sink.items} == {"T-a", "T-g"}
 
 
 @pytest.mark.parametrize("where", ["fetch", "known", "store", "models", "too few results"])
 def test_an_unexpected_exception_is_logged_without_its_text_counted_and_tried_again(
-    world: FakeWorld, where: str
+    harness: FakeHarness, where: str
 ) -> None:
-    put(world, "a")
+    put(harness, "a")
     error = ValueError("could not convert 'what the customer wrote'")
     error.__cause__ = KeyError("what the customer wrote")
-    world.source.faults.set(error, *(["a"] if where == "fetch" else []))
-    world.sink.faults_known.set(error, *(["T-a"] if where == "known" else []))
-    world.sink.faults.set(error, *(["T-a"] if where == "store" else []))
+    harness.source.faults.set(error, *(["a"] if where == "fetch" else []))
+    harness.sink.faults_known.set(error, *(["T-a"] if where == "known" else []))
+    harness.sink.faults.set(error, *(["T-a"] if where == "store" else []))
     if where == "models":
-        world.models.fault = error
+        harness.models.fault = error
     if where == "too few results":
-        world.models.enrich = lambda *_, **__: []  # type: ignore[method-assign]
-    answer = world.invoke(event(record(notification("a")), record("no JSON", "m-2")))
+        harness.models.enrich = lambda *_, **__: []  # type: ignore[method-assign]
+    answer = harness.invoke(event(record(notification("a")), record("no JSON", "m-2")))
     assert failed(answer) == {"m-1"}
     assert outcomes(answer, "m-2") == ["rejected"]
-    assert world.figures.errors["failed", "unexpected"] == 1
+    assert harness.metrics.errors["failed", "unexpected"] == 1
     assert "customer" not in answer.log
     (line,) = [line for line in answer.lines() if line["message"] == "unexpected"]
     assert line["traceback"].count("Traceback") == 0
@@ -422,16 +421,16 @@ def test_an_unexpected_exception_is_logged_without_its_text_counted_and_tried_ag
     assert "batch.py" in line["traceback"]
 
 
-def test_a_late_answer_changes_nothing(world: FakeWorld) -> None:
-    put(world, "late")
-    world.seconds = [1, 30, 30, 0.26, 30]
-    gate = world.sink.faults.hang("T-late")
-    answer = world.invoke(event(record(notification("late"))))
+def test_a_late_answer_changes_nothing(harness: FakeHarness) -> None:
+    put(harness, "late")
+    harness.seconds = [1, 30, 30, 0.26, 30]
+    gate = harness.sink.faults.hang("T-late")
+    answer = harness.invoke(event(record(notification("late"))))
     assert failed(answer) == {"m-1"}
     gate.set()
     deadline = time.monotonic() + 5
-    while not world.sink.items and time.monotonic() < deadline:
+    while not harness.sink.items and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert world.figures.outcomes == {"failed": 1}
-    again = world.invoke(event(record(notification("late"), receive_count=2)))
+    assert harness.metrics.outcomes == {"failed": 1}
+    again = harness.invoke(event(record(notification("late"), receive_count=2)))
     assert notes(again) == ["already enriched"]

@@ -11,70 +11,70 @@ import pytest
 
 from enrichment import Enricher, EnrichmentError, ModelFailed, OutOfTime
 from handler.errors import ServiceFailed, StoreRefused, Throttled
-from handler.observability import EmfFigures
-from tests.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
-from tests.cases import Answer
-from tests.fakes import FakeModels, FakeWorld, event, failed, notification, record
+from handler.metrics import EmfMetrics
+from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
+from tests.support.cases import Answer
+from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record
 
 
-def told_by(world: FakeWorld, *records: dict[str, Any]) -> Answer:
+def told_by(harness: FakeHarness, *records: dict[str, Any]) -> Answer:
     """The answer, with everything that was written anywhere, metrics included, as its log."""
-    world.figures = EmfFigures()  # type: ignore[assignment]
-    world.handler = world.build(world.models)
+    harness.metrics = EmfMetrics()  # type: ignore[assignment]
+    harness.handler = harness.build(harness.models)
     stream = StringIO()
     with redirect_stdout(stream), redirect_stderr(stream):
-        answer = world.invoke(event(*records))
+        answer = harness.invoke(event(*records))
     assert '"TicketsPerBatch"' in stream.getvalue()
     return Answer(answer.response, answer.log + stream.getvalue())
 
 
 @pytest.fixture
-def world() -> FakeWorld:
-    return FakeWorld()
+def harness() -> FakeHarness:
+    return FakeHarness()
 
 
 def ends(answer: Answer, message_id: str = "m-1") -> list[str]:
     return [line["outcome"] for line in answer.tickets(message_id)]
 
 
-def test_done_and_skipped(world: FakeWorld, enricher: Enricher) -> None:
-    world.models = enricher  # type: ignore[assignment]
-    world.source.put("k.json", json.dumps(valid("T-1")).encode())
+def test_done_and_skipped(harness: FakeHarness, enricher: Enricher) -> None:
+    harness.models = enricher  # type: ignore[assignment]
+    harness.source.put("k.json", json.dumps(valid("T-1")).encode())
     sent = [record(notification("k.json"), "stored"), record(valid("T-2"), "inline"), record(valid("T-2"), "twice")]
-    answer = told_by(world, *sent)
+    answer = told_by(harness, *sent)
     assert [ends(answer, name) for name in ("stored", "inline", "twice")] == [["done"], ["done"], ["skipped"]]
     assert_none_is_told(answer, [])
-    answer = told_by(world, *sent[:2])
+    answer = told_by(harness, *sent[:2])
     assert ends(answer, "stored") + ends(answer, "inline") == ["skipped"] * 2
     assert_none_is_told(answer, [])
-    world.source.put("k.json", json.dumps(valid("T-1", body="older")).encode(), modified=1)
-    assert ends(told_by(world, sent[0]), "stored") == ["skipped"]
-    assert WORD in world.object("k.json", "0").decode(), "what was enriched were canaries"
+    harness.source.put("k.json", json.dumps(valid("T-1", body="older")).encode(), modified=1)
+    assert ends(told_by(harness, sent[0]), "stored") == ["skipped"]
+    assert WORD in harness.object("k.json", "0").decode(), "what was enriched were canaries"
 
 
 @pytest.mark.parametrize("key", sorted(BROKEN))
-def test_rejected_objects(world: FakeWorld, key: str) -> None:
-    world.source.put(key, BROKEN[key])
-    answer = told_by(world, record(notification(key)))
+def test_rejected_objects(harness: FakeHarness, key: str) -> None:
+    harness.source.put(key, BROKEN[key])
+    answer = told_by(harness, record(notification(key)))
     assert ends(answer) == ["rejected"]
-    assert_none_is_told(answer, world.dead_letters())
+    assert_none_is_told(answer, harness.dead_letters())
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_rejected_messages_keep_their_body(world: FakeWorld, name: str) -> None:
-    answer = told_by(world, record(REFUSED[name], name))
+def test_rejected_messages_keep_their_body(harness: FakeHarness, name: str) -> None:
+    answer = told_by(harness, record(REFUSED[name], name))
     assert ends(answer, name) == ["rejected"]
-    (letter,) = world.dead_letters()
+    (letter,) = harness.dead_letters()
     assert letter.body == REFUSED[name]
     assert WORD in letter.body
     assert_none_is_told(answer, [letter])
 
 
 @pytest.mark.parametrize("name", sorted(SKIPPED))
-def test_skipped_messages(world: FakeWorld, name: str) -> None:
-    answer = told_by(world, record(SKIPPED[name], name))
+def test_skipped_messages(harness: FakeHarness, name: str) -> None:
+    answer = told_by(harness, record(SKIPPED[name], name))
     assert ends(answer, name) == ["skipped"]
-    assert_none_is_told(answer, world.dead_letters())
+    assert_none_is_told(answer, harness.dead_letters())
 
 
 UNEXPECTED = ValueError("could not convert 'canary-body'")
@@ -89,38 +89,42 @@ UNEXPECTED.__cause__ = KeyError("canary")
     ids=["throttled", "service", "time", "model", "unexpected"],
 )
 def test_failed_and_rejected_at_the_last_receive(
-    world: FakeWorld, error: Exception, place: str, receive_count: int
+    harness: FakeHarness, error: Exception, place: str, receive_count: int
 ) -> None:
-    world.source.put("k.json", json.dumps(valid("T-1")).encode())
+    harness.source.put("k.json", json.dumps(valid("T-1")).encode())
     if place == "models":
         if isinstance(error, EnrichmentError):
-            world.models.failures = {"T-1": error}
+            harness.models.failures = {"T-1": error}
         else:
-            world.models.fault = error
+            harness.models.fault = error
     else:
-        faults = {"fetch": world.source.faults, "known": world.sink.faults_known, "store": world.sink.faults}[place]
+        faults = {"fetch": harness.source.faults, "known": harness.sink.faults_known, "store": harness.sink.faults}[
+            place
+        ]
         faults.set(error, "k.json", "T-1")
-    answer = told_by(world, record(notification("k.json"), receive_count=receive_count))
+    answer = told_by(harness, record(notification("k.json"), receive_count=receive_count))
     assert ends(answer) == ["failed" if receive_count == 1 else "rejected"]
-    letters = world.dead_letters()
+    letters = harness.dead_letters()
     assert len(letters) == (receive_count == 5)
     assert_none_is_told(answer, letters)
 
 
-def test_refused_by_the_stores_or_by_the_dead_letter_queue(world: FakeWorld) -> None:
-    world.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T-1")
-    world.letters.faults.set(UNEXPECTED, "m-2")
-    world.letters.faults_put_off.set(UNEXPECTED, "m-2")
-    answer = told_by(world, record(valid("T-1")), record("canary", "m-2"))
+def test_refused_by_the_stores_or_by_the_dead_letter_queue(harness: FakeHarness) -> None:
+    harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T-1")
+    harness.letters.faults.set(UNEXPECTED, "m-2")
+    harness.letters.faults_defer.set(UNEXPECTED, "m-2")
+    answer = told_by(harness, record(valid("T-1")), record("canary", "m-2"))
     assert ends(answer) + ends(answer, "m-2") == ["rejected", "failed"]
     assert failed(answer) == {"m-2"}
-    letters = world.dead_letters()
+    letters = harness.dead_letters()
     assert_none_is_told(answer, letters)
     assert letters[0].rejection["errors"][0]["ticket_id"] == "T-1"
 
 
-def test_the_id_of_a_ticket_that_broke_the_schema_is_not_told_though_that_of_a_valid_one_is(world: FakeWorld) -> None:
-    world.models = FakeModels()
-    answer = told_by(world, record(valid("canary-id")), record(valid("canary-id", created_at=None), "m-2"))
+def test_the_id_of_a_ticket_that_broke_the_schema_is_not_told_though_that_of_a_valid_one_is(
+    harness: FakeHarness,
+) -> None:
+    harness.models = FakeModels()
+    answer = told_by(harness, record(valid("canary-id")), record(valid("canary-id", created_at=None), "m-2"))
     assert [line.get("ticket_id") for line in answer.tickets("m-1")] == ["canary-id"]
     assert all(WORD not in json.dumps(line) for line in answer.tickets("m-2"))

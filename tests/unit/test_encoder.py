@@ -24,7 +24,7 @@ TEXTS = [
     "发票有误，请更正。",
     "The export button does nothing. " * 3,
     "HTTP 500 at /api/v2/orders?id=17&retry=true after 30,000 ms -- again!",
-    "We moved the whole office to the new plan on Monday and since then nobody can print. " * 8,
+    "We moved the whole office to the new options on Monday and since then nobody can print. " * 8,
     "A long story about a parcel that went to Norway instead of Graz. " * 24,
     "word " * 300,
 ]

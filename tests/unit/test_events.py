@@ -7,8 +7,8 @@ import json
 import pytest
 
 from enrichment import Enricher
-from tests.cases import BUCKET, EVENTS, Case, load_cases, run_case
-from tests.fakes import FakeWorld
+from tests.support.cases import BUCKET, EVENTS, Case, load_cases, run_case
+from tests.support.fakes import FakeHarness
 
 CASES = load_cases()
 RECORD = {
@@ -26,14 +26,14 @@ RECORD = {
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_sample_event(case: Case, enricher: Enricher) -> None:
-    world = FakeWorld(enricher)
-    run_case(case, world.invoke, world)
+    harness = FakeHarness(enricher)
+    run_case(case, harness.invoke, harness)
     stored = {
         (ticket["ticket_id"], ticket["created_at"])
         for expected in case.outcomes
         for ticket in expected.get("tickets", ())
     }
-    assert set(world.sink.items) == stored, "nothing is stored but what the case names"
+    assert set(harness.sink.items) == stored, "nothing is stored but what the case names"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -15,9 +15,9 @@ from enrichment.export.weights import Precision
 from enrichment.summary.beam import BeamSearch, Generation
 from handler.app import build
 from handler.settings import Settings
-from tests.fakes import SETTINGS, FakeWorld, context, event, record
-from tests.fakes import ticket as raw_ticket
-from tests.small_full import write_bundle
+from tests.support.fakes import SETTINGS, FakeHarness, context, event, record
+from tests.support.fakes import ticket as raw_ticket
+from tests.support.small_full import write_bundle
 
 HELDOUT = [
     json.loads(line)
@@ -194,12 +194,14 @@ def test_graphs_that_do_not_fit_are_refused(
 
 
 def test_the_handler_runs_it_where_the_setting_says_so(full_bundle: Path, tmp_path: Path) -> None:
-    world = FakeWorld()
+    harness = FakeHarness()
     settings = Settings(**{**SETTINGS, "model_bundle": full_bundle.as_uri(), "bundle_cache_dir": str(tmp_path)})
-    handler = build(settings, source=world.source, sink=world.sink, dead_letters=world.letters, figures=world.figures)
+    handler = build(
+        settings, source=harness.source, sink=harness.sink, dead_letters=harness.letters, metrics=harness.metrics
+    )
     records = [record(raw_ticket(f"T{i}"), f"m-{i}") for i in range(3)]
     assert handler(event(*records, record("no json", "m-3")), context()) == {"batchItemFailures": []}
-    assert world.figures.outcomes == {"done": 3, "rejected": 1}
-    stored = [json.loads(write.body) for write, _ in world.sink.items.values()]
+    assert harness.metrics.outcomes == {"done": 3, "rejected": 1}
+    stored = [json.loads(write.body) for write, _ in harness.sink.items.values()]
     assert {ticket["enrichment"]["model_version"].split("@")[0] for ticket in stored} == {"full-int8"}
     assert all(set(ticket["enrichment"]["scores"]["sentiment"]) == {"NEGATIVE", "POSITIVE"} for ticket in stored)

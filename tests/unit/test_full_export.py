@@ -15,8 +15,8 @@ import pytest
 from enrichment import Enricher, EnrichmentData, RawTicket
 from enrichment.export.corpus import TICKETS
 from enrichment.export.sources import DISTILBART, DISTILBERT, MINILM
-from tests.hub import serve
-from tests.small_full import write_source
+from tests.support.hub import serve
+from tests.support.small_full import write_source
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,9 +68,9 @@ def _assert_bundle(folder: Path, precision: str, pinned: tuple[bool, bool]) -> E
     specs: Any = (manifest.models.sentiment, manifest.models.summary)
     assert tuple(spec.source for spec in specs) == (DISTILBERT.repository, DISTILBART.repository)
     assert tuple(spec.pinned for spec in specs) == pinned
-    figures = manifest.verification
-    assert figures["encoder"]["cosine_min"] >= 0.99
-    assert {"label_agreement", "summary_equal", "summary_rouge_l"} <= set(figures)
+    metrics = manifest.verification
+    assert metrics["encoder"]["cosine_min"] >= 0.99
+    assert {"label_agreement", "summary_equal", "summary_rouge_l"} <= set(metrics)
     [result] = enricher.enrich(
         [RawTicket(ticket_id="1", customer_id="C", created_at=0, subject="Login", body="My password is refused.")]
     )
@@ -97,8 +97,8 @@ def test_the_hub_is_a_source(home: Path, full_source: Path) -> None:
         done = _run(home / "b", "--source", "hub", "--allow-unpinned", "--precision", "fp32", endpoint=hub.url)
         assert done.returncode == 0, done.stderr
         # DistilBART has no hash on record: what the hub gives at the pinned revision is pinned.
-        figures = _assert_bundle(home / "b", "fp32", pinned=(False, True)).bundle.manifest.verification
-        assert (figures["label_agreement"], figures["summary_rouge_l"]) == (1.0, 1.0)
+        metrics = _assert_bundle(home / "b", "fp32", pinned=(False, True)).bundle.manifest.verification
+        assert (metrics["label_agreement"], metrics["summary_rouge_l"]) == (1.0, 1.0)
         for source in (MINILM, DISTILBERT, DISTILBART):
             assert any(f"/{source.repository}/resolve/{source.revision}/" in path for path in hub.asked)
 

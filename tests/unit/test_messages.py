@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from handler.errors import MessageInvalid
-from handler.messages import Deleted, InlineTicket, StoredTicket, inline_key, number_attribute, references
-from tests.fakes import notification, ticket
+from handler.messages import Ignored, InlineTicket, StoredTicket, inline_key, number_attribute, references
+from tests.support.fakes import notification, ticket
 
 
 def sns(message: str) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_what_has_a_ticket_id_is_a_ticket_whatever_else_it_has(more: dict[str, A
     ],
 )
 def test_nothing_is_left_to_enrich(body: dict[str, Any], what: str) -> None:
-    assert references(json.dumps(body)) == [Deleted(what)]
+    assert references(json.dumps(body)) == [Ignored(what)]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from enrichment import EnrichmentError, ModelFailed, OutOfTime, TicketInvalid, parse_ticket
 from handler.errors import MessageInvalid, ServiceFailed, StoreRefused, Throttled
-from handler.messages import Deleted, InlineTicket, StoredTicket, references
-from tests.fakes import FakeModels, FakeWorld, event, failed, notification, record, ticket
+from handler.messages import Ignored, InlineTicket, StoredTicket, references
+from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record, ticket
 
 KEYS = ["a", "b", "c", "d"]
 VALUES = st.recursive(
@@ -100,7 +100,7 @@ def test_a_message_is_understood_or_refused(body: str) -> None:
     assert found
     assert len(set(found)) == len(found)
     for reference in found:
-        assert isinstance(reference, StoredTicket | InlineTicket | Deleted)
+        assert isinstance(reference, StoredTicket | InlineTicket | Ignored)
         if isinstance(reference, StoredTicket):
             assert reference.bucket
             assert reference.key
@@ -121,18 +121,20 @@ def test_every_record_ends_in_exactly_one_way(
     model_faults: dict[str, EnrichmentError],
     refused: dict[str, Exception],
 ) -> None:
-    world = FakeWorld()
+    harness = FakeHarness()
     for key, raw in objects.items():
-        world.source.put(key, raw)
-    for place, errors in zip((world.source.faults, world.sink.faults_known, world.sink.faults), faults, strict=True):
+        harness.source.put(key, raw)
+    for place, errors in zip(
+        (harness.source.faults, harness.sink.faults_known, harness.sink.faults), faults, strict=True
+    ):
         for name, error in errors.items():
             place.set(error, name)
     for name, error in refused.items():
-        world.letters.faults.set(error, name)
-    world.models.failures = dict(model_faults)
+        harness.letters.faults.set(error, name)
+    harness.models.failures = dict(model_faults)
     records = [record(body, f"m-{i}", count) for i, (body, count) in enumerate(messages)]
-    answer = world.invoke(event(*records))
-    rejected = [found["messageId"] for found, _, _ in world.letters.rejected]
+    answer = harness.invoke(event(*records))
+    rejected = [found["messageId"] for found, _, _ in harness.letters.rejected]
     assert len(rejected) == len(set(rejected)), "no message lies twice among the dead letters"
     told = 0
     for sent in records:
@@ -140,25 +142,25 @@ def test_every_record_ends_in_exactly_one_way(
         ends = [line["outcome"] for line in answer.tickets(name)]
         told += len(ends)
         assert ends, "every record is told of"
-        assert ("failed" in ends) == (name in failed(answer)) == (name in world.letters.put_offs)
+        assert ("failed" in ends) == (name in failed(answer)) == (name in harness.letters.deferred)
         assert ("rejected" in ends) == (name in rejected)
         assert not {"failed", "rejected"} <= set(ends)
         assert name not in refused or name not in rejected
-    assert sum(world.figures.outcomes.values()) == told == sum(1 for x in answer.lines() if x["message"] == "ticket")
-    for name, created_at in world.sink.items:
-        item = world.item(name, created_at)
+    assert sum(harness.metrics.outcomes.values()) == told == sum(1 for x in answer.lines() if x["message"] == "ticket")
+    for name, created_at in harness.sink.items:
+        item = harness.item(name, created_at)
         assert item is not None
-        stored = json.loads(world.object(item["s3_key"], item["s3_version_id"]))
+        stored = json.loads(harness.object(item["s3_key"], item["s3_version_id"]))
         assert (stored["ticket_id"], stored["created_at"]) == (name, created_at)
 
 
-WORLD = FakeWorld(FakeModels())
+HARNESS = FakeHarness(FakeModels())
 
 
 @given(VALUES | st.fixed_dictionaries({"Records": VALUES | st.lists(ODD_RECORDS | VALUES, max_size=4)}))
 @settings(max_examples=200, deadline=None)
 def test_any_event_gets_an_answer_that_names_only_what_it_held(odd: Any) -> None:
-    answer = WORLD.invoke(odd)
+    answer = HARNESS.invoke(odd)
     assert answer.response.keys() == {"batchItemFailures"}
     held = (
         [r.get("messageId") for r in odd["Records"] if isinstance(r, dict)]
@@ -173,13 +175,13 @@ def test_any_event_gets_an_answer_that_names_only_what_it_held(odd: Any) -> None
 @given(RAW)
 @settings(max_examples=200, deadline=None)
 def test_what_is_accepted_as_a_ticket_can_be_stored(raw: bytes) -> None:
-    world = FakeWorld()
-    world.source.put("a", raw)
-    answer = world.invoke(event(record(notification("a"))))
+    harness = FakeHarness()
+    harness.source.put("a", raw)
+    answer = harness.invoke(event(record(notification("a"))))
     try:
         parsed = parse_ticket(raw)
     except TicketInvalid:
-        assert [code for _, _, code in world.letters.rejected] == ["schema_violation"]
+        assert [code for _, _, code in harness.letters.rejected] == ["schema_violation"]
     else:
         assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
-        assert (parsed.ticket_id, parsed.created_at) in world.sink.items
+        assert (parsed.ticket_id, parsed.created_at) in harness.sink.items

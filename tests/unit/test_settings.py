@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from handler.settings import Settings, WorkerSettings
-from tests.fakes import SETTINGS
+from tests.support.fakes import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_THE_FUNCTION = {name.upper() for name in Settings.model_fields}

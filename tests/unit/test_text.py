@@ -126,7 +126,7 @@ def test_lines_that_a_mail_program_wrapped_are_joined() -> None:
 
 
 def test_long_lines_of_a_chat_are_not_taken_for_wrapped_ones() -> None:
-    lines = ["i pay for the large plan and it shows me the small one since " + "monday " * 9, "please correct it"]
+    lines = ["i pay for the large options and it shows me the small one since " + "monday " * 9, "please correct it"]
     assert _split("\n".join(lines)) == [line.strip() for line in lines]
 
 

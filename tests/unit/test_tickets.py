@@ -28,15 +28,15 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
-from handler.display import age, moment, write, write_whole
+from handler.aws.storage import AwsTicketSink, Write
+from handler.cli.output import age, moment, write, write_whole
 from handler.settings import Settings
-from handler.storage import AwsTicketSink, Write
 from handler.tickets.access import AccessSettings
-from handler.tickets.catalogue import URGENCIES, Catalogue, CatalogueError, Item, ObjectUnreadable, Selection
 from handler.tickets.command import app, follow_tickets, main
-from handler.tickets.likeness import Likeness, similar
 from handler.tickets.options import since_seconds
+from handler.tickets.repository import URGENCIES, Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
 from handler.tickets.rows import ticket_row
+from handler.tickets.similarity import Similarity, similar
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = count(1)
@@ -45,7 +45,7 @@ NASTY = "Re:\tyour\r\nbill \x1b]0;owned\x07\x9b31m \u202etxt.exe\u202c ✓ é"
 
 
 @dataclass
-class World:
+class Harness:
     """A table and a bucket of the name `place`, the sink that fills them, and the calls that were made.
 
     `before` hears the name and the parameters of each call before it is made, and may raise.
@@ -60,8 +60,8 @@ class World:
     times: Iterator[int] = field(default_factory=lambda: count(1))
 
     @property
-    def catalogue(self) -> Catalogue:
-        return Catalogue(self.dynamodb, lambda: self.s3, table=self.place, bucket=self.place)
+    def repository(self) -> TicketRepository:
+        return TicketRepository(self.dynamodb, lambda: self.s3, table=self.place, bucket=self.place)
 
     def store(
         self, ticket_id: str, created_at: int = 1000, *, vector: tuple[float, ...] = (1.0,), **labels: Any
@@ -97,7 +97,7 @@ class World:
         return key
 
     def item(self, ticket_id: str) -> Item:
-        (item,) = self.catalogue.with_id(ticket_id)
+        (item,) = self.repository.with_id(ticket_id)
         return item
 
     def forget_calls(self) -> None:
@@ -127,9 +127,9 @@ def declared() -> dict[str, Any]:
 
 
 @pytest.fixture
-def world(aws: tuple[Any, Any], declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """Yields an empty world of this test's own, which the environment names, too."""
-    made = World(*aws, place=f"tickets-{next(PLACES)}")
+def harness(aws: tuple[Any, Any], declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
+    """Yields an empty harness of this test's own, which the environment names, too."""
+    made = Harness(*aws, place=f"tickets-{next(PLACES)}")
     for name in ("TABLE_NAME", "ENRICHED_BUCKET"):
         monkeypatch.setenv(name, made.place)
     for name in ("FORCE_COLOR", "COLUMNS"):
@@ -162,45 +162,45 @@ def run(*arguments: str) -> Result:
 # -- lists
 
 
-def test_urgencies_are_merged_newest_first_and_equal_times_by_severity(world: World) -> None:
+def test_urgencies_are_merged_newest_first_and_equal_times_by_severity(harness: Harness) -> None:
     for ticket_id, created_at, urgency in [
         ("a", 10, "low"), ("b", 40, "medium"), ("c", 20, "critical"), ("d", 30, "low"), ("e", 30, "critical"),
         ("f", 30, "high"),
     ]:  # fmt: skip
-        world.store(ticket_id, created_at, urgency=urgency)
-    assert ids(world.catalogue.newest(Selection())) == ["b", "e", "f", "d", "c", "a"]
+        harness.store(ticket_id, created_at, urgency=urgency)
+    assert ids(harness.repository.newest(Selection())) == ["b", "e", "f", "d", "c", "a"]
 
 
-def test_a_list_costs_one_query_of_the_index_for_each_urgency_and_never_a_scan(world: World) -> None:
+def test_a_list_costs_one_query_of_the_index_for_each_urgency_and_never_a_scan(harness: Harness) -> None:
     for number in range(40):
-        world.store(f"t{number:02}", number, urgency=URGENCIES[number % 4])
-    world.forget_calls()
-    assert ids(islice(world.catalogue.newest(Selection(), 10), 10)) == [f"t{n}" for n in range(39, 29, -1)]
-    assert world.calls == ["Query"] * 4
-    assert {query["ExpressionAttributeValues"][":urgency"]["S"] for query in world.queries} == set(URGENCIES)
-    assert {(query["IndexName"], query["Limit"]) for query in world.queries} == {("urgency-index", 10)}
+        harness.store(f"t{number:02}", number, urgency=URGENCIES[number % 4])
+    harness.forget_calls()
+    assert ids(islice(harness.repository.newest(Selection(), 10), 10)) == [f"t{n}" for n in range(39, 29, -1)]
+    assert harness.calls == ["Query"] * 4
+    assert {query["ExpressionAttributeValues"][":urgency"]["S"] for query in harness.queries} == set(URGENCIES)
+    assert {(query["IndexName"], query["Limit"]) for query in harness.queries} == {("urgency-index", 10)}
 
 
-def test_further_pages_are_read_when_they_are_needed_and_grow(world: World) -> None:
+def test_further_pages_are_read_when_they_are_needed_and_grow(harness: Harness) -> None:
     for number in range(45):
-        world.store(f"t{number:02}", number, urgency="low")
-    world.forget_calls()
-    tickets = world.catalogue.newest(Selection(("low",)), 5)
+        harness.store(f"t{number:02}", number, urgency="low")
+    harness.forget_calls()
+    tickets = harness.repository.newest(Selection(("low",)), 5)
     seen = []
     for taken in (5, 1, 9, 1, 29):
         list(islice(tickets, taken))
-        seen.append([query["Limit"] for query in world.queries])
+        seen.append([query["Limit"] for query in harness.queries])
     assert seen == [[5], [5, 10], [5, 10], [5, 10, 20], [5, 10, 20, 40]]
     assert list(tickets) == []
-    assert set(world.calls) == {"Query"}
+    assert set(harness.calls) == {"Query"}
 
 
-def test_only_the_wanted_urgencies_are_asked_for(world: World) -> None:
+def test_only_the_wanted_urgencies_are_asked_for(harness: Harness) -> None:
     for urgency in URGENCIES:
-        world.store(urgency, urgency=urgency)
-    world.forget_calls()
-    assert ids(world.catalogue.newest(Selection(("critical", "high")))) == ["critical", "high"]
-    assert len(world.queries) == 2
+        harness.store(urgency, urgency=urgency)
+    harness.forget_calls()
+    assert ids(harness.repository.newest(Selection(("critical", "high")))) == ["critical", "high"]
+    assert len(harness.queries) == 2
 
 
 @pytest.mark.parametrize(
@@ -217,104 +217,108 @@ def test_only_the_wanted_urgencies_are_asked_for(world: World) -> None:
         (Selection(("low",), "login_issue", "NEGATIVE", needs_review=True, since=1000), set()),
     ],
 )
-def test_a_selection_holds_what_meets_all_its_conditions(world: World, selection: Selection, wanted: set[str]) -> None:
-    world.store("plain")
-    world.store("old", 999)
-    world.store("login", intent="login_issue")
-    world.store("angry", sentiment="NEGATIVE")
-    world.store("unsure", intent="login_issue", sentiment="NEGATIVE", urgency="high", needs_review=True)
-    assert set(ids(world.catalogue.newest(selection))) == wanted
-    assert sum(world.catalogue.count(selection)["intent"].values()) == len(wanted)
+def test_a_selection_holds_what_meets_all_its_conditions(
+    harness: Harness, selection: Selection, wanted: set[str]
+) -> None:
+    harness.store("plain")
+    harness.store("old", 999)
+    harness.store("login", intent="login_issue")
+    harness.store("angry", sentiment="NEGATIVE")
+    harness.store("unsure", intent="login_issue", sentiment="NEGATIVE", urgency="high", needs_review=True)
+    assert set(ids(harness.repository.newest(selection))) == wanted
+    assert sum(harness.repository.count(selection)["intent"].values()) == len(wanted)
 
 
-def test_a_filter_that_few_tickets_pass_reads_on_until_there_are_enough(world: World) -> None:
+def test_a_filter_that_few_tickets_pass_reads_on_until_there_are_enough(harness: Harness) -> None:
     for number in range(30):
-        world.store(f"t{number:02}", number, sentiment="NEGATIVE" if number % 10 == 0 else "NEUTRAL")
-    angry = islice(world.catalogue.newest(Selection(sentiment="NEGATIVE"), 2), 2)
+        harness.store(f"t{number:02}", number, sentiment="NEGATIVE" if number % 10 == 0 else "NEUTRAL")
+    angry = islice(harness.repository.newest(Selection(sentiment="NEGATIVE"), 2), 2)
     assert ids(angry) == ["t20", "t10"]
 
 
-def test_labels_are_counted_without_reading_what_is_not_counted(world: World) -> None:
-    world.store("a", intent="login_issue", urgency="high", sentiment="NEGATIVE")
-    world.store("b", intent="login_issue", urgency="low")
-    world.store("c", intent="bug_report", urgency="low")
-    world.forget_calls()
-    assert world.catalogue.count(Selection()) == {
+def test_labels_are_counted_without_reading_what_is_not_counted(harness: Harness) -> None:
+    harness.store("a", intent="login_issue", urgency="high", sentiment="NEGATIVE")
+    harness.store("b", intent="login_issue", urgency="low")
+    harness.store("c", intent="bug_report", urgency="low")
+    harness.forget_calls()
+    assert harness.repository.count(Selection()) == {
         "intent": {"login_issue": 2, "bug_report": 1},
         "urgency": {"high": 1, "low": 2},
         "sentiment": {"NEGATIVE": 1, "NEUTRAL": 2},
     }
-    assert world.calls == ["Query"] * 4
-    assert not any("summary" in query["ProjectionExpression"] for query in world.queries)
+    assert harness.calls == ["Query"] * 4
+    assert not any("summary" in query["ProjectionExpression"] for query in harness.queries)
 
 
-def test_an_id_is_looked_up_by_the_key_of_the_table(world: World) -> None:
-    world.store("twice", 1000)
-    world.store("twice", 2000)
-    world.store("other", 3000)
-    world.forget_calls()
-    assert [item.created_at for item in world.catalogue.with_id("twice")] == [2000, 1000]
-    assert world.catalogue.with_id("none") == []
-    assert world.calls == ["Query"] * 2
-    assert not any("IndexName" in query for query in world.queries)
+def test_an_id_is_looked_up_by_the_key_of_the_table(harness: Harness) -> None:
+    harness.store("twice", 1000)
+    harness.store("twice", 2000)
+    harness.store("other", 3000)
+    harness.forget_calls()
+    assert [item.created_at for item in harness.repository.with_id("twice")] == [2000, 1000]
+    assert harness.repository.with_id("none") == []
+    assert harness.calls == ["Query"] * 2
+    assert not any("IndexName" in query for query in harness.queries)
 
 
-def test_the_largest_time_is_exact(world: World) -> None:
-    world.store("late", 2**53 - 1)
-    assert world.item("late").created_at == 2**53 - 1
+def test_the_largest_time_is_exact(harness: Harness) -> None:
+    harness.store("late", 2**53 - 1)
+    assert harness.item("late").created_at == 2**53 - 1
 
 
-def test_an_item_of_somebody_elses_making_is_named(world: World) -> None:
+def test_an_item_of_somebody_elses_making_is_named(harness: Harness) -> None:
     item = {"ticket_id": {"S": "odd"}, "created_at": {"N": "7"}, "urgency": {"S": "low"}}
-    world.dynamodb.put_item(TableName=world.place, Item=item)
-    assert world.item("odd").subject == ""
-    world.dynamodb.put_item(TableName=world.place, Item={**item, "subject": {"L": []}})
-    with pytest.raises(CatalogueError, match="ticket odd has an unexpected subject in the table"):
-        list(world.catalogue.newest(Selection()))
+    harness.dynamodb.put_item(TableName=harness.place, Item=item)
+    assert harness.item("odd").subject == ""
+    harness.dynamodb.put_item(TableName=harness.place, Item={**item, "subject": {"L": []}})
+    with pytest.raises(RepositoryError, match="ticket odd has an unexpected subject in the table"):
+        list(harness.repository.newest(Selection()))
 
 
 # -- whole tickets
 
 
-def test_the_whole_ticket_is_read_in_the_version_that_the_item_names(world: World) -> None:
-    key = world.store("t", subject="committed")
-    world.s3.put_object(Bucket=world.place, Key=key, Body=b'{"subject": "lost the race"}')
-    assert world.catalogue.whole(world.item("t"))["subject"] == "committed"
+def test_the_whole_ticket_is_read_in_the_version_that_the_item_names(harness: Harness) -> None:
+    key = harness.store("t", subject="committed")
+    harness.s3.put_object(Bucket=harness.place, Key=key, Body=b'{"subject": "lost the race"}')
+    assert harness.repository.whole(harness.item("t"))["subject"] == "committed"
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"[]", b"{}", b'{"enrichment": null}'])
-def test_an_object_that_is_no_enriched_ticket_is_named(world: World, body: bytes) -> None:
-    version = world.s3.put_object(Bucket=world.place, Key="k", Body=body)["VersionId"]
+def test_an_object_that_is_no_enriched_ticket_is_named(harness: Harness, body: bytes) -> None:
+    version = harness.s3.put_object(Bucket=harness.place, Key="k", Body=body)["VersionId"]
     item = Item(ticket_id="t", created_at=1, s3_key="k", s3_version_id=version)
     with pytest.raises(
-        ObjectUnreadable, match=f"s3://{world.place}/k in version {version} is .*; enrich the ticket again"
+        ObjectUnreadable, match=f"s3://{harness.place}/k in version {version} is .*; enrich the ticket again"
     ):
-        world.catalogue.whole(item)
+        harness.repository.whole(item)
 
 
-def test_an_object_that_is_gone_is_named(world: World) -> None:
-    key = world.store("t")
-    world.s3.delete_object(Bucket=world.place, Key=key, VersionId=world.item("t").s3_version_id)
+def test_an_object_that_is_gone_is_named(harness: Harness) -> None:
+    key = harness.store("t")
+    harness.s3.delete_object(Bucket=harness.place, Key=key, VersionId=harness.item("t").s3_version_id)
     with pytest.raises(ObjectUnreadable, match="is gone"):
-        world.catalogue.whole(world.item("t"))
+        harness.repository.whole(harness.item("t"))
     with pytest.raises(ObjectUnreadable, match="ticket x names no object"):
-        world.catalogue.whole(Item(ticket_id="x", created_at=1))
+        harness.repository.whole(Item(ticket_id="x", created_at=1))
 
 
-def test_a_bucket_that_is_not_there_is_no_fault_of_the_object(world: World) -> None:
-    world.store("t")
+def test_a_bucket_that_is_not_there_is_no_fault_of_the_object(harness: Harness) -> None:
+    harness.store("t")
     with pytest.raises(ClientError, match="NoSuchBucket"):
-        Catalogue(world.dynamodb, lambda: world.s3, table=world.place, bucket="elsewhere").whole(world.item("t"))
+        TicketRepository(harness.dynamodb, lambda: harness.s3, table=harness.place, bucket="elsewhere").whole(
+            harness.item("t")
+        )
 
 
 # -- similar ones
 
 
-def likeness(world: World, ticket_id: str, *, limit: int = 10, among: int = 1000) -> Likeness:
+def similarity(harness: Harness, ticket_id: str, *, limit: int = 10, among: int = 1000) -> Similarity:
     read: list[int] = []
     found = similar(
-        world.catalogue,
-        world.item(ticket_id),
+        harness.repository,
+        harness.item(ticket_id),
         limit=limit,
         among=among,
         begin=read.append,
@@ -324,12 +328,12 @@ def likeness(world: World, ticket_id: str, *, limit: int = 10, among: int = 1000
     return found
 
 
-def test_cosines_order_the_others_whatever_the_length_of_their_vectors(world: World) -> None:
+def test_cosines_order_the_others_whatever_the_length_of_their_vectors(harness: Harness) -> None:
     vectors = {"asked": (3.0, 4.0), "same": (6.0, 8.0), "near": (4.0, 3.0), "across": (-4.0, 3.0), "none": (0.0,)}
     for created_at, (ticket_id, vector) in enumerate(vectors.items()):
-        world.store(ticket_id, created_at, vector=vector)
-    world.store("against", vector=(-3.0, -4.0))
-    found = likeness(world, "asked")
+        harness.store(ticket_id, created_at, vector=vector)
+    harness.store("against", vector=(-3.0, -4.0))
+    found = similarity(harness, "asked")
     assert [(item.ticket_id, round(cosine, 6)) for cosine, item in found.matches] == [
         ("same", 1.0),
         ("near", 0.96),
@@ -338,7 +342,7 @@ def test_cosines_order_the_others_whatever_the_length_of_their_vectors(world: Wo
         ("against", -1.0),
     ]
     assert (found.compared, found.oldest, found.unreadable, found.foreign) == (5, None, 0, 0)
-    assert ids(item for _, item in likeness(world, "asked", limit=2).matches) == ["same", "near"]
+    assert ids(item for _, item in similarity(harness, "asked", limit=2).matches) == ["same", "near"]
 
 
 @pytest.mark.parametrize(
@@ -353,57 +357,57 @@ def test_cosines_order_the_others_whatever_the_length_of_their_vectors(world: Wo
     ],
 )
 def test_the_newest_others_are_compared_and_what_is_left_out_is_known(
-    world: World, asked: str, among: int, compared: list[str], oldest: int | None
+    harness: Harness, asked: str, among: int, compared: list[str], oldest: int | None
 ) -> None:
     for number in range(10):
-        world.store(f"t{number}", number, urgency=URGENCIES[number % 4])
-    found = likeness(world, asked, among=among)
+        harness.store(f"t{number}", number, urgency=URGENCIES[number % 4])
+    found = similarity(harness, asked, among=among)
     assert ids(item for _, item in found.matches) == compared
     assert (found.compared, found.oldest) == (len(compared), oldest)
 
 
-def test_what_cannot_be_compared_is_counted(world: World) -> None:
-    world.store("asked")
-    world.store("foreign", model_version="full@0123456789ab")
-    gone = world.store("gone")
-    world.s3.delete_object(Bucket=world.place, Key=gone, VersionId=world.item("gone").s3_version_id)
+def test_what_cannot_be_compared_is_counted(harness: Harness) -> None:
+    harness.store("asked")
+    harness.store("foreign", model_version="full@0123456789ab")
+    gone = harness.store("gone")
+    harness.s3.delete_object(Bucket=harness.place, Key=gone, VersionId=harness.item("gone").s3_version_id)
     for ticket_id, vector in {"short": [1.0], "none": [], "words": ["a"] * 384}.items():
         body = json.dumps({"ticket_id": ticket_id, "enrichment": {"embedding": vector}}).encode()
-        version = world.s3.put_object(Bucket=world.place, Key=ticket_id, Body=body)["VersionId"]
+        version = harness.s3.put_object(Bucket=harness.place, Key=ticket_id, Body=body)["VersionId"]
         texts = {"ticket_id": ticket_id, "urgency": "low", "s3_key": ticket_id, "s3_version_id": version}
         item = {name: {"S": text} for name, text in texts.items()}
-        world.dynamodb.put_item(
-            TableName=world.place, Item={**item, "created_at": {"N": "5"}, "model_version": {"S": VERSION}}
+        harness.dynamodb.put_item(
+            TableName=harness.place, Item={**item, "created_at": {"N": "5"}, "model_version": {"S": VERSION}}
         )
-    found = likeness(world, "asked")
+    found = similarity(harness, "asked")
     assert ids(item for _, item in found.matches) == ["foreign"]
     assert (found.compared, found.unreadable, found.foreign) == (5, 4, 1)
 
 
-def test_a_ticket_without_text_resembles_none(world: World) -> None:
-    world.store("empty", vector=(0.0,))
-    with pytest.raises(CatalogueError, match="ticket empty has no text"):
-        likeness(world, "empty")
+def test_a_ticket_without_text_resembles_none(harness: Harness) -> None:
+    harness.store("empty", vector=(0.0,))
+    with pytest.raises(RepositoryError, match="ticket empty has no text"):
+        similarity(harness, "empty")
 
 
-def test_objects_are_read_side_by_side(world: World) -> None:
-    own = world.store("asked")
+def test_objects_are_read_side_by_side(harness: Harness) -> None:
+    own = harness.store("asked")
     for number in range(8):
-        world.store(f"t{number}")
+        harness.store(f"t{number}")
     together = threading.Barrier(4)
 
     def meet(name: str, params: dict[str, Any]) -> None:
         if name == "GetObject" and params["Key"] != own:
             together.wait(timeout=30)  # raises where three others do not come
 
-    world.before = meet
-    assert likeness(world, "asked").compared == 8
+    harness.before = meet
+    assert similarity(harness, "asked").compared == 8
 
 
-def test_an_error_or_ctrl_c_ends_the_reading(world: World) -> None:
-    own = world.store("asked")
+def test_an_error_or_ctrl_c_ends_the_reading(harness: Harness) -> None:
+    own = harness.store("asked")
     for number in range(60):
-        world.store(f"t{number}")
+        harness.store(f"t{number}")
 
     def take_long(_name: str, _params: dict[str, Any]) -> None:
         time.sleep(0.05)  # so that the first one is heard of before all have begun
@@ -416,15 +420,15 @@ def test_an_error_or_ctrl_c_ends_the_reading(world: World) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    item, options, world.before = world.item("asked"), {"limit": 10, "among": 1000}, take_long
+    item, options, harness.before = harness.item("asked"), {"limit": 10, "among": 1000}, take_long
     with pytest.raises(KeyboardInterrupt):
-        similar(world.catalogue, item, begin=lambda _: None, advance=interrupt, **options)
-    assert 1 < world.calls.count("GetObject") < 60
-    world.forget_calls()
-    world.before = refuse
+        similar(harness.repository, item, begin=lambda _: None, advance=interrupt, **options)
+    assert 1 < harness.calls.count("GetObject") < 60
+    harness.forget_calls()
+    harness.before = refuse
     with pytest.raises(ClientError, match="AccessDenied"):
-        similar(world.catalogue, item, begin=lambda _: None, advance=lambda: None, **options)
-    assert 1 < world.calls.count("GetObject") < 60
+        similar(harness.repository, item, begin=lambda _: None, advance=lambda: None, **options)
+    assert 1 < harness.calls.count("GetObject") < 60
 
 
 # -- what is printed
@@ -525,10 +529,10 @@ def shown(screen: Screen) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
 
 
-def test_a_terminal_gets_a_table_that_fits(world: World, screen: Screen) -> None:
+def test_a_terminal_gets_a_table_that_fits(harness: Harness, screen: Screen) -> None:
     long_id = "T" * 60
-    world.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True)
-    world.store(long_id, 2, subject="[red]not markup[/]")
+    harness.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True)
+    harness.store(long_id, 2, subject="[red]not markup[/]")
     assert run_on(screen, "show") == 0
     heading, *lines = shown(screen).splitlines()
     assert heading.split() == ["age", "urgency", "intent", "sentiment", "?", "ticket", "subject"]
@@ -539,15 +543,17 @@ def test_a_terminal_gets_a_table_that_fits(world: World, screen: Screen) -> None
     assert re.match(r"\d+y  critical  bug_report  NEUTRAL    \?  short +word word .*…$", short)
 
 
-def test_a_wide_terminal_gets_the_summaries_too(world: World, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wide_terminal_gets_the_summaries_too(
+    harness: Harness, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    world.store("t")
+    harness.store("t")
     assert run_on(screen, "show") == 0
     assert "Summary of t." in shown(screen)
 
 
-def test_a_terminal_gets_the_lines_of_a_body(world: World, screen: Screen) -> None:
-    world.store("t", subject=NASTY)
+def test_a_terminal_gets_the_lines_of_a_body(harness: Harness, screen: Screen) -> None:
+    harness.store("t", subject=NASTY)
     assert run_on(screen, "get", "t") == 0
     lines = [line.rstrip() for line in shown(screen).splitlines()]
     place = lines.index(next(line for line in lines if line.startswith("body ")))
@@ -556,7 +562,7 @@ def test_a_terminal_gets_the_lines_of_a_body(world: World, screen: Screen) -> No
 
 
 def test_a_terminal_is_told_that_there_is_nothing(
-    world: World, screen: Screen, capsys: pytest.CaptureFixture[str]
+    harness: Harness, screen: Screen, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_on(screen, "show") == 0
     assert (screen.getvalue(), capsys.readouterr().err) == ("", "no such tickets\n")
@@ -565,9 +571,9 @@ def test_a_terminal_is_told_that_there_is_nothing(
 # -- the command
 
 
-def test_shown_in_a_pipe(world: World) -> None:
+def test_shown_in_a_pipe(harness: Harness) -> None:
     for number, urgency in enumerate(URGENCIES):
-        world.store(urgency, number, urgency=urgency)
+        harness.store(urgency, number, urgency=urgency)
     assert [line.split("\t")[5] for line in run("show").stdout.splitlines()] == list(reversed(URGENCIES))
     assert [line.split("\t")[5] for line in run("show", "--urgent").stdout.splitlines()] == ["high", "critical"]
     assert [line.split("\t")[5] for line in run("show", "--urgency", "LOW").stdout.splitlines()] == ["low"]
@@ -579,9 +585,9 @@ def test_shown_in_a_pipe(world: World) -> None:
     assert (nothing.exit_code, nothing.output) == (0, "")
 
 
-def test_sentiments_in_small_letters(world: World) -> None:
-    world.store("angry", sentiment="NEGATIVE")
-    world.store("calm")
+def test_sentiments_in_small_letters(harness: Harness) -> None:
+    harness.store("angry", sentiment="NEGATIVE")
+    harness.store("calm")
     assert run("show", "--sentiment", "negative").stdout.split("\t")[5] == "angry"
 
 
@@ -594,13 +600,13 @@ def test_since_some_time_ago(since: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("since", ["2026-09-21", "2026-09-21T00:00:00Z", "2026-09-21T02:00+02:00"])
-def test_since_a_time_which_is_utc(world: World, since: str) -> None:
+def test_since_a_time_which_is_utc(harness: Harness, since: str) -> None:
     assert since_seconds(since) == int(datetime(2026, 9, 21, tzinfo=UTC).timestamp())
 
 
-def test_since_includes_that_second(world: World) -> None:
-    world.store("inside", 86400)
-    world.store("outside", 86399)
+def test_since_includes_that_second(harness: Harness) -> None:
+    harness.store("inside", 86400)
+    harness.store("outside", 86399)
     assert [line.split("\t")[5] for line in run("show", "--since", "1970-01-02").stdout.splitlines()] == ["inside"]
 
 
@@ -611,16 +617,16 @@ def test_since_includes_that_second(world: World) -> None:
         ("show", "--limit", "0"), ("show", "--watch", "0"), ("show", "--watch=soon"), ("similar", "t", "--among", "0"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_refused(world: World, arguments: tuple[str, ...]) -> None:
+def test_wrong_options_are_refused(harness: Harness, arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Invalid value" in result.stderr
-    assert world.calls == []
+    assert harness.calls == []
 
 
-def test_counted_in_a_pipe(world: World) -> None:
+def test_counted_in_a_pipe(harness: Harness) -> None:
     for ticket_id, urgency, intent in [("a", "low", "x"), ("b", "low", "y"), ("c", "critical", "y")]:
-        world.store(ticket_id, urgency=urgency, intent=intent)
+        harness.store(ticket_id, urgency=urgency, intent=intent)
     lines = ["intent\ty\t2", "intent\tx\t1", "urgency\tcritical\t1", "urgency\tlow\t2", "sentiment\tNEUTRAL\t3"]
     assert run("count").stdout.splitlines() == lines
     assert json.loads(run("count", "--urgent", "--json").stdout.splitlines()[0]) == {
@@ -630,9 +636,9 @@ def test_counted_in_a_pipe(world: World) -> None:
     }
 
 
-def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(world: World) -> None:
+def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(harness: Harness) -> None:
     for created_at in (1000, 2000, 3000):
-        world.store("t", created_at, subject=f"of {created_at}")
+        harness.store("t", created_at, subject=f"of {created_at}")
     newest = run("get", "t", "--json")
     assert json.loads(newest.stdout)["subject"] == "of 3000"
     assert newest.stderr == "the newest of 3; --created-at shows the others: 2000, 1000\n"
@@ -646,13 +652,13 @@ def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(world: World) -
     )
 
 
-def test_similar_ones_and_what_was_left_out(world: World) -> None:
-    world.store("asked", 9)
-    world.store("near", 8, vector=(0.8, 0.6))
-    world.store("foreign", 7, vector=(0.6, 0.8), model_version="other")
-    gone = world.store("gone", 6)
-    world.s3.delete_object(Bucket=world.place, Key=gone, VersionId=world.item("gone").s3_version_id)
-    world.store("older", 5)
+def test_similar_ones_and_what_was_left_out(harness: Harness) -> None:
+    harness.store("asked", 9)
+    harness.store("near", 8, vector=(0.8, 0.6))
+    harness.store("foreign", 7, vector=(0.6, 0.8), model_version="other")
+    gone = harness.store("gone", 6)
+    harness.s3.delete_object(Bucket=harness.place, Key=gone, VersionId=harness.item("gone").s3_version_id)
+    harness.store("older", 5)
     result = run("similar", "asked", "--among", "3")
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["0.8000", "0.6000"]
     assert result.stderr == (
@@ -665,14 +671,14 @@ def test_similar_ones_and_what_was_left_out(world: World) -> None:
 
 
 @pytest.mark.parametrize("command", ["get", "similar"])
-def test_an_unknown_id_is_one_line(world: World, command: str) -> None:
+def test_an_unknown_id_is_one_line(harness: Harness, command: str) -> None:
     result = run(command, "nobody")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "tickets: no ticket nobody\n")
 
 
 @pytest.mark.parametrize("arguments", [("get", "t"), ("show", "--watch")])
 def test_an_error_of_aws_is_one_line_with_a_remedy(
-    world: World, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("TABLE_NAME", "elsewhere")
     result = run(*arguments)
@@ -680,13 +686,13 @@ def test_an_error_of_aws_is_one_line_with_a_remedy(
     assert re.fullmatch(r"tickets: Query: ResourceNotFoundException: .*; check TABLE_NAME, .*\n", result.stderr)
 
 
-def test_an_error_without_a_remedy_is_one_line_all_the_same(world: World) -> None:
+def test_an_error_without_a_remedy_is_one_line_all_the_same(harness: Harness) -> None:
     result = run("get", "")
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.fullmatch(r"tickets: Query: ValidationException: .*\n", result.stderr)
 
 
-def test_no_region_is_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_region_is_one_line(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     assert run("show").stderr == "tickets: You must specify a region; set AWS_DEFAULT_REGION\n"
@@ -705,7 +711,7 @@ def test_no_region_is_one_line(world: World, monkeypatch: pytest.MonkeyPatch) ->
 )
 @pytest.mark.parametrize("arguments", [("show",), ("get", "t")])
 def test_settings_that_are_missing_are_all_named_in_one_line(
-    world: World,
+    harness: Harness,
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str | None],
     line: str,
@@ -730,8 +736,8 @@ def test_settings_have_the_names_and_the_meaning_of_the_function() -> None:
     }
 
 
-def test_a_terminal_that_lacks_letters_is_no_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.store("t", subject="Grüße ✓")
+def test_a_terminal_that_lacks_letters_is_no_error(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.store("t", subject="Grüße ✓")
     output = io.BytesIO()
     monkeypatch.setattr(sys, "argv", ["tickets", "show"])
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="latin-1"))
@@ -748,34 +754,36 @@ def test_the_command_is_installed() -> None:
 # -- watching
 
 
-def test_followed_tickets_come_once_each_and_the_oldest_first(world: World) -> None:
+def test_followed_tickets_come_once_each_and_the_oldest_first(harness: Harness) -> None:
     for number in range(5):
-        world.store(f"t{number}", number)
-    first = list(islice(world.catalogue.newest(Selection()), 3))
-    rounds = follow_tickets(world.catalogue, Selection(), first, 3)
+        harness.store(f"t{number}", number)
+    first = list(islice(harness.repository.newest(Selection()), 3))
+    rounds = follow_tickets(harness.repository, Selection(), first, 3)
     assert ids(next(rounds)) == ["t2", "t3", "t4"]
     assert ids(next(rounds)) == []
     for number in range(5, 12):  # more than the limit
-        world.store(f"t{number}", number)
-    world.store("late", 3)  # behind newer ones
-    world.store("ancient", 1)
+        harness.store(f"t{number}", number)
+    harness.store("late", 3)  # behind newer ones
+    harness.store("ancient", 1)
     assert ids(next(rounds)) == ["late", *(f"t{number}" for number in range(5, 12))]
-    world.store("t4", 4, intent="login_issue")  # enriched again
+    harness.store("t4", 4, intent="login_issue")  # enriched again
     (again,) = next(rounds)
     assert (again.ticket_id, again.intent) == ("t4", "login_issue")
     assert ids(next(rounds)) == []
 
 
-def test_a_followed_list_keeps_no_more_than_the_newest_in_sight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_followed_list_keeps_no_more_than_the_newest_in_sight(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("handler.tickets.command._REMEMBERED", 20)
-    rounds = follow_tickets(world.catalogue, Selection(), [], 10)
+    rounds = follow_tickets(harness.repository, Selection(), [], 10)
     assert next(rounds) == []
     for number in range(30):
-        world.store(f"t{number}", number)
+        harness.store(f"t{number}", number)
     assert ids(next(rounds)) == [f"t{number}" for number in range(30)]
-    world.forget_calls()
+    harness.forget_calls()
     assert next(rounds) == []
-    assert {query["ExpressionAttributeValues"][":created_at"]["N"] for query in world.queries} == {"10"}
+    assert {query["ExpressionAttributeValues"][":created_at"]["N"] for query in harness.queries} == {"10"}
 
 
 class Watcher(threading.Thread):
@@ -810,11 +818,13 @@ class Watcher(threading.Thread):
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_watching_in_a_pipe_ends_cleanly(world: World, capsys: pytest.CaptureFixture[str], end: signal.Signals) -> None:
+def test_watching_in_a_pipe_ends_cleanly(
+    harness: Harness, capsys: pytest.CaptureFixture[str], end: signal.Signals
+) -> None:
     pipe = io.StringIO()
     before = signal.getsignal(signal.SIGTERM)
-    world.store("first", 1)
-    watcher = Watcher(pipe, [("first", lambda: world.store("second", 2))], "second", end)
+    harness.store("first", 1)
+    watcher = Watcher(pipe, [("first", lambda: harness.store("second", 2))], "second", end)
     watcher.start()
     assert run_on(pipe, "show", "--watch", "0.1") == 0
     watcher.join()
@@ -823,11 +833,11 @@ def test_watching_in_a_pipe_ends_cleanly(world: World, capsys: pytest.CaptureFix
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_watched_counts_come_again_when_they_have_changed(world: World) -> None:
+def test_watched_counts_come_again_when_they_have_changed(harness: Harness) -> None:
     pipe = io.StringIO()
-    world.store("first", urgency="low", intent="x")
+    harness.store("first", urgency="low", intent="x")
     watcher = Watcher(
-        pipe, [("NEUTRAL\t1", lambda: world.store("b", urgency="high", intent="x"))], "NEUTRAL\t2", signal.SIGINT
+        pipe, [("NEUTRAL\t1", lambda: harness.store("b", urgency="high", intent="x"))], "NEUTRAL\t2", signal.SIGINT
     )
     watcher.start()
     assert run_on(pipe, "count", "--watch", "0.1") == 0
@@ -839,11 +849,11 @@ def test_watched_counts_come_again_when_they_have_changed(world: World) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "count"])
-def test_a_watching_terminal_is_redrawn(world: World, screen: Screen, command: str) -> None:
+def test_a_watching_terminal_is_redrawn(harness: Harness, screen: Screen, command: str) -> None:
     text = {"show": "second", "count": "login_issue"}[command]
-    world.store("first", 1)
+    harness.store("first", 1)
     watcher = Watcher(
-        screen, [("Ctrl-C ends", lambda: world.store("second", 2, intent="login_issue"))], text, signal.SIGINT
+        screen, [("Ctrl-C ends", lambda: harness.store("second", 2, intent="login_issue"))], text, signal.SIGINT
     )
     watcher.start()
     assert run_on(screen, command, "--watch", "0.1") == 0
@@ -871,12 +881,12 @@ def test_watch_takes_a_number_or_none(command: str, arguments: list[str], pause:
         assert found.make_context(name, rest, parent=context).params["watch"] == pause
 
 
-def test_pages_of_the_fixture_are_real(world: World) -> None:
+def test_pages_of_the_fixture_are_real(harness: Harness) -> None:
     """A control: the table of these tests hands out pages, else the tests of paging would show nothing."""
     for number in range(3):
-        world.store(f"t{number}", number)
-    answer = world.dynamodb.query(
-        TableName=world.place,
+        harness.store(f"t{number}", number)
+    answer = harness.dynamodb.query(
+        TableName=harness.place,
         IndexName="urgency-index",
         KeyConditionExpression="urgency = :u",
         ExpressionAttributeValues={":u": {"S": "low"}},

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from enrichment.session import available_cores
-from handler.drain import Drain
+from handler.cli.shutdown import Shutdown
 from handler.settings import WorkerSettings
 from handler.worker import processor
 from handler.worker.command import app
 from handler.worker.processor import process
-from handler.worker.reports import Plan, Reporter
+from handler.worker.reports import Reporter, WorkerOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,14 +50,14 @@ def test_missing_settings_are_named_in_one_line(environment: dict[str, str | Non
     result = run({**environment, **dict.fromkeys(REQUIRED)})
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr == f"ticket-processor: missing in the environment: {', '.join(REQUIRED)}\n"
+    assert result.stderr == f"ticket-processor: set {' and '.join(REQUIRED)} in the environment\n"
 
 
 def test_missing_and_wrong_settings_are_named_together(environment: dict[str, str | None]) -> None:
     result = run({**environment, "QUEUE_URL": "", "BATCH_SIZE": "11", "MODEL_BUNDLE": "/folder"})
     assert result.exit_code == 2
     assert re.fullmatch(
-        r"ticket-processor: missing in the environment: QUEUE_URL; MODEL_BUNDLE: .*; BATCH_SIZE: .*\n", result.stderr
+        r"ticket-processor: set QUEUE_URL in the environment; MODEL_BUNDLE: .*; BATCH_SIZE: .*\n", result.stderr
     )
 
 
@@ -84,7 +84,7 @@ def test_worker_without_its_bundle_says_so_and_ends(environment: dict[str, str |
 def test_worker_without_a_region_says_so_and_ends(environment: dict[str, str | None], bundle: Path) -> None:
     result = run({**environment, "AWS_DEFAULT_REGION": None, "MODEL_BUNDLE": bundle.as_uri()})
     assert result.exit_code == 1
-    assert result.stderr == "ticket-processor: no AWS region is known; set AWS_DEFAULT_REGION\n"
+    assert result.stderr == "ticket-processor: no AWS region is configured; set AWS_DEFAULT_REGION\n"
 
 
 def test_process_that_cannot_start_reports_it(
@@ -96,7 +96,7 @@ def test_process_that_cannot_start_reports_it(
         else:
             monkeypatch.setenv(name, value)
     stream = io.BytesIO()
-    assert process(WorkerSettings(), Plan(), Drain(1), Reporter(stream)) == 1
+    assert process(WorkerSettings(), WorkerOptions(), Shutdown(1), Reporter(stream)) == 1
     (report,) = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert report["fatal"].startswith("MODEL_BUNDLE names /nowhere")
 

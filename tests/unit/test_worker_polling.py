@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import pytest
 
-from handler.drain import Drain
+from handler.aws.sqs import QueueAttributes
+from handler.cli.shutdown import Shutdown
 from handler.errors import MessageError, ServiceFailed, Throttled
-from handler.observability import Logger
+from handler.metrics import Logger
 from handler.worker import polling
-from handler.worker.message_queue import QueueFacts
 from handler.worker.polling import Poller
-from handler.worker.reports import Plan
+from handler.worker.reports import WorkerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,25 +34,25 @@ class Queue:
     An error among the batches is raised. What `delete` refuses `stubborn` times stays.
     """
 
-    def __init__(self, drain: Drain, *batches: Sequence[Message] | MessageError) -> None:
-        self.drain = drain
+    def __init__(self, shutdown: Shutdown, *batches: Sequence[Message] | MessageError) -> None:
+        self.shutdown = shutdown
         self.batches = list(batches)
         self.there = {
             message["MessageId"] for batch in batches if not isinstance(batch, MessageError) for message in batch
         }
-        self.hidden: list[tuple[list[str], int]] = []
+        self.visibility_changes: list[tuple[list[str], int]] = []
         self.deletions: list[list[str]] = []
         self.asked_for: list[tuple[int, int]] = []
         self.stubborn: Counter[str] = Counter()
         self.renewed = threading.Event()
 
-    def facts(self) -> QueueFacts:
-        return QueueFacts(ARN, 360)
+    def attributes(self) -> QueueAttributes:
+        return QueueAttributes(arn=ARN, visibility_timeout=360)
 
-    def receive(self, count: int, hidden: int) -> Sequence[Message]:
-        self.asked_for.append((count, hidden))
+    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
+        self.asked_for.append((count, visibility_timeout))
         if not self.batches:
-            self.drain.ask()
+            self.shutdown.request()
             return []
         batch = self.batches.pop(0)
         if isinstance(batch, MessageError):
@@ -71,14 +71,14 @@ class Queue:
                 self.there.remove(name)
         return left
 
-    def hide(self, messages: Sequence[Message], seconds: int) -> list[Message]:
-        self.hidden.append(([message["MessageId"] for message in messages], seconds))
-        if len(self.hidden) >= 2:
+    def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
+        self.visibility_changes.append(([message["MessageId"] for message in messages], seconds))
+        if len(self.visibility_changes) >= 2:
             self.renewed.set()
         return list(messages) if self.stubborn["hide"] else []
 
 
-class Figures(Counter[tuple[Any, ...]]):
+class Metrics(Counter[tuple[Any, ...]]):
     def invocation(self, result: str) -> None:
         self["invocation", result] += 1
 
@@ -92,7 +92,7 @@ class Figures(Counter[tuple[Any, ...]]):
         pass
 
 
-class PauselessDrain(Drain):
+class PauselessShutdown(Shutdown):
     def __init__(self, grace: float = 25.0) -> None:
         super().__init__(grace)
         self.pauses: list[float] = []
@@ -101,28 +101,28 @@ class PauselessDrain(Drain):
         self.pauses.append(seconds)
 
 
-class World:
+class Harness:
     """A poller with its neighbours; `lines` is what it logged."""
 
-    def __init__(self, handler: Callable[[Any, Any], Any], *batches: Any, **plan: Any) -> None:
-        self.drain = PauselessDrain()
-        self.queue = Queue(self.drain, *batches)
-        self.figures = Figures()
+    def __init__(self, handler: Callable[[Any, Any], Any], *batches: Any, **options: Any) -> None:
+        self.shutdown = PauselessShutdown()
+        self.queue = Queue(self.shutdown, *batches)
+        self.metrics = Metrics()
         self.hung = threading.Event()
         self._log = io.StringIO()
         self.poller = Poller(
             self.queue,
             handler,
-            self.drain,
-            Plan(**plan),
-            figures=self.figures,
+            self.shutdown,
+            WorkerOptions(**options),
+            metrics=self.metrics,
             # A name given twice would be the same logger, which writes to where it first wrote.
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
             hang=self.hung.set,
             memory_mb=512,
         )
 
-    def run(self) -> World:
+    def run(self) -> Harness:
         self.poller.run()
         return self
 
@@ -149,20 +149,20 @@ def fail(*names: str) -> Callable[[Any, Any], Any]:
 
 
 def test_only_what_succeeded_is_deleted() -> None:
-    world = World(fail("b"), batch("abc"), batch("bd"), batch("b")).run()
-    assert world.queue.there == {"b"}
-    assert world.queue.deletions == [["a", "c"], ["d"]]
-    assert world.figures == {
+    harness = Harness(fail("b"), batch("abc"), batch("bd"), batch("b")).run()
+    assert harness.queue.there == {"b"}
+    assert harness.queue.deletions == [["a", "c"], ["d"]]
+    assert harness.metrics == {
         ("invocation", "ok"): 3,
         ("messages", "kept"): 3,
         ("messages", "deleted"): 3,
     }
-    assert world.lines == []
+    assert harness.lines == []
 
 
 def test_event_and_context_are_those_of_a_function() -> None:
     seen: list[tuple[Any, Any]] = []
-    World(lambda *call: seen.append(call), batch("ab"), batch("c")).run()
+    Harness(lambda *call: seen.append(call), batch("ab"), batch("c")).run()
     (event, context), (_, other) = seen
     assert [record["messageId"] for record in event["Records"]] == ["a", "b"]
     assert {record["eventSourceARN"] for record in event["Records"]} == {ARN}
@@ -178,18 +178,18 @@ def test_time_counts_down_from_the_queues_visibility_or_the_option(timeout: floa
     def handler(_: Any, context: Any) -> None:
         left.extend(context.get_remaining_time_in_millis() for _ in range(2))
 
-    World(handler, batch("a"), timeout=timeout).run()
+    Harness(handler, batch("a"), timeout=timeout).run()
     assert seconds * 1000 >= left[0] >= left[1] > seconds * 1000 - 2000
 
 
 @pytest.mark.parametrize("answer", ["ok", {"batchItemFailures": [{"itemIdentifier": ""}]}])
 def test_malformed_answer_keeps_the_batch(answer: object) -> None:
-    world = World(lambda *_: answer, batch("ab")).run()
-    assert world.queue.there == {"a", "b"}
-    assert world.queue.deletions == []
-    assert world.queue.hidden == [(["a", "b"], 360)]
-    assert world.figures == {("invocation", "malformed"): 1, ("messages", "deleted"): 0, ("messages", "kept"): 2}
-    assert [line["level"] for line in world.lines] == ["ERROR"]
+    harness = Harness(lambda *_: answer, batch("ab")).run()
+    assert harness.queue.there == {"a", "b"}
+    assert harness.queue.deletions == []
+    assert harness.queue.visibility_changes == [(["a", "b"], 360)]
+    assert harness.metrics == {("invocation", "malformed"): 1, ("messages", "deleted"): 0, ("messages", "kept"): 2}
+    assert [line["level"] for line in harness.lines] == ["ERROR"]
 
 
 def test_handler_that_raises_keeps_the_batch_and_the_next_one_is_processed() -> None:
@@ -197,121 +197,121 @@ def test_handler_that_raises_keeps_the_batch_and_the_next_one_is_processed() -> 
         if event["Records"][0]["messageId"] == "a":
             raise ZeroDivisionError
 
-    world = World(handler, batch("ab"), batch("c")).run()
-    assert world.queue.there == {"a", "b"}
-    assert world.queue.deletions == [["c"]]
-    assert world.queue.hidden == [(["a", "b"], 360)]
-    (line,) = world.lines
+    harness = Harness(handler, batch("ab"), batch("c")).run()
+    assert harness.queue.there == {"a", "b"}
+    assert harness.queue.deletions == [["c"]]
+    assert harness.queue.visibility_changes == [(["a", "b"], 360)]
+    (line,) = harness.lines
     assert "ZeroDivisionError" in line["exception"]
     assert len(line["function_request_id"]) == 36
-    assert (world.figures["invocation", "raised"], world.figures["invocation", "ok"]) == (1, 1)
-    assert len(world.drain.pauses) == 1
+    assert (harness.metrics["invocation", "raised"], harness.metrics["invocation", "ok"]) == (1, 1)
+    assert len(harness.shutdown.pauses) == 1
 
 
 def test_what_could_not_be_deleted_is_tried_again() -> None:
-    world = World(fail("c"), batch("abc"))
-    world.queue.stubborn["a"] = 2
-    world.run()
-    assert world.queue.deletions == [["a", "b"], ["a"], ["a"]]
-    assert world.queue.there == {"c"}
-    assert world.figures["messages", "deleted"] == 2
-    assert world.lines == []
+    harness = Harness(fail("c"), batch("abc"))
+    harness.queue.stubborn["a"] = 2
+    harness.run()
+    assert harness.queue.deletions == [["a", "b"], ["a"], ["a"]]
+    assert harness.queue.there == {"c"}
+    assert harness.metrics["messages", "deleted"] == 2
+    assert harness.lines == []
 
 
 def test_what_can_never_be_deleted_is_said_once() -> None:
-    world = World(fail(), batch("ab"), batch("c"))
-    world.queue.stubborn["a"] = 99
-    world.run()
-    assert world.queue.there == {"a"}
-    assert [(line["level"], line["message_ids"]) for line in world.lines] == [("WARNING", ["a"])]
-    assert world.figures["messages", "undeleted"] == 1
-    assert world.figures["messages", "deleted"] == 2
+    harness = Harness(fail(), batch("ab"), batch("c"))
+    harness.queue.stubborn["a"] = 99
+    harness.run()
+    assert harness.queue.there == {"a"}
+    assert [(line["level"], line["message_ids"]) for line in harness.lines] == [("WARNING", ["a"])]
+    assert harness.metrics["messages", "undeleted"] == 1
+    assert harness.metrics["messages", "deleted"] == 2
 
 
 def test_messages_are_kept_hidden_while_the_handler_works_and_no_longer() -> None:
-    world = World(lambda *_: world.queue.renewed.wait(10) and None, batch("ab"), hidden=1)
-    world.run()
+    harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("ab"), visibility_timeout=1)
+    harness.run()
     for thread in threading.enumerate():
-        if thread.name == "keep-hidden":
+        if thread.name == "renew-visibility":
             thread.join(5)
             assert not thread.is_alive()
-    assert world.queue.asked_for[0] == (10, 1)
-    assert world.queue.hidden == [(["a", "b"], 1)] * 2
-    assert world.queue.there == set()
+    assert harness.queue.asked_for[0] == (10, 1)
+    assert harness.queue.visibility_changes == [(["a", "b"], 1)] * 2
+    assert harness.queue.there == set()
 
 
 def test_messages_that_cannot_be_kept_hidden_are_named() -> None:
-    world = World(lambda *_: world.queue.renewed.wait(10) and None, batch("a"), hidden=1)
-    world.queue.stubborn["hide"] = 1
-    world.run()
-    assert [(line["level"], line["message_ids"]) for line in world.lines] == [("WARNING", ["a"])] * 2
+    harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("a"), visibility_timeout=1)
+    harness.queue.stubborn["hide"] = 1
+    harness.run()
+    assert [(line["level"], line["message_ids"]) for line in harness.lines] == [("WARNING", ["a"])] * 2
 
 
-@pytest.mark.parametrize(("hidden", "asked"), [(30, 30), (5000, 360)])
-def test_messages_are_hidden_no_longer_than_the_queue_would(hidden: int, asked: int) -> None:
-    world = World(fail(), batch("a"), hidden=hidden, batch_size=4).run()
-    assert world.queue.asked_for[0] == (4, asked)
+@pytest.mark.parametrize(("visibility_timeout", "asked"), [(30, 30), (5000, 360)])
+def test_messages_are_hidden_no_longer_than_the_queue_would(visibility_timeout: int, asked: int) -> None:
+    harness = Harness(fail(), batch("a"), visibility_timeout=visibility_timeout, batch_size=4).run()
+    assert harness.queue.asked_for[0] == (4, asked)
 
 
 def test_handler_that_hangs_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "_OVERRUN", 0.0)
-    world = World(lambda *_: world.hung.wait(10) and None, batch("a"), hidden=1, timeout=0.01)
-    world.run()
-    assert world.hung.is_set()
-    assert world.queue.hidden == []
-    assert [line["level"] for line in world.lines] == ["ERROR"]
+    harness = Harness(lambda *_: harness.hung.wait(10) and None, batch("a"), visibility_timeout=1, timeout=0.01)
+    harness.run()
+    assert harness.hung.is_set()
+    assert harness.queue.visibility_changes == []
+    assert [line["level"] for line in harness.lines] == ["ERROR"]
 
 
 def test_batch_in_hand_is_finished_and_its_time_is_what_the_drain_leaves() -> None:
     left: list[float] = []
 
     def handler(_: Any, context: Any) -> dict[str, Any]:
-        world.drain.ask()
+        harness.shutdown.request()
         left.append(context.get_remaining_time_in_millis() / 1000)
         return {"batchItemFailures": [{"itemIdentifier": "b"}]}
 
-    world = World(handler, batch("ab"), batch("c"))
-    world.run()
-    assert world.queue.deletions == [["a"]]
-    assert world.queue.there == {"b", "c"}
+    harness = Harness(handler, batch("ab"), batch("c"))
+    harness.run()
+    assert harness.queue.deletions == [["a"]]
+    assert harness.queue.there == {"b", "c"}
     assert 20 < left[0] < 25
 
 
 def test_long_poll_is_left_when_asked_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "_YOUNG_POLL", 0.0)
     forever, asked = threading.Event(), threading.Event()
-    world = World(fail())
+    harness = Harness(fail())
 
     def receive(*_: object) -> list[Message]:
         asked.set()
         forever.wait()
         return []
 
-    monkeypatch.setattr(world.queue, "receive", receive)
-    threading.Thread(target=lambda: asked.wait() and world.drain.ask()).start()
-    world.run()
+    monkeypatch.setattr(harness.queue, "receive", receive)
+    threading.Thread(target=lambda: asked.wait() and harness.shutdown.request()).start()
+    harness.run()
     assert not forever.is_set()
     forever.set()
 
 
 def test_messages_that_a_young_poll_brings_are_still_processed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "_YOUNG_POLL", 30.0)
-    world = World(fail(), batch("ab"), batch("c"))
-    receive = world.queue.receive
+    harness = Harness(fail(), batch("ab"), batch("c"))
+    receive = harness.queue.receive
 
-    def asked_meanwhile(count: int, hidden: int) -> Sequence[Message]:
-        world.drain.ask()
-        return receive(count, hidden)
+    def asked_meanwhile(count: int, visibility_timeout: int) -> Sequence[Message]:
+        harness.shutdown.request()
+        return receive(count, visibility_timeout)
 
-    monkeypatch.setattr(world.queue, "receive", asked_meanwhile)
-    world.run()
-    assert world.queue.there == {"c"}
+    monkeypatch.setattr(harness.queue, "receive", asked_meanwhile)
+    harness.run()
+    assert harness.queue.there == {"c"}
 
 
 def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
     down, slow = ServiceFailed("ReceiveMessage: EndpointConnectionError"), Throttled("ReceiveMessage: Throttling")
-    world = World(fail(), *[down] * 9, slow, batch("a"), down, batch("b")).run()
-    assert [(line["level"], line.get("detail"), line.get("tries")) for line in world.lines] == [
+    harness = Harness(fail(), *[down] * 9, slow, batch("a"), down, batch("b")).run()
+    assert [(line["level"], line.get("detail"), line.get("tries")) for line in harness.lines] == [
         ("WARNING", str(down), None),
         ("WARNING", str(slow), None),
         ("INFO", None, 10),
@@ -319,8 +319,10 @@ def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
         ("INFO", None, 1),
     ]
     expected = [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 1]
-    assert [most / 2 <= pause <= most for pause, most in zip(world.drain.pauses, expected, strict=True)] == [True] * 11
-    assert len(set(world.drain.pauses)) == 11
-    assert world.figures["receive_failed", "service_failed"] == 10
-    assert world.figures["receive_failed", "throttled"] == 1
-    assert world.queue.there == set()
+    assert [most / 2 <= pause <= most for pause, most in zip(harness.shutdown.pauses, expected, strict=True)] == [
+        True
+    ] * 11
+    assert len(set(harness.shutdown.pauses)) == 11
+    assert harness.metrics["receive_failed", "service_failed"] == 10
+    assert harness.metrics["receive_failed", "throttled"] == 1
+    assert harness.queue.there == set()

@@ -16,9 +16,9 @@ from uuid import uuid4
 
 import pytest
 
-from handler.observability import Logger
+from handler.metrics import Logger
 from handler.worker import supervisor as module
-from handler.worker.prometheus import PrometheusFigures
+from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ if kind == "fatal":
     sys.exit(1)
 if kind == "false start" or (kind == "late" and number < 2):
     sys.exit(3)
-report(figures=[["started", 1.5], ["outcome", "done", None]])
+report(metrics=[["started", 1.5], ["outcome", "done", None]])
 report(ready=True)
 if kind == "torn" and number < 2:
-    os.write(descriptor, b'{"figures": [["outco')
+    os.write(descriptor, b'{"metrics": [["outco')
     os.kill(os.getpid(), signal.SIGKILL)
 sys.stdin.read()
 """
@@ -55,12 +55,12 @@ class Crew:
         self._pids = folder / "pids"
         self._pids.touch()
         self._log = io.StringIO()
-        self.figures = PrometheusFigures()
+        self.metrics = PrometheusMetrics()
         self.supervisor = Supervisor(
             lambda descriptor: [sys.executable, "-S", "-c", CHILD, str(descriptor), kind, str(self._pids)],
             wanted,
             grace,
-            figures=self.figures,
+            metrics=self.metrics,
             # A name given twice would be the same logger, which writes to where it first wrote.
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
         )
@@ -92,7 +92,7 @@ class Crew:
         eventually(lambda: self.supervisor.not_ready() is None)
 
     def value(self, series: str) -> float:
-        lines = self.figures.text().decode().splitlines()
+        lines = self.metrics.text().decode().splitlines()
         return float(next(line for line in lines if line.startswith(series)).rpartition(" ")[2])
 
 

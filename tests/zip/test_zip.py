@@ -17,8 +17,8 @@ from cfnlint.api import lint
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.local import EmbeddedStack
-from tests.cases import Case, load_cases, run_case
-from tests.stack_world import StackWorld
+from tests.support.cases import Case, load_cases, run_case
+from tests.support.stack_harness import StackHarness
 from tests.zip.unpacked import REPOSITORY, Unpacked, find_python, install_client
 
 LIMIT = 250 * 1024 * 1024  # what Lambda unpacks
@@ -52,8 +52,8 @@ def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def world(stack: EmbeddedStack) -> StackWorld:
-    return StackWorld(stack, lambda *_: {})
+def harness(stack: EmbeddedStack) -> StackHarness:
+    return StackHarness(stack, lambda *_: {})
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +68,12 @@ def function(stack: EmbeddedStack, folder: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("case", load_cases(), ids=lambda case: case.name)
-def test_sample_event(case: Case, function: Unpacked, world: StackWorld) -> None:
-    run_case(case, function.answer, world)
+def test_sample_event(case: Case, function: Unpacked, harness: StackHarness) -> None:
+    run_case(case, function.answer, harness)
 
 
-def test_nothing_was_written_beside_tmp(folder: Path, made: Path, function: Unpacked, world: StackWorld) -> None:
-    run_case(load_cases()[0], function.answer, world)
+def test_nothing_was_written_beside_tmp(folder: Path, made: Path, function: Unpacked, harness: StackHarness) -> None:
+    run_case(load_cases()[0], function.answer, harness)
     with zipfile.ZipFile(made) as archive:
         assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
             *archive.namelist()

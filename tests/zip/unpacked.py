@@ -15,9 +15,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from tests.cases import Answer
 from tests.runtime.container import find_rie
 from tests.runtime.invocation import Invocation, answered, is_complete
+from tests.support.cases import Answer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAMBDA_PYTHON = "3.13"  # what `make zip` builds for
@@ -115,7 +115,7 @@ class Unpacked:
         return answered(status, body, self.log()[begin:])
 
     def answer(self, event: Any) -> Answer:
-        """The same, as tests.cases asks for it."""
+        """The same, as tests.support.cases asks for it."""
         invocation = self.invoke(event)
         assert not invocation.failed, invocation.log
         return Answer(invocation.response, invocation.log)

@@ -127,7 +127,7 @@ def test_dry_run_sends_nothing() -> None:
 
 def test_interrupted_run_continues_after_its_last_key(tmp_path: Path) -> None:
     queue, shutdown = FakeQueue(), FakeShutdown()
-    queue.before = lambda call: shutdown.ask() if len(queue.batches) == 2 else None
+    queue.before = lambda call: shutdown.request() if len(queue.batches) == 2 else None
     with Audit(tmp_path / "audit", SUBJECT) as audit:
         work = run(queue, items(100), audit, shutdown)
     assert work.stats.interrupted

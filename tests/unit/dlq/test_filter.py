@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handler.command_line import unix_time
+from handler.cli.options import unix_time
 from handler.dlq.errors import RequestInvalid
 from handler.dlq.filter import Expression, Filter
 from handler.dlq.message import DlqMessage

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handler.aws.dead_letters import SqsDeadLetters
 from handler.aws.sqs import MAX_BYTES, QueueAttributes
-from handler.dead_letters import SqsDeadLetters
 from handler.dlq.message import NO_REASON, DlqMessage, Lineage, Outgoing, Unsendable, batches, prepare
 from handler.worker.invocation import sqs_event
 from tests.support.dlq_queues import ARN, dlq_message, text

@@ -71,9 +71,9 @@ def test_yes_option_asks_nothing(terminal: int, capsys: pytest.CaptureFixture[st
 def test_first_signal_asks_for_a_shutdown_and_the_second_stops(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with _stopping_on_signals() as shutdown:
-        assert not shutdown.is_asked
+        assert not shutdown.is_requested
         os.kill(os.getpid(), number)
-        assert shutdown.is_asked
+        assert shutdown.is_requested
         shutdown.pause(3600)  # returns at once
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)

@@ -63,7 +63,7 @@ def test_failed_task_says_why(sqs: Any, stub: Stubber) -> None:
 
 def test_shutdown_cancels_the_task_once(sqs: Any, stub: Stubber) -> None:
     shutdown = FakeShutdown()
-    shutdown.ask()
+    shutdown.request()
     add_start(stub)
     add_list(stub, task("RUNNING", 5))
     stub.add_response("cancel_message_move_task", {"ApproximateNumberOfMessagesMoved": 5}, {"TaskHandle": "h"})

@@ -322,7 +322,7 @@ def test_shutdown_finishes_the_batch_and_releases_the_rest(after: int) -> None:
     def ask(call: str) -> None:
         calls.append(call)
         if len(calls) == after:
-            harness.shutdown.ask()
+            harness.shutdown.request()
 
     harness.dlq.before = harness.live.before = ask
     stats = harness.run(reason=["x"], rate=100)
@@ -335,7 +335,7 @@ def test_shutdown_finishes_the_batch_and_releases_the_rest(after: int) -> None:
 
 def test_shutdown_during_a_pause_counts_as_interrupted_when_the_limit_is_reached() -> None:
     harness = Harness(*messages(10))
-    harness.live.before = lambda call: harness.shutdown.ask()
+    harness.live.before = lambda call: harness.shutdown.request()
     stats = harness.run(limit=10, rate=1)
     assert (stats.replayed, stats.interrupted) == (1, True)
     assert len(harness.dlq.visible) == 9

@@ -1,0 +1,138 @@
+"""The adapters for S3 and DynamoDB: reading raw tickets, storing enriched ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from handler.aws.errors import from_aws
+from handler.errors import BucketUnexpected, ObjectTooLarge
+from handler.messages import StoredTicket
+from handler.ports import Commit, Known, RawObject, Write
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+
+__all__ = ["AwsTicketSink", "S3TicketSource"]
+
+_MAX_SUBJECT: Final = 1000  # characters; the table serves lists; S3 holds the whole subject
+
+
+class S3TicketSource:
+    """Raw tickets in their bucket."""
+
+    def __init__(self, client: S3Client, bucket: str, max_bytes: int) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._max_bytes = max_bytes
+
+    def fetch(self, reference: StoredTicket) -> RawObject:
+        """As TicketSource.fetch; reads no more than the limit, whatever the object's size."""
+        if reference.bucket != self._bucket:
+            raise BucketUnexpected("the notification names a bucket other than RAW_BUCKET")
+        try:
+            answer = self._client.get_object(Bucket=reference.bucket, Key=reference.key)
+            # closing(), because a StreamingBody used in `with` yields the raw stream, whose errors are not botocore's.
+            with closing(answer["Body"]) as stream:
+                size = answer["ContentLength"]
+                if size > self._max_bytes:
+                    raise ObjectTooLarge(f"the object has {size} bytes, MAX_TICKET_BYTES allows {self._max_bytes}")
+                raw = stream.read()
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "GetObject") from error
+        return RawObject(raw, int(answer["LastModified"].timestamp() * 1000))
+
+
+class AwsTicketSink:
+    """Enriched tickets in a versioned bucket, and their extract in a table."""
+
+    def __init__(self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str) -> None:
+        self._s3 = s3
+        self._dynamodb = dynamodb
+        self._bucket = bucket
+        self._table = table
+
+    def known(self, ticket_id: str, created_at: int) -> Known | None:
+        """As TicketSink.known, with a consistent read."""
+        try:
+            answer = self._dynamodb.get_item(
+                TableName=self._table,
+                Key={"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}},
+                ProjectionExpression="content_sha256, model_version, s3_key, source_modified",
+                ConsistentRead=True,
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "GetItem") from error
+        item: Mapping[str, Any] = answer.get("Item", {})
+        if not {"content_sha256", "model_version", "s3_key", "source_modified"} <= item.keys():
+            return None
+        return Known(
+            item["content_sha256"]["S"],
+            item["model_version"]["S"],
+            item["s3_key"]["S"],
+            int(item["source_modified"]["N"]),
+        )
+
+    def store(self, write: Write) -> Commit | None:
+        """As TicketSink.store. The item names the object's version, so readers that follow it see whole writes only."""
+        try:
+            put = self._s3.put_object(
+                Bucket=self._bucket, Key=write.key, Body=write.body, ContentType="application/json"
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "PutObject") from error
+        try:
+            answer = self._dynamodb.put_item(
+                TableName=self._table,
+                Item=_item(write, put.get("VersionId", "null")),
+                ConditionExpression="attribute_not_exists(ticket_id) OR attribute_not_exists(source_modified)"
+                " OR source_modified <= :modified",
+                ExpressionAttributeValues={":modified": {"N": str(write.source_modified)}},
+                ReturnValues="ALL_OLD",
+            )
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+                return None
+            raise from_aws(error, "PutItem") from error
+        return "tie" if _is_tie(answer.get("Attributes", {}), write) else "clear"
+
+
+def _is_tie(before: Mapping[str, Any], write: Write) -> bool:
+    modified, content = before.get("source_modified"), before.get("content_sha256")
+    return modified == {"N": str(write.source_modified)} and content != {"S": write.content_sha256}
+
+
+def _item(write: Write, version_id: str) -> dict[str, Any]:
+    ticket, found = write.ticket, write.enrichment
+    texts = {
+        "ticket_id": ticket.ticket_id,
+        "subject": ticket.subject if len(ticket.subject) <= _MAX_SUBJECT else ticket.subject[: _MAX_SUBJECT - 1] + "…",
+        "customer_id": ticket.customer_id,
+        "intent": found.intent,
+        "urgency": found.urgency,
+        "sentiment": found.sentiment,
+        "summary": found.summary,
+        "processed_at": found.processed_at,
+        "s3_key": write.key,
+        "s3_version_id": version_id,
+        "content_sha256": write.content_sha256,
+        "model_version": found.model_version,
+    }
+    numbers: dict[str, int | float] = {
+        "created_at": ticket.created_at,
+        "intent_confidence": found.intent_confidence,
+        "urgency_confidence": found.urgency_confidence,
+        "sentiment_confidence": found.sentiment_confidence,
+        "source_modified": write.source_modified,
+    }
+    return {
+        **{name: {"S": value} for name, value in texts.items()},
+        # DynamoDB holds decimals: the shortest text that reads back as the same float.
+        **{name: {"N": str(Decimal(repr(value)))} for name, value in numbers.items()},
+        "needs_review": {"BOOL": found.needs_review},
+    }

@@ -1,0 +1,1 @@
+"""What the commands share: output, errors, option values and shutdown."""

@@ -1,0 +1,186 @@
+"""How tickets look: a table on a terminal, tab-separated lines in a pipe, or JSON lines.
+
+What customers wrote is printed without its control characters: a subject must not be able to steer a terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal, Never
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+__all__ = [
+    "Form",
+    "Row",
+    "age",
+    "form_of",
+    "keep_showing",
+    "moment",
+    "replace_unprintable",
+    "write",
+    "write_whole",
+]
+
+Form = Literal["table", "lines", "json"]
+
+_STYLES: Final = {"critical": "bold red", "high": "yellow", "NEGATIVE": "red", "POSITIVE": "green"}
+_GIVE_WAY: Final = frozenset({"ticket", "subject", "summary"})  # columns that shrink where a terminal is narrow
+_WIDE: Final = 140  # columns of a terminal that has room for summaries
+_SHOWN_NUMBERS: Final = 4  # of a vector
+_UNITS: Final = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a list: what JSON holds, what a pipe gets, and what a terminal shows under which heading."""
+
+    data: Mapping[str, Any]
+    cells: Sequence[str]
+    shown: Mapping[str, str]
+
+
+def form_of(*, as_json: bool) -> Form:
+    """The form of standard output: a table only where somebody looks at it."""
+    return "json" if as_json else "table" if sys.stdout.isatty() else "lines"
+
+
+def write(rows: Iterable[Row], form: Form) -> None:
+    """Prints a list to standard output."""
+    if form == "table":
+        console, listed = Console(), list(rows)
+        if listed:
+            console.print(_table(listed, console))
+        return
+    for row in rows:
+        sys.stdout.write((_json_line(row.data) if form == "json" else "\t".join(map(_one_line, row.cells))) + "\n")
+    sys.stdout.flush()  # whoever follows a pipe sees each round at once
+
+
+def write_whole(ticket: Mapping[str, Any], place: Mapping[str, str], form: Form) -> None:
+    """Prints all of one ticket: JSON as it is stored, else a field a line with `place`, and long vectors shortened."""
+    if form == "json":
+        sys.stdout.write(_json_line(ticket) + "\n")
+        return
+    fields = list(_fields({**ticket, **place}))
+    if form == "lines":
+        sys.stdout.writelines(f"{_one_line(name)}\t{_one_line(value)}\n" for name, value in fields)
+        return
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in fields:
+        grid.add_row(Text(_one_line(name)), Text(_harmless(value), style=_STYLES.get(value, "")))
+    Console().print(grid)
+
+
+def keep_showing(load: Callable[[], list[Row]], pause: Callable[[], object]) -> Never:
+    """Shows a list that is loaded anew after each pause, until an exception (Ctrl-C) ends it."""
+    console = Console()
+
+    def view() -> Group:
+        now = datetime.now(UTC).astimezone()
+        return Group(Text(f"{now:%H:%M:%S}, Ctrl-C ends", style="dim"), _table(load(), console))
+
+    with Live(view(), console=console, auto_refresh=False) as screen:
+        while True:
+            pause()
+            screen.update(view(), refresh=True)
+
+
+def moment(seconds: int) -> str:
+    """Unix seconds as ISO 8601 in UTC; those beyond the year 9999 stay a number."""
+    try:
+        return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
+    except OverflowError:
+        return str(seconds)
+
+
+def age(seconds: int, now: float | None = None) -> str:
+    """How long ago a moment (Unix seconds) was, in its largest unit: 45s, 12m, 3h, 5d, 2y; -3h lies in the future."""
+    past = int(time.time() if now is None else now) - seconds
+    unit, size = next(((unit, size) for unit, size in _UNITS if abs(past) >= size), _UNITS[-1])
+    return f"{'-' if past < 0 else ''}{abs(past) // size}{unit}"
+
+
+def _table(rows: Sequence[Row], console: Console) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    headings = [
+        heading for heading in (rows[0].shown if rows else {}) if heading != "summary" or console.width >= _WIDE
+    ]
+    for heading in headings:
+        numeric = heading in {"cosine", "age", "tickets"}
+        table.add_column(heading, no_wrap=heading not in _GIVE_WAY, justify="right" if numeric else "left")
+    for row in rows:
+        cells = [Text(_one_line(row.shown[name]), style=_STYLES.get(row.shown[name], "")) for name in headings]
+        for name, cell in zip(headings, cells, strict=True):
+            # An id is there to be copied, so it may take two lines; the texts are there for a glance.
+            cell.no_wrap, cell.overflow = name != "ticket", "fold" if name == "ticket" else "ellipsis"
+        table.add_row(*cells)
+    return table
+
+
+def _fields(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a nested value as text, under their path with dots."""
+    if isinstance(value, Mapping) and value:
+        if all(_is_number(number) for number in value.values()):
+            by_size = sorted(value.items(), key=lambda entry: -entry[1])
+            yield name, ", ".join(f"{label} {number:.4g}" for label, number in by_size)
+        else:
+            for key, part in value.items():
+                yield from _fields(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and len(value) > _SHOWN_NUMBERS and all(map(_is_number, value)):
+        first = ", ".join(f"{number:.4g}" for number in value[:_SHOWN_NUMBERS])
+        yield name, f"{first}, … ({len(value)} numbers)"
+    elif isinstance(value, list):
+        yield name, ", ".join(part if isinstance(part, str) else _json_line(part) for part in value)
+    elif name == "created_at" and isinstance(value, int):
+        yield name, moment(value)
+    else:
+        yield name, value if isinstance(value, str) else _json_line(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _json_line(value: Any) -> str:
+    """JSON in which whatever is not printable is escaped: it means the same, and leaves a terminal alone."""
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def _plain(value: Any) -> Any:
+    """What DynamoDB's types become in JSON."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return sorted(value, key=str) if isinstance(value, set) else str(value)
+
+
+def _harmless(text: str) -> str:
+    if text.isprintable():
+        return text
+    lines = text.replace("\r\n", "\n")
+    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "" for c in lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(_harmless(text).split())
+
+
+def replace_unprintable() -> None:
+    """Lets standard output and error write a question mark for what the terminal has no letter for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

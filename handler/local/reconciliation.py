@@ -1,0 +1,74 @@
+"""What became of tickets: as the worker logs it, and as the stores and the dead-letter queue hold it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from handler.local import EmbeddedStack
+
+__all__ = ["Stats", "dead_letters", "stored_tickets"]
+
+
+@dataclass
+class Stats:
+    """Outcomes by key, as the worker logs them; a key that was uploaded twice has two."""
+
+    outcomes: dict[str, list[str]] = field(default_factory=dict)
+    handler_ms: list[float] = field(default_factory=list)
+    stored_at: dict[str, float] = field(default_factory=dict)
+    attempts_failed: int = 0
+
+    def read(self, line: str) -> None:
+        """Takes one line of the worker's log; lines that are no ticket's are passed over."""
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(entry, dict) or entry.get("message") != "ticket" or "s3_key" not in entry:
+            return
+        if entry["outcome"] == "failed":  # it comes back
+            self.attempts_failed += 1
+            return
+        key = entry["s3_key"]
+        self.outcomes.setdefault(key, []).append(entry["outcome"])
+        if entry["outcome"] == "done":
+            self.handler_ms.append(sum(entry["milliseconds"].values()))
+            self.stored_at[key] = datetime.fromisoformat(entry["timestamp"]).timestamp()
+
+    def counts(self) -> Counter[str]:
+        """How many uploads ended how."""
+        return Counter(outcome for outcomes in self.outcomes.values() for outcome in outcomes)
+
+
+def stored_tickets(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Enriched tickets by key: those with an item whose object, in the version that it names, holds the same ticket."""
+    found: dict[str, dict[str, Any]] = {}
+    s3 = stack.client("s3")
+    for page in stack.client("dynamodb").get_paginator("scan").paginate(TableName=environment["TABLE_NAME"]):
+        for item in page["Items"]:
+            key, version = item["s3_key"]["S"], item["s3_version_id"]["S"]
+            body = s3.get_object(Bucket=environment["ENRICHED_BUCKET"], Key=key, VersionId=version)["Body"].read()
+            ticket = json.loads(body)
+            if ticket["ticket_id"] == item["ticket_id"]["S"] and len(ticket["enrichment"]["embedding"]) == 384:
+                found[key] = ticket
+    return found
+
+
+def dead_letters(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict[str, str]:
+    """Reasons in the dead-letter queue, by the key of the object that each message speaks of."""
+    found: dict[str, str] = {}
+    sqs = stack.client("sqs")
+    while messages := sqs.receive_message(
+        QueueUrl=environment["DLQ_URL"], MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=60
+    ).get("Messages"):
+        for message in messages:
+            attributes = message.get("MessageAttributes", {})
+            if "Rejection" in attributes:
+                for error in json.loads(attributes["Rejection"]["StringValue"])["errors"]:
+                    found[error.get("s3_key", "")] = attributes["Reason"]["StringValue"]
+    return found

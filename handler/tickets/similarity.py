@@ -1,0 +1,95 @@
+"""Tickets that resemble one: the cosine of its vector with those of the newest others, read from S3 side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from operator import mul
+from typing import Any, Final
+
+from handler.tickets.repository import Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
+
+__all__ = ["READERS", "Similarity", "similar"]
+
+READERS: Final = 16  # objects read at once; the HTTP pool of the client matches
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """The tickets that resemble one, best first with their cosine, and what the comparison left out.
+
+    `compared` others were looked at; where there are older ones, `oldest` is the `created_at` (Unix seconds) from which
+    on they were, else None. `unreadable` of them had no usable object, `foreign` come from another model version.
+    """
+
+    matches: list[tuple[float, Item]]
+    compared: int
+    oldest: int | None
+    unreadable: int
+    foreign: int
+
+
+def similar(
+    repository: TicketRepository,
+    item: Item,
+    *,
+    limit: int,
+    among: int,
+    begin: Callable[[int], object],
+    advance: Callable[[], object],
+) -> Similarity:
+    """The `limit` tickets whose vectors have the largest cosine with this one's, among the `among` newest others.
+
+    `begin` hears how many objects will be read, `advance` of each that was. Raises ObjectUnreadable when this ticket's
+    own object cannot be used, RepositoryError when it has no text and so resembles none, and botocore's errors.
+    """
+    target = _vector(repository.whole(item))
+    if not any(target):
+        raise RepositoryError(f"ticket {item.ticket_id} has no text, so nothing resembles it")
+    # One more than are compared shows whether there are older ones, and yet another may be the ticket itself.
+    newest = islice(repository.newest(Selection()), among + 2)
+    others = [other for other in newest if (other.ticket_id, other.created_at) != (item.ticket_id, item.created_at)]
+    compared = others[:among]
+
+    def cosine(other: Item) -> float | None:
+        try:
+            return _cosine(target, _vector(repository.whole(other)))
+        except ObjectUnreadable:
+            return None
+
+    begin(len(compared))
+    pairs: list[tuple[float, Item]] = []
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        for value, other in zip(pool.map(cosine, compared), compared, strict=True):
+            if value is not None:
+                pairs.append((value, other))
+            advance()
+    finally:  # not `with`, which would read all the others after an error or Ctrl-C
+        pool.shutdown(cancel_futures=True)
+    return Similarity(
+        matches=sorted(pairs, key=lambda pair: -pair[0])[:limit],
+        compared=len(compared),
+        oldest=compared[-1].created_at if len(others) > among else None,
+        unreadable=len(compared) - len(pairs),
+        foreign=sum(other.model_version != item.model_version for _, other in pairs),
+    )
+
+
+def _vector(ticket: Mapping[str, Any]) -> list[float]:
+    vector = ticket["enrichment"].get("embedding")
+    if not isinstance(vector, list) or not vector or not all(isinstance(number, int | float) for number in vector):
+        raise ObjectUnreadable(f"the object of ticket {ticket.get('ticket_id')} has no embedding; enrich it again")
+    return vector
+
+
+def _cosine(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """The cosine; 0 with a vector of zeros, None with one of another length."""
+    if len(one) != len(other):
+        return None
+    # A network read costs a hundred times as much as this, and loading numpy a tenth of a second.
+    lengths = math.hypot(*one) * math.hypot(*other)
+    return sum(map(mul, one, other)) / lengths if lengths else 0.0

@@ -1,0 +1,366 @@
+"""Runs the product for the characterization tests, and reads what it left behind.
+
+The only file of these tests that imports the project. Commands are found by their names in pyproject.toml, so a module
+that moves changes nothing but the imports below and MODULES.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import json
+import logging
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from handler.app import build
+from handler.cli.shutdown import Shutdown
+from handler.local import EmbeddedStack
+from handler.metrics import make_logger
+from handler.settings import Settings, WorkerSettings
+from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.polling import Poller
+from handler.worker.reports import Reporter, WorkerOptions
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EVENTS = REPOSITORY / "events"
+EVENT_BUCKET = "tickets-raw"  # the raw bucket's name in all sample events
+MODULES = {"enrichment": "enrichment", "demo": "handler.demo"}  # what is started with `python -m`
+SCRIPTS: dict[str, str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "scripts"
+]
+
+__all__ = ["EVENTS", "Event", "Finished", "Product", "run_command"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A sample event, and the objects that the raw bucket holds before it."""
+
+    name: str
+    records: list[dict[str, Any]]
+    objects: dict[str, bytes]
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Reads events/NAME.json and events/expected/NAME.json."""
+        event = json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
+        expected = json.loads((EVENTS / "expected" / f"{name}.json").read_text(encoding="utf-8"))
+        return cls(name, event["Records"], {spec["key"]: _object(spec) for spec in expected["objects"]})
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a route made of an event: its answer, its log, and the ids that the messages had there, in order."""
+
+    answer: Any
+    log: str
+    message_ids: list[str]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def rows(self) -> list[Any]:
+        """Its standard output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Product:
+    """The Lambda handler and the worker on an embedded stack of their own, with real clients and the compact bundle."""
+
+    def __init__(self, stack: EmbeddedStack, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self.s3, self.sqs, self.dynamodb = (stack.client(name) for name in ("s3", "sqs", "dynamodb"))
+        # The bucket notifies the deployed queue of each upload, so the worker gets a queue where only events arrive.
+        self.queue = self.sqs.create_queue(QueueName="characterization")["QueueUrl"]
+        with in_environment(environment):
+            self._handler = build(Settings())
+            self._worker = _Worker(WorkerSettings(queue_url=self.queue))
+        with _captured_log():
+            self._handler({"Records": []}, _Context())
+
+    @classmethod
+    @contextmanager
+    def started(cls, bundle: Path, cache: Path) -> Iterator[Self]:
+        """Starts the stack, and everything on it; ends it after the block."""
+        with EmbeddedStack() as stack:
+            own = {"MODEL_BUNDLE": bundle.as_uri(), "BUNDLE_CACHE_DIR": str(cache), "INTRA_OP_THREADS": "1"}
+            yield cls(stack, stack.environment() | own)
+
+    def through_handler(self, event: Event) -> Run:
+        """Calls the Lambda handler with the event, in an empty world."""
+        self.prepare(event)
+        records = [{**record, "body": self._with_our_bucket(record["body"])} for record in event.records]
+        with _captured_log() as log:
+            answer = self._handler({"Records": records}, _Context())
+        return Run(answer, log.getvalue(), [record["messageId"] for record in records])
+
+    def through_worker(self, event: Event) -> Run:
+        """Puts the event's messages into a queue, and lets the worker take one batch; the answer is what stays."""
+        self.prepare(event)
+        ids = self.send(event)
+        with _captured_log() as log:
+            self._worker.one_batch()
+        return Run({"left in the queue": self._indices(self.take(self.queue, visible=False), ids)}, log.getvalue(), ids)
+
+    def prepare(self, event: Event) -> None:
+        """Empties stores and queues, and puts the event's objects into the raw bucket."""
+        for key in self.items(whole=False):
+            self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
+        for found in self.versions():
+            place = {"Key": found["Key"], "VersionId": found["VersionId"]}
+            self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **place)
+        for key, body in event.objects.items():
+            self.s3.put_object(Bucket=self.environment["RAW_BUCKET"], Key=key, Body=body)
+        for queue in (self.queue, self.environment["QUEUE_URL"], self.environment["DLQ_URL"]):
+            self.sqs.purge_queue(QueueUrl=queue)
+
+    def send(self, event: Event, queue: str | None = None) -> list[str]:
+        """Sends the event's messages to a queue, the worker's by default; returns their new ids."""
+        entries = [
+            {
+                "Id": str(number),
+                "MessageBody": self._with_our_bucket(record["body"]),
+                "MessageAttributes": {name: _sent(value) for name, value in record["messageAttributes"].items()},
+            }
+            for number, record in enumerate(event.records)
+        ]
+        sent = self.sqs.send_message_batch(QueueUrl=queue or self.queue, Entries=entries)["Successful"]
+        return [answer["MessageId"] for answer in sorted(sent, key=lambda answer: int(answer["Id"]))]
+
+    def items(self, *, whole: bool = True) -> list[dict[str, Any]]:
+        """All items of the table as DynamoDB types them, by id and time; or only their keys."""
+        names = {} if whole else {"ProjectionExpression": "ticket_id, created_at"}
+        pages = self.dynamodb.get_paginator("scan").paginate(
+            TableName=self.environment["TABLE_NAME"], ConsistentRead=True, **names
+        )
+        found = [item for page in pages for item in page["Items"]]
+        return sorted(found, key=lambda item: (item["ticket_id"]["S"], int(item["created_at"]["N"])))
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Key and id of every version in the bucket of enriched tickets."""
+        pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.environment["ENRICHED_BUCKET"])
+        return [version for page in pages for version in page.get("Versions", [])]
+
+    def object(self, key: str, version: str) -> tuple[str, bytes]:
+        """Content type and bytes of a version of an enriched object."""
+        found = self.s3.get_object(Bucket=self.environment["ENRICHED_BUCKET"], Key=key, VersionId=version)
+        with found["Body"] as stream:
+            return found["ContentType"], stream.read()
+
+    def take(self, queue: str, *, visible: bool = True) -> list[dict[str, Any]]:
+        """Takes every message out of a queue; with `visible` false, also those that were put off."""
+        if not visible:
+            names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+            counts = self.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+            if not any(int(count) for count in counts.values()):
+                return []
+        found: list[dict[str, Any]] = []
+        while messages := self.sqs.receive_message(
+            QueueUrl=queue,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=0 if visible else 3,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["All"],
+        ).get("Messages"):
+            for message in messages:
+                self.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+            found += messages
+        return found
+
+    def _with_our_bucket(self, text: str) -> str:
+        return text.replace(EVENT_BUCKET, self.environment["RAW_BUCKET"])
+
+    def _indices(self, messages: Sequence[Mapping[str, Any]], ids: list[str]) -> list[int]:
+        return sorted(ids.index(message["MessageId"]) for message in messages)
+
+
+class _Worker:
+    """A process of `ticket-processor`, here: its handler, its queue adapter and its loop."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._logger = make_logger(settings.log_level)
+        self._metrics = Reporter(io.BytesIO())
+        self._handler = build(settings, metrics=self._metrics, logger=self._logger)
+        self._queue = SqsMessageQueue(settings, wait=1)
+
+    def one_batch(self) -> None:
+        shutdown = Shutdown(20)
+
+        def last(event: Any, context: Any) -> Any:
+            answer = self._handler(event, context)
+            shutdown.request()  # the loop settles this batch, and ends
+            return answer
+
+        options = WorkerOptions(wait=1, visibility_timeout=30, timeout=60)
+        Poller(
+            self._queue, last, shutdown, options, metrics=self._metrics, logger=self._logger, hang=lambda: os._exit(70)
+        ).run()
+
+
+class _Context:
+    """What Lambda gives beside the event."""
+
+    function_name = "ticket-enrichment"
+    function_version = "$LATEST"
+    invoked_function_arn = "arn:aws:lambda:us-east-1:123456789012:function:ticket-enrichment"
+    memory_limit_in_mb = "2048"
+    aws_request_id = "characterization"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 60_000
+
+
+# -- commands
+
+
+def run_command(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Finished:
+    """Runs a command in this process as the shell would: a console script of pyproject.toml, or one of MODULES."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with in_environment(environment), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+        with redirect_stdout(out), redirect_stderr(err):
+            code = _exit_code(_entry(name))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return Finished(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+
+
+def run_demo(bundle: Path, count: int) -> Finished:
+    """Runs the demo as a process of its own: it starts a stack and a worker."""
+    command = [sys.executable, "-m", MODULES["demo"], "--bundle", str(bundle), "--count", str(count)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def ticket_processor(environment: Mapping[str, str]) -> Iterator[tuple[int, Callable[[], Finished]]]:
+    """Runs `ticket-processor` as a process; yields its health port, and what asks it to end and waits for that."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    module, _, function = SCRIPTS["ticket-processor"].partition(":")
+    start = f"import sys; from {module} import {function} as main; sys.argv[1:] = ['--wait', '1']; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment, "HEALTH_PORT": str(port)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def end() -> Finished:
+        process.terminate()
+        return Finished(process.wait(30), *process.communicate())
+
+    with process:
+        try:
+            yield port, end
+        finally:
+            process.kill()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Status and text of a page of the worker; 0 while nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for a condition. Raises AssertionError."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
+def _entry(name: str) -> Callable[[], Any]:
+    if name in MODULES:
+        return lambda: runpy.run_module(MODULES[name], run_name="__main__", alter_sys=True)
+    module, _, function = SCRIPTS[name].partition(":")
+    found: Callable[[], Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _exit_code(run: Callable[[], Any]) -> int:
+    try:
+        run()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    return 0
+
+
+# -- the world around
+
+
+@contextmanager
+def in_environment(environment: Mapping[str, str]) -> Iterator[None]:
+    """The environment, and of what the settings know nothing else, while the block lasts."""
+    known = {name.upper() for name in WorkerSettings.model_fields}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in known - set(environment):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+@contextmanager
+def _captured_log() -> Iterator[io.StringIO]:
+    """Everything that the product writes: log lines, metrics, and what slips out."""
+    log = io.StringIO()
+    handler = make_logger("INFO").registered_handler
+    assert isinstance(handler, logging.StreamHandler)
+    before, handler.stream = handler.stream, log
+    try:
+        with redirect_stdout(log), redirect_stderr(log):
+            yield log
+    finally:
+        handler.stream = before
+
+
+def _object(spec: Mapping[str, Any]) -> bytes:
+    if "base64" in spec:
+        return base64.b64decode(spec["base64"])
+    if "repeat" in spec:
+        part = spec["repeat"]
+        return f"{part['before']}{part['text'] * part['times']}{part['after']}".encode()
+    body = spec["body"]
+    return (body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)).encode()
+
+
+def _sent(attribute: Mapping[str, Any]) -> dict[str, Any]:
+    """An attribute of an event's record as boto3 sends it."""
+    kind = attribute["dataType"]
+    if kind.startswith("Binary"):
+        return {"DataType": kind, "BinaryValue": base64.b64decode(attribute["binaryValue"])}
+    return {"DataType": kind, "StringValue": attribute["stringValue"]}

@@ -1,0 +1,121 @@
+"""Snapshots: one JSON file per case, split into what the code decides and what the models decide.
+
+`behaviour` holds everything that no model has a part in, and is compared strictly. `models` holds labels, confidences,
+summaries and embeddings: texts and labels are compared exactly, numbers as far as other CPUs may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from difflib import unified_diff
+from operator import mul
+from pathlib import Path
+from typing import Any, Final, Literal
+
+FOLDER: Final = Path(__file__).with_name("snapshots")
+Part = Literal["behaviour", "models"]
+# As tests/cpus: kernels for AVX2, AVX-512 VNNI and NEON sum in another order.
+SCORE: Final = 0.03
+COSINE: Final = 0.999
+UNITS: Final = 1000  # an embedding is kept as integers: thousandths
+
+
+class Snapshots:
+    """Compares with the files, or writes those parts that are to be regenerated."""
+
+    def __init__(self, regenerate: frozenset[Part]) -> None:
+        self._regenerate = regenerate
+
+    def check(self, name: str, part: Part, found: Any) -> None:
+        """Holds what was found against snapshots/PART/NAME.json. Raises AssertionError."""
+        path = FOLDER / part / f"{name}.json"
+        found = json.loads(json.dumps(found))  # tuples are lists in a file
+        if part in self._regenerate:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(_text(found) + "\n", encoding="utf-8")
+            return
+        assert path.is_file(), f"{path} is missing; run with --regenerate"
+        expected = json.loads(path.read_text(encoding="utf-8"))
+        if part == "behaviour":
+            assert found == expected, _difference(expected, found)
+        else:
+            _close(found, expected, name)
+
+
+def rounded(enrichment: Mapping[str, Any]) -> dict[str, Any]:
+    """Model values as they are kept: four decimals, and the embedding in thousandths."""
+    return {
+        name: [round(number * UNITS) for number in value] if name == "embedding" else _rounded(value)
+        for name, value in enrichment.items()
+    }
+
+
+def shape(value: Any) -> Any:
+    """What kind of value it is, in place of the value: for what the models decide."""
+    if isinstance(value, Mapping):
+        return {name: shape(value[name]) for name in value}
+    if isinstance(value, list):
+        return f"{len(value)} numbers" if value and all(isinstance(number, float) for number in value) else "list"
+    if isinstance(value, bool):
+        return "boolean"
+    return "number" if isinstance(value, int | float) else "text"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    return {name: _rounded(part) for name, part in value.items()} if isinstance(value, Mapping) else value
+
+
+def _close(found: Any, expected: Any, place: str) -> None:
+    if place.endswith(".embedding"):
+        lengths = math.hypot(*found), math.hypot(*expected)
+        assert len(found) == len(expected)
+        assert math.isclose(*lengths, rel_tol=0.01), f"{place}: lengths {lengths}"
+        if all(lengths):
+            cosine = sum(map(mul, found, expected)) / math.prod(lengths)
+            assert cosine >= COSINE, f"{place}: cosine {cosine:.5f}"
+    elif isinstance(expected, dict) and isinstance(found, dict):
+        assert list(found) == list(expected), place
+        for name in expected:
+            if not isinstance(found[name], str) or found[name] not in _equally_likely(name, expected):
+                _close(found[name], expected[name], f"{place}.{name}")
+    elif isinstance(expected, list) and isinstance(found, list):
+        assert len(found) == len(expected), place
+        for number, pair in enumerate(zip(found, expected, strict=True)):
+            _close(*pair, f"{place}.{number}")
+    elif isinstance(expected, float):
+        assert abs(found - expected) <= SCORE, f"{place}: {found}, expected {expected}"
+    else:
+        assert found == expected, place
+
+
+def _difference(expected: Any, found: Any) -> str:
+    texts = [_text(value).splitlines() for value in (expected, found)]
+    return "\n" + "\n".join(unified_diff(*texts, "snapshot", "found", lineterm=""))
+
+
+def _equally_likely(task: str, expected: Mapping[str, Any]) -> list[str]:
+    """The labels of a task between which the CPU may decide: their scores are closer than two CPUs are."""
+    scores = expected.get("scores", {}).get(task, {})
+    likely = [label for label, score in scores.items() if max(scores.values()) - score < 2 * SCORE]
+    return likely if expected[task] in likely else []  # else the ticket's own priority decided
+
+
+def _text(value: Any, indent: int = 0) -> str:
+    """Indented JSON, but what is short, and an embedding, on one line."""
+    flat = json.dumps(value, ensure_ascii=False)
+    numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
+    if not value or not isinstance(value, dict | list) or len(flat) + indent <= 110 or numbers:
+        return flat
+    names = (
+        [f"{json.dumps(name, ensure_ascii=False)}: " for name in value]
+        if isinstance(value, dict)
+        else [""] * len(value)
+    )
+    items = value.values() if isinstance(value, dict) else value
+    inner, (begin, end) = " " * (indent + 1), "{}" if isinstance(value, dict) else "[]"
+    lines = [f"{inner}{name}{_text(item, indent + 1)}" for name, item in zip(names, items, strict=True)]
+    return f"{begin}\n" + ",\n".join(lines) + f"\n{' ' * indent}{end}"

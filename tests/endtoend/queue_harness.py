@@ -1,0 +1,57 @@
+"""The sample events by way of the queue: their bodies are sent, and the mapping hands them to the function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.endtoend.pipeline import Pipeline, wait_until
+from tests.support.cases import Answer, DeadLetter
+from tests.support.stack_harness import StackHarness
+
+
+class QueueHarness(StackHarness):
+    """`tests.support.cases.Harness` where SQS assigns the message ids: they are mapped back to those of the event.
+
+    While it is used S3 must tell nobody of new objects (`Pipeline.unnoticed`), since the event does.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__(pipeline.deployment, lambda *_: {})
+        self._pipeline = pipeline
+        self._ids: dict[str, str] = {}
+
+    def invoke(self, event: Mapping[str, Any]) -> Answer:
+        """Sends the event's messages, and waits until the function has told of each."""
+        self._ids = {self._send(record): record["messageId"] for record in event["Records"]}
+        wait_until(lambda: self._ids.keys() <= self._told(), "the function tells of every message")
+        answer = Answer(None, self._translated(self._pipeline.log()))
+        # The mapping keeps the response to itself. A message that is to be retried is told of as failed.
+        failed = [id_ for id_ in self._ids.values() if "failed" in {x["outcome"] for x in answer.tickets(id_)}]
+        return Answer({"batchItemFailures": [{"itemIdentifier": id_} for id_ in failed]}, answer.log)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """As Harness.dead_letters."""
+        return [
+            DeadLetter(letter.body, {n: self._translated(v) for n, v in letter.attributes.items()})
+            for letter in super().dead_letters()
+        ]
+
+    def _send(self, record: Mapping[str, Any]) -> str:
+        attributes = {
+            name: {"DataType": value["dataType"], "StringValue": value["stringValue"]}
+            for name, value in record["messageAttributes"].items()
+        }
+        sent = self._sqs.send_message(
+            QueueUrl=self._outputs["QueueUrl"], MessageBody=record["body"], MessageAttributes=attributes
+        )
+        return str(sent["MessageId"])
+
+    def _told(self) -> set[str]:
+        lines = Answer(None, self._pipeline.log()).lines()
+        return {line["message_id"] for line in lines if line.get("message") == "ticket"}
+
+    def _translated(self, text: Any) -> Any:
+        for ours, theirs in self._ids.items():
+            text = text.replace(ours, theirs) if isinstance(text, str) else text
+        return text

@@ -1,0 +1,213 @@
+"""A timeout, memory used up, a crash, two containers at once: the next invocation is healthy, nothing is doubled."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from handler.local import EmbeddedStack
+from tests.runtime.container import LambdaContainer
+from tests.runtime.deployed import Lambda, answer
+from tests.runtime.invocation import Invocation
+from tests.runtime.proxy import LambdaPool
+from tests.support.fakes import event, notification, record, ticket
+from tests.support.proxy import Proxy
+from tests.support.stack_harness import StackHarness
+
+CREATED_AT = 1_795_165_200
+
+
+@pytest.fixture
+def gate(stack: EmbeddedStack) -> Iterator[Gate]:
+    with Gate.before(stack.endpoint_url) as made:
+        yield made
+
+
+class Gate:
+    """A proxy that holds the calls of one operation from `shut` to `open`."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.url = proxy.url
+        self.reached = threading.Event()
+        self._open = threading.Event()
+        self._held: str | None = None
+        proxy.before = self._wait
+
+    @classmethod
+    @contextmanager
+    def before(cls, endpoint_url: str) -> Iterator[Gate]:
+        """A gate in front of the stack, which opens at the end."""
+        with Proxy(endpoint_url) as proxy:
+            made = cls(proxy)
+            try:
+                yield made
+            finally:
+                made.open()
+
+    def shut(self, operation: str) -> None:
+        """Holds calls of that operation from now on."""
+        self.reached.clear()
+        self._open.clear()
+        self._held = operation
+
+    def open(self) -> None:
+        """Lets all pass."""
+        self._held = None
+        self._open.set()
+
+    def _wait(self, operation: str) -> None:
+        if operation == self._held:
+            self.reached.set()
+            self._open.wait(60)
+
+
+def put(harness: StackHarness, name: str) -> dict[str, object]:
+    """Puts a ticket into the raw bucket; the event that tells of it."""
+    harness.put_object(f"{name}.json", json.dumps(ticket(name)).encode())
+    return event(record(notification(f"{name}.json", bucket=harness.raw_bucket), f"m-{name}"))
+
+
+def in_the_background(call: Callable[[], Invocation]) -> Future[Invocation]:
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(call)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def test_services_that_do_not_answer_end_no_invocation_by_its_timeout(deployed: Lambda, gate: Gate) -> None:
+    with deployed.container(timeout_seconds=10, endpoint_url=gate.url) as container:
+        harness = deployed.harness(container)
+        message = put(harness, "STALLED-1")
+        answer(deployed.seen(container.invoke({})))  # init is over
+        gate.shut("PUT")
+        late = answer(container.invoke(message))
+        assert late.response == {"batchItemFailures": [{"itemIdentifier": "m-STALLED-1"}]}
+        assert [line["error_type"] for line in late.tickets("m-STALLED-1")] == ["out_of_time"]
+        gate.open()
+        assert answer(container.invoke(message)).response == {"batchItemFailures": []}
+        assert harness.item("STALLED-1", CREATED_AT) is not None
+
+
+def test_the_next_invocation_after_a_timeout_is_healthy(deployed: Lambda, gate: Gate) -> None:
+    with deployed.container(timeout_seconds=10, endpoint_url=gate.url) as container:
+        harness = deployed.harness(container)
+        message = put(harness, "TIMEOUT-1")
+        answer(deployed.seen(container.invoke({})))
+        gate.shut("PUT")
+        running = in_the_background(lambda: container.invoke(message))
+        assert gate.reached.wait(30)
+        container.kill("STOP")  # a process that hangs, so that even its own clock does not help it
+        late = running.result(30)
+        assert (late.failed, late.error_type) == (True, "Sandbox.Timedout"), late.log
+        assert harness.item("TIMEOUT-1", CREATED_AT) is None
+        gate.open()
+        again = deployed.seen(container.invoke(message))  # as SQS delivers it again
+        assert answer(again).response == {"batchItemFailures": []}
+        assert again.init_ms is not None  # Lambda had ended the process
+        assert harness.item("TIMEOUT-1", CREATED_AT) is not None
+
+
+def test_the_next_invocation_after_a_crash_is_healthy(deployed: Lambda, gate: Gate, stack: EmbeddedStack) -> None:
+    with deployed.container(endpoint_url=gate.url) as container:
+        harness = deployed.harness(container)
+        message = put(harness, "CRASH-1")
+        gate.shut("PutItem")  # the object is written, the item that commits it is not
+        running = in_the_background(lambda: container.invoke(message))
+        assert gate.reached.wait(30)
+        container.kill()
+        assert running.result(30).crashed
+        assert harness.item("CRASH-1", CREATED_AT) is None
+        gate.open()
+        again = deployed.seen(container.invoke(message))
+        assert answer(again).response == {"batchItemFailures": []}
+        assert_one_result(harness, stack, "CRASH-1")
+
+
+def test_the_next_invocation_after_memory_was_used_up_is_healthy(deployed: Lambda) -> None:
+    # The largest tickets that the template allows, with the least memory that it allows.
+    with deployed.container(memory_mb=512, variables={"MAX_TICKET_BYTES": str(100 * 1024 * 1024)}) as container:
+        harness = deployed.harness(container)
+        message = put(harness, "MEMORY-1")
+        body = '{"ticket_id": "MEMORY-%d", "subject": "' + "x" * (95 * 1024 * 1024) + '"}'
+        for number in (2, 3):
+            harness.put_object(f"MEMORY-{number}.json", (body % number).encode())
+        names = ["MEMORY-2.json", "MEMORY-3.json"]
+        huge = event(*(record(notification(name, bucket=harness.raw_bucket), f"m-{name}") for name in names))
+        answer(deployed.seen(container.invoke(message)))
+        assert container.memory_kills() == 0
+        deployed.metrics.peaks["one ticket, of 512 MB"] = container.memory_peak()
+        dead = container.invoke(huge)
+        assert dead.crashed, dead.log
+        assert container.memory_kills() > 0
+        again = deployed.seen(container.invoke(put(harness, "MEMORY-4")))
+        assert answer(again).response == {"batchItemFailures": []}
+        assert again.init_ms is not None
+        assert harness.item("MEMORY-4", CREATED_AT) is not None
+
+
+def test_one_ticket_in_two_containers_at_once_gives_one_result(
+    deployed: Lambda, gate: Gate, stack: EmbeddedStack
+) -> None:
+    with (
+        deployed.container(endpoint_url=gate.url) as first,
+        deployed.container(endpoint_url=stack.endpoint_url) as second,
+    ):
+        harness = deployed.harness(first)
+        message = put(harness, "TWICE-1")
+        for container in (first, second):
+            answer(deployed.seen(container.invoke({})))
+        # The first has read, enriched and written the object when the second does all of it.
+        gate.shut("PutItem")
+        running = in_the_background(lambda: first.invoke(message))
+        assert gate.reached.wait(30)
+        assert answer(second.invoke(message)).response == {"batchItemFailures": []}
+        won = harness.item("TWICE-1", CREATED_AT)
+        gate.open()
+        assert answer(running.result(30)).response == {"batchItemFailures": []}
+        item = assert_one_result(harness, stack, "TWICE-1")
+        assert won is not None
+        changing = {"processed_at", "s3_version_id"}
+        assert {k: v for k, v in item.items() if k not in changing} == {
+            k: v for k, v in won.items() if k not in changing
+        }
+        assert [line["note"] for line in answer(first.invoke(message)).tickets("m-TWICE-1")] == ["already enriched"]
+
+
+def test_a_pool_takes_a_new_environment_for_one_that_crashed(deployed: Lambda) -> None:
+    def make() -> LambdaContainer:
+        return LambdaContainer(deployed.function, rie=deployed.rie, environment=deployed.environment)
+
+    with LambdaPool(make, size=1) as pool:
+        assert pool.invoke({}).response == {"batchItemFailures": []}
+        (crashed,) = pool.containers
+        crashed.kill()
+        assert pool.invoke({}).crashed
+        assert not crashed.is_running
+        assert pool.invoke({}).response == {"batchItemFailures": []}
+        (second,) = pool.containers
+        assert (second is not crashed, pool.started) == (True, 2)
+        second.stop()  # as when the machine under it is gone
+        assert pool.invoke({}).response == {"batchItemFailures": []}
+        assert [i.failed for i in pool.invocations] == [False, True, False, False]
+
+
+def assert_one_result(harness: StackHarness, stack: EmbeddedStack, name: str) -> dict[str, object]:
+    """There is one item, and it names the object that it was made with."""
+    found = stack.client("dynamodb").query(
+        TableName=stack.outputs["TableName"],
+        KeyConditionExpression="ticket_id = :name",
+        ExpressionAttributeValues={":name": {"S": name}},
+    )
+    assert found["Count"] == 1
+    item = harness.item(name, CREATED_AT)
+    assert item is not None
+    stored = json.loads(harness.object(item["s3_key"], item["s3_version_id"]))
+    assert stored["enrichment"]["processed_at"] == item["processed_at"]
+    assert stored["enrichment"]["summary"] == item["summary"]
+    return dict(item)

@@ -1,0 +1,192 @@
+"""Containers of the function in this process: each has a handler and clients of its own, and polls the real queue."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import pytest
+
+from enrichment import Enricher
+from handler.app import build
+from handler.cli.shutdown import Shutdown
+from handler.local import EmbeddedStack
+from handler.metrics import make_logger
+from handler.settings import WorkerSettings
+from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.polling import Poller
+from handler.worker.reports import WorkerOptions
+from tests.support.fakes import FakeMetrics, written_to
+from tests.support.traffic import Message
+
+AT_ONCE = 6  # containers; most of their time they wait
+_PATIENCE = 120.0  # seconds without any change of the queue, after which nothing will come any more
+
+
+class Counts(FakeMetrics):
+    """WorkerMetrics that count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.invocations: Counter[str] = Counter()
+        self.settled: Counter[str] = Counter()
+
+    def invocation(self, result: str) -> None:
+        """As PollMetrics.invocation."""
+        self.invocations[result] += 1
+
+    def messages(self, result: str, count: int) -> None:
+        """As PollMetrics.messages."""
+        self.settled[result] += count
+
+    def receive_failed(self, code: str) -> None:
+        """As PollMetrics.receive_failed."""
+        self.errors["receive", code] += 1
+
+
+class Containers:
+    """Some containers with models of the test, from `with` to its end; `log` is what they wrote.
+
+    `url` is where they find AWS: a proxy's address, or the stack's. `settings` are environment variables.
+    """
+
+    def __init__(
+        self, stack: EmbeddedStack, url: str, models: Enricher, *, options: WorkerOptions, settings: Mapping[str, str]
+    ) -> None:
+        self.counts = [Counts() for _ in range(AT_ONCE)]
+        self.hung: list[int] = []
+        self._environment = (
+            stack.environment() | {"AWS_ENDPOINT_URL": url, "MODEL_BUNDLE": "file:///unused"} | dict(settings)
+        )
+        self._models, self._options = models, options
+        self._shut_down = [Shutdown(20) for _ in range(AT_ONCE)]
+        self._log = StringIO()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Lets them poll while the block lasts; what is in hand at its end is finished."""
+        logger = make_logger("INFO")
+        with pytest.MonkeyPatch.context() as patch, written_to(self._log):
+            for name, value in self._environment.items():
+                patch.setenv(name, value)
+            settings = WorkerSettings()
+            threads = []
+            for number, (shutdown, counts) in enumerate(zip(self._shut_down, self.counts, strict=True)):
+                handler: Any = build(settings, models=self._models, metrics=counts, logger=logger)
+                poller = Poller(
+                    SqsMessageQueue(settings, self._options.wait),
+                    handler,
+                    shutdown,
+                    self._options,
+                    metrics=counts,
+                    logger=logger,
+                    hang=lambda number=number: self.hung.append(number),  # type: ignore[misc]
+                )
+                threads.append(threading.Thread(target=poller.run))
+            for thread in threads:
+                thread.start()
+            try:
+                yield
+            finally:
+                for shutdown in self._shut_down:
+                    shutdown.request()
+                for thread in threads:
+                    thread.join()
+
+    @property
+    def log(self) -> str:
+        """What was logged."""
+        return self._log.getvalue()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What was logged of tickets, of each try one."""
+        return [line for line in map(json.loads, self.log.splitlines()) if line["message"] == "ticket"]
+
+    def tickets(self) -> Counter[str]:
+        """Tickets by outcome, over all tries."""
+        return sum((counts.outcomes for counts in self.counts), Counter[str]())
+
+    def errors(self) -> Counter[tuple[str, str]]:
+        """Errors by outcome and code, over all tries."""
+        return sum((counts.errors for counts in self.counts), Counter[tuple[str, str]]())
+
+    def invocations(self) -> Counter[str]:
+        """Invocations by result."""
+        return sum((counts.invocations for counts in self.counts), Counter[str]())
+
+
+class Post:
+    """Brings messages into the queue of a stack, and sees when it is empty again."""
+
+    def __init__(self, stack: EmbeddedStack) -> None:
+        self._outputs = stack.outputs
+        self._s3, self._sqs = stack.client("s3"), stack.client("sqs")
+        self.ids: dict[str, str] = {}
+        # S3 has said that it may notify the queue.
+        self._sqs.purge_queue(QueueUrl=self._outputs["QueueUrl"])
+
+    def bring(self, messages: Sequence[Message]) -> None:
+        """Uploads and sends at once; what is sent and speaks of an upload, after all uploads."""
+        keys = {message.mark for message in messages if message.body is None}
+        uploads: list[Message] = []
+        alone: list[Message] = []
+        later: list[Message] = []
+        for message in messages:
+            speaks_of = any(ticket.key in keys for ticket in message.wanted)
+            (uploads if message.body is None else later if speaks_of else alone).append(message)
+        with ThreadPoolExecutor(2) as pool:
+            done = [pool.submit(self._send, alone), pool.submit(self._upload, uploads)]
+            for future in done:
+                future.result()
+        self._send(later)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        batch: list[dict[str, Any]] = []
+        size = 0
+        for message in messages:
+            assert message.body is not None
+            length = len(message.body.encode()) + 100
+            if batch and (len(batch) == 10 or size + length > 1_000_000):
+                self._flush(batch)
+                batch, size = [], 0
+            mark = {"Number": {"DataType": "Number", "StringValue": message.mark}}
+            entry = {"Id": message.mark, "MessageBody": message.body, "DelaySeconds": message.delay}
+            batch.append(entry | {"MessageAttributes": mark})
+            size += length
+        self._flush(batch)
+
+    def _flush(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        if batch:
+            answer = self._sqs.send_message_batch(QueueUrl=self._outputs["QueueUrl"], Entries=list(batch))
+            assert len(answer["Successful"]) == len(batch), answer
+            self.ids.update((entry["Id"], entry["MessageId"]) for entry in answer["Successful"])
+
+    def _upload(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._s3.put_object(Bucket=self._outputs["RawBucket"], Key=message.mark, Body=message.upload)
+            if message.gone:
+                self._s3.delete_object(Bucket=self._outputs["RawBucket"], Key=message.mark)
+
+    def depth(self) -> tuple[int, int]:
+        """Messages that can be received, and those that are hidden or delayed."""
+        names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
+        found = self._sqs.get_queue_attributes(QueueUrl=self._outputs["QueueUrl"], AttributeNames=names)["Attributes"]
+        visible, *others = (int(found.get(name, 0)) for name in names)
+        return visible, sum(others)
+
+    def wait_until_empty(self, progress: Callable[[], object] = lambda: None) -> None:
+        """Waits until no message is left in the queue. Raises AssertionError when nothing changes for long."""
+        state: Any = None
+        deadline = 0.0
+        while (depth := self.depth()) != (0, 0):
+            if (depth, progress()) != state:
+                state, deadline = (depth, progress()), time.monotonic() + _PATIENCE
+            assert time.monotonic() < deadline, f"the queue does not get empty: {depth}"
+            time.sleep(0.1)

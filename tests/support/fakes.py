@@ -1,0 +1,371 @@
+"""In-memory stand-ins for the handler's ports, which fail on demand. tests/integration holds them to the real ones."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any
+
+from enrichment import EnrichmentData, EnrichmentError, RawTicket
+from handler.app import Handler, build
+from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
+from handler.messages import StoredTicket
+from handler.metrics import make_logger
+from handler.ports import Commit, Known, Models, RawObject, Write
+from handler.settings import Settings
+from handler.worker.invocation import InvocationContext
+from tests.support.cases import BUCKET, Answer, DeadLetter
+
+SETTINGS: dict[str, Any] = {
+    "model_bundle": "file:///nowhere",
+    "raw_bucket": BUCKET,
+    "enriched_bucket": "tickets-enriched",
+    "table_name": "tickets",
+    "queue_url": "https://sqs.invalid/ticket-processing",
+    "dlq_url": "https://sqs.invalid/ticket-processing-dlq",
+}
+
+
+class Faults:
+    """Errors by name (a key, a ticket's or a message's id): `raise_for` raises, or waits, where one was set."""
+
+    def __init__(self) -> None:
+        self._errors: dict[str, BaseException] = {}
+        self._gates: dict[str, threading.Event] = {}
+
+    def set(self, error: BaseException, *names: str) -> None:
+        """From now on these names fail."""
+        self._errors.update(dict.fromkeys(names, error))
+
+    def hang(self, *names: str) -> threading.Event:
+        """From now on these names block until the event that is returned is set."""
+        gate = threading.Event()
+        self._gates.update(dict.fromkeys(names, gate))
+        return gate
+
+    def clear(self) -> None:
+        """Everything works again."""
+        self._errors.clear()
+        self._gates.clear()
+
+    def raise_for(self, *names: str) -> None:
+        """Raises what was set for one of the names."""
+        for name in names:
+            if name in self._gates:
+                self._gates[name].wait(10)
+            if name in self._errors:
+                raise self._errors[name]
+
+
+class FakeSource:
+    """A TicketSource; `faults` go by key."""
+
+    def __init__(self, bucket: str = BUCKET, max_bytes: int = 1024 * 1024) -> None:
+        self.objects: dict[str, RawObject] = {}
+        self.fetched: list[str] = []
+        self.faults = Faults()
+        self._bucket = bucket
+        self._max_bytes = max_bytes
+
+    def put(self, key: str, body: bytes, modified: int | None = None) -> None:
+        """Puts an object, modified just now or at that time (milliseconds)."""
+        self.objects[key] = RawObject(body, int(time.time()) * 1000 if modified is None else modified)
+
+    def fetch(self, reference: StoredTicket) -> RawObject:
+        """As TicketSource.fetch."""
+        self.fetched.append(reference.key)
+        self.faults.raise_for(reference.key)
+        if reference.bucket != self._bucket:
+            raise BucketUnexpected("another bucket")
+        if reference.key not in self.objects:
+            raise ObjectGone("no such object")
+        found = self.objects[reference.key]
+        if len(found.raw) > self._max_bytes:
+            raise ObjectTooLarge(f"{len(found.raw)} bytes")
+        return found
+
+
+class FakeSink:
+    """A TicketSink: versions of objects by key, and the item that commits one of them; faults go by ticket_id."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, list[bytes]] = {}
+        self.items: dict[tuple[str, int], tuple[Write, str]] = {}
+        self.faults_known = Faults()
+        self.faults = Faults()
+        self.blind = False  # as when another process commits between our look at the table and our write
+        self._lock = threading.Lock()
+
+    def known(self, ticket_id: str, created_at: int) -> Known | None:
+        """As TicketSink.known."""
+        self.faults_known.raise_for(ticket_id)
+        if self.blind or (ticket_id, created_at) not in self.items:
+            return None
+        write, _ = self.items[ticket_id, created_at]
+        return Known(write.content_sha256, write.enrichment.model_version, write.key, write.source_modified)
+
+    def store(self, write: Write) -> Commit | None:
+        """As TicketSink.store."""
+        self.faults.raise_for(write.ticket.ticket_id)
+        with self._lock:
+            versions = self.objects.setdefault(write.key, [])
+            versions.append(write.body)
+            name = (write.ticket.ticket_id, write.ticket.created_at)
+            before = self.items[name][0] if name in self.items else None
+            if before is not None and before.source_modified > write.source_modified:
+                return None
+            self.items[name] = (write, str(len(versions) - 1))
+        if before is None or before.source_modified < write.source_modified:
+            return "clear"
+        return "clear" if before.content_sha256 == write.content_sha256 else "tie"
+
+
+class FakeDeadLetters:
+    """DeadLetters that keep what they get; `faults` of rejecting and `faults_defer` go by message id."""
+
+    def __init__(self) -> None:
+        self.rejected: list[tuple[Mapping[str, Any], list[Mapping[str, Any]], str]] = []
+        self.deferred: dict[str, int] = {}
+        self.faults = Faults()
+        self.faults_defer = Faults()
+
+    def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
+        """As DeadLetters.reject."""
+        self.faults.raise_for(str(record.get("messageId")))
+        self.rejected.append((record, list(reasons), code))
+
+    def defer(self, record: Mapping[str, Any], seconds: int) -> None:
+        """As DeadLetters.defer."""
+        self.faults_defer.raise_for(str(record.get("messageId")))
+        self.deferred[str(record.get("messageId"))] = seconds
+
+
+@dataclass
+class FakeMetrics:
+    """Metrics that count."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    errors: Counter[tuple[str, str]] = field(default_factory=Counter)
+    stages: list[str] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    starts: int = 0
+    flushes: int = 0
+
+    def started(self, bundle_seconds: float) -> None:
+        """As Metrics.started."""
+        self.starts += 1
+
+    def batch(self, tickets: int) -> None:
+        """As Metrics.batch."""
+        self.batches.append(tickets)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """As Metrics.stage."""
+        assert seconds >= 0
+        self.stages.append(name)
+
+    def outcome(self, outcome: str, error_type: str | None) -> None:
+        """As Metrics.outcome."""
+        self.outcomes[outcome] += 1
+        if error_type is not None:
+            self.errors[outcome, error_type] += 1
+
+    def flush(self) -> None:
+        """As Metrics.flush."""
+        self.flushes += 1
+
+
+class FakeModels:
+    """Models that know the answer at once: for tests of what happens around them. `faults` go by ticket_id."""
+
+    def __init__(self, version: str = "fake@000000000000") -> None:
+        self.version = version
+        self.failures: dict[str, EnrichmentError] = {}
+        self.fault: Exception | None = None
+        self.seen: list[list[str]] = []
+        self.left: list[float] = []
+
+    def enrich(
+        self,
+        tickets: Sequence[RawTicket],
+        *,
+        time_left: Callable[[], float] | None = None,
+        observe: Callable[[str, float, int], None] | None = None,
+    ) -> list[EnrichmentData | EnrichmentError]:
+        """As Enricher.enrich."""
+        self.seen.append([ticket.ticket_id for ticket in tickets])
+        if time_left is not None:
+            self.left.append(time_left())
+        if self.fault is not None:
+            raise self.fault
+        if observe is not None:
+            observe("encode", 0.001, len(tickets))
+        return [self.failures.get(ticket.ticket_id) or self._data(ticket) for ticket in tickets]
+
+    def _data(self, ticket: RawTicket) -> EnrichmentData:
+        return EnrichmentData(
+            embedding=[1.0] + [0.0] * 383,
+            intent="general_inquiry",
+            intent_confidence=0.9,
+            urgency=ticket.priority or "low",
+            urgency_confidence=1.0 if ticket.priority else 0.7,
+            sentiment="NEUTRAL",
+            sentiment_confidence=0.8,
+            summary="A summary.",
+            processed_at="2026-11-20T09:00:00.000Z",
+            model_version=self.version,
+            scores={},
+            needs_review=False,
+            truncated=[],
+        )
+
+
+class FakeHarness:
+    """A handler over fakes, where it reads and writes, and `tests.support.cases.Harness` for the runner."""
+
+    raw_bucket = BUCKET
+
+    def __init__(self, models: Models | None = None, **settings: Any) -> None:
+        self.source = FakeSource(max_bytes=settings.get("max_ticket_bytes", 1024 * 1024))
+        self.sink = FakeSink()
+        self.letters = FakeDeadLetters()
+        self.metrics = FakeMetrics()
+        self.models = FakeModels()
+        self.seconds = [60.0]
+        self._log = StringIO()
+        self._read = 0
+        self.handler: Handler = self.build(models or self.models, **settings)
+
+    def build(self, models: Models, **settings: Any) -> Handler:
+        """A handler over the same fakes, with these models and settings."""
+        return build(
+            Settings(**{**SETTINGS, **settings}),
+            source=self.source,
+            sink=self.sink,
+            dead_letters=self.letters,
+            models=models,
+            metrics=self.metrics,
+            logger=make_logger("INFO"),
+        )
+
+    def invoke(self, event: Any) -> Answer:
+        """Gives an event to the handler; `seconds` are what it hears when it asks for its time, the last ever again.
+
+        It asks once at the beginning, then before it waits for the fetches, in the models, and before it waits for the
+        stores, the rejections and the put-offs.
+        """
+        asked = iter(self.seconds)
+        with written_to(self._log):
+            response = self.handler(event, context(lambda: next(asked, self.seconds[-1])))
+        log, self._log = self._log.getvalue(), StringIO()
+        return Answer(response, log)
+
+    def put_object(self, key: str, body: bytes) -> None:
+        """As Harness.put_object."""
+        self.source.put(key, body)
+
+    def item(self, ticket_id: str, created_at: int) -> Mapping[str, Any] | None:
+        """As Harness.item."""
+        if (ticket_id, created_at) not in self.sink.items:
+            return None
+        write, version = self.sink.items[ticket_id, created_at]
+        return {
+            **write.enrichment.model_dump(exclude={"embedding", "scores", "truncated"}),
+            "subject": write.ticket.subject,
+            "customer_id": write.ticket.customer_id,
+            "s3_key": write.key,
+            "s3_version_id": version,
+            "content_sha256": write.content_sha256,
+            "source_modified": write.source_modified,
+        }
+
+    def object(self, key: str, version_id: str) -> bytes:
+        """As Harness.object."""
+        return self.sink.objects[key][int(version_id)]
+
+    def forget(self, ticket_id: str, created_at: int) -> None:
+        """As Harness.forget."""
+        self.sink.items.pop((ticket_id, created_at), None)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """As Harness.dead_letters."""
+        new, self._read = self.letters.rejected[self._read :], len(self.letters.rejected)
+        return [_letter(*entry) for entry in new]
+
+
+@contextmanager
+def written_to(stream: StringIO) -> Iterator[None]:
+    """Sends the function's log there: loggers of one name share one handler, which keeps the first stream it saw."""
+    handler = make_logger("INFO").registered_handler
+    assert isinstance(handler, logging.StreamHandler)
+    # Not by setStream, which flushes what was there: the captured output of a test that has ended is closed.
+    before, handler.stream = handler.stream, stream
+    try:
+        yield
+    finally:
+        handler.stream = before
+
+
+def context(time_left: Callable[[], float] = lambda: 60.0) -> InvocationContext:
+    """What Lambda gives to the handler beside the event."""
+    return InvocationContext(
+        function_name="ticket-enrichment",
+        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ticket-enrichment",
+        memory_limit_in_mb="2048",
+        time_left=time_left,
+    )
+
+
+def ticket(ticket_id: str = "T-1", **fields: Any) -> dict[str, Any]:
+    """A raw ticket, with some fields of one's own."""
+    return {
+        "ticket_id": ticket_id,
+        "subject": "Printer",
+        "body": "It does not print.",
+        "created_at": 1_795_165_200,
+        "customer_id": "C-1",
+        **fields,
+    }
+
+
+def record(body: Any, message_id: str = "m-1", receive_count: int = 1, **fields: Any) -> dict[str, Any]:
+    """A record of an SQS event; a body that is no text becomes JSON."""
+    return {
+        "messageId": message_id,
+        "receiptHandle": f"handle-{message_id}",
+        "body": body if isinstance(body, str) else json.dumps(body),
+        "attributes": {"ApproximateReceiveCount": str(receive_count), "SentTimestamp": "1795166102000"},
+        "messageAttributes": {},
+        "eventSource": "aws:sqs",
+        **fields,
+    }
+
+
+def notification(*keys: str, event: str = "ObjectCreated:Put", bucket: str = BUCKET) -> dict[str, Any]:
+    """An S3 notification of objects; keys are given as S3 sends them, encoded."""
+    return {
+        "Records": [{"eventName": event, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}} for key in keys]
+    }
+
+
+def event(*records: Any) -> dict[str, Any]:
+    """A Lambda event of records."""
+    return {"Records": list(records)}
+
+
+def failed(answer: Answer) -> set[str]:
+    """The ids of the messages that an invocation reported as failed."""
+    return {failure["itemIdentifier"] for failure in answer.response["batchItemFailures"]}
+
+
+def _letter(record: Mapping[str, Any], reasons: Iterable[Mapping[str, Any]], code: str) -> DeadLetter:
+    own = {name: value["stringValue"] for name, value in (record.get("messageAttributes") or {}).items()}
+    rejection = {"message_id": record.get("messageId"), "rejected_at": "", "errors": list(reasons)}
+    return DeadLetter(record["body"], {**own, "Reason": code, "Rejection": json.dumps(rejection)})

@@ -1,0 +1,110 @@
+"""What processes report arrives in the parent's sums as it was told, and Prometheus reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from handler.worker.prometheus import PrometheusMetrics
+from handler.worker.reports import Reporter, WorkerMetrics, WorkerOptions, replay
+
+
+def tell(metrics: WorkerMetrics) -> None:
+    metrics.started(0.75)
+    metrics.batch(3)
+    metrics.stage("fetch", 0.02)
+    metrics.stage("fetch", 0.5)
+    metrics.outcome("done", None)
+    metrics.outcome("done", None)
+    metrics.outcome("rejected", "schema_violation")
+    metrics.invocation("ok")
+    metrics.messages("deleted", 2)
+    metrics.messages("kept", 1)
+    metrics.receive_failed("throttled")
+    metrics.flush()
+
+
+def samples(metrics: PrometheusMetrics) -> dict[str, float]:
+    """The samples as `name{label=value,...}`, without what is zero and when it was made."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            if sample.value and not sample.name.endswith("_created"):
+                found[f"{sample.name}{{{labels}}}"] = sample.value
+    return found
+
+
+def test_reports_of_two_processes_add_up() -> None:
+    direct, added = PrometheusMetrics(), PrometheusMetrics()
+    for _ in range(2):
+        tell(direct)
+        stream = io.BytesIO()
+        tell(Reporter(stream))
+        (report,) = [json.loads(line) for line in stream.getvalue().splitlines()]
+        replay(report["metrics"], added)
+    assert samples(added) == samples(direct)
+    assert samples(added)["tickets_total{error_type=schema_violation,outcome=rejected}"] == 2
+    assert samples(added)["ticket_stage_seconds_sum{stage=fetch}"] == pytest.approx(1.04)
+
+
+def test_prometheus_reads_every_figure() -> None:
+    metrics = PrometheusMetrics()
+    tell(metrics)
+    metrics.processes(1, 2)
+    metrics.restarted()
+    found = samples(metrics)
+    assert {name: value for name, value in found.items() if "_bucket" not in name} == {
+        "tickets_total{error_type=,outcome=done}": 2,
+        "tickets_total{error_type=schema_violation,outcome=rejected}": 1,
+        "ticket_stage_seconds_count{stage=fetch}": 2,
+        "ticket_stage_seconds_sum{stage=fetch}": 0.52,
+        "ticket_batch_size_count{}": 1,
+        "ticket_batch_size_sum{}": 3,
+        "ticket_bundle_load_seconds_count{}": 1,
+        "ticket_bundle_load_seconds_sum{}": 0.75,
+        "ticket_invocations_total{result=ok}": 1,
+        "ticket_messages_total{result=deleted}": 2,
+        "ticket_messages_total{result=kept}": 1,
+        "ticket_receive_errors_total{error_type=throttled}": 1,
+        "ticket_processes{}": 2,
+        "ticket_processes_ready{}": 1,
+        "ticket_process_restarts_total{}": 1,
+    }
+    assert found["ticket_stage_seconds_bucket{le=0.025,stage=fetch}"] == 1
+    assert found["ticket_batch_size_bucket{le=3.0}"] == 1
+    assert found["ticket_bundle_load_seconds_bucket{le=1.0}"] == 1
+
+
+def test_series_are_there_before_the_first_error() -> None:
+    text = PrometheusMetrics().text().decode()
+    for series in (
+        'tickets_total{error_type="",outcome="failed"} 0.0',
+        'ticket_messages_total{result="undeleted"} 0.0',
+    ):
+        assert series in text
+
+
+def test_nothing_is_sent_where_nothing_was_told() -> None:
+    stream = io.BytesIO()
+    Reporter(stream).flush()
+    assert stream.getvalue() == b""
+
+
+def test_parent_that_has_gone_is_no_error() -> None:
+    class Closed(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise BrokenPipeError
+
+    reporter = Reporter(Closed())
+    reporter.ready()
+    tell(reporter)
+
+
+def test_options_survive_the_command_line() -> None:
+    options = WorkerOptions(batch_size=3, wait=1, visibility_timeout=7, timeout=2.5, grace=9.0)
+    assert WorkerOptions.load(options.dump()) == options
+    assert WorkerOptions.load(WorkerOptions().dump()) == WorkerOptions()
