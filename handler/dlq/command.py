@@ -35,7 +35,7 @@ from handler.dlq.backfill import Backfill, list_objects, parse_location
 from handler.dlq.errors import RequestInvalid, warn
 from handler.dlq.message import DlqMessage
 from handler.dlq.options import FILTER, SCAN, DlqGroup, Options, command
-from handler.dlq.output import ReasonCounts, confirm, depth_rows, message_row, progress, summary
+from handler.dlq.output import confirm, depth_rows, message_row, progress, reason_rows, summary
 from handler.dlq.redrive import MAX_RATE, wait_for
 from handler.dlq.replay import RateLimiter, Replay
 from handler.dlq.scan import Scan, Stats
@@ -89,6 +89,8 @@ def replay(options: Options) -> None:
     This is our own copy, message by message, with filters, a limit, a rate and an audit file; `redrive` lets SQS move
     everything instead. Reason and Rejection are removed; ReplayCount, OriginalMessageId and ReplayedAt are added as far
     as SQS's ten attributes allow. If the command is killed, nothing is lost and at most one batch of ten arrives twice.
+
+    With --dry-run, messages are received to read them, so they are invisible to other consumers until the command ends.
 
     Exit code 0: all selected messages were sent and deleted; 1: some were not; 2: nothing was started.
     """
@@ -228,17 +230,17 @@ def _open_pair(options: Options) -> tuple[_OpenQueue, _OpenQueue]:
 
 @contextmanager
 def _stopping_on_signals() -> Iterator[Shutdown]:
-    """Ctrl-C or SIGTERM asks for a shutdown; the second one raises KeyboardInterrupt."""
+    """Ctrl-C or SIGTERM requests a shutdown; the second one raises KeyboardInterrupt."""
     shutdown = Shutdown(_NO_DEADLINE)
 
-    def ask() -> None:
+    def on_signal() -> None:
         if shutdown.is_requested:
             raise KeyboardInterrupt
         shutdown.request()
         # Not with print: the signal may have interrupted one.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\ndlq-replay: {_STOPPING}\n".encode())
 
-    with on_shutdown_signal(ask):
+    with on_shutdown_signal(on_signal):
         yield shutdown
 
 
@@ -256,12 +258,12 @@ def _scan(dlq: _OpenQueue, options: Options, on_message: Callable[[DlqMessage], 
 
 
 def _count_by_reason(dlq: _OpenQueue, options: Options) -> None:
-    counts = ReasonCounts()
-    stats = _scan(dlq, options, counts.add)
-    write(counts.rows(), form_of(as_json=options.as_json))
-    refused = stats.selected - counts.total
+    found: list[tuple[str, int]] = []
+    stats = _scan(dlq, options, lambda message: found.append((message.reason, message.sent_at or 0)))
+    write(reason_rows(found), form_of(as_json=options.as_json))
+    refused = stats.selected - len(found)
     extra = f", {refused} refused: replayed too often" if refused else ""
-    warn(f"{counts.total} of {stats.scanned} messages selected{extra}; nothing was sent")
+    warn(f"{len(found)} of {stats.scanned} messages selected{extra}; nothing was sent")
     _exit(stats)
 
 

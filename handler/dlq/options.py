@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from handler.cli.options import WHEN, unix_time
@@ -45,21 +46,21 @@ class Options:
     """Every option; a command accepts a part of them. Times are milliseconds since 1970, durations seconds."""
 
     stored: Annotated[
-        str, typer.Argument(metavar="s3://BUCKET/PREFIX", help="Where the raw tickets are.", show_default=False)
+        str, Argument(metavar="s3://BUCKET/PREFIX", help="Where the raw tickets are.", show_default=False)
     ] = ""
     source: Annotated[
-        str | None, typer.Option(envvar="DLQ_URL", metavar="QUEUE", help="The dead-letter queue: URL, ARN or name.")
+        str | None, Option(envvar="DLQ_URL", metavar="QUEUE", help="The dead-letter queue: URL, ARN or name.")
     ] = None
     destination: Annotated[
-        str | None, typer.Option(envvar="QUEUE_URL", metavar="QUEUE", help="The queue to send to: URL, ARN or name.")
+        str | None, Option(envvar="QUEUE_URL", metavar="QUEUE", help="The queue to send to: URL, ARN or name.")
     ] = None
     reason: Annotated[
         list[str] | None,
-        typer.Option(metavar="CODE", help=f"Only with this Reason; {NO_REASON}: without a Reason. Can be repeated."),
+        Option(metavar="CODE", help=f"Only with this Reason; {NO_REASON}: without a Reason. Can be repeated."),
     ] = None
     match: Annotated[
         Expression | None,
-        typer.Option(
+        Option(
             parser=_parser(Expression),
             metavar="JMESPATH",
             help="Only if this is true of {body, attributes, reason, rejection, message_id}; a body that is JSON is "
@@ -67,11 +68,11 @@ class Options:
         ),
     ] = None
     older_than: Annotated[
-        int | None, typer.Option(parser=_TIME, metavar=WHEN, help="Only if sent before; TIME is ISO 8601.")
+        int | None, Option(parser=_TIME, metavar=WHEN, help="Only if sent before; TIME is ISO 8601.")
     ] = None
     newer_than: Annotated[
         int | None,
-        typer.Option(
+        Option(
             parser=_TIME,
             metavar=WHEN,
             help="Only if sent since. Messages that SQS moved to the DLQ keep the time of their first delivery.",
@@ -79,40 +80,40 @@ class Options:
     ] = None
     message_id: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="Only this message, by its id in the DLQ or where it failed. Can be repeated."),
+        Option(metavar="ID", help="Only this message, by its id in the DLQ or where it failed. Can be repeated."),
     ] = None
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of messages. Default: 10 for peek, otherwise no limit.")
+        int | None, Option(min=1, help="Maximum number of messages. Default: 10 for peek, otherwise no limit.")
     ] = None
     rate: Annotated[
-        float | None, typer.Option(min=0.01, help="Maximum number of messages per second. Default: no limit.")
+        float | None, Option(min=0.01, help="Maximum number of messages per second. Default: no limit.")
     ] = None
     max_replays: Annotated[
-        int | None, typer.Option(min=1, help="Refuse messages that were replayed this often, by their ReplayCount.")
+        int | None, Option(min=1, help="Refuse messages that were replayed this often, by their ReplayCount.")
     ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show what would be sent.")] = False
+    dry_run: Annotated[bool, Option("--dry-run", help="Send nothing; show what would be sent.")] = False
     audit: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Record what is done; a run with the same file resumes an interrupted one."),
+        Option(metavar="FILE", help="Record what is done; a run with the same file resumes an interrupted one."),
     ] = None
-    raw_bucket: Annotated[str | None, typer.Option(envvar="RAW_BUCKET", hidden=True)] = None
+    raw_bucket: Annotated[str | None, Option(envvar="RAW_BUCKET", hidden=True)] = None
     force: Annotated[
-        bool, typer.Option("--force", help="Accept a source that is not the destination's DLQ, or not RAW_BUCKET.")
+        bool, Option("--force", help="Accept a source that is not the destination's DLQ, or not RAW_BUCKET.")
     ] = False
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables and sentences.")] = False
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of tables and sentences.")] = False
     visibility_timeout: Annotated[
         int,
-        typer.Option(
+        Option(
             min=1,
             max=43200,
-            help="Seconds for which received messages are invisible to other consumers; extended while the command "
-            "runs. After a kill, messages are visible again when it ends.",
+            help="Seconds that received messages are invisible to other consumers; extended while the command runs, so "
+            "it is the time they stay invisible after a kill.",
         ),
     ] = 60
-    wait: Annotated[int, typer.Option(min=1, max=20, help="Seconds of one long poll.")] = 5
+    wait: Annotated[int, Option(min=1, max=20, help="Seconds of one long poll.")] = 5
     empty_polls: Annotated[
-        int, typer.Option(min=1, help="Number of empty receives in a row after which the queue counts as empty.")
+        int, Option(min=1, help="Number of empty receives in a row after which the queue counts as empty.")
     ] = 3
 
     @cached_property

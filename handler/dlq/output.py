@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from handler.dlq.scan import Stats
 from handler.errors import MessageError
 from handler.messages import Ignored, InlineTicket, StoredTicket, references
 
-__all__ = ["ReasonCounts", "confirm", "depth_rows", "message_row", "progress", "summary"]
+__all__ = ["confirm", "depth_rows", "message_row", "progress", "reason_rows", "summary"]
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -64,32 +64,22 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done, total=None if total is None else max(total, done))
 
 
-class ReasonCounts:
-    """Messages by reason: how many, and when the oldest and the newest were sent."""
+def reason_rows(messages: Iterable[tuple[str, int]]) -> list[Row]:
+    """One row per reason, the most frequent first; `messages` are pairs of reason and time sent (milliseconds).
 
-    def __init__(self) -> None:
-        self._times: dict[str, tuple[int, int, int]] = {}  # number, oldest and newest in milliseconds
-
-    def add(self, message: DlqMessage) -> None:
-        """Count a message."""
-        time = message.sent_at or 0
-        number, oldest, newest = self._times.get(message.reason, (0, time, time))
-        self._times[message.reason] = (number + 1, min(oldest, time), max(newest, time))
-
-    @property
-    def total(self) -> int:
-        """The number of messages."""
-        return sum(number for number, _, _ in self._times.values())
-
-    def rows(self) -> list[Row]:
-        """One row per reason, the most frequent first. In a pipe: reason, number, times of the oldest and newest."""
-        rows = []
-        for reason, (number, first, last) in sorted(self._times.items(), key=lambda entry: (-entry[1][0], entry[0])):
-            times = {"oldest": moment(first // 1000), "newest": moment(last // 1000)}
-            ages = {"oldest": age(first // 1000), "newest": age(last // 1000)}
-            row = {"reason": reason, "messages": str(number)}
-            rows.append(Row({**row, "messages": number, **times}, [*row.values(), *times.values()], {**row, **ages}))
-        return rows
+    In a pipe: reason, number of messages, times at which the oldest and the newest were sent.
+    """
+    times: dict[str, list[int]] = {}
+    for reason, sent_at in messages:
+        times.setdefault(reason, []).append(sent_at // 1000)
+    rows = []
+    for reason, found in sorted(times.items(), key=lambda entry: (-len(entry[1]), entry[0])):
+        row = {"reason": reason, "messages": str(len(found))}
+        ends = {"oldest": min(found), "newest": max(found)}
+        moments, ages = ({name: show(end) for name, end in ends.items()} for show in (moment, age))
+        cells = [*row.values(), *moments.values()]
+        rows.append(Row({**row, "messages": len(found), **moments}, cells, {**row, **ages}))
+    return rows
 
 
 def depth_rows(attributes: QueueAttributes) -> list[Row]:

@@ -20,7 +20,7 @@ _POLL: Final = 2.0  # seconds
 
 
 def wait_for(task: MoveTask, shutdown: Shutdown, on_progress: Callable[[MoveTaskState], None]) -> MoveTaskState:
-    """Wait until the task is over, and cancel it if a shutdown is asked for; the state says how it ended.
+    """Wait until the task is over, and cancel it if shutdown is requested; the state says how it ended.
 
     Raises Throttled or ServiceFailed; the task may continue then.
     """

@@ -3,7 +3,8 @@
 For each batch of up to ten messages:
 
 1. receive: the messages become invisible to other consumers for the visibility timeout (60 s), which is extended for as
-   long as the run has them; what the filter skips stays in flight too, and is made visible when the run ends;
+   long as the run has them; what the filter skips stays in flight too, and is made visible when the run ends; an empty
+   answer does not prove that the queue is empty (handler.dlq.scan);
 2. write `sending` to the audit file, if there is one;
 3. send the batch; entries that fail because of SQS are retried twice, alone;
 4. write `sent` for each message that SQS accepted, `failed` for the others, which stay in the DLQ;
@@ -16,14 +17,16 @@ What if the send succeeds and the delete fails? The delete is tried three times.
 queues: it is counted as `undeleted`, and the exit code is 1. With an audit file, the next run deletes it without
 sending it again. Without one, the next run sends it again, and the handler skips what it has enriched already.
 
-What if the process is killed? Before step 3: nothing happened, and the messages become visible when their visibility
-timeout ends. Between 3 and 4: the whole batch is sent again by the next run; this is the only batch that can come
-twice. Between 4 and 5: the audit file tells the next run to delete only; without the file this batch comes twice. With
-Ctrl-C or SIGTERM the batch being processed is finished, and the rest is made visible at once.
+What if the process is killed? Before step 3: nothing was sent, and the messages become visible when their visibility
+timeout ends. During step 3, or between 3 and 4: the next run sends the whole batch again. Between 4 and 5: the audit
+file tells the next run to delete only; without the file it sends this batch again. So at most one batch arrives twice.
+After Ctrl-C or SIGTERM the current batch is finished, and the other messages are made visible at once.
 
-Could another consumer send the same message meanwhile? Before a message is sent, the run checks that its visibility
-timeout has not ended, and is not about to. If it has (a machine that slept, SQS that was slow), the message is not sent
-but received again.
+Why is the visibility timeout extended? A message that becomes visible during a slow replay could be received and sent a
+second time, by this run or by another. If a timeout has ended nevertheless, or is about to (the machine slept, SQS was
+slow), the message is not sent but received again.
+
+A redrive (handler.dlq.redrive) has SQS move the messages instead: no filter, no audit, no copy of ours.
 """
 
 from __future__ import annotations
@@ -110,10 +113,12 @@ class Replay:
             try:
                 prepared.append(prepare(message, lineage, self.destination_attributes))
             except Unsendable as error:
-                self._fail(message, str(error))
+                self.scan.stats.add_failure(message.message_id, str(error))
+                self.audit.write("failed", [{**_names(message), "error": str(error)}])
         return prepared
 
     def _is_ours(self, message: DlqMessage) -> bool:
+        """Whether the message is still invisible to other consumers; if not, the scan receives it again."""
         if not self.scan.in_flight.has(message.message_id):
             self.scan.forget(message)
             return False
@@ -124,29 +129,24 @@ class Replay:
             return
         self.audit.write("sending", [{"message_ids": [outgoing.message.message_id for outgoing in batch]}])
         results = send_batch(self.destination, [outgoing.entry for outgoing in batch], self.scan.shutdown)
-        accepted, lines = [], []
+        accepted, sent, failed = [], [], []
         for outgoing, result in zip(batch, results, strict=True):
+            message, lineage = outgoing.message, outgoing.lineage
             if result.message_id is None:
-                self._fail(outgoing.message, result.error)
+                failed.append({**_names(message), "error": result.error})
+                self.scan.stats.add_failure(message.message_id, result.error)
                 continue
+            accepted.append(message)
             self.scan.add_sent(result.message_id)
             self.scan.stats.unmarked += "ReplayCount" in outgoing.left_out
-            accepted.append(outgoing.message)
-            line = {
-                **_names(outgoing.message),
-                "new_message_id": result.message_id,
-                "original_message_id": outgoing.lineage.original_id,
-                "replay_count": outgoing.lineage.replay_count + 1,
-            }
-            lines.append({**line, "left_out": outgoing.left_out} if outgoing.left_out else line)
+            ids = {"new_message_id": result.message_id, "original_message_id": lineage.original_id}
+            left_out = {"left_out": outgoing.left_out} if outgoing.left_out else {}
+            sent.append({**_names(message), **ids, "replay_count": lineage.replay_count + 1, **left_out})
         try:
-            self.audit.write("sent", lines)
+            self.audit.write("sent", sent)
+            self.audit.write("failed", failed)
         finally:  # if the disk is full, too: what cannot be recorded must at least be deleted
             self._delete(accepted)
-
-    def _fail(self, message: DlqMessage, error: str) -> None:
-        self.scan.stats.add_failure(message.message_id, error)
-        self.audit.write("failed", [{**_names(message), "error": error}])
 
     def _delete(self, messages: Sequence[DlqMessage], *, by_earlier_run: bool = False) -> None:
         """Delete up to ten messages that were sent, with retries, and count them."""

@@ -175,7 +175,7 @@ class Scan:
         self._sent: set[str] = set()
 
     def __iter__(self) -> Iterator[Selection]:
-        """Receive until `empty_polls` receives in a row return nothing, `limit` is reached or a shutdown is asked."""
+        """Receive until `empty_polls` receives in a row return nothing, `limit` is reached or shutdown is requested."""
         empty = 0
         while empty < self._options.empty_polls and not self._limit_reached:
             if self.shutdown.is_requested:

@@ -15,7 +15,7 @@ import typer
 from handler.dlq.command import _report, _stopping_on_signals
 from handler.dlq.errors import DlqError, RequestInvalid, reported, warn
 from handler.dlq.options import Options
-from handler.dlq.output import ReasonCounts, confirm, message_row, progress, summary
+from handler.dlq.output import confirm, message_row, progress, reason_rows, summary
 from handler.dlq.scan import Stats
 from handler.errors import ServiceFailed
 from tests.support.dlq_queues import dlq_message, text
@@ -68,7 +68,7 @@ def test_yes_option_asks_nothing(terminal: int, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_asks_for_a_shutdown_and_the_second_stops(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_first_signal_requests_shutdown_and_the_second_stops(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with _stopping_on_signals() as shutdown:
         assert not shutdown.is_requested
@@ -118,15 +118,8 @@ def test_control_characters_are_not_printed(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_reasons_are_counted_most_frequent_first() -> None:
-    counts = ReasonCounts()
-    for message in (
-        dlq_message(sent_at=5000),
-        dlq_message(reason="b", sent_at=9000),
-        dlq_message(reason="b", sent_at=3000),
-    ):
-        counts.add(message)
-    assert counts.total == 3
-    assert [row.data for row in counts.rows()] == [
+    found = [("redriven", 5000), ("b", 9000), ("b", 3000)]
+    assert [row.data for row in reason_rows(found)] == [
         {"reason": "b", "messages": 2, "oldest": "1970-01-01T00:00:03Z", "newest": "1970-01-01T00:00:09Z"},
         {"reason": "redriven", "messages": 1, "oldest": "1970-01-01T00:00:05Z", "newest": "1970-01-01T00:00:05Z"},
     ]

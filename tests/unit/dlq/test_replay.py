@@ -319,12 +319,12 @@ def test_shutdown_finishes_the_batch_and_releases_the_rest(after: int) -> None:
     harness = Harness(*messages(40, reason="x"), *(dlq_message(f"y-{n}") for n in range(5)))
     calls: list[str] = []
 
-    def ask(call: str) -> None:
+    def request(call: str) -> None:
         calls.append(call)
         if len(calls) == after:
             harness.shutdown.request()
 
-    harness.dlq.before = harness.live.before = ask
+    harness.dlq.before = harness.live.before = request
     stats = harness.run(reason=["x"], rate=100)
     assert stats.interrupted
     assert not stats.is_complete
@@ -365,6 +365,21 @@ def test_sent_messages_are_deleted_although_the_filter_skips_them_now(tmp_path: 
     with Audit(tmp_path / "audit", SUBJECT) as audit:
         assert harness.run(audit=audit, reason=["another"]).finished == 5
     assert harness.dlq.ids == []
+
+
+def test_full_disk_deletes_what_was_sent_although_another_message_failed() -> None:
+    class FullDisk(Audit):
+        def write(self, event: str, lines: Sequence[Mapping[str, Any]]) -> None:
+            if event == "failed":
+                raise DlqError("audit: No space left on device")
+
+    harness = Harness(*messages(3))
+    harness.live.send_faults = {"body of m-0": [REFUSED]}
+    with pytest.raises(DlqError, match="No space"):
+        harness.run(audit=FullDisk())
+    assert len(harness.live.bodies) == 2
+    assert harness.dlq.visible == ["m-0"]
+    assert (harness.stats.replayed, harness.stats.failed) == (2, 1)
 
 
 def test_full_disk_deletes_what_was_sent_and_ends_the_run() -> None:
