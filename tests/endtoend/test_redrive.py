@@ -36,13 +36,13 @@ def test_alarm_goes_off_when_a_dead_letter_is_there(broken: dict[str, bytes], pi
     wait_until(lambda: state() == "ALARM", f"{name} is in ALARM", seconds=240)
 
 
-def test_native_replay_brings_mended_tickets_through(broken: dict[str, bytes], pipeline: Pipeline) -> None:
+def test_redrive_processes_repaired_tickets(broken: dict[str, bytes], pipeline: Pipeline) -> None:
     with pipeline.unnoticed():
         pipeline.put(broken)
     outputs = pipeline.deployment.outputs
-    replay = [str(Path(sys.executable).with_name("dlq-replay")), "--native", "--yes"]
+    redrive = [str(Path(sys.executable).with_name("dlq-replay")), "redrive", "--yes"]
     said = run(
-        [*replay, "--source", outputs["DlqUrl"], "--destination", outputs["QueueUrl"]],
+        [*redrive, "--source", outputs["DlqUrl"], "--destination", outputs["QueueUrl"]],
         pipeline.deployment.endpoint_url,
     )
     assert f"{len(broken)} of about {len(broken)} messages moved; COMPLETED" in said

@@ -1,4 +1,4 @@
-"""`dlq-replay --from-s3` on the embedded stack: stored tickets are sent once more, and a run that was ended goes on."""
+"""`dlq-replay backfill` on the embedded stack: stored tickets are sent again, and an interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner, Result
 
+from handler.dlq import command
 from handler.local import EmbeddedStack
 from handler.messages import StoredTicket, references
-from handler.replay import command as replay
 from tests.support.proxy import Proxy
 
 KEYS = ["2026/a b+c.json", *(f"2026/{number:03}.json" for number in range(40)), "2026/ü/€.json"]
 
 
 class Store:
-    """A bucket of its own with tickets in it, and a queue for them."""
+    """A bucket with tickets, and a queue for them."""
 
     def __init__(self, stack: EmbeddedStack) -> None:
         self.stack = stack
@@ -38,11 +38,11 @@ class Store:
         settings = {name: value for name, value in self.stack.environment().items() if name.startswith("AWS_")}
         endpoint = {"AWS_ENDPOINT_URL": endpoint_url} if endpoint_url else {}
         environment = {**settings, **endpoint, "QUEUE_URL": self.queue, "DLQ_URL": "", "RAW_BUCKET": raw_bucket}
-        place = ["--from-s3", f"s3://{self.bucket}/2026/"]
-        return CliRunner().invoke(replay.app, [*place, *arguments], env=environment, catch_exceptions=False)
+        location = ["backfill", f"s3://{self.bucket}/2026/"]
+        return CliRunner().invoke(command.app, [*location, *arguments], env=environment, catch_exceptions=False)
 
     def keys(self) -> list[str]:
-        """The keys that the messages of the queue name, which are taken out of it."""
+        """The keys in the queue's messages, which are deleted."""
         found: list[str] = []
         while messages := self.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get("Messages"):
             for message in messages:
@@ -64,11 +64,11 @@ def store(stack: EmbeddedStack) -> Iterator[Store]:
 def test_every_stored_ticket_is_sent_once(store: Store) -> None:
     result = store.run("--yes", raw_bucket=store.bucket)
     assert result.exit_code == 0, result.output
-    assert result.stdout == "42 of 42 chosen tickets sent (43 looked at)\n"
+    assert result.stdout == "42 of 42 selected tickets sent (43 scanned)\n"
     assert sorted(store.keys()) == sorted(KEYS)
 
 
-def test_a_dry_run_counts(store: Store) -> None:
+def test_dry_run_counts(store: Store) -> None:
     result = store.run("--dry-run", "--newer-than", "1h", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["chosen"] == 42
@@ -76,7 +76,7 @@ def test_a_dry_run_counts(store: Store) -> None:
     assert store.keys() == []
 
 
-def test_another_bucket_than_the_function_reads_is_refused(store: Store) -> None:
+def test_bucket_that_the_function_does_not_read_exits_2(store: Store) -> None:
     result = store.run("--yes", raw_bucket="tickets-raw")
     assert result.exit_code == 2
     assert "the function reads tickets-raw (RAW_BUCKET)" in result.stderr
@@ -84,17 +84,17 @@ def test_another_bucket_than_the_function_reads_is_refused(store: Store) -> None
     assert len(store.keys()) == 3
 
 
-def test_a_limited_run_goes_on_where_it_ended(store: Store, tmp_path: Path) -> None:
+def test_next_run_continues_where_a_limited_one_ended(store: Store, tmp_path: Path) -> None:
     audit = ["--yes", "--audit", str(tmp_path / "audit")]
     assert store.run(*audit, "--limit", "17").exit_code == 0
     result = store.run(*audit)
-    assert "17 were sent by earlier runs; going on after" in result.stderr
-    assert result.stdout == "25 of 25 chosen tickets sent (25 looked at)\n"
+    assert "17 were sent by earlier runs; continuing after" in result.stderr
+    assert result.stdout == "25 of 25 selected tickets sent (25 scanned)\n"
     assert sorted(store.keys()) == sorted(KEYS)
-    assert store.run(*audit).stdout == "0 of 0 chosen tickets sent (0 looked at)\n"
+    assert store.run(*audit).stdout == "0 of 0 selected tickets sent (0 scanned)\n"
 
 
-def test_where_the_queue_fails_the_next_run_goes_on(store: Store, tmp_path: Path) -> None:
+def test_next_run_continues_after_a_failing_queue(store: Store, tmp_path: Path) -> None:
     audit = ["--yes", "--audit", str(tmp_path / "audit")]
     arrived: list[str] = []
     with Proxy(store.stack.endpoint_url) as proxy:
@@ -109,13 +109,13 @@ def test_where_the_queue_fails_the_next_run_goes_on(store: Store, tmp_path: Path
     assert result.exit_code == 1
     assert "SendMessageBatch: " in result.stderr
     assert "check the queue's name" in result.stderr
-    assert result.stdout == "20 of 30 chosen tickets sent (31 looked at)\n"
+    assert result.stdout == "20 of 30 selected tickets sent (31 scanned)\n"
     store.sqs.create_queue(QueueName=store.bucket)
     assert store.run(*audit).exit_code == 0
     assert sorted(arrived + store.keys()) == sorted(KEYS)
 
 
-def test_without_an_audit_file_a_broken_run_says_how_far_it_came(store: Store) -> None:
+def test_failed_run_without_an_audit_file_names_its_last_key(store: Store) -> None:
     with Proxy(store.stack.endpoint_url) as proxy:
 
         def vanish(operation: str) -> None:
@@ -129,10 +129,10 @@ def test_without_an_audit_file_a_broken_run_says_how_far_it_came(store: Store) -
     assert "the last key was '2026/009.json'; with --audit FILE" in result.stderr
 
 
-def test_a_bucket_that_does_not_exist_is_said_in_one_line(store: Store) -> None:
+def test_missing_bucket_exits_1_with_one_line(store: Store) -> None:
     result: Any = CliRunner().invoke(
-        replay.app,
-        ["--from-s3", "s3://no-such-bucket-here/", "--yes"],
+        command.app,
+        ["backfill", "s3://no-such-bucket-here/", "--yes"],
         env={**store.stack.environment(), "QUEUE_URL": store.queue, "RAW_BUCKET": ""},
     )
     assert result.exit_code == 1

@@ -1,9 +1,9 @@
-"""Processes of `dlq-replay` by the hundred: forked from one that has imported it, which spares each a second's start.
+"""Many processes of `dlq-replay`, forked from one that has imported it: this saves a second per process.
 
-    python -m tests.replay_process
+    python -m tests.support.dlq_process
 
-reads a JSON object {"arguments", "environment"} a line, and for each writes two lines: the process id of the command as
-it begins, and its exit code (negative: the signal that ended it) when it has ended.
+reads a JSON object {"arguments", "environment"} per line, and writes two lines for each: the process id when the
+command starts, and its exit code (negative: the signal that killed it) when it has ended.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from handler.replay import command as replay
+from handler.dlq import command
 
-REPO = Path(__file__).resolve().parents[1]
+REPO = Path(__file__).resolve().parents[2]
 
 
 class Starter:
-    """Starts the command again and again, one process at a time, from `with` to its end."""
+    """Starts the command, one process at a time, until the `with` block ends."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.replay_process"],
+            [sys.executable, "-m", "tests.support.dlq_process"],
             cwd=REPO,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -40,13 +40,13 @@ class Starter:
         self._process.communicate()
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-        """Starts the command and returns its process id."""
+        """Start the command and return its process id."""
         assert self._process.stdin is not None
         print(json.dumps({"arguments": arguments, "environment": environment}), file=self._process.stdin, flush=True)
         return self._number()
 
     def wait(self) -> int:
-        """Waits for its end and returns its exit code."""
+        """Wait for its end and return its exit code."""
         return self._number()
 
     def _number(self) -> int:
@@ -56,10 +56,10 @@ class Starter:
 
 def _main() -> None:
     for line in sys.stdin:
-        order = json.loads(line)
+        request = json.loads(line)
         child = os.fork()
         if child == 0:
-            _become(order["arguments"], order["environment"])
+            _become(request["arguments"], request["environment"])
         _say(child)
         _say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
@@ -76,7 +76,7 @@ def _become(arguments: list[str], environment: dict[str, str]) -> None:
     os.environ.update(environment)
     sys.argv = ["dlq-replay", *arguments]
     try:
-        replay.main()
+        command.main()
     except SystemExit as ending:
         os._exit(ending.code if isinstance(ending.code, int) else 1)
     except BaseException:
