@@ -155,6 +155,8 @@ class Manifest(_Spec):
     profile: Literal["compact", "full"]
     files: dict[str, FileSpec]
     models: ModelsSpec
+    # ISO 639-1; of bundles that name none, the models were trained on English.
+    languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2}$")]], Field(min_length=1)] = ["en"]
     verification: dict[str, Any]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 from enrichment.classify import TASKS, Task
 from enrichment.export.sources import ExportError
-from enrichment.text import ticket_text
+from enrichment.text import model_text
 from enrichment.ticket import Priority, Sentiment
 
 __all__ = ["OPINIONS", "TAXONOMY", "TICKETS", "Labelled", "Taxonomy", "read_labelled"]
@@ -90,7 +90,7 @@ def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
             continue
         try:
             item = json.loads(line)
-            text = item["text"] if "text" in item else ticket_text(item["subject"], item["body"])[0]
+            text = item["text"] if "text" in item else model_text(item["subject"], item["body"])
             labels: dict[Task, str] = {task: item[task] for task in TASKS if task in item}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ExportError(f"{path}, line {number}: not a labelled text ({error})") from error

@@ -27,7 +27,7 @@ from enrichment import (
     RawTicket,
 )
 from enrichment.encoder import Encoded, Encoder, Tokens
-from enrichment.enricher import _BUDGET
+from enrichment.enricher import _BUDGET, micro_batches
 from enrichment.text import Sentence
 
 HELDOUT = [
@@ -321,9 +321,10 @@ def test_a_stated_priority_needs_no_review_of_the_urgency(enricher: Enricher, al
         ("word " * 200, []),
         ("word " * 300, ["embedding", "intent", "urgency", "sentiment"]),
         ("word " * 1100, ["embedding", "intent", "urgency", "sentiment", "summary"]),
-        ("word" + " " * 40_000 + "word", ["embedding", "intent", "urgency", "sentiment", "summary"]),
+        ("word" + " " * 40_000 + "word", []),
+            ("word" * 40_000, ["embedding", "intent", "urgency", "sentiment", "summary"]),
     ],
-    ids=["one window", "two windows", "five windows", "far behind"],
+    ids=["one window", "two windows", "five windows", "white space", "a long word"],
 )
 def test_what_saw_only_the_beginning_is_named(enricher: Enricher, body: str, truncated: list[str]) -> None:
     assert _good(enricher.enrich([_ticket("", body)])[0]).truncated == truncated
@@ -378,3 +379,23 @@ def test_threads_change_nothing(bundle: Path, alone: list[EnrichmentData]) -> No
     single = Enricher.open(str(bundle), threads=1, verify=True)
     for result, expected in zip(single.enrich(TICKETS[:6]), alone, strict=False):
         _same(_good(result), expected)
+
+
+# -- micro-batches -----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 256), st.integers(0, 4)), max_size=60), st.integers(1, 2000))
+def test_micro_batches_share_out_the_tickets_within_the_budget(sizes: list[tuple[int, int]], budget: int) -> None:
+    lengths, rows = [length for length, _ in sizes], [row for _, row in sizes]
+    batches = list(micro_batches(lengths, rows, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    for batch in batches:
+        assert len(batch) == 1 or sum(rows[i] for i in batch) * max(lengths[i] for i in batch) <= budget
+    order = [lengths[i] for batch in batches for i in batch]
+    assert order == sorted(order, reverse=True)
+
+
+def test_micro_batches_are_as_large_as_the_budget_allows() -> None:
+    assert list(micro_batches([10, 10, 10, 10, 10], [1] * 5, 20)) == [[0, 1], [2, 3], [4]]
+    assert list(micro_batches([5, 100, 5], [1, 9, 1], 20)) == [[1], [0, 2]]
+    assert list(micro_batches([], [], 20)) == []
