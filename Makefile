@@ -24,7 +24,7 @@ IMAGE ?= ticket-lambda:latest
 # Official ONNX Runtime builds send telemetry; enrichment/session.py switches it off in the function itself.
 export ORT_DISABLE_TELEMETRY := 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
+EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py $(wildcard enrichment/text/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit check clean bundle bundle-path zip wheel image image-standin deploy destroy deploy-localstack \
