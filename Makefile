@@ -28,7 +28,7 @@ EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit check clean bundle bundle-path zip wheel image image-standin deploy destroy deploy-localstack \
-    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix soak bench \
+    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-export soak bench \
     bench-full bench-lambda format lint types template workflows scan
 
 help:  # Lists the targets that have a description, under their headings
@@ -114,6 +114,9 @@ test-faults: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Fault injection: 20,000 mess
 
 test-cpus: $(VENV)/.dev $(BUNDLE)/bundle.json  ## The bundle on emulated CPUs: AVX2 only, SSE4.2, Arm
 	$(BIN)/python -m pytest tests/cpus
+
+test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Whole bundles, built by the command line
+	$(BIN)/python -m pytest tests/export
 
 test-nix: $(VENV)/.dev  ## The Nix expressions of .flox/pkgs, evaluated
 	$(BIN)/python -m pytest tests/nix

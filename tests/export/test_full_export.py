@@ -79,7 +79,6 @@ def _assert_bundle(folder: Path, precision: str, pinned: tuple[bool, bool]) -> E
     return enricher
 
 
-@pytest.mark.last
 def test_a_folder_of_other_weights_makes_a_bundle_that_says_so(home: Path, full_source: Path) -> None:
     done = _run(home / "b", "--source", str(full_source), "--allow-unpinned")
     assert done.returncode == 0, done.stderr
@@ -91,7 +90,6 @@ def test_a_folder_of_other_weights_makes_a_bundle_that_says_so(home: Path, full_
         assert f"        {figure}" in done.stderr, "the table"
 
 
-@pytest.mark.last
 def test_the_hub_is_a_source(home: Path, full_source: Path) -> None:
     with serve(full_source) as hub:
         done = _run(home / "b", "--source", "hub", "--allow-unpinned", "--precision", "fp32", endpoint=hub.url)
@@ -164,7 +162,6 @@ def test_labels_of_another_task_are_refused(home: Path, tmp_path: Path, full_sou
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.last
 def test_a_graph_that_differs_from_torch_is_not_written(home: Path, tmp_path: Path) -> None:
     # The graphs know GELU only: that another activation is none of theirs is seen when they are compared.
     source = write_source(tmp_path / "models", activation_function="relu")
