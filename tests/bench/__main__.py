@@ -91,8 +91,7 @@ def per_ticket(bundle: Path) -> None:
     options.intra_op_num_threads = 2
     session = ort.InferenceSession(opened.path("encoder.onnx"), options, providers=["CPUExecutionProvider"])
     rows = [
-        [101, *tokens.ids.tolist(), 102]
-        for tokens in encoder.tokenize([model_text(t.subject, t.body) for t in batch])
+        [101, *tokens.ids.tolist(), 102] for tokens in encoder.tokenize([model_text(t.subject, t.body) for t in batch])
     ]
     longest = max(map(len, rows))
     ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)

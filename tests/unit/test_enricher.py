@@ -322,7 +322,7 @@ def test_a_stated_priority_needs_no_review_of_the_urgency(enricher: Enricher, al
         ("word " * 300, ["embedding", "intent", "urgency", "sentiment"]),
         ("word " * 1100, ["embedding", "intent", "urgency", "sentiment", "summary"]),
         ("word" + " " * 40_000 + "word", []),
-            ("word" * 40_000, ["embedding", "intent", "urgency", "sentiment", "summary"]),
+        ("word" * 40_000, ["embedding", "intent", "urgency", "sentiment", "summary"]),
     ],
     ids=["one window", "two windows", "five windows", "white space", "a long word"],
 )
@@ -367,11 +367,11 @@ def test_opening_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
         Enricher.open(tmp_path)
     for path in bundle.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    spoiled = bytearray((bundle / "cues.json").read_bytes())
+    spoiled = bytearray((bundle / "features.json").read_bytes())
     spoiled[-2] ^= 1
-    (tmp_path / "cues.json").unlink()
-    (tmp_path / "cues.json").write_bytes(spoiled)
-    with pytest.raises(BundleCorrupt, match=r"cues\.json differs from its sha256"):
+    (tmp_path / "features.json").unlink()
+    (tmp_path / "features.json").write_bytes(spoiled)
+    with pytest.raises(BundleCorrupt, match=r"features\.json differs from its sha256"):
         Enricher.open(tmp_path, verify=True)
 
 
