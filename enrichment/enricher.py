@@ -39,6 +39,7 @@ Observe = Callable[[str, float, int], None]
 
 _BUDGET: Final = 1024  # tokens of a micro-batch: more takes memory and gains no speed
 _HEADROOM: Final = 1.5  # an estimate of time is trusted up to this factor
+_FEWEST_TO_LEARN_FROM: Final = 64  # tokens
 _SUMMARIZER_ROW: Final = 12.0  # by their numbers of weights: 135 million to 11 million
 _WARM_UP: Final = (
     "The first run of a session is slower than the others, so it is made before a ticket waits for it. " * 3
@@ -236,9 +237,13 @@ class Enricher:
 
     def _learn(self, tokens: int, seconds: float) -> None:
         """Corrects the estimate: quickly when a run was slower than expected, slowly when it was faster."""
-        seen = seconds / tokens
-        weight = 0.5 if seen > self._seconds_per_token else 0.1
-        self._seconds_per_token += weight * (seen - self._seconds_per_token)
+        # How long a short run took says little about a token: one pause of a busy machine, counted for nine tokens,
+        # would keep the next long ticket from being started although there is time.
+        seen = seconds / max(tokens, _FEWEST_TO_LEARN_FROM)
+        if seen > self._seconds_per_token:
+            self._seconds_per_token += 0.5 * (seen - self._seconds_per_token)
+        elif tokens >= _FEWEST_TO_LEARN_FROM:
+            self._seconds_per_token += 0.1 * (seen - self._seconds_per_token)
 
     def _warm_up(self) -> float:
         [tokens] = self._encoder.tokenize([_WARM_UP])

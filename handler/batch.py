@@ -92,10 +92,10 @@ class Batch:
         try:
             found = references(body if isinstance(body, str) else "")
         except EnrichmentError as error:
-            hopeless = TicketState(Ignored("unreadable"), modified, stage="parse")
-            hopeless.fail(error)
-            self._tickets[hopeless] = hopeless
-            return MessageState(record, [hopeless], [True])
+            invalid = TicketState(Ignored("unreadable"), modified, stage="parse")
+            invalid.fail(error)
+            self._tickets[invalid] = invalid
+            return MessageState(record, [invalid], [True])
         owned = [reference not in self._tickets for reference in found]
         # A duplicate delivery within one batch is enriched once.
         tickets = [self._tickets.setdefault(reference, TicketState(reference, modified)) for reference in found]
@@ -108,7 +108,7 @@ class Batch:
     # -- fetch, enrich, store
 
     def _fetch(self, ticket: TicketState) -> str | None:
-        """Why there is nothing to do, else None."""
+        """Reads and parses a ticket. Returns the reason if there is nothing to do, otherwise None."""
         ports, reference = self._ports, ticket.reference
         if isinstance(reference, StoredTicket):
             stored = ports.source.fetch(reference)
@@ -162,7 +162,7 @@ class Batch:
         return {ticket: result for ticket, result in pairs if not isinstance(result, EnrichmentError)}
 
     def _store(self, enriched: Mapping[TicketState, EnrichmentData], ticket: TicketState) -> str | None:
-        """Why it was not stored, else None."""
+        """Stores a ticket. Returns the reason if it was not stored, otherwise None."""
         raw, enrichment = ticket.ticket, enriched[ticket]
         assert raw is not None
         ticket.stage = "store"
@@ -264,10 +264,10 @@ class Batch:
 
 
 def _refuse_replaced(source: TicketSource, reference: StoredTicket, sha256: str) -> None:
-    """Raises ObjectReplaced where an object holds other content by now than that with this hash.
+    """Raises ObjectReplaced if the object's content no longer has this hash.
 
-    S3 tells times in seconds: of two versions within one the older may be stored last, in the newer one's place.
+    S3's times have a resolution of one second, so of two versions within a second the older might be stored last.
     """
     with suppress(ObjectGone):
         if hashlib.sha256(source.fetch(reference).raw).hexdigest() != sha256:
-            raise ObjectReplaced("the object was overwritten while this version of it was enriched")
+            raise ObjectReplaced("the object was overwritten while this version was enriched")

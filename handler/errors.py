@@ -1,19 +1,19 @@
-"""What can go wrong with a message, beyond what the models say of its ticket.
+"""Errors of a message, in addition to those of the library (enrichment.errors).
 
     EnrichmentError                      (enrichment.errors)
-    └── MessageError                     the base here
-        ├── MessageInvalid               permanent: the message is no notification and no ticket
-        ├── ObjectGone                   permanent: the object was deleted, or never was
-        ├── ObjectTooLarge               permanent: the object is beyond MAX_TICKET_BYTES
-        ├── BucketUnexpected             permanent: the notification speaks of another bucket
-        ├── StoreRefused                 permanent: DynamoDB or S3 will never take this item
-        ├── ObjectReplaced               transient: the object was overwritten while it was in work
-        ├── Throttled                    transient: a service asks to slow down
+    └── MessageError                     base class
+        ├── MessageInvalid               permanent: the message is neither a notification nor a ticket
+        ├── ObjectGone                   permanent: the object does not exist
+        ├── ObjectTooLarge               permanent: the object is larger than MAX_TICKET_BYTES
+        ├── BucketUnexpected             permanent: the notification names another bucket
+        ├── StoreRefused                 permanent: DynamoDB or S3 will never accept this item
+        ├── ObjectReplaced               transient: the object was overwritten during processing
+        ├── Throttled                    transient: a service throttles requests
         ├── ServiceFailed                transient: a service answered 5xx, timed out, or denied access
-        └── Unexpected                   transient: a fault of our own, caught where it can harm no neighbour
+        └── Unexpected                   transient: a bug of ours, caught at an isolation boundary
 
-Permanent ones are rejected at once, transient ones are tried again by SQS. Messages of errors carry ids and codes,
-never what a customer wrote; object keys are shortened and quoted. handler.aws.errors makes them of botocore's.
+Permanent errors are rejected at once; after transient ones SQS delivers the message again. Error texts contain ids and
+codes, never customer text. handler.aws.errors maps botocore's errors to these.
 """
 
 from __future__ import annotations
@@ -68,41 +68,41 @@ class BucketUnexpected(MessageError):
 
 
 class StoreRefused(MessageError):
-    """A store refuses the ticket for good."""
+    """A store will never accept the ticket."""
 
     code = "store_refused"
 
 
 class ObjectReplaced(MessageError):
-    """The object was overwritten while it was in work, within the second that its time has for a unit."""
+    """The object was overwritten during processing, within one second: the resolution of its LastModified."""
 
     code = "object_replaced"
     transient = True
 
 
 class Throttled(MessageError):
-    """A service asks to slow down."""
+    """A service throttles requests."""
 
     code = "throttled"
     transient = True
 
 
 class ServiceFailed(MessageError):
-    """A service failed, timed out, or denied access: it may be mended, so the ticket waits."""
+    """A service failed, timed out or denied access. This can be repaired, so the ticket is retried."""
 
     code = "service_failed"
     transient = True
 
 
 class Unexpected(MessageError):
-    """A fault of our own, caught at an isolation boundary; worth another try."""
+    """A bug of ours, caught at an isolation boundary; retried."""
 
     code = "unexpected"
     transient = True
 
 
 def trace(error: BaseException) -> str:
-    """The traceback of an error and of its causes, without their messages: those may quote what a customer wrote."""
+    """The traceback of an error and its causes, without their messages, which may quote customer text."""
     parts: list[str] = []
     seen: set[int] = set()
     link: BaseException | None = error

@@ -1,7 +1,7 @@
-"""From an SQS record to the tickets that it speaks of.
+"""From the body of an SQS message to the tickets that it refers to.
 
-A body may be an S3 notification (one or several objects), the same inside an SNS envelope, an EventBridge event of S3,
-or a ticket itself.
+A body is an S3 notification (of one or several objects), the same in an SNS envelope, an S3 event from EventBridge, or
+a ticket itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from handler.errors import MessageInvalid
 
 __all__ = ["Ignored", "InlineTicket", "Reference", "StoredTicket", "inline_key", "number_attribute", "references"]
 
-_MAX_ENVELOPES: Final = 2  # SNS in SNS is nothing that AWS makes
-# Families of S3's events after which there is nothing to enrich. Logs name the family: the rest is the sender's text.
+_MAX_ENVELOPES: Final = 2  # AWS itself never nests SNS envelopes
+# Families of S3 events that need no enrichment. Logs name only the family, because the rest is the sender's text.
 _REMOVALS: Final = ("ObjectRemoved", "LifecycleExpiration", "ObjectRestore:Delete")
 _OTHERS: Final = (
     "IntelligentTiering",
@@ -43,14 +43,14 @@ class StoredTicket:
 
 @dataclass(frozen=True, slots=True)
 class InlineTicket:
-    """A raw ticket that came in the message itself, as the JSON text that was sent."""
+    """A raw ticket in the message itself: its JSON as it was sent."""
 
     raw: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Nothing to enrich: an object was removed, or S3 only tests the connection; `what` names it for the log."""
+    """Nothing to enrich, e.g. a removed object or S3's test event; `what` names it in the log."""
 
     what: str
 
@@ -59,17 +59,17 @@ Reference: TypeAlias = StoredTicket | InlineTicket | Ignored
 
 
 def references(body: str) -> list[Reference]:
-    """The tickets that a message's body refers to, at least one. Raises MessageInvalid, never with the body's text."""
+    """The tickets that a body refers to, at least one. Raises MessageInvalid, whose text never quotes the body."""
     return _from_text(body, _MAX_ENVELOPES)
 
 
 def inline_key(ticket_id: str, created_at: int) -> str:
-    """The key that the enriched object of an inline ticket has: it mirrors no raw one."""
+    """The key of an inline ticket's enriched object, which has no raw object to take its key from."""
     return f"inline/{quote(ticket_id, safe='')}/{created_at}.json"
 
 
 def number_attribute(record: Mapping[str, Any], name: str) -> int | None:
-    """One of SQS's own attributes of a record (SentTimestamp, ApproximateReceiveCount), which come as digits."""
+    """A numeric system attribute of a record (SentTimestamp, ApproximateReceiveCount); None if absent or invalid."""
     attributes = record.get("attributes")
     text = str(attributes.get(name, "")) if isinstance(attributes, Mapping) else ""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
@@ -83,7 +83,7 @@ def _from_text(text: str, envelopes: int) -> list[Reference]:
         raise MessageInvalid("the message is not JSON; send an S3 notification or a ticket") from error
     if not isinstance(data, Mapping):
         raise MessageInvalid("the message is JSON, but not an object; send an S3 notification or a ticket")
-    if "ticket_id" in data:  # whatever further fields a ticket has, it is not taken for a notification
+    if "ticket_id" in data:  # a ticket, even if it also has fields of a notification
         return [InlineTicket(raw)]
     if data.get("Event") == "s3:TestEvent":
         return [Ignored("s3:TestEvent")]
@@ -125,7 +125,7 @@ def _from_eventbridge(data: Mapping[str, Any]) -> Reference:
 
 def _reference(event: Any, bucket: Any, key: Any, *, encoded: bool) -> Reference:
     if not all(isinstance(part, str) and part for part in (event, bucket, key)):
-        raise MessageInvalid("the notification's event name, bucket or key is not a text")
+        raise MessageInvalid("the notification's event name, bucket or key is not a string")
     kind = event.removeprefix("s3:")
     if kind.startswith("ObjectCreated"):
         return StoredTicket(bucket, unquote_plus(key) if encoded else key)

@@ -1,4 +1,4 @@
-"""What becomes of a ticket, and of the message that brought it."""
+"""The outcome of a ticket, and of the message that contains or names it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_OWN_FAILURES: Final = 5
 
 @dataclass(eq=False)
 class TicketState:
-    """One ticket on its way through the batch; several records may refer to it. Without an outcome it goes on."""
+    """The state of one ticket in the batch; several records may refer to it. None as outcome: still in progress."""
 
     reference: Reference
     modified: int
@@ -41,16 +41,16 @@ class TicketState:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def end(self, outcome: Outcome, note: str | None = None) -> None:
-        """Ends it well: done, or skipped for the reason in `note`."""
+        """Sets a successful outcome: done, or skipped for the reason in `note`."""
         self.outcome, self.note = outcome, note
 
     def fail(self, error: EnrichmentError) -> None:
-        """Ends it badly: failed where it may succeed later, else rejected."""
+        """Sets the outcome after an error: failed if it is transient, otherwise rejected."""
         self.error = error
         self.outcome = "failed" if error.transient else "rejected"
 
     def names(self) -> dict[str, Any]:
-        """What names this ticket: never a field of one that broke the schema, for it may hold anything."""
+        """The ids of this ticket for logs. No field of a ticket that violates the schema: it may contain anything."""
         names: dict[str, Any] = {}
         if self.ticket is not None:
             names["ticket_id"] = self.ticket.ticket_id
@@ -74,21 +74,21 @@ class MessageState:
     own_failures: int | None = None
 
     def names(self) -> dict[str, Any]:
-        """What names this message."""
+        """The id of this message for logs."""
         return {"message_id": self.record.get("messageId")}
 
     @property
     def receive_count(self) -> int:
-        """How often SQS has handed the message out, this time included."""
+        """The number of receives of the message, including this one."""
         return number_attribute(self.record, "ApproximateReceiveCount") or 1
 
     @property
     def code(self) -> str:
-        """The code of the first error: the reason for which the message as a whole is rejected."""
+        """The code of the first error, which is the reason why the whole message is rejected."""
         return next(t.error.code for t in self.tickets if t.error is not None)
 
     def errors(self) -> list[dict[str, Any]]:
-        """Each bad ticket with what was wrong with it, fit for an attribute that people read."""
+        """The errors of all bad tickets, for the attribute `Rejection`."""
         return [
             {"error": t.error.code, "detail": str(t.error), "stage": t.stage, **t.names()}
             for t in self.tickets
@@ -116,13 +116,13 @@ class MessageState:
         return backoff_seconds(self.own_failures or self.receive_count)
 
     def lines(self) -> list[tuple[Outcome, str | None, dict[str, Any]]]:
-        """Per ticket its final outcome, its error's code, and what the log says of it."""
+        """For each ticket its final outcome, its error code, and the fields of its log line."""
         return [self._line(ticket, owned=owned) for ticket, owned in zip(self.tickets, self.owned, strict=True)]
 
     def _line(self, ticket: TicketState, *, owned: bool) -> tuple[Outcome, str | None, dict[str, Any]]:
         final, note = ticket.outcome or "failed", ticket.note
         if ticket.error is not None:
-            final = self.outcome  # a bad ticket waits when its message does, and is rejected with it
+            final = self.outcome  # a bad ticket is retried or rejected together with its message
         elif final == "done" and not owned:
             final, note = "skipped", "duplicate in the batch"
         extra = {"outcome": final, **self.names(), **ticket.names()}
@@ -133,12 +133,12 @@ class MessageState:
             extra["receive_count"] = self.receive_count
             if self.own_failures is not None:
                 extra["own_failures"] = self.own_failures
-        # A copy: a call that came back too late may still write its time.
+        # A copy, because a call that returns too late may still add its time.
         return final, ticket.error.code if ticket.error else None, {**extra, "milliseconds": dict(ticket.milliseconds)}
 
 
 def overall(outcomes: Iterable[Outcome]) -> Outcome:
-    """A message's outcome from its tickets': failed before rejected before done before skipped."""
+    """The outcome of a message from those of its tickets: failed, then rejected, then done, then skipped."""
     found = set(outcomes)
     return next(outcome for outcome in _ORDER if outcome in found)
 

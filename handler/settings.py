@@ -1,4 +1,4 @@
-"""The settings of the function and of the worker, all from the environment."""
+"""The settings of the function and the worker, from environment variables."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 __all__ = ["SERVICE", "UNPUBLISHED", "Settings", "WorkerSettings"]
 
 SERVICE: Final = "ticket-enrichment"
-UNPUBLISHED: Final = "$LATEST"  # what Lambda calls the version of a function that is none
+UNPUBLISHED: Final = "$LATEST"  # Lambda's name for an unpublished version
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Settings(BaseSettings):
-    """What the function reads from the environment; the field `raw_bucket` is the variable RAW_BUCKET."""
+    """The function's settings. The field `raw_bucket` is the environment variable RAW_BUCKET, and so on."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     model_bundle: Annotated[
-        str, Field(pattern=r"^(file|s3)://.+", description="Where the model bundle lies: file:// or s3://")
+        str, Field(pattern=r"^(file|s3)://.+", description="Location of the model bundle: file:// or s3://")
     ]
     bundle_cache_dir: Annotated[
         str,
@@ -44,26 +44,26 @@ class Settings(BaseSettings):
         ),
     ] = 30
     max_ticket_bytes: Annotated[int, Field(ge=1, description="Largest raw ticket that is read")] = 1024 * 1024
-    intra_op_threads: Annotated[int | None, Field(ge=1, description="Threads of the models; the cores there are")] = (
-        None
-    )
+    intra_op_threads: Annotated[
+        int | None, Field(ge=1, description="Threads of the models; default: the number of cores")
+    ] = None
     log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(description="Least level that is logged")
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(description="Minimum log level")
     ] = "INFO"
     service_name: Annotated[
-        Name, Field(description="Dimension `service` of the metrics: two functions in an account have two")
+        Name, Field(description="Dimension `service` of the metrics, which separates functions in one account")
     ] = SERVICE
     aws_lambda_function_version: Annotated[
         Name, Field(description="Dimension `version` of the outcomes, unless $LATEST; set by Lambda itself")
     ] = UNPUBLISHED
-    aws_endpoint_url: Annotated[
-        HttpUrl | None, Field(description="Other place of the AWS services, for an emulator")
-    ] = None
+    aws_endpoint_url: Annotated[HttpUrl | None, Field(description="Endpoint of an AWS emulator")] = None
 
 
 class WorkerSettings(Settings):
-    """What the worker reads besides."""
+    """Additional settings of the worker."""
 
-    batch_size: Annotated[int, Field(ge=1, le=10, description="Messages that one receive asks for")] = 10
-    num_workers: Annotated[int, Field(ge=1, le=64, description="Processes, each with models of its own")] = 1
-    health_port: Annotated[int, Field(ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0: none")] = 0
+    batch_size: Annotated[int, Field(ge=1, le=10, description="Maximum number of messages per receive")] = 10
+    num_workers: Annotated[int, Field(ge=1, le=64, description="Number of processes; each loads the models")] = 1
+    health_port: Annotated[
+        int, Field(ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0: no server")
+    ] = 0

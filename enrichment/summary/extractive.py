@@ -14,17 +14,18 @@ from typing import Final
 import numpy as np
 
 from enrichment.encoder import Floats
+from enrichment.summary.merit import merit
 from enrichment.text import MAX_CHARACTERS, Sentence, read_ticket, sentences, word_count
 from enrichment.text.courtesy import is_boilerplate, without_greeting
 from enrichment.text.sentences import CJK, UNSPACED
 
 __all__ = ["Outline", "beginning", "closed", "is_item", "outline", "plain", "summarize"]
 
-_NOVELTY: Final = 0.45  # weight of "says something new" against "stands close to the whole"
-_LEAD: Final = 0.05  # the first sentences of a ticket state the matter more often than the last
+_NOVELTY: Final = 0.35  # weight of "says something new" against "stands close to the whole"
+_LEAD: Final = 0.08  # the first sentences of a ticket state the matter more often than the last
 # Contextual vectors of one ticket lie close together: from 0.7 (an aside) to 0.98 (the matter itself) from the whole.
 _ASIDE: Final = 0.2  # what stands so much further off than the nearest is left out, even where there is room
-_NAMED: Final = 0.15  # the subject names the matter: what takes its words up stands nearer to it
+_NAMED: Final = 0.25  # the subject names the matter: what takes its words up stands nearer to it
 _SAME: Final = 0.94  # cosine of two sentences that say the same
 _MAX_CHARACTERS: Final = 1000  # a word of any length is a single token to the encoder, and a summary is for people
 _ITEM: Final = 0.1  # an item says little without its list
@@ -95,10 +96,12 @@ def summarize(
         items = np.asarray([is_item(ticket.text[s.start : s.end]) for s in ticket.sentences], bool)
         costs = {i: count_tokens(_ended(texts[i])) for i in read if len(texts[i]) <= _MAX_CHARACTERS}
         lead = np.float32(_LEAD) / np.arange(1, len(texts) + 1, dtype=np.float32)
-        relevance = vectors @ embedding + np.where(items, np.float32(-_ITEM), lead)
+        merits = np.asarray([merit(text) for text in texts], np.float32)
         wanted = _stems(ticket.subject[:_MAX_CHARACTERS])
         named = np.asarray([_share_named(text, wanted) for text in texts], np.float32)
-        whole = " ".join(_ended(texts[i]) for i in _choose(relevance, named, vectors, costs, max_tokens))
+        near = vectors @ embedding
+        relevance = near + np.where(items, np.float32(-_ITEM), lead) + merits + np.float32(_NAMED) * named
+        whole = " ".join(_ended(texts[i]) for i in _choose(relevance, near, vectors, costs, max_tokens))
         if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
             nearest = max(read, key=lambda i: float(relevance[i]))
             whole = _fit(texts[nearest], max_tokens, count_tokens)
@@ -140,17 +143,21 @@ def _ended(text: str) -> str:
     return text if not text or text[-1] in _ENDS else text + "."
 
 
-def _choose(relevance: Floats, named: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
-    """The sentences to take, in their order; `costs` are their tokens, `left` how many there may be."""
+def _choose(relevance: Floats, near: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
+    """The sentences to take, in their order.
+
+    `near` is the cosine of each with the whole, `relevance` the same with all that its words say for it; `costs` are
+    their tokens, `left` how many there may be.
+    """
     chosen: list[int] = []
     redundancy = dict.fromkeys(costs, 0.0)
-    floor = max((float(relevance[i]) for i in costs), default=0.0) - _ASIDE
+    floor = max((float(near[i]) for i in costs), default=0.0) - _ASIDE
     while candidates := [
         i
         for i, cost in costs.items()
-        if i not in chosen and cost <= left and redundancy[i] <= _SAME and (relevance[i] >= floor or not chosen)
+        if i not in chosen and cost <= left and redundancy[i] <= _SAME and (near[i] >= floor or not chosen)
     ]:
-        best = max(candidates, key=lambda i: float(relevance[i] + _NAMED * named[i]) - _NOVELTY * redundancy[i])
+        best = max(candidates, key=lambda i: float(relevance[i]) - _NOVELTY * redundancy[i])
         chosen.append(best)
         left -= costs[best]
         for i in costs:

@@ -26,7 +26,7 @@ _GREETING: Final = re.compile(
     re.IGNORECASE,
 )
 _LEADING_GREETING: Final = re.compile(
-    rf"{_HELLO}\b(?: [^\s,.!?:]{{1,40}}){{0,4}} ?[,!:–—-]\s(?=\S)",
+    rf"{_HELLO}\b(?: (?:[^\s,.!?:]|\.(?=\s[A-Z])){{1,40}}){{0,7}} ?[,!:–—-]\s(?=\S)",
     re.IGNORECASE,
 )
 _COURTESY: Final = re.compile(

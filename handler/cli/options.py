@@ -17,9 +17,9 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def unix_time(text: str, clock: Callable[[], float] = time.time) -> float:
-    """Seconds since 1970 of `90s`, `30m`, `2h`, `3d`, `1w` (ago) or of an ISO 8601 time, UTC where it names no zone.
+    """Unix seconds of an age (`90s`, `30m`, `2h`, `3d`, `1w` ago) or of an ISO 8601 time, in UTC if it has no zone.
 
-    Raises ValueError, whose message is one line for people.
+    Raises ValueError, whose message is one line for users.
     """
     if ago := re.fullmatch(r"([0-9]{1,6})([smhdw])", text):
         return clock() - int(ago[1]) * _SECONDS[ago[2]]

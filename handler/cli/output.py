@@ -1,6 +1,6 @@
-"""How tickets look: a table on a terminal, tab-separated lines in a pipe, or JSON lines.
+"""Output of ticket lists: a table on a terminal, tab-separated lines in a pipe, or JSON lines.
 
-What customers wrote is printed without its control characters: a subject must not be able to steer a terminal.
+Control characters in customer text are removed, so that a subject cannot send escape sequences to the terminal.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = [
 Form = Literal["table", "lines", "json"]
 
 _STYLES: Final = {"critical": "bold red", "high": "yellow", "NEGATIVE": "red", "POSITIVE": "green"}
-_GIVE_WAY: Final = frozenset({"ticket", "subject", "summary"})  # columns that shrink where a terminal is narrow
-_WIDE: Final = 140  # columns of a terminal that has room for summaries
-_SHOWN_NUMBERS: Final = 4  # of a vector
+_GIVE_WAY: Final = frozenset({"ticket", "subject", "summary"})  # columns that shrink on a narrow terminal
+_WIDE: Final = 140  # terminal width from which summaries are shown
+_SHOWN_NUMBERS: Final = 4  # numbers shown of a vector
 _UNITS: Final = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a list: what JSON holds, what a pipe gets, and what a terminal shows under which heading."""
+    """One row of a list: its JSON data, its cells in a pipe, and its columns on a terminal by heading."""
 
     data: Mapping[str, Any]
     cells: Sequence[str]
@@ -52,7 +52,7 @@ class Row:
 
 
 def form_of(*, as_json: bool) -> Form:
-    """The form of standard output: a table only where somebody looks at it."""
+    """The form of standard output: a table only on a terminal."""
     return "json" if as_json else "table" if sys.stdout.isatty() else "lines"
 
 
@@ -65,11 +65,11 @@ def write(rows: Iterable[Row], form: Form) -> None:
         return
     for row in rows:
         sys.stdout.write((_json_line(row.data) if form == "json" else "\t".join(map(_one_line, row.cells))) + "\n")
-    sys.stdout.flush()  # whoever follows a pipe sees each round at once
+    sys.stdout.flush()  # a reader of the pipe sees each update at once
 
 
 def write_whole(ticket: Mapping[str, Any], place: Mapping[str, str], form: Form) -> None:
-    """Prints all of one ticket: JSON as it is stored, else a field a line with `place`, and long vectors shortened."""
+    """Prints one whole ticket: the stored JSON, or one field per line, with `place` and with vectors shortened."""
     if form == "json":
         sys.stdout.write(_json_line(ticket) + "\n")
         return
@@ -86,7 +86,7 @@ def write_whole(ticket: Mapping[str, Any], place: Mapping[str, str], form: Form)
 
 
 def keep_showing(load: Callable[[], list[Row]], pause: Callable[[], object]) -> Never:
-    """Shows a list that is loaded anew after each pause, until an exception (Ctrl-C) ends it."""
+    """Shows a list that is reloaded after each pause, until an exception (Ctrl-C) ends it."""
     console = Console()
 
     def view() -> Group:
@@ -100,7 +100,7 @@ def keep_showing(load: Callable[[], list[Row]], pause: Callable[[], object]) -> 
 
 
 def moment(seconds: int) -> str:
-    """Unix seconds as ISO 8601 in UTC; those beyond the year 9999 stay a number."""
+    """Unix seconds as ISO 8601 in UTC; a number if the year is beyond 9999."""
     try:
         return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
     except OverflowError:
@@ -108,7 +108,7 @@ def moment(seconds: int) -> str:
 
 
 def age(seconds: int, now: float | None = None) -> str:
-    """How long ago a moment (Unix seconds) was, in its largest unit: 45s, 12m, 3h, 5d, 2y; -3h lies in the future."""
+    """The age of a time (Unix seconds) in its largest unit: 45s, 12m, 3h, 5d, 2y; -3h is in the future."""
     past = int(time.time() if now is None else now) - seconds
     unit, size = next(((unit, size) for unit, size in _UNITS if abs(past) >= size), _UNITS[-1])
     return f"{'-' if past < 0 else ''}{abs(past) // size}{unit}"
@@ -125,14 +125,14 @@ def _table(rows: Sequence[Row], console: Console) -> Table:
     for row in rows:
         cells = [Text(_one_line(row.shown[name]), style=_STYLES.get(row.shown[name], "")) for name in headings]
         for name, cell in zip(headings, cells, strict=True):
-            # An id is there to be copied, so it may take two lines; the texts are there for a glance.
+            # Ids wrap, so that they can be copied; texts are cut.
             cell.no_wrap, cell.overflow = name != "ticket", "fold" if name == "ticket" else "ellipsis"
         table.add_row(*cells)
     return table
 
 
 def _fields(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of a nested value as text, under their path with dots."""
+    """The leaves of a nested value as text, each with its dotted path."""
     if isinstance(value, Mapping) and value:
         if all(_is_number(number) for number in value.values()):
             by_size = sorted(value.items(), key=lambda entry: -entry[1])
@@ -156,13 +156,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _json_line(value: Any) -> str:
-    """JSON in which whatever is not printable is escaped: it means the same, and leaves a terminal alone."""
+    """JSON with every unprintable character escaped: the same value, without escape sequences for the terminal."""
     text = json.dumps(value, ensure_ascii=False, default=_plain)
     return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _plain(value: Any) -> Any:
-    """What DynamoDB's types become in JSON."""
+    """Converts DynamoDB's types for JSON."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return sorted(value, key=str) if isinstance(value, set) else str(value)
@@ -180,7 +180,7 @@ def _one_line(text: str) -> str:
 
 
 def replace_unprintable() -> None:
-    """Lets standard output and error write a question mark for what the terminal has no letter for."""
+    """Makes standard output and error write a question mark for characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -28,10 +28,10 @@ def local() -> None:
 @app.command()
 def up(
     *,
-    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one.")] = 4566,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free one.")] = 4566,
     environment: Annotated[
         Path | None,
-        typer.Option("--env-file", help="Keep the environment in this file too, for as long as the stack is up."),
+        typer.Option("--env-file", help="Also write the environment to this file, while the stack runs."),
     ] = None,
 ) -> None:
     """Run the stack until Ctrl-C or SIGTERM, and print the environment for the other commands."""
@@ -52,9 +52,9 @@ def up(
 
 @contextmanager
 def _env_file(path: Path, exports: str) -> Iterator[None]:
-    """Keep the exports in a file that a shell can source, for as long as the block lasts; never half of them.
+    """Write the exports atomically to a file that a shell can source, and remove it after the block.
 
-    What a killed process left there is recognised by its STACK_PID, which is no process any more. Raises StackError.
+    A file left by a killed process is recognisable by its STACK_PID, which no longer exists. Raises StackError.
     """
     text = f"{exports}STACK_PID={os.getpid()}\n"
     scratch = path.with_name(f"{path.name}.{os.getpid()}")
@@ -67,7 +67,7 @@ def _env_file(path: Path, exports: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if path.is_file() and path.read_text(encoding="utf-8") == text:  # not that of a stack which came later
+        if path.is_file() and path.read_text(encoding="utf-8") == text:  # not the file of a later stack
             path.unlink()
 
 

@@ -1,7 +1,7 @@
-"""`make demo`: the whole system on this machine, with tickets that a real queue would bring, good and broken.
+"""`make demo`: the whole system on this machine, with good and broken tickets.
 
-Starts the embedded stack and a worker, uploads tickets, watches them arrive, and then checks every single one: stored
-in both places, or in the dead-letter queue with its reason. The last line on standard output is one JSON object.
+Starts the embedded stack and a worker, uploads tickets, shows them arriving, and then checks every one: stored in
+S3 and DynamoDB, or in the DLQ with its reason. The last line on standard output is one JSON object.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from handler.local.reconciliation import Stats, dead_letters, stored_tickets
 __all__ = ["main"]
 
 _OUTCOMES: Final = ("done", "skipped", "rejected", "failed")
-_PATIENCE: Final = 90.0  # seconds until what has no outcome counts as lost
+_PATIENCE: Final = 90.0  # seconds after which a ticket without an outcome counts as lost
 
 
 def main(
-    bundle: Annotated[Path, typer.Option(help="The model bundle's folder.")] = Path(".bundles/compact"),
-    count: Annotated[int, typer.Option(help="Tickets to send.", min=12, max=2000)] = 60,
-    seed: Annotated[int, typer.Option(help="The same seed sends the same tickets.")] = 7,
+    bundle: Annotated[Path, typer.Option(help="Directory of the model bundle.")] = Path(".bundles/compact"),
+    count: Annotated[int, typer.Option(help="Number of tickets to send.", min=12, max=2000)] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of the generated tickets.")] = 7,
 ) -> None:
-    """Send tickets through the whole system on this machine, and account for every one of them."""
+    """Send tickets through the whole system on this machine and check the outcome of each."""
     people = Console(stderr=True)
     try:
         version = Bundle.open(bundle).version
@@ -67,7 +67,7 @@ def _run(
         "LOG_LEVEL": "INFO",
     }
     s3, bucket = stack.client("s3"), environment["RAW_BUCKET"]
-    first, *others = uploads  # the one that is gone again before anyone can read it
+    first, *others = uploads  # deleted again before the worker can read it
     s3.put_object(Bucket=bucket, Key=first.key, Body=first.body)
     s3.delete_object(Bucket=bucket, Key=first.key)
     stats, sent_at = Stats(), {}
@@ -97,7 +97,7 @@ def _account(
     sent_at: Mapping[str, float],
     seconds: float,
 ) -> dict[str, Any]:
-    """Looks every upload up where it must be, prints what was found, and returns the metrics."""
+    """Looks up every upload in the stores and the DLQ, prints the results, and returns the numbers."""
     stored, dead = stored_tickets(stack, environment), dead_letters(stack, environment)
     counts: Counter[str] = Counter()
     wanted: dict[str, list[Upload]] = {}
@@ -180,7 +180,7 @@ def _worker(environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Po
 
 def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + _PATIENCE
-    while "object_gone" not in log.read_text(errors="replace"):  # the first message is settled: it is polling
+    while "object_gone" not in log.read_text(errors="replace"):  # the first message is settled, so the worker polls
         if worker.poll() is not None or time.monotonic() > end:
             raise StackError(f"the worker did not start: {_last_line(log)}")
         time.sleep(0.05)
@@ -188,7 +188,7 @@ def _wait_until_ready(worker: subprocess.Popen[bytes], log: Path) -> None:
 
 @contextmanager
 def _follow(people: Console, stats: Stats, total: int) -> Iterator[Any]:
-    """Reads the log from where it stopped, and keeps a table of it on a terminal."""
+    """Reads new lines of the log and shows their outcomes in a live table on a terminal."""
     position = 0
     with Live(console=people, refresh_per_second=8, transient=True) as live:
 

@@ -1,7 +1,7 @@
 """MiniStack as a child process: S3, SQS, DynamoDB, Lambda, CloudFormation and IAM on one port of 127.0.0.1.
 
-It keeps everything in memory, works in a scratch folder of its own, and ends with its parent, however that ends.
-Roles and policies are enforced as AWS enforces them. handler.local fills it with the template's resources.
+It keeps everything in memory, works in its own scratch directory, and ends with its parent, even if that is killed. It
+enforces roles and policies as AWS does. handler.local.stack creates the template's resources in it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ HOST = "127.0.0.1"
 REGION = "us-east-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # MiniStack's root user
 _NEEDED = {"ministack": "ministack", "samtranslator": "aws-sam-translator"}  # module -> package
-# A child that inherited AWS_*, PERSIST_STATE or SERVICES from somebody's shell would be another emulator.
+# Only these variables: AWS_*, PERSIST_STATE or SERVICES from a user's shell would change the emulator's behaviour.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
 _SECONDS_TO_START = 30.0
 _SECONDS_TO_STOP = 3.0
 
 
 class StackError(Exception):
-    """The embedded stack did not start, or ended: one line that says how to mend it."""
+    """The embedded stack did not start, or ended; the message is one line with the remedy."""
 
 
 def _serve(parent: int, scratch: str) -> None:  # pragma: no cover - its source runs in the child
     def end_with_parent() -> None:
-        # Not PR_SET_PDEATHSIG: that follows the thread that started the child, and exists on Linux only.
+        # Not PR_SET_PDEATHSIG, which follows the thread that started the child and exists only on Linux.
         while os.getppid() == parent:
             time.sleep(0.25)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -57,7 +57,7 @@ def _serve(parent: int, scratch: str) -> None:  # pragma: no cover - its source 
     service = server.app
 
     async def behind_tls(scope: Any, receive: Any, send: Any) -> None:
-        # The template refuses plain HTTP. Nothing leaves this machine, so a request counts as one that came over TLS.
+        # The template's policies deny plain HTTP. Requests stay on this machine, so they are treated as TLS.
         if scope["type"] == "http":
             scope = {**scope, "headers": [*scope["headers"], (b"x-forwarded-proto", b"https")]}
         await service(scope, receive, send)
@@ -68,13 +68,13 @@ def _serve(parent: int, scratch: str) -> None:  # pragma: no cover - its source 
 
 
 def _program() -> str:
-    # A bare interpreter is up sooner than one that imports boto3 and typer first.
+    # A bare interpreter starts faster than one that imports boto3 and typer first.
     imports = "from __future__ import annotations\nimport importlib, os, shutil, signal, sys, threading, time\n"
     return f"{imports}{inspect.getsource(_serve)}_serve(int(sys.argv[1]), sys.argv[2])\n"
 
 
 class Emulator:
-    """A MiniStack from `start` to `stop`; `settings` are its own environment variables, beyond those it needs."""
+    """A MiniStack process from `start` to `stop`; `settings` are additional environment variables for it."""
 
     def __init__(self, port: int = 0, settings: Mapping[str, str] | None = None) -> None:
         self.port = port
@@ -108,11 +108,11 @@ class Emulator:
         deadline = time.monotonic() + _SECONDS_TO_START
         while not self._is_healthy(mark):
             if self._child.poll() is not None or time.monotonic() > deadline:
-                raise StackError(f"the embedded stack did not start: {self.last_words() or 'try again'}")
+                raise StackError(f"the embedded stack did not start: {self.last_error() or 'try again'}")
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End the child and everything in it; may be called twice."""
+        """Stop the child and delete its data; may be called twice."""
         if self._child is not None:
             self._child.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -123,16 +123,16 @@ class Emulator:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def wait(self) -> None:
-        """Block until the child ends, which it never does by itself. Raises StackError then."""
+        """Block until the child ends, which is always an error. Raises StackError."""
         if self._child is not None:
             self._child.wait()
-        raise StackError(f"the embedded stack ended: {self.last_words() or 'start it again'}")
+        raise StackError(f"the embedded stack ended: {self.last_error() or 'start it again'}")
 
-    def last_words(self) -> str:
-        """Return the last error that the child wrote, or nothing."""
+    def last_error(self) -> str:
+        """Return the last error in the child's log, or an empty string."""
         log = self._scratch / "log" if self._scratch else None
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log and log.is_file() else []
-        # Its warnings name errors that would come if one used what nobody uses here.
+        # Its warnings mention errors of features that are not used here.
         return next((line for line in reversed(lines) if "error" in line.lower() and "WARNING" not in line), "").strip()
 
     def _environment(self, mark: str) -> dict[str, str]:
@@ -146,13 +146,13 @@ class Emulator:
             "GATEWAY_PORT": str(self.port),
             "MINISTACK_HOST": HOST,
             "MINISTACK_REGION": REGION,
-            "MINISTACK_EDITION": mark,  # comes back in its health: what else answers on the port is not our child
+            "MINISTACK_EDITION": mark,  # its health check returns it: our child answers, not another process
             "AUTH": "true",
             "LAMBDA_STRICT": "1",
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
             "LOG_LEVEL": "WARNING",
-            "DOCKER_HOST": f"unix://{scratch}/none",  # with a real one it would remove other MiniStacks' containers
+            "DOCKER_HOST": f"unix://{scratch}/none",  # a real one would let it remove other MiniStacks' containers
             **self._settings,
         }
 
@@ -168,7 +168,7 @@ class Emulator:
 
 def _usable_port(port: int) -> int:
     with socket.socket() as probe:
-        # As the server does it: a port whose last connections linger is free.
+        # As the server does: a port with connections in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

@@ -1,4 +1,4 @@
-"""What became of tickets: as the worker logs it, and as the stores and the dead-letter queue hold it."""
+"""The outcomes of tickets: as the worker logs them, and as the stores and the DLQ contain them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Stats", "dead_letters", "stored_tickets"]
 
 @dataclass
 class Stats:
-    """Outcomes by key, as the worker logs them; a key that was uploaded twice has two."""
+    """Outcomes by key, as the worker logs them; a key that was uploaded twice has two outcomes."""
 
     outcomes: dict[str, list[str]] = field(default_factory=dict)
     handler_ms: list[float] = field(default_factory=list)
@@ -24,14 +24,14 @@ class Stats:
     attempts_failed: int = 0
 
     def read(self, line: str) -> None:
-        """Takes one line of the worker's log; lines that are no ticket's are passed over."""
+        """Reads one line of the worker's log; lines that are not about a ticket are ignored."""
         try:
             entry = json.loads(line)
         except ValueError:
             return
         if not isinstance(entry, dict) or entry.get("message") != "ticket" or "s3_key" not in entry:
             return
-        if entry["outcome"] == "failed":  # it comes back
+        if entry["outcome"] == "failed":  # it will be retried
             self.attempts_failed += 1
             return
         key = entry["s3_key"]
@@ -41,12 +41,12 @@ class Stats:
             self.stored_at[key] = datetime.fromisoformat(entry["timestamp"]).timestamp()
 
     def counts(self) -> Counter[str]:
-        """How many uploads ended how."""
+        """The number of uploads per outcome."""
         return Counter(outcome for outcomes in self.outcomes.values() for outcome in outcomes)
 
 
 def stored_tickets(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Enriched tickets by key: those with an item whose object, in the version that it names, holds the same ticket."""
+    """Enriched tickets by key: those whose item names an object version that contains the same ticket."""
     found: dict[str, dict[str, Any]] = {}
     s3 = stack.client("s3")
     for page in stack.client("dynamodb").get_paginator("scan").paginate(TableName=environment["TABLE_NAME"]):
@@ -62,7 +62,7 @@ def stored_tickets(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict
 
 
 def dead_letters(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict[str, str]:
-    """Reasons in the dead-letter queue, by the key of the object that each message speaks of."""
+    """The reasons of the DLQ messages, by the key of the object that each message names."""
     found: dict[str, str] = {}
     sqs = stack.client("sqs")
     while messages := sqs.receive_message(

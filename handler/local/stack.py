@@ -1,4 +1,4 @@
-"""The embedded stack: every AWS service that the system needs, on this machine, made from template.yaml.
+"""The embedded stack: every AWS service that the system needs, emulated on this machine from template.yaml.
 
 CloudFormation creates the real templates in an emulator, so buckets, notification, queues, policies, table and alarms
 are declared once, and names are read from what was deployed. Starts in about a second.
@@ -33,7 +33,7 @@ OBSERVABILITY = TEMPLATE.parent / "deploy" / "observability.yaml"
 PARAMETERS = {"ImageUri": "ticket-enrichment:local", "MappingEnabled": "false"}
 # MiniStack 1.5.33 does not support alarms on metric math.
 _OBSERVABILITY_PARAMETERS = {"MetricMathAlarms": "false"}
-# Settings of the function that speak of its image, or that the user decides.
+# Settings that only make sense in the function's image, or that the user chooses.
 _NOT_PASSED_ON = frozenset({"HOME", "MODEL_BUNDLE", "BUNDLE_CACHE_DIR", "LOG_LEVEL"})
 _SECONDS_TO_CREATE = 30.0
 
@@ -87,19 +87,19 @@ class EmbeddedStack:
                 region_name=REGION,
                 aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
                 aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-                # No proxies: the office's cannot reach this machine's loopback.
+                # No proxies: a company proxy cannot reach the loopback address.
                 config=Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard"}, proxies={}),
             )
         return self._clients[service]
 
     def environment(self) -> dict[str, str]:
-        """Return what handler.settings and boto3 read: the deployed function's settings, and where the services are."""
+        """Return the environment for handler.settings and boto3: the deployed function's settings and the endpoint."""
         function = self.client("lambda").get_function_configuration(FunctionName=self.outputs["FunctionName"])
         settings = function["Environment"]["Variables"]
         return {
             **{name: value for name, value in settings.items() if name not in _NOT_PASSED_ON},
             **CREDENTIALS,
-            "AWS_SESSION_TOKEN": "",  # a token left over in a shell would make these credentials invalid
+            "AWS_SESSION_TOKEN": "",  # a session token from the user's shell would make these credentials invalid
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL": self.endpoint_url,
         }
@@ -113,21 +113,23 @@ class EmbeddedStack:
             self._create_resources()
             self._settle_mappings()
         except (BotoCoreError, ClientError) as error:
-            words = " ".join((self._emulator.last_words() or str(error)).split())
+            words = " ".join((self._emulator.last_error() or str(error)).split())
             self.stop()
-            raise StackError(f"{self._template.name} was not created: {words}; mend it, or start again") from error
-        except BaseException:  # Ctrl-C too must leave nothing behind
+            raise StackError(
+                f"{self._template.name} could not be created: {words}; fix the template, or try again"
+            ) from error
+        except BaseException:  # also after Ctrl-C nothing may be left behind
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End the emulator and everything in it; may be called twice."""
+        """Stop the emulator and delete its data; may be called twice."""
         while self._clients:
             self._clients.popitem()[1].close()
         self._emulator.stop()
 
     def wait(self) -> None:
-        """Block until the emulator ends, which it never does by itself. Raises StackError then."""
+        """Block until the emulator ends, which is always an error. Raises StackError."""
         self._emulator.wait()
 
     def _create_resources(self) -> None:
@@ -156,14 +158,16 @@ class EmbeddedStack:
             stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         if stack["StackStatus"] != "CREATE_COMPLETE":
             events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]
-            causes = [e for e in events if e["ResourceStatus"] == "CREATE_FAILED"]  # the first one is the last here
+            causes = [
+                e for e in events if e["ResourceStatus"] == "CREATE_FAILED"
+            ]  # newest first, so the first cause is the last one
             cause = f"{causes[-1]['LogicalResourceId']}: {causes[-1]['ResourceStatusReason']}" if causes else "too slow"
-            raise StackError(f"{template.name} ended as {stack['StackStatus']}; mend its {cause}")
+            raise StackError(f"{template.name} ended as {stack['StackStatus']}; fix {cause}")
         return dict(stack)
 
     def _settle_mappings(self) -> None:
-        # From a template MiniStack 1.5.33 keeps MaximumConcurrency as text, which its poller cannot compare, and calls
-        # every mapping enabled, though it minds Enabled. From its API it takes both as they are meant.
+        # From a template, MiniStack 1.5.33 keeps MaximumConcurrency as a string, which its poller cannot compare, and
+        # reports every mapping as enabled. Setting both again through its API corrects this.
         client = self.client("lambda")
         for mapping in client.list_event_source_mappings()["EventSourceMappings"]:
             client.update_event_source_mapping(

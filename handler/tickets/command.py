@@ -44,7 +44,7 @@ from handler.tickets.similarity import Similarity, similar
 
 __all__ = ["app", "follow_tickets", "main"]
 
-_REMEMBERED: Final = 200  # tickets that a followed list keeps in sight: one may come late, behind newer ones
+_REMEMBERED: Final = 200  # tickets that --watch remembers: a ticket may be stored after newer ones
 
 
 app = typer.Typer(
@@ -173,9 +173,9 @@ def resemble(
 def follow_tickets(
     repository: TicketRepository, selection: Selection, first: list[Item], limit: int
 ) -> Iterator[list[Item]]:
-    """Yields the tickets that have appeared since the last time, the oldest first; to begin with `first`, newest first.
+    """Yields the tickets that are new since the last read, oldest first; starts with `first` (newest first).
 
-    A ticket that was enriched again appears again. Those older than the oldest kept in sight are not looked for.
+    A ticket that was enriched again is yielded again. Tickets older than the oldest remembered one are not read.
     """
     items, seen, reach = first, set[tuple[str, int, str]](), limit
     while True:
@@ -189,7 +189,7 @@ def follow_tickets(
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Ctrl-C is how a watch ends, so it is no error; SIGTERM counts as one, and leaves the terminal as it was."""
+    """Ctrl-C ends --watch without an error. SIGTERM is treated the same, so that the terminal is restored."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -200,7 +200,7 @@ def _until_stopped() -> Iterator[None]:
 
 
 def _selection(  # the six options in their order
-    urgent: bool,  # noqa: FBT001 - as the command line has it
+    urgent: bool,  # noqa: FBT001 - the options of the command line
     urgency: Priority | None,
     intent: str | None,
     sentiment: Sentiment | None,
@@ -228,11 +228,11 @@ def _find(repository: TicketRepository, ticket_id: str, created_at: int | None) 
 def _caveats(found: Similarity) -> str:
     parts = [f"compared with {found.compared} tickets"]
     if found.oldest is not None:
-        parts.append(f"older ones than {moment(found.oldest)} were left out (--among reads more)")
+        parts.append(f"tickets older than {moment(found.oldest)} were not compared (raise --among)")
     if found.unreadable:
-        parts.append(f"{found.unreadable} of them have no object that can be compared")
+        parts.append(f"{found.unreadable} of them have no readable object")
     if found.foreign:
-        parts.append(f"{found.foreign} come from another model version, so their cosines say less")
+        parts.append(f"{found.foreign} come from another model version, so their cosines are less meaningful")
     return "; ".join(parts)
 
 

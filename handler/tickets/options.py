@@ -42,7 +42,7 @@ class WatchingCommand(TyperCommand):
 
 
 def since_seconds(text: str) -> int:
-    """As handler.cli.errors.unix_time, in whole seconds. Raises typer.BadParameter."""
+    """As handler.cli.options.unix_time, in whole seconds. Raises typer.BadParameter."""
     try:
         return int(unix_time(text))
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""What was stored, read again: lists of tickets from the table, and whole tickets from S3.
+"""Reads stored tickets: lists from the table, whole tickets from S3.
 
-Lists come from the index by urgency, one query a level, merged: nothing here scans the table. A role needs
-dynamodb:Query on the table and on its index, and s3:GetObjectVersion on the enriched objects.
+Lists come from the urgency index, one query per level, merged: nothing here scans the table. The role needs
+dynamodb:Query on the table and its index, and s3:GetObjectVersion on the enriched objects.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ __all__ = ["URGENCIES", "Item", "ObjectUnreadable", "RepositoryError", "Selectio
 
 URGENCIES: Final = get_args(Priority)  # the hash keys of the index
 _INDEX: Final = "urgency-index"
-# Items that a query looks at before it answers. Pages start small, since most lists are short, and double up to what
-# DynamoDB's own limit of 1 MB holds anyway.
+# Items that a query evaluates per page. Pages start small, because most lists are short, and double up to about the
+# number that fits into DynamoDB's limit of 1 MB.
 _FIRST_PAGE: Final = 250
 _LARGEST_PAGE: Final = 1000
 
 
 class RepositoryError(Exception):
-    """What was asked for is not there; one line for people."""
+    """The requested data is missing or invalid; the message is one line for users."""
 
 
 class ObjectUnreadable(RepositoryError):
-    """The enriched object that an item names is gone, or is no enriched ticket."""
+    """The enriched object that an item names is missing or invalid."""
 
 
 class Item(BaseModel):
-    """A ticket as the table has it. Attributes that are not named here are kept; only the keys must be there."""
+    """A ticket in the table. Only the keys are required; attributes that are not declared here are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True, protected_namespaces=())
 
@@ -64,7 +64,7 @@ class Item(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which tickets: those that meet every condition given. `since` is Unix seconds, inclusive."""
+    """A filter: tickets that meet all conditions given. `since` is in Unix seconds, inclusive."""
 
     urgencies: tuple[str, ...] = URGENCIES
     intent: str | None = None
@@ -76,7 +76,7 @@ class Selection:
 class TicketRepository:
     """Reads the tickets of a table and the enriched objects of a bucket. Its methods raise botocore's errors.
 
-    `s3()` gives a client, and is asked for it only where an object is read: lists are there sooner without one.
+    `s3()` returns a client. It is called only when an object is read, because creating a client delays lists.
     """
 
     def __init__(self, dynamodb: DynamoDBClient, s3: Callable[[], S3Client], *, table: str, bucket: str) -> None:
@@ -86,9 +86,9 @@ class TicketRepository:
         self._bucket = bucket
 
     def newest(self, selection: Selection, at_once: int = _FIRST_PAGE) -> Iterator[Item]:
-        """The tickets of a selection, the newest first, read page by page as they are taken.
+        """The selected tickets, newest first. Pages are read lazily.
 
-        The first page of each urgency holds `at_once` items at most, and all of these are asked for at the same time.
+        The first pages of all urgencies, of at most `at_once` items each, are read concurrently.
         """
         requests = [self._request(urgency, selection) for urgency in selection.urgencies]
         size = max(1, min(at_once, _FIRST_PAGE))
@@ -98,7 +98,7 @@ class TicketRepository:
         return heapq.merge(*pages, key=lambda item: -item.created_at)
 
     def count(self, selection: Selection) -> dict[str, Counter[str]]:
-        """How many tickets of a selection have each `intent`, `urgency` and `sentiment`."""
+        """The number of selected tickets per `intent`, `urgency` and `sentiment`."""
         shown = ("ticket_id", "created_at", "urgency", "intent", "sentiment")
 
         def labels(urgency: str) -> list[tuple[str, str, str]]:
@@ -112,7 +112,7 @@ class TicketRepository:
         return {name: Counter(label[place] for label in found) for place, name in enumerate(names)}
 
     def with_id(self, ticket_id: str) -> list[Item]:
-        """The tickets of one id, the newest first: mostly one, but the key of the table holds `created_at` as well."""
+        """The tickets with an id, newest first. Usually one, but `created_at` is part of the table's key too."""
         request: dict[str, Any] = {
             "TableName": self._table,
             "KeyConditionExpression": "ticket_id = :id",
@@ -123,7 +123,7 @@ class TicketRepository:
         return list(self._pages(request, self._dynamodb.query(**request), _FIRST_PAGE))
 
     def whole(self, item: Item) -> dict[str, Any]:
-        """The enriched ticket, from its object in the version that the item names. Raises ObjectUnreadable."""
+        """The enriched ticket, from the object version that the item names. Raises ObjectUnreadable."""
         place = f"s3://{self._bucket}/{item.s3_key} in version {item.s3_version_id}"
         if not item.s3_key:
             raise ObjectUnreadable(f"the item of ticket {item.ticket_id} names no object; enrich the ticket again")
@@ -138,11 +138,11 @@ class TicketRepository:
         except ValueError as error:
             raise ObjectUnreadable(f"{place} is not JSON; enrich the ticket again") from error
         if not isinstance(ticket, dict) or not isinstance(ticket.get("enrichment"), dict):
-            raise ObjectUnreadable(f"{place} is no enriched ticket; enrich the ticket again")
+            raise ObjectUnreadable(f"{place} is not an enriched ticket; enrich the ticket again")
         return ticket
 
     def _request(self, urgency: str, selection: Selection, shown: Sequence[str] = ()) -> dict[str, Any]:
-        """A query of the index for one urgency, the newest first."""
+        """A query of the index for one urgency, newest first."""
         key, filters = "#urgency = :urgency", []
         names, values = {"#urgency": "urgency", **{f"#{name}": name for name in shown}}, {":urgency": {"S": urgency}}
         conditions: dict[str, Any] = {}
@@ -170,7 +170,7 @@ class TicketRepository:
         }
 
     def _pages(self, request: Mapping[str, Any], answer: Mapping[str, Any], size: int) -> Iterator[Item]:
-        """The items of a query's first answer, and then of further pages, each asked for when it is needed."""
+        """The items of a query's first answer, then those of further pages, which are read lazily."""
         while True:
             yield from map(_item, answer["Items"])
             last = answer.get("LastEvaluatedKey")

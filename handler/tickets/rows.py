@@ -1,4 +1,4 @@
-"""The lines of lists of tickets."""
+"""Rows of ticket lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["count_rows", "ticket_row"]
 
 
 def ticket_row(item: Item, cosine: float | None = None) -> Row:
-    """A ticket of a list, with its similarity to another one where there is such."""
+    """The row of a ticket; `cosine` is its similarity to another ticket, if there is one."""
     labels = {"urgency": item.urgency, "intent": item.intent, "sentiment": item.sentiment}
     texts = {"ticket": item.ticket_id, "subject": item.subject, "summary": item.summary}
     similarity = {} if cosine is None else {"cosine": f"{cosine:.4f}"}
@@ -24,7 +24,7 @@ def ticket_row(item: Item, cosine: float | None = None) -> Row:
 
 
 def count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[Row]:
-    """One row a label: of each kind the most frequent first, but urgencies in their own order."""
+    """One row per label: the most frequent first, but urgencies from critical to low."""
     rows = []
     for kind, labels in counts.items():
         for label, number in sorted(labels.items(), key=lambda entry: (-entry[1], entry[0])):

@@ -1,4 +1,4 @@
-"""Tickets that resemble one: the cosine of its vector with those of the newest others, read from S3 side by side."""
+"""Similar tickets: the cosine of a ticket's embedding with those of the newest others, read from S3 concurrently."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from handler.tickets.repository import Item, ObjectUnreadable, RepositoryError, 
 
 __all__ = ["READERS", "Similarity", "similar"]
 
-READERS: Final = 16  # objects read at once; the HTTP pool of the client matches
+READERS: Final = 16  # concurrent reads; the client's HTTP pool has the same size
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """The tickets that resemble one, best first with their cosine, and what the comparison left out.
+    """The most similar tickets with their cosines, best first, and what the comparison left out.
 
-    `compared` others were looked at; where there are older ones, `oldest` is the `created_at` (Unix seconds) from which
-    on they were, else None. `unreadable` of them had no usable object, `foreign` come from another model version.
+    `compared` is the number of tickets compared. If older tickets were left out, `oldest` is the `created_at` (Unix
+    seconds) of the oldest one compared, otherwise None. `unreadable` tickets had no usable object; `foreign` ones come
+    from another model version.
     """
 
     matches: list[tuple[float, Item]]
@@ -41,15 +42,15 @@ def similar(
     begin: Callable[[int], object],
     advance: Callable[[], object],
 ) -> Similarity:
-    """The `limit` tickets whose vectors have the largest cosine with this one's, among the `among` newest others.
+    """The `limit` tickets most similar to `item` among the `among` newest others.
 
-    `begin` hears how many objects will be read, `advance` of each that was. Raises ObjectUnreadable when this ticket's
-    own object cannot be used, RepositoryError when it has no text and so resembles none, and botocore's errors.
+    For progress, `begin` is called with the number of objects to read and `advance` after each. Raises ObjectUnreadable
+    if this ticket's own object cannot be used, RepositoryError if it has no text, and botocore's errors.
     """
     target = _vector(repository.whole(item))
     if not any(target):
-        raise RepositoryError(f"ticket {item.ticket_id} has no text, so nothing resembles it")
-    # One more than are compared shows whether there are older ones, and yet another may be the ticket itself.
+        raise RepositoryError(f"ticket {item.ticket_id} has no text, so there are no similar tickets")
+    # One more than `among` shows whether older tickets exist, and one of them may be the ticket itself.
     newest = islice(repository.newest(Selection()), among + 2)
     others = [other for other in newest if (other.ticket_id, other.created_at) != (item.ticket_id, item.created_at)]
     compared = others[:among]
@@ -68,7 +69,7 @@ def similar(
             if value is not None:
                 pairs.append((value, other))
             advance()
-    finally:  # not `with`, which would read all the others after an error or Ctrl-C
+    finally:  # not `with`, which would read all remaining objects after an error or Ctrl-C
         pool.shutdown(cancel_futures=True)
     return Similarity(
         matches=sorted(pairs, key=lambda pair: -pair[0])[:limit],
@@ -87,9 +88,9 @@ def _vector(ticket: Mapping[str, Any]) -> list[float]:
 
 
 def _cosine(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """The cosine; 0 with a vector of zeros, None with one of another length."""
+    """The cosine; 0 for a zero vector, None if the lengths differ."""
     if len(one) != len(other):
         return None
-    # A network read costs a hundred times as much as this, and loading numpy a tenth of a second.
+    # Plain Python: the network read takes a hundred times as long, and importing numpy 0.1 s.
     lengths = math.hypot(*one) * math.hypot(*other)
     return sum(map(mul, one, other)) / lengths if lengths else 0.0

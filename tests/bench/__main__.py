@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -90,8 +91,7 @@ def per_ticket(bundle: Path) -> None:
     options.intra_op_num_threads = 2
     session = ort.InferenceSession(opened.path("encoder.onnx"), options, providers=["CPUExecutionProvider"])
     rows = [
-        [101, *tokens.ids.tolist(), 102]
-        for tokens in encoder.tokenize([model_text(t.subject, t.body) for t in batch])
+        [101, *tokens.ids.tolist(), 102] for tokens in encoder.tokenize([model_text(t.subject, t.body) for t in batch])
     ]
     longest = max(map(len, rows))
     ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
@@ -173,7 +173,7 @@ def packages() -> None:
     say("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
 
 
-def json_of(module: str, *arguments: str) -> dict[str, float]:
+def json_of(module: str, *arguments: str) -> dict[str, Any]:
     """Runs a module of this folder in a process of its own; its last line of output is a JSON object."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],

@@ -79,7 +79,8 @@ class Demo:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
         self.embed = SentenceTransformer(str(folder / ENCODER), device="cpu")
-        self.sentiment: Any = pipeline("sentiment-analysis", model=str(folder / SENTIMENT), device="cpu")
+        make: Any = pipeline  # its types know no alias of a task
+        self.sentiment = make("sentiment-analysis", model=str(folder / SENTIMENT), device="cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(folder / SUMMARY)
         self.summary: Any = AutoModelForSeq2SeqLM.from_pretrained(folder / SUMMARY)
 

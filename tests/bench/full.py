@@ -80,7 +80,7 @@ def prepare(models: Path) -> dict[int, Path]:
         from enrichment.export.full import FullRecipe, build
 
         recipe = FullRecipe(Recipe(str(models)), allow_unpinned=True, generation=FORCED)
-        build(recipe, folders[4], lambda line: sys.stderr.write(f"{line}\n") and None)
+        build(recipe, folders[4], _say_progress)
     if not (folders[1] / "bundle.json").exists():
         shutil.rmtree(folders[1], ignore_errors=True)
         shutil.copytree(folders[4], folders[1], copy_function=os.link)
@@ -89,6 +89,10 @@ def prepare(models: Path) -> dict[int, Path]:
         (folders[1] / "bundle.json").unlink()
         (folders[1] / "bundle.json").write_text(json.dumps(manifest))
     return folders
+
+
+def _say_progress(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:

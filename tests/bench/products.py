@@ -74,7 +74,7 @@ def _graph(folder: str, shapes: list[tuple[int, int]]) -> Path:
     """Every product has weights of its own, which come from memory as in a model, and is made of the same rows."""
     random = np.random.default_rng(0)
     nodes, results = [], []
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "zero": np.asarray(128, np.uint8),
         "one": np.asarray(1, np.float32),
         "begin": np.zeros(2, np.int64),

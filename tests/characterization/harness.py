@@ -7,6 +7,7 @@ that moves changes nothing but the imports below and MODULES.
 from __future__ import annotations
 
 import base64
+import copy
 import importlib
 import io
 import json
@@ -41,7 +42,7 @@ from handler.worker.reports import Reporter, WorkerOptions
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENTS = REPOSITORY / "events"
 EVENT_BUCKET = "tickets-raw"  # the raw bucket's name in all sample events
-MODULES = {"enrichment": "enrichment", "demo": "handler.demo"}  # what is started with `python -m`
+MODULES = {"enrichment": "enrichment", "demo": "handler.local.demo"}  # what is started with `python -m`
 SCRIPTS: dict[str, str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "scripts"
 ]
@@ -107,11 +108,7 @@ class Product:
         self.s3, self.sqs, self.dynamodb = (stack.client(name) for name in ("s3", "sqs", "dynamodb"))
         # The bucket notifies the deployed queue of each upload, so the worker gets a queue where only events arrive.
         self.queue = self.sqs.create_queue(QueueName="characterization")["QueueUrl"]
-        with in_environment(environment):
-            self._handler = build(Settings())
-            self._worker = _Worker(WorkerSettings(queue_url=self.queue))
-        # The first batch reports the cold start; after it, no event's metrics depend on the order of the tests.
-        self.first = self.through_handler(Event.load("s3-test-event"))
+        self._start(environment)
 
     @classmethod
     @contextmanager
@@ -120,6 +117,19 @@ class Product:
         with EmbeddedStack() as stack:
             own = {"MODEL_BUNDLE": bundle.as_uri(), "BUNDLE_CACHE_DIR": str(cache), "INTRA_OP_THREADS": "1"}
             yield cls(stack, stack.environment() | own)
+
+    def with_settings(self, **settings: str) -> Self:
+        """Another handler and worker on the same stack, with other settings: of a queue or bucket that is not there."""
+        found = copy.copy(self)
+        found._start(self.environment | settings)
+        return found
+
+    def _start(self, environment: dict[str, str]) -> None:
+        with in_environment(environment):
+            self._handler = build(Settings())
+            self._worker = _Worker(WorkerSettings(queue_url=self.queue))
+        # The first batch reports the cold start; after it, no event's metrics depend on the order of the tests.
+        self.first = self.through_handler(Event.load("s3-test-event"))
 
     def through_handler(self, event: Event, *, anew: bool = True) -> Run:
         """Calls the Lambda handler with the event; with `anew`, stores and queues are empty before."""
@@ -135,12 +145,12 @@ class Product:
         return self._handler(event, _Context())
 
     def through_worker(self, event: Event) -> Run:
-        """Puts the event's messages into a queue, and lets the worker take one batch; the answer is what stays."""
+        """Puts the event's messages into a queue, and lets the worker take one batch; the answer is how many stay."""
         self.prepare(event)
         ids = self.send(event)
         with _captured_log() as log:
             self._worker.one_batch()
-        return Run({"left in the queue": self._indices(self.take(self.queue, visible=False), ids)}, log.getvalue(), ids)
+        return Run({"messages left in the queue": self._left()}, log.getvalue(), ids)
 
     def prepare(self, event: Event) -> None:
         """Empties stores and queues, and puts the event's objects into the raw bucket."""
@@ -153,8 +163,8 @@ class Product:
         for key in self.items(whole=False):
             self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
         for found in self.versions():
-            place = {"Key": found["Key"], "VersionId": found["VersionId"]}
-            self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **place)
+            version = {"Key": found["Key"], "VersionId": found["VersionId"]}
+            self.s3.delete_object(Bucket=self.environment["ENRICHED_BUCKET"], **version)
         for queue in (self.queue, self.environment["QUEUE_URL"], self.environment["DLQ_URL"]):
             self.sqs.purge_queue(QueueUrl=queue)
 
@@ -191,18 +201,12 @@ class Product:
         with found["Body"] as stream:
             return found["ContentType"], stream.read()
 
-    def take(self, queue: str, *, visible: bool = True) -> list[dict[str, Any]]:
-        """Takes every message out of a queue; with `visible` false, also those that were put off."""
-        if not visible:
-            names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-            counts = self.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
-            if not any(int(count) for count in counts.values()):
-                return []
+    def take(self, queue: str) -> list[dict[str, Any]]:
+        """Takes every visible message out of a queue."""
         found: list[dict[str, Any]] = []
         while messages := self.sqs.receive_message(
             QueueUrl=queue,
             MaxNumberOfMessages=10,
-            WaitTimeSeconds=0 if visible else 3,
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["All"],
         ).get("Messages"):
@@ -211,11 +215,14 @@ class Product:
             found += messages
         return found
 
+    def _left(self) -> int:
+        """How many messages the worker's queue still holds; those that failed are invisible for a while."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        counts = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)["Attributes"]
+        return sum(map(int, counts.values()))
+
     def _with_our_bucket(self, text: str) -> str:
         return text.replace(EVENT_BUCKET, self.environment["RAW_BUCKET"])
-
-    def _indices(self, messages: Sequence[Mapping[str, Any]], ids: list[str]) -> list[int]:
-        return sorted(ids.index(message["MessageId"]) for message in messages)
 
 
 class _Worker:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
+from tests.endtoend.cloud import Cloud
 from tests.endtoend.localstack import LocalStack
 from tests.endtoend.ministack import MiniStack
 from tests.endtoend.pipeline import Pipeline
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.endtoend.cloud import Cloud
-
-CLOUDS = {"ministack": MiniStack, "localstack": LocalStack}
+CLOUDS: dict[str, Callable[[], AbstractContextManager[Cloud]]] = {"ministack": MiniStack, "localstack": LocalStack}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,8 +1,8 @@
-"""`dlq-replay` killed by SIGKILL at random points, a hundred times: no message is lost, at most a batch comes twice.
+"""`dlq-replay` killed by SIGKILL at random points, 100 times: no message is lost, at most one batch arrives twice.
 
-Each run has queues, messages and a point of death of its own, all from its seed. The command is a process of its own; a
-proxy in front of the embedded stack kills it when it has made so many calls: before SQS hears of the call, before the
-process hears SQS's answer, or a moment later. Every second run has an audit file and is taken up by a second process.
+Each run has its own queues, messages and kill point, all derived from its seed. A proxy in front of the embedded stack
+kills the process at a certain call: before SQS receives it, before the process receives SQS's answer, or a moment
+later. Every second run has an audit file, with which a second process resumes it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from typing import Any
 import pytest
 
 from handler.local import EmbeddedStack
-from tests.replay_fakes import text
-from tests.replay_process import Starter
+from tests.support.dlq_process import Starter
+from tests.support.dlq_queues import text
 from tests.support.proxy import Proxy, Unanswered
 
 RUNS = 100
-AT_ONCE = 8  # most of their time they wait
+AT_ONCE = 8  # most of the time they wait
 BATCH = 10
-HIDDEN = 2  # seconds after which what a dead process held is seen again
+VISIBILITY_TIMEOUT = 2  # seconds after which the messages of a killed process are visible again
 
 
 @dataclass
-class Fate:
-    """What became of the messages of one run; bodies are unique, so they stand for the messages."""
+class RunResult:
+    """What happened to the messages of one run; bodies are unique, so they identify messages."""
 
     seed: int
     phase: str
@@ -46,7 +46,7 @@ class Fate:
     twice: Counter[str] = field(default_factory=Counter)
     replayed: int = 0
     left: int = 0
-    unchosen: int = 0
+    unselected: int = 0
     unmarked: int = 0
     with_audit: bool = False
     exit_code: int = 0
@@ -59,31 +59,33 @@ class Run:
         self.stack = stack
         self.starter = starter
         self.sqs = stack.client("sqs")
-        self.chance = random.Random(seed)
+        self.random = random.Random(seed)
         self.audit = folder / f"{seed}.jsonl" if seed % 2 else None
-        self.fate = Fate(seed, self.chance.choice(["before", "after", "later"]), with_audit=self.audit is not None)
+        self.result = RunResult(
+            seed, self.random.choice(["before", "after", "later"]), with_audit=self.audit is not None
+        )
         self.dead, self.live = self._queues(f"killed-{seed}")
-        self.messages = [f"{seed}/{number}" for number in range(self.chance.randint(11, 45))]
-        self.choose = self.chance.random() < 0.3
-        # Facts of both queues, then of every ten messages: receive, and send and delete where one of them is chosen;
-        # at last a look that finds nothing, after which it is too late to kill it.
+        self.messages = [f"{seed}/{number}" for number in range(self.random.randint(11, 45))]
+        self.has_filter = self.random.random() < 0.3
+        # Attributes of both queues; then, for every ten messages, receive, and send and delete if one is selected;
+        # finally a receive that returns nothing, after which it is too late to kill it.
         tens = [range(len(self.messages))[first : first + BATCH] for first in range(0, len(self.messages), BATCH)]
-        calls = 2 + sum(1 + 2 * any(self._is_chosen(number) for number in ten) for ten in tens) + 1
-        self.death = self.chance.randint(3, calls - (self.fate.phase == "later"))
+        calls = 2 + sum(1 + 2 * any(self._is_selected(number) for number in ten) for ten in tens) + 1
+        self.kill_at = self.random.randint(3, calls - (self.result.phase == "later"))
 
-    def go(self) -> Fate:
-        """Puts the messages there, kills the process, and counts what is where."""
+    def go(self) -> RunResult:
+        """Put the messages there, kill the process, and count what is where."""
         self._put()
         self._kill()
-        while self._held():  # what the dead process had in hand
+        while self._in_flight():  # the messages of the killed process
             time.sleep(0.1)
         if self.audit:
             self._start(self.stack.endpoint_url)
-            self.fate.exit_code = self.starter.wait()
+            self.result.exit_code = self.starter.wait()
         self._count(self._taken(self.live), self._taken(self.dead))
         for url in (self.live, self.dead):
             self.sqs.delete_queue(QueueUrl=url)
-        return self.fate
+        return self.result
 
     def _queues(self, name: str) -> tuple[str, str]:
         dead = self.sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
@@ -94,26 +96,39 @@ class Run:
     def _put(self) -> None:
         rejected = {"Reason": text("throttled"), "Rejection": text(json.dumps({"message_id": "first"}))}
         entries = [
-            {"Id": str(number), "MessageBody": body, "MessageAttributes": {} if self._is_redriven(number) else rejected}
+            {
+                "Id": str(number),
+                "MessageBody": body,
+                "MessageAttributes": {} if self._has_no_reason(number) else rejected,
+            }
             for number, body in enumerate(self.messages)
         ]
         for first in range(0, len(entries), 10):
             self.sqs.send_message_batch(QueueUrl=self.dead, Entries=entries[first : first + 10])
-        self.fate.sent = len(self.messages)
-        self.fate.unchosen = sum(not self._is_chosen(number) for number in range(len(self.messages)))
+        self.result.sent = len(self.messages)
+        self.result.unselected = sum(not self._is_selected(number) for number in range(len(self.messages)))
 
-    def _is_redriven(self, number: int) -> bool:
-        """Whether SQS itself is to have moved this message, one of every three: it has no reason."""
+    def _has_no_reason(self, number: int) -> bool:
+        """One message in three looks as if SQS had moved it: it has no Reason."""
         return number % 3 == 0
 
-    def _is_chosen(self, number: int) -> bool:
-        return not (self.choose and self._is_redriven(number))
+    def _is_selected(self, number: int) -> bool:
+        return not (self.has_filter and self._has_no_reason(number))
 
     def _start(self, endpoint_url: str) -> int:
         settings = {name: value for name, value in self.stack.environment().items() if name.startswith("AWS_")}
         queues = {"DLQ_URL": self.dead, "QUEUE_URL": self.live, "AWS_ENDPOINT_URL": endpoint_url}
-        options = ["--yes", "--hidden", str(HIDDEN), "--wait", "1", "--empty-polls", "1"]
-        options += ["--reason", "throttled"] if self.choose else []
+        options = [
+            "replay",
+            "--yes",
+            "--visibility-timeout",
+            str(VISIBILITY_TIMEOUT),
+            "--wait",
+            "1",
+            "--empty-polls",
+            "1",
+        ]
+        options += ["--reason", "throttled"] if self.has_filter else []
         options += ["--audit", str(self.audit)] if self.audit else []
         return self.starter.start(options, {**settings, **queues})
 
@@ -121,21 +136,21 @@ class Run:
         with Proxy(self.stack.endpoint_url) as proxy:
 
             def at(phase: str, operation: str) -> None:
-                if len(proxy.calls) != self.death or phase != self.fate.phase:
+                if len(proxy.calls) != self.kill_at or phase != self.result.phase:
                     return
-                self.fate.operation = operation
+                self.result.operation = operation
                 os.kill(process, signal.SIGKILL)
                 raise Unanswered
 
             def after(operation: str) -> None:
                 at("after", operation)
-                if len(proxy.calls) == self.death and self.fate.phase == "later":
-                    self.fate.operation = operation
-                    threading.Timer(self.chance.uniform(0, 0.01), os.kill, (process, signal.SIGKILL)).start()
+                if len(proxy.calls) == self.kill_at and self.result.phase == "later":
+                    self.result.operation = operation
+                    threading.Timer(self.random.uniform(0, 0.01), os.kill, (process, signal.SIGKILL)).start()
 
             proxy.before, proxy.after = lambda operation: at("before", operation), after
             process = self._start(proxy.url)
-            assert self.starter.wait() == -signal.SIGKILL, "the process ended by itself"
+            assert self.starter.wait() == -signal.SIGKILL, "the process ended before it was killed"
 
     def _taken(self, url: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -147,27 +162,27 @@ class Run:
             found += messages
         return found
 
-    def _held(self) -> int:
+    def _in_flight(self) -> int:
         name = "ApproximateNumberOfMessagesNotVisible"
         return int(self.sqs.get_queue_attributes(QueueUrl=self.dead, AttributeNames=[name])["Attributes"][name])
 
     def _count(self, live: list[dict[str, Any]], dead: list[dict[str, Any]]) -> None:
         there = Counter(message["Body"] for message in live + dead)
-        self.fate.lost = set(self.messages) - set(there)
-        self.fate.twice = there - Counter(self.messages)
-        self.fate.replayed, self.fate.left = len(live), len(dead)
+        self.result.lost = set(self.messages) - set(there)
+        self.result.twice = there - Counter(self.messages)
+        self.result.replayed, self.result.left = len(live), len(dead)
         for message in live:
             marks = message["MessageAttributes"]
-            self.fate.unmarked += set(marks) != {"ReplayCount", "OriginalMessageId", "ReplayedAt"}
+            self.result.unmarked += set(marks) != {"ReplayCount", "OriginalMessageId", "ReplayedAt"}
 
 
-def test_a_hundred_kills_lose_nothing_and_duplicate_at_most_a_batch(
+def test_100_kills_lose_nothing_and_duplicate_at_most_one_batch(
     stack: EmbeddedStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun = time.monotonic()
     starters: queue.SimpleQueue[Starter] = queue.SimpleQueue()
 
-    def run(seed: int) -> Fate:
+    def run(seed: int) -> RunResult:
         starter = starters.get()
         try:
             return Run(stack, starter, seed, tmp_path).go()
@@ -177,38 +192,40 @@ def test_a_hundred_kills_lose_nothing_and_duplicate_at_most_a_batch(
     with ExitStack() as running, ThreadPoolExecutor(AT_ONCE) as pool:
         for _ in range(AT_ONCE):
             starters.put(running.enter_context(Starter()))
-        fates = list(pool.map(run, range(RUNS)))
+        results = list(pool.map(run, range(RUNS)))
     with capsys.disabled():
-        print(_stats(fates, time.monotonic() - begun))  # noqa: T201
-    for fate in fates:
-        assert not fate.lost, fate
-        assert fate.twice.total() <= BATCH, fate
-        assert max(fate.twice.values(), default=1) == 1, fate  # nothing comes a third time
-        assert fate.unmarked == 0, fate
-        assert fate.exit_code == 0, fate
-        assert fate.replayed + fate.left == fate.sent + fate.twice.total(), fate
-    # A hundred kills that all came before the first send would show nothing.
-    assert {fate.operation for fate in fates} >= {"ReceiveMessage", "SendMessageBatch", "DeleteMessageBatch"}
-    assert any(fate.twice for fate in fates)
-    for fate in fates:
-        if fate.with_audit:  # all that was chosen has gone, and only what was on its way at the death came twice
-            assert fate.left == fate.unchosen, fate
-            assert not fate.twice or fate.phase == "later" or fate.operation == "SendMessageBatch", fate
+        print(_report(results, time.monotonic() - begun))  # noqa: T201
+    for result in results:
+        assert not result.lost, result
+        assert result.twice.total() <= BATCH, result
+        assert max(result.twice.values(), default=1) == 1, result  # no message arrives three times
+        assert result.unmarked == 0, result
+        assert result.exit_code == 0, result
+        assert result.replayed + result.left == result.sent + result.twice.total(), result
+    # If all kills came before the first send, this would prove nothing.
+    assert {result.operation for result in results} >= {"ReceiveMessage", "SendMessageBatch", "DeleteMessageBatch"}
+    assert any(result.twice for result in results)
+    for result in results:
+        if result.with_audit:  # all selected messages are gone, and only the batch being sent at the kill came twice
+            assert result.left == result.unselected, result
+            assert not result.twice or result.phase == "later" or result.operation == "SendMessageBatch", result
 
 
-def _stats(fates: list[Fate], seconds: float) -> str:
-    lines = [f"\n{len(fates)} runs of dlq-replay killed by SIGKILL, seeds 0 to {len(fates) - 1}, in {seconds:.0f} s"]
+def _report(results: list[RunResult], seconds: float) -> str:
+    lines = [
+        f"\n{len(results)} runs of dlq-replay killed by SIGKILL, seeds 0 to {len(results) - 1}, in {seconds:.0f} s"
+    ]
     for name, some in (
-        ("without an audit file", [fate for fate in fates if not fate.with_audit]),
-        ("taken up with one", [fate for fate in fates if fate.with_audit]),
+        ("without an audit file", [result for result in results if not result.with_audit]),
+        ("resumed with one", [result for result in results if result.with_audit]),
     ):
-        sent, twice = sum(fate.sent for fate in some), sum(fate.twice.total() for fate in some)
-        replayed, left = sum(fate.replayed for fate in some), sum(fate.left for fate in some)
-        lost = sum(len(fate.lost) for fate in some)
-        most = max(fate.twice.total() for fate in some)
+        sent, twice = sum(result.sent for result in some), sum(result.twice.total() for result in some)
+        replayed, left = sum(result.replayed for result in some), sum(result.left for result in some)
+        lost = sum(len(result.lost) for result in some)
+        most = max(result.twice.total() for result in some)
         lines.append(
-            f"  {name}: {len(some)} runs, {sent} messages = {replayed} sent + {left} still dead - {twice} twice"
+            f"  {name}: {len(some)} runs, {sent} messages = {replayed} sent + {left} still in the DLQ - {twice} twice"
             f" (at most {most} in a run) + {lost} lost"
         )
-    points = Counter(f"{fate.phase} {fate.operation}" for fate in fates)
+    points = Counter(f"{result.phase} {result.operation}" for result in results)
     return "\n".join([*lines, "  killed " + ", ".join(f"{point}: {number}" for point, number in points.most_common())])

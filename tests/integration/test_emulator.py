@@ -59,7 +59,7 @@ def test_missing_template_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("Transform: AWS::Serverless-2016-10-31", "Transform: [", "template.yaml was not created"),
+        ("Transform: AWS::Serverless-2016-10-31", "Transform: [", "template.yaml could not be created"),
         ("maxReceiveCount: !Ref MaximumReceiveCount", "maxReceiveCount: 0", "TicketQueue"),
     ],
 )

@@ -51,7 +51,7 @@ class Machine:
         self._sam = folder / "sam"
 
     def run(self, action: str, *options: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, REPO / "deploy" / "lambda" / "release.py", action, "--sam", self._sam]
+        program = [sys.executable, str(REPO / "deploy" / "lambda" / "release.py"), action, "--sam", str(self._sam)]
         return subprocess.run(
             [*program, "--config", self.config, *options],
             env=self.environment,

@@ -62,7 +62,7 @@ def enrich(handler: Handler) -> Enrich:
     numbers = itertools.count()
 
     def send(*tickets: dict[str, Any]) -> None:
-        records = [
+        records: list[dict[str, Any]] = [
             {"messageId": f"tickets-{next(numbers)}", "receiptHandle": "none", "body": json.dumps(ticket)}
             for ticket in tickets
         ]
@@ -208,7 +208,7 @@ def test_a_ticket_without_text_has_none_that_resemble_it(run: Run) -> None:
     result = RUNNER.invoke(app, ["similar", "tickets-empty"])
     assert (result.exit_code, result.stderr) == (
         1,
-        "tickets: ticket tickets-empty has no text, so nothing resembles it\n",
+        "tickets: ticket tickets-empty has no text, so there are no similar tickets\n",
     )
 
 

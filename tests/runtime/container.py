@@ -189,15 +189,20 @@ class LambdaContainer:
         return int(words[words.index("oom_kill") + 1])
 
     def kill(self, signal: str = "KILL") -> None:
-        """Kills the function's process, as a crash in native code does, or sends it that signal; RIE stays."""
+        """Kills the function's process, as a crash in native code does, or sends it that signal; RIE stays.
+
+        Raises ContainerError unless exactly one process got it: a test that goes on would wait for nothing.
+        """
         # The brackets keep the pattern from finding the shell that runs this.
-        self.run(
+        signalled = self.run(
             "/bin/sh",
             "-c",
             'for f in /proc/[0-9]*; do case "$(cat $f/cmdline 2>/dev/null)" in '
-            '*-m[a]wslambdaric*) kill -"$0" "${f#/proc/}" ;; esac; done',
+            '*-m[a]wslambdaric*) kill -"$0" "${f#/proc/}" && echo "${f#/proc/}" ;; esac; done',
             signal,
-        )
+        ).split()
+        if len(signalled) != 1:
+            raise ContainerError(f"SIG{signal} reached {len(signalled)} processes of {self.name}, not one")
 
     def _lengths(self) -> tuple[int, int]:
         if self._scratch is None:

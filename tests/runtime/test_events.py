@@ -38,7 +38,7 @@ def refused(path):
         return error.strerror
 
 status = dict(line.split(":", 1) for line in pathlib.Path("/proc/1/status").read_text().splitlines())
-modules = ["handler.main", "handler.local", "handler.worker", "handler.replay", "handler.tickets", "enrichment.export",
+modules = ["handler.main", "handler.local", "handler.worker", "handler.dlq", "handler.tickets", "enrichment.export",
            "torch", "transformers", "moto", "ministack", "typer", "rich"]
 print(json.dumps({
     "user": [os.getuid(), os.getgid()],

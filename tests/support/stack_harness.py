@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
@@ -18,10 +18,23 @@ from tests.support.cases import Answer, DeadLetter
 from tests.support.fakes import context, written_to
 
 
+class DeployedStack(Protocol):
+    """What a harness needs of a stack: the embedded one, or one that was deployed elsewhere."""
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The template's outputs."""
+        ...
+
+    def client(self, service: str) -> Any:
+        """A client of a service of it."""
+        ...
+
+
 class StackHarness:
     """`tests.support.cases.Harness` on the embedded stack, and a handler that works there."""
 
-    def __init__(self, stack: EmbeddedStack, handler: Handler) -> None:
+    def __init__(self, stack: DeployedStack, handler: Handler) -> None:
         self.raw_bucket: str = stack.outputs["RawBucket"]
         self.handler = handler
         self._outputs = stack.outputs

@@ -499,12 +499,14 @@ def test_an_unexpected_exception_is_logged_without_its_text_counted_and_tried_ag
     assert "batch.py" in line["traceback"]
 
 
-def test_a_model_s_exception_is_one_line_of_json_without_its_message(enricher: Enricher) -> None:
+def test_a_model_s_exception_is_one_line_of_json_without_its_message(
+    enricher: Enricher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(part: Any, _: Any) -> Any:
         raise ValueError(f"could not convert {part[0].ticket.body!r}")
 
     broken = Enricher(enricher.bundle, enricher._encoder, enricher._classifiers)
-    broken._summarize = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(broken, "_summarize", fail)
     answer = FakeHarness(broken).invoke(event(record(ticket("bad"))))
     assert (failed(answer), ticket()["body"] in answer.log) == ({"m-1"}, False)
     (line,) = [line for line in answer.lines() if line["message"] == "a model failed"]

@@ -107,10 +107,15 @@ def test_a_bias_of_another_length_is_refused(copy: Path) -> None:
         _open(copy)
 
 
+def _objects(_raw: bytes, path: Path) -> None:
+    parts: dict[str, Any] = {"intent.weights": np.asarray([{}]), "intent.bias": np.zeros(1)}
+    np.savez(path, **parts)
+
+
 def _drop_urgency(raw: bytes, path: Path) -> None:
     path.write_bytes(raw)
     with np.load(path) as found:
-        parts = {name: value for name, value in found.items() if not name.startswith("urgency")}
+        parts: dict[str, Any] = {name: value for name, value in found.items() if not name.startswith("urgency")}
     np.savez(path, **parts)
 
 
@@ -121,10 +126,7 @@ def _drop_urgency(raw: bytes, path: Path) -> None:
         (lambda raw, path: path.write_bytes(b"no archive"), "intent"),
         (lambda raw, path: path.write_bytes(b"PK\x03\x04" + raw[4:200]), "intent"),
         (lambda raw, path: path.write_bytes(raw[:1000] + b"\0" * 500 + raw[1500:]), "intent"),
-        (
-            lambda raw, path: np.savez(path, **{"intent.weights": np.asarray([{}]), "intent.bias": np.zeros(1)}),
-            "intent",
-        ),
+        (_objects, "intent"),
         (_drop_urgency, "urgency"),
     ],
     ids=["empty", "text", "short", "damaged", "objects", "without urgency"],

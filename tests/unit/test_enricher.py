@@ -223,6 +223,13 @@ def test_what_still_fits_is_done(counting: Enricher, encoder: FakeEncoder) -> No
     assert encoder.batches == [2, 1]
 
 
+def test_a_pause_in_a_short_run_does_not_put_off_the_next_long_ticket(enricher: Enricher) -> None:
+    made = Enricher(enricher.bundle, enricher._encoder, enricher._classifiers)
+    made._learn(9, 1.0)
+    [result] = made.enrich([_ticket("Printer", "It does not print. " * 500)], time_left=lambda: 30.0)
+    assert isinstance(result, EnrichmentData)
+
+
 def test_with_time_enough_all_run_together(counting: Enricher, encoder: FakeEncoder) -> None:
     results = counting.enrich(TICKETS[:4], time_left=lambda: 1e6)
     assert all(isinstance(result, EnrichmentData) for result in results)
@@ -322,7 +329,7 @@ def test_a_stated_priority_needs_no_review_of_the_urgency(enricher: Enricher, al
         ("word " * 300, ["embedding", "intent", "urgency", "sentiment"]),
         ("word " * 1100, ["embedding", "intent", "urgency", "sentiment", "summary"]),
         ("word" + " " * 40_000 + "word", []),
-            ("word" * 40_000, ["embedding", "intent", "urgency", "sentiment", "summary"]),
+        ("word" * 40_000, ["embedding", "intent", "urgency", "sentiment", "summary"]),
     ],
     ids=["one window", "two windows", "five windows", "white space", "a long word"],
 )

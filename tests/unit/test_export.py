@@ -1,7 +1,6 @@
 """Building bundles: sources, training data, quantisation, heads, and the command line."""
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from enrichment import Bundle, Enricher, EnrichmentData, RawTicket
+from enrichment import Bundle
 from enrichment.classify import TASKS
 from enrichment.encoder import Encoder
 from enrichment.export import compact
@@ -344,7 +343,7 @@ def _tiny_graph(prefix: str = "", seed: int = 3) -> Graph:
     lifted = node("Tanh", product(product(attended, "output"), "up"))
     last = product(node("Relu", lifted), "down")
     nodes.append(helper.make_node("Identity", [last], ["y"]))
-    shape = ["batch", "tokens", 8]
+    shape: list[str | int | None] = ["batch", "tokens", 8]
     return Graph(
         helper.make_model(
             helper.make_graph(
@@ -493,7 +492,8 @@ def test_training_a_head_is_repeatable_and_calibrated() -> None:
     assert first.labels == ["blue", "green", "red"]
     assert (first.weights.tobytes(), first.bias.tobytes()) == (second.weights.tobytes(), second.bias.tobytes())
     assert first.training == second.training
-    assert (first.weights.shape, first.bias.shape, first.weights.dtype) == ((8, 3), (3,), np.float32)
+    assert (first.weights.shape, first.bias.shape) == ((8, 3), (3,))
+    assert first.weights.dtype == np.float32
     scores = first.training["cross_validated"]
     assert scores["accuracy"] > 0.72
     assert scores["calibration_error"] < 0.08
@@ -664,66 +664,3 @@ def test_a_label_with_too_few_texts_is_named(bundle: Path, tmp_path: Path, taxon
         ExportError, match="fewer than 5 labelled texts have the intent other, refund; add some, or drop"
     ):
         compact.train_heads(tmp_path, Shipped.read(), taxonomy, tickets, TASKS, lambda _: None)
-
-
-def _own_tickets() -> list[dict[str, str]]:
-    what = {
-        "parcel": ["my parcel is lost", "the courier never came", "nothing was delivered", "the box went to Norway"],
-        "refund": ["I want my money back", "refund the shoes, please", "you still owe me 40 euros", "no refund came"],
-        "other": ["when do you open", "do you sell hats", "is there a shop in Graz", "are you hiring"],
-    }
-    how = {
-        "critical": ("Outage everywhere", "all our shops stand still this minute"),
-        "high": ("Today, please", "I need it today and cannot work without it"),
-        "medium": ("", "some time this week would do"),
-        "low": ("No rush", "no rush at all, just curious"),
-    }
-    moods = ["NEGATIVE", "NEUTRAL", "POSITIVE"]
-    return [
-        {
-            "subject": subject,
-            "body": f"{text}; {tail}.",
-            "intent": intent,
-            "urgency": urgency,
-            "sentiment": moods[i % 3],
-        }
-        for intent, texts in what.items()
-        for i, text in enumerate(texts)
-        for urgency, (subject, tail) in how.items()
-    ]
-
-
-@pytest.mark.last
-def test_ones_own_labels_and_tickets_make_a_whole_bundle(tmp_path: Path, taxonomy_file: Path) -> None:
-    tickets, out = tmp_path / "tickets.jsonl", tmp_path / "bundle"
-    tickets.write_text("\n".join(map(json.dumps, _own_tickets())))
-    out.mkdir()
-    (out / "bundle.json").write_text("an older bundle")
-    (out / "stale.bin").write_text("of the older bundle")
-    command = [sys.executable, "-m", "enrichment.export", "compact", "--out", str(out)]
-    done = subprocess.run(
-        [*command, "--taxonomy", str(taxonomy_file), "--tickets", str(tickets)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()) == out
-    assert {path.name for path in tmp_path.iterdir()} == {"taxonomy.toml", "tickets.jsonl", "bundle"}
-    enricher = Enricher.open(out, verify=True)
-    assert set(enricher.bundle.manifest.files) | {"bundle.json"} == {path.name for path in out.iterdir()}
-    assert enricher.bundle.manifest.verification["cosine_at_least"] == 0.99
-    parcel, refund, nothing = enricher.enrich(
-        [
-            RawTicket(ticket_id="1", customer_id="C", created_at=0, subject="", body="Has my parcel been delivered?"),
-            RawTicket(ticket_id="2", customer_id="C", created_at=0, subject="", body="Where is my refund? Outage!"),
-            RawTicket(ticket_id="3", customer_id="C", created_at=0, subject="", body=""),
-        ]
-    )
-    assert isinstance(parcel, EnrichmentData)
-    assert isinstance(refund, EnrichmentData)
-    assert isinstance(nothing, EnrichmentData)
-    assert (parcel.intent, refund.intent, nothing.intent) == ("parcel", "refund", "other")
-    assert set(parcel.scores["intent"]) == {"parcel", "refund", "other"}
-    assert set(parcel.scores["urgency"]) == {"critical", "high", "medium", "low"}

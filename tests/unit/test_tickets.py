@@ -28,8 +28,9 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
-from handler.aws.storage import AwsTicketSink, Write
+from handler.aws.storage import AwsTicketSink
 from handler.cli.output import age, moment, write, write_whole
+from handler.ports import Write
 from handler.settings import Settings
 from handler.tickets.access import AccessSettings
 from handler.tickets.command import app, follow_tickets, main
@@ -662,8 +663,8 @@ def test_similar_ones_and_what_was_left_out(harness: Harness) -> None:
     result = run("similar", "asked", "--among", "3")
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["0.8000", "0.6000"]
     assert result.stderr == (
-        "compared with 3 tickets; older ones than 1970-01-01T00:00:06Z were left out (--among reads more); "
-        "1 of them have no object that can be compared; 1 come from another model version, so their cosines say less\n"
+        "compared with 3 tickets; tickets older than 1970-01-01T00:00:06Z were not compared (raise --among); "
+        "1 of them have no readable object; 1 come from another model version, so their cosines are less meaningful\n"
     )
     everything = run("similar", "asked", "--json", "--limit", "1")
     assert json.loads(everything.stdout)["ticket_id"] == "older"

@@ -22,7 +22,7 @@ from handler.worker.reports import Reporter, WorkerOptions
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from click.testing import Result
+    from typer.testing import Result
 
 REQUIRED = ("MODEL_BUNDLE", "RAW_BUCKET", "ENRICHED_BUCKET", "TABLE_NAME", "QUEUE_URL", "DLQ_URL")
 

@@ -290,7 +290,12 @@ def test_long_poll_is_left_when_asked_to_end(monkeypatch: pytest.MonkeyPatch) ->
         return []
 
     monkeypatch.setattr(harness.queue, "receive", receive)
-    threading.Thread(target=lambda: asked.wait() and harness.shutdown.request()).start()
+
+    def request_then() -> None:
+        asked.wait()
+        harness.shutdown.request()
+
+    threading.Thread(target=request_then).start()
     harness.run()
     assert not forever.is_set()
     forever.set()

@@ -1,0 +1,173 @@
+"""The options of dlq-replay: one dataclass, whose fields are what the command line accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
+
+import typer
+from typer import Argument, Option
+from typer.core import TyperGroup
+
+from handler.cli.options import WHEN, unix_time
+from handler.dlq.errors import reported
+from handler.dlq.filter import Expression, Filter
+from handler.dlq.message import NO_REASON
+
+__all__ = ["FILTER", "SCAN", "DlqGroup", "Options", "command"]
+
+_T = TypeVar("_T")
+
+FILTER: Final = ("reason", "match", "older_than", "newer_than", "message_id")
+SCAN: Final = ("visibility_timeout", "wait", "empty_polls")
+
+
+def _parser(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Show the message of a ValueError, which typer does not."""
+
+    def parser(text: str) -> _T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parser
+
+
+_TIME: Final = _parser(lambda text: int(unix_time(text) * 1000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Every option; a command accepts a part of them. Times are milliseconds since 1970, durations seconds."""
+
+    stored: Annotated[
+        str, Argument(metavar="s3://BUCKET/PREFIX", help="Where the raw tickets are.", show_default=False)
+    ] = ""
+    source: Annotated[
+        str | None, Option(envvar="DLQ_URL", metavar="QUEUE", help="The dead-letter queue: URL, ARN or name.")
+    ] = None
+    destination: Annotated[
+        str | None, Option(envvar="QUEUE_URL", metavar="QUEUE", help="The queue to send to: URL, ARN or name.")
+    ] = None
+    reason: Annotated[
+        list[str] | None,
+        Option(metavar="CODE", help=f"Only with this Reason; {NO_REASON}: without a Reason. Can be repeated."),
+    ] = None
+    match: Annotated[
+        Expression | None,
+        Option(
+            parser=_parser(Expression),
+            metavar="JMESPATH",
+            help="Only if this is true of {body, attributes, reason, rejection, message_id}; a body that is JSON is "
+            "parsed: \"attributes.source == 'mail'\", \"starts_with(body.Records[0].s3.object.key, '2026/')\".",
+        ),
+    ] = None
+    older_than: Annotated[
+        int | None, Option(parser=_TIME, metavar=WHEN, help="Only if sent before; TIME is ISO 8601.")
+    ] = None
+    newer_than: Annotated[
+        int | None,
+        Option(
+            parser=_TIME,
+            metavar=WHEN,
+            help="Only if sent since. Messages that SQS moved to the DLQ keep the time of their first delivery.",
+        ),
+    ] = None
+    message_id: Annotated[
+        list[str] | None,
+        Option(metavar="ID", help="Only this message, by its id in the DLQ or where it failed. Can be repeated."),
+    ] = None
+    limit: Annotated[
+        int | None, Option(min=1, help="Maximum number of messages. Default: 10 for peek, otherwise no limit.")
+    ] = None
+    rate: Annotated[
+        float | None, Option(min=0.01, help="Maximum number of messages per second. Default: no limit.")
+    ] = None
+    max_replays: Annotated[
+        int | None, Option(min=1, help="Refuse messages that were replayed this often, by their ReplayCount.")
+    ] = None
+    dry_run: Annotated[bool, Option("--dry-run", help="Send nothing; show what would be sent.")] = False
+    audit: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Record what is done; a run with the same file resumes an interrupted one."),
+    ] = None
+    raw_bucket: Annotated[str | None, Option(envvar="RAW_BUCKET", hidden=True)] = None
+    force: Annotated[
+        bool, Option("--force", help="Accept a source that is not the destination's DLQ, or not RAW_BUCKET.")
+    ] = False
+    yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of tables and sentences.")] = False
+    visibility_timeout: Annotated[
+        int,
+        Option(
+            min=1,
+            max=43200,
+            help="Seconds that received messages are invisible to other consumers; extended while the command runs, so "
+            "it is the time they stay invisible after a kill.",
+        ),
+    ] = 60
+    wait: Annotated[int, Option(min=1, max=20, help="Seconds of one long poll.")] = 5
+    empty_polls: Annotated[
+        int, Option(min=1, help="Number of empty receives in a row after which the queue counts as empty.")
+    ] = 3
+
+    @cached_property
+    def filter(self) -> Filter:
+        """What the options of FILTER describe."""
+        return Filter(
+            reasons=frozenset(self.reason or ()),
+            expression=self.match,
+            before=self.older_than,
+            after=self.newer_than,
+            message_ids=frozenset(self.message_id or ()),
+        )
+
+
+def command(app: typer.Typer, *names: str) -> Callable[[Callable[[Options], None]], Callable[[Options], None]]:
+    """Register a function as a command that accepts the options `names`; its errors become one line and an exit code.
+
+    typer reads a command's options from the signature of its function: here it is made from the fields of Options.
+    """
+    hints = get_type_hints(Options, include_extras=True)
+    parameters = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        for field in fields(Options)
+        if field.name in names
+    ]
+
+    def register(function: Callable[[Options], None]) -> Callable[[Options], None]:
+        def run(**values: Any) -> None:
+            with reported():
+                function(Options(**values))
+
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # functions do have it
+        paragraphs = [" ".join(paragraph.split()) for paragraph in (function.__doc__ or "").split("\n\n")]
+        app.command(function.__name__, help="\n\n".join(paragraphs))(run)
+        return function
+
+    return register
+
+
+class DlqGroup(TyperGroup):
+    """The commands, of which `replay` is the default. Accepts the command lines of earlier versions.
+
+    `--hidden` is now `--visibility-timeout`, `replay --native` is `redrive`, `replay --from-s3 URL` is `backfill URL`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Translate, then parse."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["replay", *args]
+        args = [
+            "--visibility-timeout" + a.removeprefix("--hidden") if a.split("=")[0] == "--hidden" else a for a in args
+        ]
+        if args[0] == "replay" and any(argument.split("=")[0] == "--from-s3" for argument in args):
+            args = ["backfill", *(a.removeprefix("--from-s3=") for a in args[1:] if a != "--from-s3")]
+        elif args[0] == "replay" and "--native" in args:
+            args = ["redrive", *(a for a in args[1:] if a != "--native")]
+        return super().parse_args(ctx, args)

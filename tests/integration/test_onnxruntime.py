@@ -1,0 +1,71 @@
+"""ONNX Runtime, as the library starts it: what it leaves behind, and how much memory it keeps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import onnx.parser
+
+ROOT = Path(__file__).parents[2]
+ENRICH = """
+import sys
+from enrichment import Enricher, RawTicket
+ticket = RawTicket(ticket_id="T", customer_id="C", created_at=1, subject="Login", body="My password is refused.")
+[result] = Enricher.open(sys.argv[1]).enrich([ticket])
+assert result.intent == "login_issue"
+"""
+BARE = """
+import onnxruntime as ort, sys
+ort.InferenceSession(sys.argv[1] + "/encoder.onnx", providers=["CPUExecutionProvider"])
+"""
+
+
+def _left_behind(program: str, bundle: Path, home: Path) -> list[str]:
+    # Nothing of this environment: on CI machines ONNX Runtime is quiet by itself.
+    environment = {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", program, str(bundle)]
+    subprocess.run(command, cwd=home, env=environment, capture_output=True, check=True)
+    return sorted(path.name for path in home.rglob("*"))
+
+
+def test_the_models_leave_no_trace_and_report_to_nobody(bundle: Path, tmp_path: Path) -> None:
+    assert _left_behind(ENRICH, bundle, tmp_path) == []
+
+
+def test_a_bare_session_does_leave_traces(bundle: Path, tmp_path: Path) -> None:
+    assert "onnxruntime.db" in _left_behind(BARE, bundle, tmp_path)
+
+
+EXPONENTIALS = """
+<ir_version: 8, opset_import: ["" : 17]>
+exponentials (float[n] x) => (float[one] sum) {
+    powers = Exp (x)
+    sum = ReduceSum <keepdims = 1> (powers)
+}
+"""
+HELD = """
+import json, sys
+from pathlib import Path
+import numpy as np, psutil
+from enrichment.session import make_session, tidy_run
+one, other = (make_session(Path(sys.argv[1]), threads=1) for _ in range(2))
+megabytes = []
+for session, options, size in ((one, None, 1), (one, None, 64), (other, None, 64), (other, tidy_run(), 1)):
+    session.run(None, {"x": np.ones(size << 18, np.float32)}, options)
+    megabytes.append(psutil.Process().memory_info().rss / 1e6)
+print(json.dumps(megabytes))
+"""
+
+
+def test_a_session_uses_the_memory_that_another_has_left(tmp_path: Path) -> None:
+    graph = tmp_path / "exponentials.onnx"
+    onnx.save(onnx.parser.parse_model(EXPONENTIALS), graph)
+    done = subprocess.run([sys.executable, "-c", HELD, graph], cwd=ROOT, capture_output=True, check=True)
+    before, one, both, tidied = json.loads(done.stdout)
+    assert one - before > 50, "64 MB of exponentials are kept"
+    assert both - one < 10, "and used again by the other session"
+    assert tidied - before < 10, "which gives them back"
