@@ -31,7 +31,7 @@ _REFERENCE: Final = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][
 
 
 def visible(text: str) -> str:
-    """The text without characters that show nothing, with `\\n` as its only line end.
+    """The text without characters that show nothing, with a newline as its only line end.
 
     Joiners stay within words of scripts that spell with them, and within emoji.
     """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 __all__ = ["machine_lines"]
 
 _LONGEST: Final = 500  # characters of a line that are looked at
 _NAME: Final = r"[\w$.<>`\[\]+/@#~-]{1,200}"
-# A frame of a stack trace: Java, Kotlin, .NET (in three languages), JavaScript, Python, Go, Ruby, PHP, Rust, C, Swift, Perl.
+# A frame of a stack trace: Java, .NET (in several languages), JavaScript, Python, Go, Ruby, PHP, Rust, C, Swift, Perl.
 _FRAME: Final = re.compile(
     rf"at (?:async |new )?{_NAME}(?: \[as [^\]]{{1,60}}\])? \((?:[^()]{{0,300}}:\d|native|<anonymous>|index \d|eval "
     rf"at)|at {_NAME}\(|at (?:https?|file|node|webpack[\w-]*|app)://?\S+:\d+|at \S+:\d+:\d+$|"
@@ -75,6 +76,7 @@ _STAMP: Final = re.compile(
     rf"[\[(]?(?:{_ISO}|\d\d[./-]\d\d[./-]\d{{4}} {_TIME}|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
     rf" {{1,2}}\d{{1,2}} {_TIME}|\[?{_TIME}\]?)[\])]?[\s|:,-]"
 )
+_PROGRAM: Final = re.compile(r"[\[\]{}=]|\w\.\w{1,80}\.\w|\w\(|\w\[\d{1,10}\]|\w:\s|/\w{1,80}/")
 _FENCE: Final = re.compile(r"(?:```|~~~)[\w+-]{0,20}$")
 
 
@@ -90,8 +92,9 @@ def machine_lines(lines: Sequence[str], raw: Sequence[str]) -> set[int]:
             found.add(number)
         if _STAMP.match(head):
             stamped.append(number)
-    found.update(a for a, b in zip(stamped, stamped[1:], strict=False) if _near(lines, a, b))
-    found.update(b for a, b in zip(stamped, stamped[1:], strict=False) if _near(lines, a, b))
+    for first, second in pairwise(stamped):
+        if second == first + 1 and _is_log(lines[first]) and _is_log(lines[second]):
+            found.update((first, second))
     for number in sorted(found):
         _beside(lines, raw, number, found)
     return found
@@ -110,17 +113,11 @@ def _fenced(lines: Sequence[str]) -> set[int]:
     return found
 
 
-def _near(lines: Sequence[str], first: int, second: int) -> bool:
-    """Whether two lines with timestamps belong to one log, rather than to a writer's own diary of the fault."""
-    if second - first > 1:
-        return False
-    # Machines name a program, a thread or a level behind the time; people go on in words.
-    return all(
-        re.search(
-            r"[\[\]{}=]|\w\.\w+\.\w|\w+\(|[\w-]+\[\d+\]|\w:\s|/\w+/", lines[n][_STAMP.match(lines[n]).end() :][:200]
-        )
-        for n in (first, second)
-    )  # type: ignore[union-attr]
+def _is_log(line: str) -> bool:
+    """Whether what follows a timestamp is a machine's, rather than a writer's own diary of the fault."""
+    stamp = _STAMP.match(line)
+    # Machines name a program, a thread or a level after the time; people go on in words.
+    return stamp is not None and _PROGRAM.search(line, stamp.end(), stamp.end() + 200) is not None
 
 
 def _beside(lines: Sequence[str], raw: Sequence[str], number: int, found: set[int]) -> None:

@@ -1,9 +1,9 @@
 """Quoted mail: where a mail program has put an older message into a text.
 
 Quoted is what follows a header that a mail program wrote: a block of From, Sent, To and Subject, a line such as "On
-<date>, <name> <address> wrote:", or a line such as "---- Original Message ----"; and lines that begin with ">". Languages
-and clients: see tests/unit/text. A booking's From and To, a line of underscores, or the writer's own "on Monday your
-hotline wrote:" begins no mail. When in doubt, the words stay.
+<date>, <name> <address> wrote:", or a line such as "---- Original Message ----"; and lines that begin with ">".
+tests/unit/text/test_mail.py lists clients and languages. A booking's From and To, a line of underscores, or the
+writer's own "on Monday your hotline wrote:" begins no mail. When in doubt, the words stay.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from typing import Final
 __all__ = ["Header", "find_header", "inline_attribution", "is_quoted_line", "names_a_writer"]
 
 _FIELDS: Final = {
-    "from": "from von de da van fra från od lähettäjä expéditeur absender mittente afzender afsender remitente remetente",
+    "from": (
+        "from von de da van fra från od lähettäjä expéditeur absender mittente afzender afsender remitente remetente"
+    ),
     "sent": (
         "sent date gesendet datum envoyé enviado enviada fecha data inviato verzonden sendt dato skickat lähetetty "
-        "wysłano "
-        "odesláno|sent on|sent at|gesendet am|envoyé le|enviado el|enviada em|enviado em|date d'envoi|data de envio|"
-        "data invio|verzonden op|dato sendt|päiväys"
+        "wysłano odesláno|sent on|sent at|gesendet am|envoyé le|enviado el|enviada em|enviado em|date d'envoi|"
+        "data de envio|data invio|verzonden op|dato sendt|päiväys"
     ),
-    "to": "to an à a para aan til till do vastaanottaja destinataire empfänger destinatario destinatário ontvanger komu|pour",
+    "to": (
+        "to an à a para aan til till do pour vastaanottaja destinataire empfänger destinatario destinatário ontvanger "
+        "komu"
+    ),
     "subject": "subject betreff objet asunto assunto oggetto onderwerp emne ämne temat aihe předmět sujet betr re",
     "other": (
         "cc bcc kopie copie copia cópia kopi kopia cci cco ccn importance priority priorität wichtigkeit attachments "
@@ -89,7 +93,7 @@ _WROTE: Final = (
 _ATTRIBUTION: Final = re.compile(
     rf"[^\n]{{0,350}}?(?<!\w){_WROTE}(?!\w)(?:[^\n:]|:(?=[\w/])){{0,200}}?\s*+(?::|-{{2,}}+:?|–|—)\s*+$", re.IGNORECASE
 )
-# "2026-11-18 10:02 GMT+01:00 Support <help@workspace.example>:"
+# A date and a sender alone: 2026-11-18 10:02 GMT+01:00 Support <help@workspace.example>
 _DATED_SENDER: Final = re.compile(r"\d{4}[-/年.]\d{1,2}[-/月.]\d{1,2}[^\n<>]{0,80}<[^\s<>]{1,80}@[^\s<>]{1,80}>\s?:?$")
 _OWN: Final = re.compile(
     r"\b(?:you|your|yours|i|we|my|our|he|she|they|the|an?|this|that|his|her|their|someone|somebody|"
@@ -208,9 +212,9 @@ def _field_block(lines: Sequence[str], start: int) -> tuple[int, dict[str, str]]
         line = lines[at]
         field = _field(line)
         if field is not None:
-            if field[0] in found and field[0] != "other":
-                break  # the next mail's
             name, value = field
+            if name in found and name != "other":
+                break  # the next mail's
             found[name] = value
             continued = gap = 0
             end = at + 1
@@ -236,7 +240,7 @@ def _field_block(lines: Sequence[str], start: int) -> tuple[int, dict[str, str]]
 
 
 def _field(line: str) -> tuple[str, str] | None:
-    name, colon, value = line[:60].partition(":")
+    name, colon, _ = line[:60].partition(":")
     if not colon:
         return None
     field = _FIELD_OF.get(" ".join(name.strip(" *_>|\t").lower().split()))

@@ -81,32 +81,52 @@ _SINGLE: Final = re.compile(
 _SAYS: Final = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"confidential|privileged|vertraulich|confidentiel|confidencial|riservat|vertrouwelijk|fortrolig|proprietary|"
-        r"geheim|geschützt|konfidenti|poufn",
-        r"intended (?:only|solely|exclusively|for|recipient|addressee)|for the (?:sole|exclusive) use|solely for|"
-        r"only for the (?:use|person|addressee|individual)|(?:ausschlie(?:ß|ss)lich|nur|allein|lediglich) für|"
-        r"bestimmungsgemäß|(?:ist|sind) .{0,40}bestimmt|destiné|exclusivement|réservé|exclusiv[ao]|(?:únic|exclusiv|"
-        r"sol)amente|dirigid[oa]|destinad|esclusiv|destinat|"
-        r"uitsluitend|alleen bestemd|bestemd (?:voor|is)|udelukkende|kun (?:beregnet|bestemt)|beregnet (?:til|for)|"
-        r"endast avsett",
-        r"recipient|addressee|empfänger|adressat|destinataire|destinatari|destinatário|geadresseerde|ontvanger|"
-        r"modtager|mottagare|person or entity|to whom (?:it is|they are) addressed",
-        r"(?:this|the) (?:e-?mail|message|communication|transmission|mail)|diese[rs]? (?:e-?mail|mail|nachricht)|"
-        r"ce(?:t|tte)? (?:e-?mail|message|courriel|transmission)|"
-        r"este (?:correo|mensaje|e-?mail)|quest[oa] (?:e-?mail|messaggio|mail|comunicazione)|dit (?:bericht|e-?mail)|"
-        r"deze (?:e-?mail|mail)|denne (?:e-?mail|mail|besked|meddelelse)|est[ae] (?:e-?mail|mensagem|correio)|any "
-        r"attachments?|anhänge|anlagen|pièces jointes|allegati",
-        r"\b(?:delete|destroy|löschen|vernichten|supprimer|détruire|eliminar|elimine|borr|destru|cancell|distrugg|"
-        r"verwijder|vernietig|slet|apag|elimin)",
-        r"in error|by mistake|irrtümlich|versehentlich|par erreur|por error|por equivocación|per errore|ten onrechte|"
-        r"per abuis|abusievelijk|ved en fejl|ved en fejltagelse|por engano|nicht der richtige|not the (?:intended|"
-        r"named)|"
-        r"n'êtes pas le|no es (?:el|usted)|non (?:è|siete) il|niet de (?:beoogde|geadresseerde)|ikke (?:er )?den|não "
-        r"(?:é|for)",
-        r"prohibited|unauthori[sz]ed|untersagt|nicht gestattet|unbefugt|interdite?s?\b|prohibid|vietat|proibid|"
-        r"verboden|niet toegestaan|forbudt|strictly|"
-        r"disclos|disseminat|weitergabe|divulg|diffusion|verspreid|openbaarmaking|videregiv|dissémin|views|opinions|"
-        r"liability|virus|haftung|responsab|aansprakelijk",
+        (
+            r"confidential|privileged|vertraulich|confidentiel|confidencial|riservat|vertrouwelijk|fortrolig|"
+            r"proprietary|"
+            r"geheim|geschützt|konfidenti|poufn"
+        ),
+        (
+            r"intended (?:only|solely|exclusively|for|recipient|addressee)|for the (?:sole|exclusive) use|solely for|"
+            r"only for the (?:use|person|addressee|individual)|(?:ausschlie(?:ß|ss)lich|nur|allein|lediglich) für|"
+            r"bestimmungsgemäß|(?:ist|sind) .{0,40}bestimmt|destiné|exclusivement|réservé|exclusiv[ao]|(?:únic|"
+            r"exclusiv|"
+            r"sol)amente|dirigid[oa]|destinad|esclusiv|destinat|"
+            r"uitsluitend|alleen bestemd|bestemd (?:voor|is)|udelukkende|kun (?:beregnet|bestemt)|beregnet (?:til|for)|"
+            r"endast avsett"
+        ),
+        (
+            r"recipient|addressee|empfänger|adressat|destinataire|destinatari|destinatário|geadresseerde|ontvanger|"
+            r"modtager|mottagare|person or entity|to whom (?:it is|they are) addressed"
+        ),
+        (
+            r"(?:this|the) (?:e-?mail|message|communication|transmission|mail)|diese[rs]? (?:e-?mail|mail|nachricht)|"
+            r"ce(?:t|tte)? (?:e-?mail|message|courriel|transmission)|"
+            r"este (?:correo|mensaje|e-?mail)|quest[oa] (?:e-?mail|messaggio|mail|comunicazione)|dit (?:bericht|"
+            r"e-?mail)|"
+            r"deze (?:e-?mail|mail)|denne (?:e-?mail|mail|besked|meddelelse)|est[ae] (?:e-?mail|mensagem|correio)|any "
+            r"attachments?|anhänge|anlagen|pièces jointes|allegati"
+        ),
+        (
+            r"\b(?:delete|destroy|löschen|vernichten|supprimer|détruire|eliminar|elimine|borr|destru|cancell|distrugg|"
+            r"verwijder|vernietig|slet|apag|elimin)"
+        ),
+        (
+            r"in error|by mistake|irrtümlich|versehentlich|par erreur|por error|por equivocación|per errore|ten "
+            r"onrechte|"
+            r"per abuis|abusievelijk|ved en fejl|ved en fejltagelse|por engano|nicht der richtige|not the (?:intended|"
+            r"named)|"
+            r"n'êtes pas le|no es (?:el|usted)|non (?:è|siete) il|niet de (?:beoogde|geadresseerde)|ikke (?:er )?den|"
+            r"não "
+            r"(?:é|for)"
+        ),
+        (
+            r"prohibited|unauthori[sz]ed|untersagt|nicht gestattet|unbefugt|interdite?s?\b|prohibid|vietat|proibid|"
+            r"verboden|niet toegestaan|forbudt|strictly|"
+            r"disclos|disseminat|weitergabe|divulg|diffusion|verspreid|openbaarmaking|videregiv|dissémin|views|"
+            r"opinions|"
+            r"liability|virus|haftung|responsab|aansprakelijk"
+        ),
     )
 )
 _PERSONAL: Final = re.compile(
