@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from enrichment.text.patterns import Pattern
+
 __all__ = ["Header", "find_header", "inline_attribution", "is_quoted_line", "names_a_writer"]
 
 _FIELDS: Final = {
@@ -46,10 +48,10 @@ _FIELD_OF: Final = {
 _MAX_GAP: Final = 1  # blank lines between two fields: some converters put one after each
 _MAX_CONTINUED: Final = 3  # lines of a long list of recipients
 
-_SEPARATOR: Final = re.compile(
+_SEPARATOR: Final = Pattern(
     r"[-_*=~–—]{2,}+\s*+(?P<what>[^\W\d_][^\n_=*~]{2,60}?)\s*[-_*=~–—]{2,}+:?$|(?P<begin>[^\W\d_][^\n:]{8,60}+)\s?:$"
 )
-_ORIGINAL: Final = re.compile(
+_ORIGINAL: Final = Pattern(
     r"(?:original|forwarded|reply|replied|quoted|previous)\s(?:message|mail|e-mail|email|appointment)|"
     r"(?:ursprüngliche|weitergeleitete|original)[a-z-]{0,3}\s?-?(?:nachricht|mail|e-mail|termin)|originalnachricht|"
     r"message\s(?:d'origine|original|transféré|réexpédié|initial)|courriel\s(?:original|transféré)|"
@@ -60,7 +62,7 @@ _ORIGINAL: Final = re.compile(
     r"(?:oryginalna|przekazana)\swiadomość|původní\szpráva",
     re.IGNORECASE,
 )
-_BEGIN: Final = re.compile(
+_BEGIN: Final = Pattern(
     r"(?:begin forwarded message|anfang der weitergeleiteten (?:nachricht|e-mail)|début du (?:message|courriel) "
     r"(?:transféré|réexpédié)|"
     r"inicio del mensaje reenviado|inizio messaggio inoltrato|inizio del messaggio inoltrato|"
@@ -69,16 +71,14 @@ _BEGIN: Final = re.compile(
     re.IGNORECASE,
 )
 
-_ADDRESS: Final = re.compile(r"[\w.+%-]{1,64}+@[\w-]{1,63}+\.[\w.-]{2,}|<\s?mailto:|@[\w-]{2,63}+\.\w{2,}")
-_DATE: Final = re.compile(
+_ADDRESS: Final = Pattern(r"[\w.+%-]{1,64}+@[\w-]{1,63}+\.[\w.-]{2,}|<\s?mailto:|@[\w-]{2,63}+\.\w{2,}")
+_DATE: Final = Pattern(
     r"\b(?:19|20)\d\d\b|\b\d{1,2}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{1,2}[.:]\d\d\b|\b\d{1,2}h\d\d\b|"
     r"\b\d{1,2}(?:st|nd|rd|th)?\.? (?:de )?[^\W\d_]{3,9}\b|\b[^\W\d_]{3,9}\.? \d{1,2}\b"
 )
-_FULL_DATE: Final = re.compile(
-    r"\b(?:19|20)\d\d\b|\b\d{1,2}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{4}[./-]\d{1,2}[./-]\d{1,2}\b"
-)
-_TIME: Final = re.compile(r"\b\d{1,2}[:.h]\d\d\b")
-_OPENER: Final = re.compile(
+_FULL_DATE: Final = Pattern(r"\b(?:19|20)\d\d\b|\b\d{1,2}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{4}[./-]\d{1,2}[./-]\d{1,2}\b")
+_TIME: Final = Pattern(r"\b\d{1,2}[:.h]\d\d\b")
+_OPENER: Final = Pattern(
     r"(?:on|am|le|el|il|op|den|em|på|vào|dnia|dne|w dniu|a|om|no dia|il giorno|at|"
     r"(?:mon|tue|wed|thu|fri|sat|sun|mo|di|mi|do|fr|sa|so|lun|mar|mer|jeu|ven|sam|dim|mié|jue|vie|sáb|dom|gio|ma|wo|"
     r"vr|za|zo|"
@@ -90,12 +90,12 @@ _WROTE: Final = (
     r"skrev|escreveu|"
     r"napisał(?:\(a\)|a)?|написал(?:\(а\)|а)?|kirjoitti|yazdı|napsal(?:\(a\)|a)?|írta|sent the following)"
 )
-_ATTRIBUTION: Final = re.compile(
+_ATTRIBUTION: Final = Pattern(
     rf"[^\n]{{0,350}}?(?<!\w){_WROTE}(?!\w)(?:[^\n:]|:(?=[\w/])){{0,200}}?\s*+(?::|-{{2,}}+:?|–|—)\s*+$", re.IGNORECASE
 )
 # A date and a sender alone: 2026-11-18 10:02 GMT+01:00 Support <help@workspace.example>
-_DATED_SENDER: Final = re.compile(r"\d{4}[-/年.]\d{1,2}[-/月.]\d{1,2}[^\n<>]{0,80}<[^\s<>]{1,80}@[^\s<>]{1,80}>\s?:?$")
-_OWN: Final = re.compile(
+_DATED_SENDER: Final = Pattern(r"\d{4}[-/年.]\d{1,2}[-/月.]\d{1,2}[^\n<>]{0,80}<[^\s<>]{1,80}@[^\s<>]{1,80}>\s?:?$")
+_OWN: Final = Pattern(
     r"\b(?:you|your|yours|i|we|my|our|he|she|they|the|an?|this|that|his|her|their|someone|somebody|"
     r"du|ihr|ihre?[nmrs]?|ich|wir|mein\w{0,2}|unser\w{0,2}|dein\w{0,2}|der|die|das|ein\w{0,2}|man|"
     r"vous|votre|vos|je|nous|notre|mon|ma|la|les|un|une|ce|cette|on|"
@@ -107,7 +107,7 @@ _OWN: Final = re.compile(
 _JOINED: Final = 4  # lines into which mail programs wrap an attribution
 _LONGEST: Final = 400  # characters of one
 # In one line with what it quotes, as systems that drop line ends leave it.
-_INLINE: Final = re.compile(
+_INLINE: Final = Pattern(
     r"(?<!\w)(?:On|Am|Le|El|Il|Op|Den|Em) (?=[^\n]{0,40}\d)[^\n<>]{6,120}<(?:mailto:)?[^\s<>@]{1,64}@[^\s<>@]{1,80}>"
     rf"[^\n<>:]{{0,40}}?(?:(?<= ){_WROTE}) ?:|(?<!\w)(?:Am|Op|Den) (?=[^\n]{{0,40}}\d)[^\n<>]{{6,80}}(?:schrieb|"
     rf"schreef|skrev) "

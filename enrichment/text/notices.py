@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from enrichment.text.patterns import Pattern
+
 __all__ = ["is_notice", "without_banner"]
 
 _THIS_MAIL: Final = (
@@ -29,12 +31,12 @@ _MARK: Final = (
     r"atención|aviso|advertencia|precaución|cuidado|atenção|avviso|avertissement|prudence|let op|waarschuwing|advarsel|"
     r"obs|notice|notice|important|be careful|security notice|stop|ext)"
 )
-_SAYS_OUTSIDE: Final = re.compile(
+_SAYS_OUTSIDE: Final = Pattern(
     rf"[\W_]{{0,20}}(?:(?:{_MARK})[\W_]{{1,12}}(?:(?:e-?mail|mail|sender|message|nachricht|absender)[\W_]{{1,12}})?)?"
     rf"(?:{_THIS_MAIL})(?:[^.!?\n]|\.(?=\w)){{0,120}}?{_OUTSIDE}(?:[^.!?\n]|\.(?=\w)){{0,160}}(?:[.!?]+|$)",
     re.IGNORECASE,
 )
-_ALONE: Final = re.compile(
+_ALONE: Final = Pattern(
     r"[\W_]{0,20}(?:caution|warning|achtung|attention|\*+|-+)?[\W_]{0,12}(?:external|extern(?:e|er|es)?|externo|"
     r"esterno|ekstern)[\W_]{1,3}"
     r"(?:e-?mail|sender|message|mail|nachricht|absender|courriel|expéditeur|correo|mittente|afzender|afsender)"
@@ -48,7 +50,7 @@ _ALONE: Final = re.compile(
     re.IGNORECASE,
 )
 # What a banner says next; never enough by itself.
-_ADVICE: Final = re.compile(
+_ADVICE: Final = Pattern(
     r"[\W_]{0,10}(?:please )?(?:(?:do not|don't|never|avoid|be (?:careful|cautious|wary|vigilant)|use caution|"
     r"exercise caution|think before|treat|verify|only click|"
     r"stop and think|report|learn why|some people who received|make sure|ensure|if (?:you (?:are unsure|don't|do not|"
@@ -60,14 +62,14 @@ _ADVICE: Final = re.compile(
     r"[^.!?\n]{0,260}(?:[.!?]+|$)",
     re.IGNORECASE,
 )
-_BANNER_TAIL: Final = re.compile(
+_BANNER_TAIL: Final = Pattern(
     r"link|attach|click|sender|content|open|trust|safe|suspicious|caution|phish|why this is important|"
     r"anh[aä]ng|anlage|absender|vertrau|pièce|lien|expéditeur|enlace|adjunto|remitente|"
     r"allegat|mittente|bijlage|afzender|vedhæft|afsender|anexo|remetente",
     re.IGNORECASE,
 )
 
-_SINGLE: Final = re.compile(
+_SINGLE: Final = Pattern(
     r"[\W_]{0,8}(?:please (?:consider|think of) the environment|think before (?:you )?print|bitte denken sie an die "
     r"umwelt|"
     r"pensez à l'environnement|avant d'imprimer|antes de imprimir|prima di stampare|denk aan het milieu|tænk på "
@@ -79,7 +81,7 @@ _SINGLE: Final = re.compile(
 )
 # Families of what a legal notice says; it says things of at least three, and who reads it never does.
 _SAYS: Final = tuple(
-    re.compile(pattern, re.IGNORECASE)
+    Pattern(pattern, re.IGNORECASE)
     for pattern in (
         (
             r"confidential|privileged|vertraulich|confidentiel|confidencial|riservat|vertrouwelijk|fortrolig|"
@@ -129,7 +131,7 @@ _SAYS: Final = tuple(
         ),
     )
 )
-_PERSONAL: Final = re.compile(
+_PERSONAL: Final = Pattern(
     r"\b(?:I|I'm|my|ich|mein\w*|je|j'ai|mon|ma|mes|yo|mi|mio|mia|ik|mijn|jeg|min|mit|eu|meu|minha)\b"
 )
 
