@@ -52,7 +52,8 @@ class Outline:
     """A ticket as the summary sees it.
 
     `text` is what the models read, `begin` where the body begins in it; `sentences` are the candidates as spans of it,
-    `words` is the length of the whole body, with what was left out of it, `cut` says that the body goes on beyond what was read.
+    `words` is the length of the whole body, with what was left out; `cut` says that the body continues beyond what was
+    read.
     """
 
     text: str

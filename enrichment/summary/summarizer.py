@@ -73,8 +73,8 @@ class Summarizer:
     def summarize(self, tickets: Sequence[Outline]) -> list[Summary]:
         """A summary of each ticket.
 
-        A body under `min_words` words is summarised by its subject, or by itself where there is no subject. So few words
-        of the writer's own above a quoted mail are the summary themselves.
+        A body under `min_words` words is summarised by its subject, or by itself if there is no subject. If the
+        writer's own words above a quoted mail are so few, they are the summary.
         """
         long = [i for i, t in enumerate(tickets) if t.own_words >= self._spec.min_words]
         generated = dict(zip(long, self.read([tickets[i].text for i in long]), strict=True)) if long else {}

@@ -135,4 +135,6 @@ def _item(write: Write, version_id: str) -> dict[str, Any]:
         # DynamoDB holds decimals: the shortest text that reads back as the same float.
         **{name: {"N": str(Decimal(repr(value)))} for name, value in numbers.items()},
         "needs_review": {"BOOL": found.needs_review},
+        "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
+        "language": {"S": found.language} if found.language else {"NULL": True},
     }

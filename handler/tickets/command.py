@@ -68,7 +68,7 @@ def show(
     """List tickets, newest first.
 
     Columns in a pipe, separated by tabs: created_at, urgency, intent, sentiment, review (yes, no), ticket_id, subject,
-    summary. With --watch in a pipe, or as JSON, each ticket is printed once, when it appears.
+    summary, language. With --watch in a pipe, or as JSON, each ticket is printed once, when it appears.
     """
     selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
     with opened() as repository:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
+from boto3.dynamodb.types import TypeDeserializer
+
 from tests.characterization.harness import EVENT_BUCKET, Product, Run
 from tests.characterization.snapshots import AN_HOUR, digits_as_zeros, rounded, shape
 
@@ -134,7 +136,8 @@ def _masked_item(item: Mapping[str, Mapping[str, Any]], enrichment: Mapping[str,
             value = "just now"
         elif repeated is not None:
             expected = Decimal(repr(repeated)) if kind == "N" else repeated
-            assert expected == (Decimal(value) if kind == "N" else value), f"{name} differs between item and object"
+            stored = TypeDeserializer().deserialize(typed)
+            assert expected == stored, f"{name} differs between item and object"
             value = "as in the object"
         masked[name] = {kind: value}
     return dict(sorted(masked.items()))

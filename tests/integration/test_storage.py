@@ -188,6 +188,8 @@ def test_the_item_holds_the_extract_and_no_vector(sink_of_aws: AwsTicketSink, aw
         "processed_at": "2026-11-20T09:00:00.000Z",
         "s3_key": "k.json",
         "needs_review": False,
+        "review_reasons": [],
+        "language": "en",
         "content_sha256": "s",
         "model_version": "fake@1",
         "source_modified": 1_795_166_000_123,

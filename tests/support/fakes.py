@@ -238,6 +238,7 @@ class FakeModels:
             model_version=self.version,
             scores={},
             needs_review=False,
+            language="en",
             truncated=[],
         )
 

@@ -58,7 +58,7 @@ def _refusal(raw: bytes | str) -> TicketInvalid:
 def test_a_plain_ticket_gets_the_defaults() -> None:
     ticket = parse_ticket(_raw())
     assert ticket == RawTicket(
-        **FIELDS, priority=None, metadata=TicketMetadata(source="unknown", language="en", tags=[])
+        **FIELDS, priority=None, metadata=TicketMetadata(source="unknown", language=None, tags=[])
     )
 
 
@@ -114,7 +114,7 @@ def test_only_known_priorities_count(given_priority: Any, understood: str | None
 
 @pytest.mark.parametrize("value", [None, {}, {"source": None, "language": None, "tags": None}], ids=str)
 def test_null_metadata_is_absent_metadata(value: Any) -> None:
-    assert parse_ticket(_raw(metadata=value)).metadata == TicketMetadata(source="unknown", language="en", tags=[])
+    assert parse_ticket(_raw(metadata=value)).metadata == TicketMetadata(source="unknown", language=None, tags=[])
 
 
 def test_metadata_is_kept_with_what_it_holds_beyond_the_schema() -> None:

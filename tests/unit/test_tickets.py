@@ -451,11 +451,13 @@ def test_moments_beyond_the_calendar_stay_numbers() -> None:
     assert moment(2**53 - 1) == str(2**53 - 1)
 
 
-def test_lines_hold_eight_columns_and_nothing_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_hold_nine_columns_and_nothing_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     item = Item(ticket_id="T\t1", created_at=0, subject=NASTY, summary="Two\nlines.", needs_review=True, urgency="low")
+    item = item.model_copy(update={"language": "de"})
     write([ticket_row(item), ticket_row(item, 0.5)], "lines")
     plain, likened = capsys.readouterr().out.splitlines()
     cells = ["1970-01-01T00:00:00Z", "low", "", "", "yes", "T 1", "Re: your bill ]0;owned31m txt.exe ✓ é", "Two lines."]
+    cells.append("de")
     assert plain.split("\t") == cells
     assert likened.split("\t") == ["0.5000", *cells]
 
@@ -532,16 +534,16 @@ def shown(screen: Screen) -> str:
 
 def test_a_terminal_gets_a_table_that_fits(harness: Harness, screen: Screen) -> None:
     long_id = "T" * 60
-    harness.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True)
+    harness.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True, language="en")
     harness.store(long_id, 2, subject="[red]not markup[/]")
     assert run_on(screen, "show") == 0
     heading, *lines = shown(screen).splitlines()
-    assert heading.split() == ["age", "urgency", "intent", "sentiment", "?", "ticket", "subject"]
+    assert heading.split() == ["age", "urgency", "intent", "sentiment", "?", "lang", "ticket", "subject"]
     assert all(len(line) <= 100 for line in lines)
     assert long_id in "".join(re.findall("T+", "\n".join(lines)))
     assert "[red]not" in "\n".join(lines)
     (short,) = [line for line in lines if "short" in line]
-    assert re.match(r"\d+y  critical  bug_report  NEUTRAL    \?  short +word word .*…$", short)
+    assert re.match(r"\d+y  critical  bug_report  NEUTRAL    \?  en    short +word word .*…$", short)
 
 
 def test_a_wide_terminal_gets_the_summaries_too(
