@@ -78,12 +78,12 @@ def without(deployment: Deployment, action: str) -> Iterator[None]:
         deployment.set_policy(policy)
 
 
-def test_every_action_is_tried(pipeline: Pipeline) -> None:
+def test_every_action_is_tested(pipeline: Pipeline) -> None:
     assert {*SEEN_BY_TICKETS, *ASKED_DIRECTLY, *SIMULATED, "sqs:SendMessage"} == actions(pipeline.deployment.policy())
 
 
 @pytest.mark.parametrize("action", SEEN_BY_TICKETS)
-def test_ticket_waits_for_the_permission(action: str, pipeline: Pipeline) -> None:
+def test_ticket_is_retried_until_permitted(action: str, pipeline: Pipeline) -> None:
     stage, detail = SEEN_BY_TICKETS[action]
     key = f"denied/{action.replace(':', '-')}.json"
     with without(pipeline.deployment, action):
@@ -96,7 +96,7 @@ def test_ticket_waits_for_the_permission(action: str, pipeline: Pipeline) -> Non
     assert pipeline.lines(key)[-1]["outcome"] == "done"
 
 
-def test_poison_waits_for_the_permission_to_reject_it(pipeline: Pipeline) -> None:
+def test_rejection_is_retried_until_permitted(pipeline: Pipeline) -> None:
     key = "denied/poison.json"
     with without(pipeline.deployment, "sqs:SendMessage"):
         pipeline.put({key: b"no ticket"})

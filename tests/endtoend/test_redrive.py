@@ -25,7 +25,7 @@ def broken(pipeline: Pipeline) -> dict[str, bytes]:
     return good
 
 
-def test_alarm_goes_off_when_a_dead_letter_is_there(broken: dict[str, bytes], pipeline: Pipeline) -> None:
+def test_dlq_message_raises_the_alarm(broken: dict[str, bytes], pipeline: Pipeline) -> None:
     assert broken
     name = f"{pipeline.deployment.stack_name}-observability-dead-letters"
 

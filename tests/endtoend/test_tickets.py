@@ -22,7 +22,7 @@ _NOT_COMPARED = {"processed_at"}
 _IN_THE_TABLE = ("intent", "urgency", "sentiment", "summary", "needs_review", "model_version", "processed_at")
 
 
-def test_tickets_come_out_enriched(pipeline: Pipeline, enricher: Enricher, cloud: Cloud) -> None:
+def test_tickets_are_enriched(pipeline: Pipeline, enricher: Enricher, cloud: Cloud) -> None:
     raw = {f"many/{t['ticket_id']} +&.json": json.dumps(t).encode() for t in made(cloud.tickets, seed=4)}
     assert len(raw) == cloud.tickets
     pipeline.put(raw)
@@ -36,7 +36,7 @@ def test_tickets_come_out_enriched(pipeline: Pipeline, enricher: Enricher, cloud
     assert pipeline.depth("DlqUrl") == 0
 
 
-def test_poison_lies_in_the_dead_letter_queue(pipeline: Pipeline) -> None:
+def test_rejected_messages_are_in_the_dlq(pipeline: Pipeline) -> None:
     good, whole, broken = made(3, seed=5)
     del broken["customer_id"]
     objects = {

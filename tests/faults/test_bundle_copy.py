@@ -56,7 +56,7 @@ def shelf(scenario: Scenario, tmp_path: Path) -> Shelf:
     return Shelf(scenario, tmp_path / "cache")
 
 
-def test_worker_killed_while_it_copies_its_bundle(scenario: Scenario, shelf: Shelf, tmp_path: Path) -> None:
+def test_worker_killed_while_copying_its_bundle(scenario: Scenario, shelf: Shelf, tmp_path: Path) -> None:
     files = ["tokenizer.json", ENCODER, "heads.npz"]
     deaths: list[list[str]] = []
     messages = scenario.traffic.mixed(scenario.size(300))
@@ -92,7 +92,7 @@ def test_worker_killed_while_it_copies_its_bundle(scenario: Scenario, shelf: She
     scenario.account(messages, {"killed during the copy": len(deaths)})
 
 
-def test_corrupt_file_in_the_source_stops_the_worker(scenario: Scenario, shelf: Shelf, tmp_path: Path) -> None:
+def test_corrupt_source_file_stops_the_worker(scenario: Scenario, shelf: Shelf, tmp_path: Path) -> None:
     good = (scenario.bundle / ENCODER).read_bytes()
     shelf.put(ENCODER, good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
     messages = scenario.traffic.mixed(scenario.size(100))
@@ -114,7 +114,7 @@ def test_corrupt_file_in_the_source_stops_the_worker(scenario: Scenario, shelf: 
 
 
 @pytest.mark.parametrize("damage", ["cut short", "gone", "manifest"])
-def test_damaged_copy_is_copied_anew(scenario: Scenario, shelf: Shelf, tmp_path: Path, damage: str) -> None:
+def test_damaged_copy_is_replaced(scenario: Scenario, shelf: Shelf, tmp_path: Path, damage: str) -> None:
     with worker(shelf.environment(), tmp_path / "log") as one:
         one.wait_until("a process is ready")
     (folder,) = shelf.cache.iterdir()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SIZES = ({"BATCH_SIZE": "10"}, {"BATCH_SIZE": "7"})  # so that the batches of two workers never keep step
 
 
-def test_duplicates_for_two_processes(scenario: Scenario, tmp_path: Path) -> None:
+def test_duplicates_are_enriched_once_by_two_workers(scenario: Scenario, tmp_path: Path) -> None:
     traffic, chance = scenario.traffic, scenario.traffic.chance
     first = traffic.mixed(scenario.size(1200))
     more = [traffic.again(message) for message in first for _ in range(chance.choice([1, 1, 2, 2, 4]))]
@@ -78,7 +78,7 @@ def test_newer_content_wins_in_any_order(scenario: Scenario) -> None:
     assert "stale" in {line.get("note") for line in containers.lines()}
 
 
-def test_new_bundle_enriches_anew_and_the_same_skips(scenario: Scenario, tmp_path: Path) -> None:
+def test_new_bundle_reenriches_and_same_bundle_skips(scenario: Scenario, tmp_path: Path) -> None:
     messages = scenario.traffic.mixed(scenario.size(500))
     account, containers = scenario.run(messages)
     assert containers.tickets() == {"done": len(messages)}

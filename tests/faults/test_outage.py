@@ -58,7 +58,7 @@ class FailingFor:
         ]
 
 
-def test_a_minute_without_dynamodb(scenario: Scenario) -> None:
+def test_dynamodb_down_for_a_minute(scenario: Scenario) -> None:
     outage = Outage(60)
     account, containers = scenario.run(scenario.traffic.mixed(100), fault_plan=outage, hurry=1)
     assert outage.refused >= 100
@@ -66,7 +66,7 @@ def test_a_minute_without_dynamodb(scenario: Scenario) -> None:
     assert {code for _, code in containers.errors()} == {"service_failed"}
 
 
-def test_failures_of_its_own_are_counted_separately_from_an_outage(scenario: Scenario) -> None:
+def test_own_failures_are_counted_separately_from_an_outage(scenario: Scenario) -> None:
     good = scenario.traffic.mixed(40)
     tickets = [scenario.traffic.ticket() for _ in range(10)]
     bad = [replace(scenario.traffic.inline(each), wanted=(), reasons=("model_failed",)) for each in tickets]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KILLS = 25  # of each
 
 
-def test_two_workers_killed_again_and_again(scenario: Scenario, tmp_path: Path) -> None:
+def test_two_workers_killed_repeatedly(scenario: Scenario, tmp_path: Path) -> None:
     messages = scenario.traffic.mixed(scenario.size(1500))
     environment = scenario.stack.environment() | {
         "MODEL_BUNDLE": scenario.bundle.as_uri(),

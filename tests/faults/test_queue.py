@@ -27,7 +27,7 @@ def named(*names: str) -> Callable[[Call], bool]:
     return lambda call: call.service == "sqs" and call.name in names
 
 
-def test_sqs_half_fails(scenario: Scenario) -> None:
+def test_sqs_batches_fail_partially(scenario: Scenario) -> None:
     traffic = scenario.traffic
     fault_plan = scenario.fault_plan(
         Rule(named("ReceiveMessage"), 0.1, (1,), (Refusal(400, "RequestThrottled"), BROKEN, RESET, LOST)),
@@ -50,7 +50,7 @@ def test_sqs_half_fails(scenario: Scenario) -> None:
     assert fault_plan.struck["DeleteMessageBatch half failed"]
 
 
-def test_dead_letter_queue_refuses(scenario: Scenario) -> None:
+def test_dlq_refuses_messages(scenario: Scenario) -> None:
     _receives(scenario, 3)
     traffic = scenario.traffic
 

@@ -64,7 +64,7 @@ def rule(fits: Callable[[Call], bool], *kinds: Fault, odds: float = 0.15, times:
     return Rule(fits, odds, times, kinds)
 
 
-def test_s3_fails_and_asks_to_slow_down(scenario: Scenario) -> None:
+def test_s3_fails_and_throttles(scenario: Scenario) -> None:
     raw, enriched = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
     slow, broken = (Refusal(503, "SlowDown"),), (Refusal(500, "InternalError"), Refusal(503, "ServiceUnavailable"))
     fault_plan = scenario.fault_plan(
@@ -81,7 +81,7 @@ def test_s3_fails_and_asks_to_slow_down(scenario: Scenario) -> None:
     assert containers.tickets()["failed"]
 
 
-def test_dynamodb_throttles_and_fails(scenario: Scenario) -> None:
+def test_dynamodb_fails_and_throttles(scenario: Scenario) -> None:
     buckets = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
     failing = Refusal(500, "InternalServerError")
     fault_plan = scenario.fault_plan(
@@ -115,7 +115,7 @@ def test_connections_break(scenario: Scenario) -> None:
     assert containers.tickets()["failed"]
 
 
-def test_calls_that_hang_are_left_before_the_deadline(scenario: Scenario) -> None:
+def test_hanging_calls_are_abandoned_before_the_deadline(scenario: Scenario) -> None:
     raw, enriched = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
     hanging = (Stall(12, heard=True), Stall(12, heard=False))  # longer than a batch may take here
     fault_plan = scenario.fault_plan(

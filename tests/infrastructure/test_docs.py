@@ -136,7 +136,7 @@ def test_each_command_is_run_or_marked(command: str, marked: bool) -> None:
     assert is_run(command) or marked, f"{command}: add it to ELSEWHERE, or say '(not run here: needs ...)'"
 
 
-def test_no_command_is_missed() -> None:
+def test_all_command_blocks_are_recognized() -> None:
     languages = {block.language for block in BLOCKS}
     assert languages <= SHELL | {"json", "jsonc", "python", "mermaid", "yaml"}
     assert len(COMMANDS) > 30
@@ -211,7 +211,7 @@ def test_make_lists_the_main_targets() -> None:
     assert re.search(r"\bdemo\b", run("make", "--no-print-directory", "help"))
 
 
-def test_the_shell_command_enriches_a_file(bundle: Path, tmp_path: Path) -> None:
+def test_shell_command_enriches_a_file(bundle: Path, tmp_path: Path) -> None:
     ticket = json.dumps(json.loads(examples.raw_ticket(examples.README.read_text(encoding="utf-8"))))
     (tmp_path / "tickets.jsonl").write_text(ticket + "\n" + ticket + "\n", encoding="utf-8")
     out = run(sys.executable, "-m", "enrichment", "--bundle", str(bundle), "tickets.jsonl", cwd=tmp_path)
@@ -228,7 +228,7 @@ def test_python_snippets_run(bundle: Path) -> None:
         assert names["result"].summary  # type: ignore[attr-defined]
 
 
-def test_the_readme_shows_what_the_product_returns(bundle: Path) -> None:
+def test_readme_shows_actual_output(bundle: Path) -> None:
     readme = examples.README.read_text(encoding="utf-8")
     shown = examples.shown_ticket(readme)["enrichment"]
     actual = examples.enriched_ticket(examples.raw_ticket(readme), bundle)["enrichment"]
@@ -241,7 +241,7 @@ def test_the_readme_shows_what_the_product_returns(bundle: Path) -> None:
     assert shown["embedding"] == pytest.approx(actual["embedding"][: examples.DIMENSIONS], abs=0.005)
 
 
-def test_the_picture_loads_nothing() -> None:
+def test_picture_loads_no_external_resources() -> None:
     picture = examples.PICTURE.read_text(encoding="utf-8")
     assert "lost 0" in picture.replace("&#160;", " ")
     assert "@font-face" not in picture
@@ -273,7 +273,7 @@ def sources() -> list[Path]:
     return [path for folder in folders for path in sorted((REPO / folder).rglob("*.py"))]
 
 
-def test_the_table_is_read() -> None:
+def test_vocabulary_table_is_parsed() -> None:
     assert {kind for _, kind in table()} == {"module", "class", "function", "flag", "term"}
     assert {"Figures", "put_off", "handler.drain"} <= {old for old, _ in table()}
 

@@ -58,7 +58,7 @@ def relative(path: Path) -> str:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=relative)
-def test_environment_is_one_that_flox_takes(environment: Path) -> None:
+def test_environment_is_valid(environment: Path) -> None:
     assert problems(manifest_of(environment)) == []
     found = json.loads((environment / "env.json").read_text(encoding="utf-8"))
     assert found.keys() == {"name", "version"}
@@ -68,7 +68,7 @@ def test_environment_is_one_that_flox_takes(environment: Path) -> None:
     assert ignored == ["run/", "cache/", "lib/", "log/", "!env/"]
 
 
-def test_environments_have_names_of_their_own() -> None:
+def test_environment_names_are_unique() -> None:
     names = [json.loads((path / "env.json").read_text(encoding="utf-8"))["name"] for path in ENVIRONMENTS]
     assert len(set(names)) == len(names) >= 3
 
@@ -96,12 +96,12 @@ def test_environments_have_names_of_their_own() -> None:
         ({"hook": {"on-activation": ""}}, "manifest.hook.on-activation: unknown"),
     ],
 )
-def test_breach_is_found(addition: Manifest, problem: str) -> None:
+def test_invalid_manifest_is_detected(addition: Manifest, problem: str) -> None:
     assert problems({"version": 1}) == []
     assert any(found.startswith(problem) for found in problems({"version": 1} | addition))
 
 
-def test_main_environment_composes_what_is_there() -> None:
+def test_included_environments_exist() -> None:
     directories = [entry["dir"] for entry in manifest_of(MAIN)["include"]["environments"]]
     assert directories == ["deploy/generator", "deploy/processor"]
     for directory in directories:
@@ -110,12 +110,12 @@ def test_main_environment_composes_what_is_there() -> None:
         assert "activate" not in included["options"]  # its mode would become that of the development environment
 
 
-def test_development_is_on_the_python_of_production() -> None:
+def test_development_uses_the_python_of_production() -> None:
     assert manifest_of(MAIN)["install"]["python313"] == {"pkg-path": "python313"}
     assert all("python313" in path.read_text(encoding="utf-8") for path in EXPRESSIONS)
 
 
-def test_pushed_environment_leaves_the_settings_to_the_pod() -> None:
+def test_pushed_environment_sets_no_worker_settings() -> None:
     # Vars are set over the environment that an activation comes with, a ConfigMap's values among it.
     settings = {name.upper() for name in WorkerSettings.model_fields}
     assert settings.isdisjoint(manifest_of(REPO / "deploy" / "processor" / ".flox").get("vars", {}))
@@ -123,7 +123,7 @@ def test_pushed_environment_leaves_the_settings_to_the_pod() -> None:
         assert composed()["vars"][name].startswith(f"${{{name}:-"), f"{name} cannot be another one for a session"
 
 
-def test_no_var_is_made_of_another() -> None:
+def test_vars_do_not_depend_on_each_other() -> None:
     # Flox does not promise in which order it sets them.
     for name, value in composed()["vars"].items():
         used = set(re.findall(r"\$\{?([A-Z_]+)", value)) - {name}
@@ -136,7 +136,7 @@ def test_no_var_is_made_of_another() -> None:
 LAMBDA = REPO / "deploy" / "lambda"
 
 
-def test_image_says_that_snapshots_are_allowed_and_holds_no_settings() -> None:
+def test_image_allows_snapstart_and_has_no_settings() -> None:
     manifest = manifest_of(LAMBDA / ".flox")
     assert manifest.keys() == {"version", "containerize", "options"}
     assert json.loads((LAMBDA / ".flox" / "env.json").read_text(encoding="utf-8"))["name"] == "ticket-lambda"
@@ -169,14 +169,14 @@ def make_image(folder: Path, *programs: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize(("programs", "said"), [([], "there is no flox"), (["flox"], "there is no docker")])
-def test_what_is_missing_for_the_image_is_said_in_a_line(programs: list[str], said: str, tmp_path: Path) -> None:
+def test_missing_program_is_a_one_line_error(programs: list[str], said: str, tmp_path: Path) -> None:
     ran = make_image(tmp_path, *programs)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
     assert ran.stderr.startswith(f"error: {said}")
     assert not (tmp_path / "repository" / "log").exists()
 
 
-def test_image_is_made_of_what_was_built_and_of_nothing_else(tmp_path: Path) -> None:
+def test_image_contains_only_the_built_packages(tmp_path: Path) -> None:
     ran = make_image(tmp_path, "flox", "docker")
     assert ran.returncode == 0, ran.stderr
     repository = tmp_path / "repository"
@@ -217,7 +217,7 @@ def shell(stack: EmbeddedStack, tmp_path: Path) -> Callable[[str], subprocess.Co
     return run
 
 
-def test_zsh_has_the_functions_of_bash() -> None:
+def test_zsh_and_bash_have_the_same_functions() -> None:
     profile = manifest_of(MAIN)["profile"]
     assert profile.keys() == {"bash", "zsh"}
     assert profile["zsh"] == profile["bash"]
@@ -252,7 +252,7 @@ def blocks(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", [REPO / "docs" / "flox.md", REPO / "docs" / "kubernetes.md"], ids=relative)
-def test_every_block_of_commands_says_whether_it_was_run(page: Path) -> None:
+def test_every_command_block_is_run_or_marked(page: Path) -> None:
     for first, *commands in blocks(page):
         assert commands
         tests = re.match(r"# Run by (tests/\S+\.py)", first)
@@ -270,13 +270,13 @@ def test_documented_functions_run(shell: Callable[[str], subprocess.CompletedPro
         assert ran.returncode == 0, f"{line}: {ran.stderr}"
 
 
-def test_function_of_the_demo_runs_make(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+def test_demo_function_runs_make(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     ran = shell("demo --dry-run")
     assert ran.returncode == 0, ran.stderr
     assert "handler.local.demo" in ran.stdout
 
 
-def test_functions_say_that_the_services_are_not_running(
+def test_functions_report_stopped_services(
     shell: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     message = "error: the AWS services are not running; start them with: flox services start\n"
@@ -289,7 +289,7 @@ def test_functions_say_that_the_services_are_not_running(
 # Services -------------------------------------------------------------------------------------------------------------
 
 
-def test_services_are_in_the_foreground() -> None:
+def test_services_run_in_the_foreground() -> None:
     assert sorted(composed()["services"]) == SERVICES
     for service in composed()["services"].values():
         assert service.keys() == {"command"}
@@ -359,7 +359,7 @@ def activated(bundle: Path, tmp_path: Path) -> dict[str, str]:
     return variables | {"TICKET_PROGRAMS": str(Path(sys.executable).parent)}
 
 
-def test_services_enrich_tickets_together(activated: dict[str, str], tmp_path: Path) -> None:
+def test_services_enrich_tickets(activated: dict[str, str], tmp_path: Path) -> None:
     stack, health = Path(activated["STACK_ENV_FILE"]), f"http://127.0.0.1:{activated['HEALTH_PORT']}/readyz"
     stack.parent.mkdir()
     # From a stack that was killed: nobody may take it for one that is up.

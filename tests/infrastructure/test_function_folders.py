@@ -25,7 +25,7 @@ def function(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_folders_are_packaged_with_everything_in_them(function: Path) -> None:
+def test_folders_are_packaged_completely(function: Path) -> None:
     packaged = {path.relative_to(function) for path in function.rglob("*") if path.is_file()}
     folders = {path.parent.as_posix() for path in packaged}
     assert {folder for folder in folders if folder.startswith("handler")} == {"handler", "handler/aws"}
@@ -56,7 +56,7 @@ def test_function_imports_nothing_from_outside_its_folders(function: Path) -> No
     assert [path for path in files if not path.is_relative_to(function)] == []
 
 
-def test_image_of_flox_has_the_same_folders() -> None:
+def test_flox_image_has_the_same_folders() -> None:
     expression = (REPO / ".flox" / "pkgs" / "ticket-lambda.nix").read_text(encoding="utf-8")
     named = set(re.findall(r"\.\./\.\./([a-z/]+)", expression))
     assert named == {*FOLDERS, *FLAT_FOLDERS, LEFT_OUT, "pyproject"}

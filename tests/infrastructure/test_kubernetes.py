@@ -53,7 +53,7 @@ def test_object_is_valid(name: str, found: Object) -> None:
         ("RuntimeClass", "scheduling.nodeSelectors", {}),
     ],
 )
-def test_validation_sees_a_breach(kind: str, path: str, value: object) -> None:
+def test_invalid_object_is_detected(kind: str, path: str, value: object) -> None:
     broken = json.loads(json.dumps(one(kind)))
     *parents, last = path.split(".")
     place = broken
@@ -64,7 +64,7 @@ def test_validation_sees_a_breach(kind: str, path: str, value: object) -> None:
         validate(broken)
 
 
-def test_base_holds_what_it_should() -> None:
+def test_base_has_the_expected_objects() -> None:
     assert sorted(found["kind"] for found in BUILT["base"]) == [
         "ConfigMap",
         "Deployment",
@@ -75,7 +75,7 @@ def test_base_holds_what_it_should() -> None:
     ]
 
 
-def test_settings_are_those_that_the_worker_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_map_matches_the_worker_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = WorkerSettings.model_fields
     assert settings().keys() <= {name.upper() for name in fields}
     assert {name.upper() for name, field in fields.items() if field.is_required()} <= settings().keys()
@@ -87,7 +87,7 @@ def test_settings_are_those_that_the_worker_reads(monkeypatch: pytest.MonkeyPatc
     assert {name: str(getattr(read, name.lower())) for name in settings()} == settings()
 
 
-def test_settings_agree_with_the_template() -> None:
+def test_config_map_matches_the_template() -> None:
     template = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))
     resources, found = template["Resources"], settings()
     names = {
@@ -106,7 +106,7 @@ def test_settings_agree_with_the_template() -> None:
     assert found["MAX_RECEIVE_COUNT"] == str(template["Parameters"]["MaximumReceiveCount"]["Default"])
 
 
-def test_account_and_region_are_the_same_everywhere() -> None:
+def test_account_and_region_are_consistent() -> None:
     text = json.dumps([found for _, found in EVERY])
     assert set(re.findall(r"(?<!\d)\d{12}(?!\d)", text)) == {"123456789012"}
     assert set(re.findall(r"\b[a-z]{2}-[a-z]+-\d\b", text)) == {"eu-central-1"}
@@ -135,11 +135,11 @@ def arguments_of(command: list[str]) -> dict[str, Any]:
     return get_command(app).make_context(program, arguments).params
 
 
-def test_command_is_the_packaged_program_and_ends_in_time() -> None:
+def test_command_is_packaged_and_ends_within_the_grace_period() -> None:
     assert arguments_of(container()["command"])["grace"] + 5 < pod()["terminationGracePeriodSeconds"]
 
 
-def test_probes_ask_what_the_worker_answers() -> None:
+def test_probes_match_the_workers_endpoints() -> None:
     ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
     probes = {kind: container()[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
     annotations = one("Deployment")["spec"]["template"]["metadata"]["annotations"]
@@ -161,7 +161,7 @@ def test_probes_ask_what_the_worker_answers() -> None:
     assert codes == {"startup": 503, "readiness": 503, "liveness": 200, "metrics": 200}
 
 
-def test_container_is_locked_in() -> None:
+def test_container_is_restricted() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     assert pod()["securityContext"]["runAsUser"] > 0
     assert container()["securityContext"] == {
@@ -175,7 +175,7 @@ def test_container_is_locked_in() -> None:
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_what_is_written_to_is_mounted(name: str) -> None:
+def test_writable_paths_are_mounted(name: str) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container(name)["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod(name)["volumes"]}
     written = [
@@ -199,7 +199,7 @@ def test_resources_fit_the_settings() -> None:
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_selectors_find_the_pods(name: str) -> None:
+def test_selectors_match_the_pods(name: str) -> None:
     deployment = one("Deployment", name)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     selectors = [deployment["spec"]["selector"], one("PodDisruptionBudget", name)["spec"]["selector"]]
@@ -220,7 +220,7 @@ def test_autoscaler_scales_the_deployment() -> None:
     assert one("PodDisruptionBudget")["spec"]["maxUnavailable"] < deployment["spec"]["replicas"]
 
 
-def test_systemd_unit_gives_the_worker_time_to_end() -> None:
+def test_systemd_timeout_exceeds_the_grace_period() -> None:
     unit = RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_file(StringIO((REPO / "deploy" / "ec2" / "ticket-processor.service").read_text(encoding="utf-8")))

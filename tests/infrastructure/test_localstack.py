@@ -33,13 +33,13 @@ def pretender(home: Path, version: str, answer: str) -> Path:
     return python
 
 
-def test_without_a_python_it_says_so_in_one_line(tmp_path: Path) -> None:
+def test_missing_python_exits_1_with_one_line(tmp_path: Path) -> None:
     said = found(tmp_path)
     assert (said.returncode, said.stdout) == (1, "")
     assert re.fullmatch(r"test-localstack: nothing was tested, .*\n", said.stderr)
 
 
-def test_the_newest_in_pyenv_is_taken(tmp_path: Path) -> None:
+def test_newest_pyenv_version_is_used(tmp_path: Path) -> None:
     pretender(tmp_path, "3.12.9", "echo 3 12")
     newest = pretender(tmp_path, "3.13.0", "echo 3 13")
     pretender(tmp_path, "3.11.7", "echo 3 11")
@@ -47,7 +47,7 @@ def test_the_newest_in_pyenv_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["exit 127", "echo 3 11", "echo no module named ensurepip >&2; exit 1"])
-def test_one_that_does_not_run_or_is_too_old_is_passed_over(answer: str, tmp_path: Path) -> None:
+def test_broken_or_old_python_is_skipped(answer: str, tmp_path: Path) -> None:
     pretender(tmp_path, "3.13.0", answer)
     good = pretender(tmp_path, "3.12.1", "echo 3 12")
     assert found(tmp_path).stdout == f"{good}\n"
@@ -60,7 +60,7 @@ def test_every_pin_is_exact() -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
 
 
-def test_plug_in_names_what_is_there() -> None:
+def test_plugin_entry_points_exist() -> None:
     project = tomllib.loads((ENDTOEND / "plugin" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     source = (ENDTOEND / "plugin" / "ticket_localstack.py").read_text(encoding="utf-8")
     for points in project["entry-points"].values():

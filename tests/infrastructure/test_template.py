@@ -292,7 +292,7 @@ BREACHES: list[tuple[Rule, str, object]] = [
 
 
 @pytest.mark.parametrize(("check", "path", "value"), BREACHES)
-def test_rule_fails_when_it_is_broken(check: Rule, path: str, value: object) -> None:
+def test_rule_detects_a_violation(check: Rule, path: str, value: object) -> None:
     template = deepcopy(TEMPLATE)
     first, *steps, last = path.split("/")
     node = template[first] if first in template else template["Resources"][first]["Properties"]
@@ -303,5 +303,5 @@ def test_rule_fails_when_it_is_broken(check: Rule, path: str, value: object) -> 
         check(template)
 
 
-def test_every_rule_is_seen_to_fail() -> None:
+def test_every_rule_has_a_violation() -> None:
     assert {check.__name__ for check, *_ in BREACHES} == {check.__name__ for check in RULES}

@@ -80,7 +80,7 @@ def leftovers(cache: Path) -> list[str]:
     return [path.name for path in cache.iterdir() if ".part-" in path.name]
 
 
-def test_a_folder_is_copied_under_its_digest(small: Path, tmp_path: Path) -> None:
+def test_folder_is_copied_under_its_digest(small: Path, tmp_path: Path) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path / "made" / "here"), no_client)
     assert target.parent == tmp_path / "made" / "here"
     assert contents(target) == contents(small)
@@ -88,13 +88,13 @@ def test_a_folder_is_copied_under_its_digest(small: Path, tmp_path: Path) -> Non
     assert leftovers(target.parent) == []
 
 
-def test_a_folder_may_have_spaces_in_its_name(small: Path, tmp_path: Path) -> None:
+def test_folder_name_may_contain_spaces(small: Path, tmp_path: Path) -> None:
     spaced = tmp_path / "a b%20ü"
     spaced.symlink_to(small)
     assert install_bundle(spaced.as_uri(), str(tmp_path), no_client).is_dir()
 
 
-def test_what_stands_there_is_trusted_and_not_copied_again(small: Path, tmp_path: Path) -> None:
+def test_existing_copy_is_reused(small: Path, tmp_path: Path) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)
     changed = (target / "encoder.onnx").read_bytes().swapcase()
     (target / "encoder.onnx").write_bytes(changed)
@@ -103,7 +103,7 @@ def test_what_stands_there_is_trusted_and_not_copied_again(small: Path, tmp_path
 
 
 @pytest.mark.parametrize("damage", ["cut short", "gone", "no manifest", "another manifest"])
-def test_damaged_copy_is_copied_anew(small: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_copy_is_replaced(small: Path, tmp_path: Path, damage: str) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)
     manifest = target / "bundle.json"
     match damage:
@@ -123,7 +123,7 @@ def test_damaged_copy_is_copied_anew(small: Path, tmp_path: Path, damage: str) -
 @pytest.mark.parametrize(
     "place", ["s3://models/prefix/deep", "s3://models/prefix/deep/", "s3://models", "s3://models/"]
 )
-def test_a_bundle_in_s3_is_copied_likewise(small: Path, s3: Any, tmp_path: Path, place: str) -> None:
+def test_s3_bundle_is_copied(small: Path, s3: Any, tmp_path: Path, place: str) -> None:
     target = install_bundle(place, str(tmp_path), lambda: s3)
     assert contents(target) == contents(small)
     for name in contents(small):
@@ -132,7 +132,7 @@ def test_a_bundle_in_s3_is_copied_likewise(small: Path, s3: Any, tmp_path: Path,
     assert install_bundle("s3://models/prefix/deep", str(tmp_path), lambda: s3) == target, "only the manifest is read"
 
 
-def test_a_corrupt_file_is_named_and_nothing_of_it_stays(s3: Any, tmp_path: Path) -> None:
+def test_corrupt_file_is_reported_and_removed(s3: Any, tmp_path: Path) -> None:
     good = s3.get_object(Bucket="models", Key="heads.npz")["Body"].read()
     for bad, said in ((good[:-1] + b"X", "differs from its sha256"), (good[:-1], "bytes instead of")):
         s3.put_object(Bucket="models", Key="prefix/deep/heads.npz", Body=bad)
@@ -144,14 +144,14 @@ def test_a_corrupt_file_is_named_and_nothing_of_it_stays(s3: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", MANIFEST])
-def test_a_missing_file_is_named_and_nothing_stays(s3: Any, tmp_path: Path, name: str) -> None:
+def test_missing_file_is_reported_and_the_copy_removed(s3: Any, tmp_path: Path, name: str) -> None:
     s3.delete_object(Bucket="models", Key=f"prefix/deep/{name}")
     with pytest.raises(BundleMissing, match=rf"s3://models/prefix/deep, where {name} cannot be read .*NoSuchKey"):
         install_bundle("s3://models/prefix/deep", str(tmp_path), lambda: s3)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copy_that_breaks_off_is_an_error_of_ours(s3: Any, tmp_path: Path) -> None:
+def test_interrupted_download_is_a_bundle_error(s3: Any, tmp_path: Path) -> None:
     class Broken:
         """An S3 whose bodies end early, as botocore tells of it."""
 
@@ -175,12 +175,12 @@ def test_a_copy_that_breaks_off_is_an_error_of_ours(s3: Any, tmp_path: Path) -> 
         ("s3:///prefix", BundleInvalid, "must be file:///folder or s3://bucket/prefix"),
     ],
 )
-def test_a_wrong_address_is_said_with_its_remedy(tmp_path: Path, uri: str, kind: type[BundleError], said: str) -> None:
+def test_invalid_uri_error_names_the_fix(tmp_path: Path, uri: str, kind: type[BundleError], said: str) -> None:
     with pytest.raises(kind, match=said):
         install_bundle(uri, str(tmp_path), no_client)
 
 
-def test_a_manifest_that_is_none_is_said(s3: Any, tmp_path: Path) -> None:
+def test_invalid_manifest_is_reported(s3: Any, tmp_path: Path) -> None:
     s3.put_object(Bucket="models", Key=MANIFEST, Body=b"{")
     with pytest.raises(BundleInvalid, match="is not JSON"):
         install_bundle("s3://models", str(tmp_path), lambda: s3)
@@ -203,7 +203,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_a_copy_that_was_killed_half_way_is_never_opened_and_swept_by_the_next(small: Path, tmp_path: Path) -> None:
+def test_copy_of_a_killed_process_is_never_opened_and_is_removed(small: Path, tmp_path: Path) -> None:
     source, cache, go = tmp_path / "source", tmp_path / "cache", tmp_path / "go"
     source.mkdir()
     for name, content in contents(small).items():
@@ -224,7 +224,7 @@ def test_a_copy_that_was_killed_half_way_is_never_opened_and_swept_by_the_next(s
     assert leftovers(cache) == []
 
 
-def test_two_processes_at_once_both_get_the_whole_bundle(small: Path, stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_concurrent_installs_both_get_the_complete_bundle(small: Path, stack: EmbeddedStack, tmp_path: Path) -> None:
     s3 = stack.client("s3")
     s3.create_bucket(Bucket="models-for-two")
     manifest = json.loads((small / MANIFEST).read_bytes())

@@ -22,7 +22,7 @@ def harness(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPat
         yield found
 
 
-def test_no_canary_is_told_of(harness: StackHarness, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_canary_is_logged(harness: StackHarness, capfd: pytest.CaptureFixture[str]) -> None:
     harness.dead_letters()
     objects = {**BROKEN, "good.json": json.dumps(valid("CAN-1")).encode()}
     for key, body in objects.items():

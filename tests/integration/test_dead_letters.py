@@ -59,7 +59,7 @@ def attribute(text: str, kind: str = "String") -> dict[str, Any]:
     return {"dataType": kind, "stringValue": text, "stringListValues": [], "binaryListValues": []}
 
 
-def test_attributes_of_all_types_survive_with_the_body_and_the_reason(
+def test_body_attributes_and_reason_are_sent(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     own = {
@@ -82,7 +82,7 @@ def test_attributes_of_all_types_survive_with_the_body_and_the_reason(
     assert told == {"message_id": received["messageId"], "errors": [REASON]}
 
 
-def test_what_is_beyond_ten_attributes_moves_into_the_rejection(
+def test_attributes_above_ten_move_into_rejection(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     own = {f"a{i}": attribute(str(i)) for i in range(9)}
@@ -102,7 +102,7 @@ def test_what_is_beyond_ten_attributes_moves_into_the_rejection(
         {"stringValue": "of no type"},
     ],
 )
-def test_what_sqs_would_not_take_moves_there_too(
+def test_attributes_invalid_for_sqs_move_into_rejection(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str], odd: dict[str, str]
 ) -> None:
     letters.reject(record("x") | {"messageAttributes": {"odd": odd, "good": attribute("1")}}, [REASON], "unexpected")
@@ -111,7 +111,7 @@ def test_what_sqs_would_not_take_moves_there_too(
     assert rejection(message)["attributes"] == {"odd": odd}
 
 
-def test_a_replayed_message_has_only_its_newest_reason(
+def test_replayed_message_has_only_the_latest_reason(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     letters.reject(record("x", "first") | {"messageAttributes": {"a": attribute("1")}}, [REASON], "object_gone")
@@ -124,7 +124,7 @@ def test_a_replayed_message_has_only_its_newest_reason(
     assert "attributes" not in rejection(message)
 
 
-def test_many_errors_are_cut_to_a_length_that_people_read(
+def test_rejection_with_many_errors_is_truncated(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     letters.reject(record("x"), [REASON | {"s3_key": str(i)} for i in range(1000)], "schema_violation")
@@ -145,7 +145,7 @@ def test_many_errors_are_cut_to_a_length_that_people_read(
         (0, set()),
     ],
 )
-def test_a_body_near_the_limit_is_sent_with_as_much_of_the_reason_as_fits(
+def test_reason_is_shortened_for_a_body_near_the_size_limit(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str], room: int, expected: set[str]
 ) -> None:
     body = "ü" * ((LIMIT - room) // 2)
@@ -160,7 +160,7 @@ def test_a_body_near_the_limit_is_sent_with_as_much_of_the_reason_as_fits(
         assert ("errors_left_out" in told) == (room == 400)
 
 
-def test_no_attribute_of_the_sender_is_given_up_for_the_reason(
+def test_sender_attributes_take_precedence_over_the_reason(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     own = {f"a{i}": attribute("1") for i in range(10)}
@@ -170,7 +170,7 @@ def test_no_attribute_of_the_sender_is_given_up_for_the_reason(
     assert size(message) <= LIMIT
 
 
-def test_a_record_without_a_body_is_sent_as_it_is(
+def test_record_without_body_is_sent_as_json(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     letters.reject({"eventSource": "aws:s3"}, [REASON], "message_invalid")
@@ -179,14 +179,14 @@ def test_a_record_without_a_body_is_sent_as_it_is(
     assert rejection(message)["message_id"] is None
 
 
-def test_a_queue_that_is_not_there_is_a_transient_error(stack: EmbeddedStack, queues: tuple[str, str]) -> None:
+def test_missing_queue_is_a_transient_error(stack: EmbeddedStack, queues: tuple[str, str]) -> None:
     letters = SqsDeadLetters(stack.client("sqs"), queues[0], queues[1] + "-gone")
     with pytest.raises(ServiceFailed, match=r"^SendMessage: ") as caught:
         letters.reject(record("x"), [REASON], "schema_violation")
     assert caught.value.transient
 
 
-def test_putting_off_sets_the_visibility(
+def test_defer_sets_the_visibility_timeout(
     stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     sqs = stack.client("sqs")
@@ -198,7 +198,7 @@ def test_putting_off_sets_the_visibility(
 
 
 @pytest.mark.parametrize("handle", [None, "expired"])
-def test_putting_off_what_cannot_be_is_of_no_consequence(letters: SqsDeadLetters, handle: str | None) -> None:
+def test_defer_ignores_invalid_receipt_handles(letters: SqsDeadLetters, handle: str | None) -> None:
     unknown = record("x") | {"receiptHandle": handle}
     if handle is None:
         del unknown["receiptHandle"]

@@ -33,9 +33,7 @@ def test_sample_event(case: Case, harness: StackHarness) -> None:
     }
 
 
-def test_a_ticket_that_was_enriched_before_is_skipped_and_not_written_again(
-    harness: StackHarness, stack: EmbeddedStack
-) -> None:
+def test_enriched_ticket_is_skipped_and_not_written_again(harness: StackHarness, stack: EmbeddedStack) -> None:
     harness.put_object("again.json", json.dumps(ticket("AGAIN-1")).encode())
     body = notification("again.json", bucket=harness.raw_bucket)
     harness.invoke(event(record(body)))
@@ -48,9 +46,7 @@ def test_a_ticket_that_was_enriched_before_is_skipped_and_not_written_again(
     assert [version["VersionId"] for version in versions["Versions"]] == [first["s3_version_id"]]
 
 
-def test_a_message_of_the_queue_is_seen_again_at_once_when_there_was_no_time(
-    harness: StackHarness, stack: EmbeddedStack
-) -> None:
+def test_message_without_time_left_is_visible_immediately(harness: StackHarness, stack: EmbeddedStack) -> None:
     sqs, url = stack.client("sqs"), stack.outputs["QueueUrl"]
     sqs.purge_queue(QueueUrl=url)
     sqs.send_message(QueueUrl=url, MessageBody=json.dumps(ticket("LATE-1")))
@@ -65,7 +61,7 @@ def test_a_message_of_the_queue_is_seen_again_at_once_when_there_was_no_time(
     sqs.purge_queue(QueueUrl=url)
 
 
-def test_what_lambda_imports_is_that_handler(harness: StackHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lambda_imports_this_handler(harness: StackHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "handler.main", None)  # forgotten again at the end, for it holds this stack
     del sys.modules["handler.main"]
     module = importlib.import_module("handler.main")

@@ -33,7 +33,7 @@ def found(bundle: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_whatever_text_is_enriched(found: dict[str, Any], kind: str) -> None:
+def test_any_text_is_enriched(found: dict[str, Any], kind: str) -> None:
     assert found["outcomes"][kind] == ["done"]
 
 
@@ -45,15 +45,15 @@ def test_whatever_text_is_enriched(found: dict[str, Any], kind: str) -> None:
         ("beyond 1 MiB", "object_too_large"),
     ],
 )
-def test_what_cannot_be_stored_is_rejected(found: dict[str, Any], kind: str, code: str) -> None:
+def test_unstorable_ticket_is_rejected(found: dict[str, Any], kind: str, code: str) -> None:
     assert found["outcomes"][kind] == [code]
 
 
-def test_peak_of_memory_is_within_the_budget(found: dict[str, Any]) -> None:
+def test_peak_memory_is_within_budget(found: dict[str, Any]) -> None:
     assert found["peak_mb"] < BUDGET
 
 
-def test_what_does_not_fit_fails_before_the_deadline_and_succeeds_later(found: dict[str, Any]) -> None:
+def test_tickets_out_of_time_fail_before_the_deadline_and_succeed_later(found: dict[str, Any]) -> None:
     hurried = found["hurried"]
     assert 0 < len(hurried["failed"]) <= 10
     assert hurried["spare_share"] > 0  # it came back while there was time

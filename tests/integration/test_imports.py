@@ -79,13 +79,13 @@ def _run(script: str, *arguments: str, home: Path = ROOT) -> subprocess.Complete
     )
 
 
-def test_the_handler_runs_without_what_builds_bundles(bundle: Path) -> None:
+def test_handler_runs_without_export_dependencies(bundle: Path) -> None:
     done = _run(BLOCK + "import handler.app" + ENRICH, str(bundle), ",".join(BUILDERS))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["enrichment"]["intent"] == "login_issue"
 
 
-def test_the_library_runs_without_aws_and_without_the_shell(bundle: Path) -> None:
+def test_library_runs_without_aws_and_cli_dependencies(bundle: Path) -> None:
     others = {"handler", "events", "pydantic_settings", "typer", "rich"}
     done = _run(BLOCK + ENRICH, str(bundle), ",".join(AWS | BUILDERS | others))
     assert done.returncode == 0, done.stderr
@@ -177,7 +177,7 @@ def test_importing_reads_no_environment_disk_or_network() -> None:
         ("def read(path=open(__file__).close()): pass", "open"),
     ],
 )
-def test_the_watch_sees_what_a_module_does(tmp_path: Path, line: str, event: str) -> None:
+def test_side_effects_of_an_import_are_detected(tmp_path: Path, line: str, event: str) -> None:
     others = ["os", "pathlib", "socket", "subprocess", "tempfile"]
     (tmp_path / "naughty.py").write_text(f"import {', '.join(others)}\n{line}\n")
     (tmp_path / "good.py").write_text("import naughty\n")
@@ -185,7 +185,7 @@ def test_the_watch_sees_what_a_module_does(tmp_path: Path, line: str, event: str
     assert any(entry.startswith(f"naughty.py:2: {event}") for entry in found), found
 
 
-def test_modules_are_named_by_their_subject() -> None:
+def test_no_module_has_a_vague_name() -> None:
     vague = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc", "base", "core"}
     parts = {part for path in MODULES for part in path.relative_to(ROOT).with_suffix("").parts}
     assert not parts & vague

@@ -82,7 +82,7 @@ def test_first_message_of_a_new_stack_is_the_test_event(other: EmbeddedStack) ->
 @pytest.mark.parametrize(
     ("key", "encoded"), [("plain/1.json", "plain/1.json"), ("a key +/ü&=.json", "a+key+%2B/%C3%BC%26%3D.json")]
 )
-def test_put_is_notified_with_its_key_encoded(empty: EmbeddedStack, key: str, encoded: str) -> None:
+def test_upload_notification_has_an_encoded_key(empty: EmbeddedStack, key: str, encoded: str) -> None:
     put(empty, key, b"12345")
     (record,) = json.loads(receive(empty)["Body"])["Records"]
     assert record["eventSource"] == "aws:s3"
@@ -93,13 +93,13 @@ def test_put_is_notified_with_its_key_encoded(empty: EmbeddedStack, key: str, en
     assert record["s3"]["object"]["size"] == len(b"12345")
 
 
-def test_no_enriched_object_is_notified(empty: EmbeddedStack) -> None:
+def test_enriched_bucket_sends_no_notifications(empty: EmbeddedStack) -> None:
     empty.client("s3").put_object(Bucket=empty.outputs["EnrichedBucket"], Key="quiet", Body=b"{}")
     time.sleep(0.3)
     assert waiting(empty) == (0, 0)
 
 
-def test_message_is_redriven_after_its_last_receive(empty: EmbeddedStack) -> None:
+def test_message_moves_to_the_dlq_after_its_last_receive(empty: EmbeddedStack) -> None:
     put(empty, "poison.json")
     bodies = {receive(empty, VisibilityTimeout=0)["Body"] for _ in range(int(empty.environment()["MAX_RECEIVE_COUNT"]))}
     assert waiting(empty, "DlqUrl") == (0, 0)
@@ -145,7 +145,7 @@ def test_enabled_mapping_feeds_the_function() -> None:
         server.shutdown()
 
 
-def test_enriched_bucket_keeps_versions_and_raw_does_not(empty: EmbeddedStack) -> None:
+def test_only_the_enriched_bucket_is_versioned(empty: EmbeddedStack) -> None:
     s3, bucket = empty.client("s3"), empty.outputs["EnrichedBucket"]
     old, new = (s3.put_object(Bucket=bucket, Key="v", Body=body)["VersionId"] for body in (b"old", b"new"))
     assert old != new
@@ -153,7 +153,7 @@ def test_enriched_bucket_keeps_versions_and_raw_does_not(empty: EmbeddedStack) -
     assert "VersionId" not in s3.put_object(Bucket=empty.outputs["RawBucket"], Key="v", Body=b"")
 
 
-def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> None:
+def test_conditional_put_and_urgency_index_work(stack: EmbeddedStack) -> None:
     dynamodb, table = stack.client("dynamodb"), stack.outputs["TableName"]
 
     def commit(modified: int, created: int = 1) -> None:
@@ -184,7 +184,7 @@ def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> 
     assert [(i["created_at"]["N"], i["source_modified"]["N"]) for i in found["Items"]] == [("2", "4"), ("1", "6")]
 
 
-def test_environment_is_that_of_the_deployed_function(stack: EmbeddedStack, other: EmbeddedStack) -> None:
+def test_environment_equals_the_deployed_function(stack: EmbeddedStack, other: EmbeddedStack) -> None:
     environment = stack.environment()
     named = {"RAW_BUCKET": "RawBucket", "ENRICHED_BUCKET": "EnrichedBucket", "TABLE_NAME": "TableName"}
     named |= {"QUEUE_URL": "QueueUrl", "DLQ_URL": "DlqUrl"}
@@ -195,7 +195,7 @@ def test_environment_is_that_of_the_deployed_function(stack: EmbeddedStack, othe
     assert [s.environment()["MAX_RECEIVE_COUNT"] for s in (stack, other)] == ["30", "77"]
 
 
-def test_two_stacks_do_not_see_each_other(empty: EmbeddedStack, other: EmbeddedStack) -> None:
+def test_two_stacks_are_isolated(empty: EmbeddedStack, other: EmbeddedStack) -> None:
     assert empty.endpoint_url != other.endpoint_url
     assert empty.outputs["RawBucket"] == other.outputs["RawBucket"]
     put(empty, "mine.json")
@@ -203,7 +203,7 @@ def test_two_stacks_do_not_see_each_other(empty: EmbeddedStack, other: EmbeddedS
     assert listed[0] > 0 == listed[1]
 
 
-def test_strangers_and_foreign_buckets_are_refused(empty: EmbeddedStack) -> None:
+def test_anonymous_access_and_foreign_buckets_are_denied(empty: EmbeddedStack) -> None:
     stranger = boto3.client(
         "s3", endpoint_url=empty.endpoint_url, region_name="us-east-1", config=Config(signature_version=UNSIGNED)
     )
@@ -246,7 +246,7 @@ def eventually(found: Any) -> None:
     assert found()
 
 
-def test_file_holds_the_environment_while_the_stack_is_up(tmp_path: Path) -> None:
+def test_env_file_exists_while_the_stack_runs(tmp_path: Path) -> None:
     file = tmp_path / "cache" / "stack.env"
     with up(file) as process:
         eventually(file.is_file)
@@ -270,7 +270,7 @@ def test_file_holds_the_environment_while_the_stack_is_up(tmp_path: Path) -> Non
     assert list(file.parent.iterdir()) == []
 
 
-def test_file_of_a_killed_stack_names_no_process(tmp_path: Path) -> None:
+def test_env_file_of_a_killed_stack_names_a_dead_process(tmp_path: Path) -> None:
     file = tmp_path / "stack.env"
     with up(file) as process:
         eventually(file.is_file)
@@ -279,7 +279,7 @@ def test_file_of_a_killed_stack_names_no_process(tmp_path: Path) -> None:
     assert sourced(file, 'if kill -0 "$STACK_PID"; then echo up; else echo gone; fi 2>/dev/null') == "gone\n"
 
 
-def test_file_of_another_stack_is_left_alone(stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_env_file_of_another_stack_is_kept(stack: EmbeddedStack, tmp_path: Path) -> None:
     file = tmp_path / "stack.env"
     file.write_text("of another\n")
     with up(file, port=int(stack.endpoint_url.rpartition(":")[2])) as process:  # which is taken
@@ -293,7 +293,7 @@ def test_file_of_another_stack_is_left_alone(stack: EmbeddedStack, tmp_path: Pat
     assert file.read_text() == "of a later one\n"
 
 
-def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_env_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(StackError, match="File exists; name another file for the environment"),

@@ -32,11 +32,11 @@ def _left_behind(program: str, bundle: Path, home: Path) -> list[str]:
     return sorted(path.name for path in home.rglob("*"))
 
 
-def test_the_models_leave_no_trace_and_report_to_nobody(bundle: Path, tmp_path: Path) -> None:
+def test_enricher_writes_no_files_and_sends_no_telemetry(bundle: Path, tmp_path: Path) -> None:
     assert _left_behind(ENRICH, bundle, tmp_path) == []
 
 
-def test_a_bare_session_does_leave_traces(bundle: Path, tmp_path: Path) -> None:
+def test_plain_session_writes_telemetry_files(bundle: Path, tmp_path: Path) -> None:
     assert "onnxruntime.db" in _left_behind(BARE, bundle, tmp_path)
 
 
@@ -61,7 +61,7 @@ print(json.dumps(megabytes))
 """
 
 
-def test_a_session_uses_the_memory_that_another_has_left(tmp_path: Path) -> None:
+def test_sessions_share_and_release_memory(tmp_path: Path) -> None:
     graph = tmp_path / "exponentials.onnx"
     onnx.save(onnx.parser.parse_model(EXPONENTIALS), graph)
     done = subprocess.run([sys.executable, "-c", HELD, graph], cwd=ROOT, capture_output=True, check=True)

@@ -71,7 +71,7 @@ def run(bundle: Path, enricher: Enricher, tmp_path: Path) -> Iterator[Run]:
         yield Run(stack, harness, enricher)
 
 
-def test_clean_run_adds_up(run: Run) -> None:
+def test_clean_run_is_balanced(run: Run) -> None:
     again = Message("again", "body", wanted=run.good.wanted)
     nothing = Message("nothing", "body")
     account = run.account([*run.messages, again, nothing])
@@ -97,14 +97,14 @@ def test_clean_run_adds_up(run: Run) -> None:
         (lambda run: run.sqs.purge_queue(QueueUrl=run.outputs["DlqUrl"]), "should be dead"),
     ],
 )
-def test_what_is_lost_or_false_is_named(run: Run, damage: Callable[[Run], object], said: str) -> None:
+def test_damage_is_reported(run: Run, damage: Callable[[Run], object], said: str) -> None:
     damage(run)
     account = run.account()
     (wrong,) = account.wrong
     assert said in wrong
 
 
-def test_wrong_reason_is_named(run: Run) -> None:
+def test_wrong_reason_is_reported(run: Run) -> None:
     run.sqs.purge_queue(QueueUrl=run.outputs["DlqUrl"])
     run.bury(run.bad.mark, "not JSON")
     assert "dead because of None" in run.account().wrong[0]
@@ -113,7 +113,7 @@ def test_wrong_reason_is_named(run: Run) -> None:
     assert "dead because of object_gone" in run.account().wrong[0]
 
 
-def test_item_of_no_ticket_is_named(run: Run) -> None:
+def test_unexpected_item_is_reported(run: Run) -> None:
     account = run.account([run.other, run.bad])
     assert any("an item of no ticket" in wrong for wrong in account.wrong)
     assert not account.adds_up

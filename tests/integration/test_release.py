@@ -85,7 +85,7 @@ def parameters(line: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def test_image_is_pushed_once_and_deployed_by_its_digest(machine: Machine, stack: EmbeddedStack) -> None:
+def test_image_is_pushed_once_and_deployed_by_digest(machine: Machine, stack: EmbeddedStack) -> None:
     assert machine.run("deploy", "LogLevel=DEBUG", "AlarmAgeSeconds=1200").returncode == 0
     inspect, login, tag, push, sam, observability = machine.lines()
     (repository,) = stack.client("ecr").describe_repositories()["repositories"]
@@ -107,7 +107,7 @@ def test_image_is_pushed_once_and_deployed_by_its_digest(machine: Machine, stack
     assert parameters(again[1]) == given  # the Release too: no version is published for an alarm
 
 
-def test_alarms_are_deployed_after_the_function_with_what_it_was_deployed_with(machine: Machine) -> None:
+def test_alarms_are_deployed_with_the_functions_parameters(machine: Machine) -> None:
     saved = 'parameter_overrides = "MemorySize=\\"4096\\" PricePerMillionGbSeconds=\\"13.3334\\" NamePrefix=\\"\\""\n'
     lines = machine.config.read_text().splitlines(keepends=True)
     places = [number for number, line in enumerate(lines) if 'parameter_overrides = ["Deployment' in line]
@@ -134,7 +134,7 @@ def test_alarms_are_deployed_after_the_function_with_what_it_was_deployed_with(m
     assert required <= parameters(observability).keys()
 
 
-def test_alarms_can_be_deployed_alone(machine: Machine) -> None:
+def test_alarms_are_deployed_separately(machine: Machine) -> None:
     ran = machine.run("observability", "AlarmFailedPercent=2", "--environment", "localstack")
     assert ran.returncode == 0
     (sam,) = machine.lines()
@@ -145,7 +145,7 @@ def test_alarms_can_be_deployed_alone(machine: Machine) -> None:
     )
 
 
-def test_first_time_is_guided_and_what_it_saved_is_kept(machine: Machine) -> None:
+def test_first_deployment_is_guided_and_saved_parameters_are_used(machine: Machine) -> None:
     text = machine.config.read_text()
     begin = '[prod.global.parameters]\nstack_name = "'
     machine.config.write_text(text.replace(f"{begin}ticket", f"{begin}new"))
@@ -173,7 +173,7 @@ def test_first_time_is_guided_and_what_it_saved_is_kept(machine: Machine) -> Non
     assert all(release.isalnum() for release in releases)
 
 
-def test_destroy_says_what_it_keeps(machine: Machine, stack: EmbeddedStack) -> None:
+def test_destroy_lists_retained_resources(machine: Machine, stack: EmbeddedStack) -> None:
     ran = machine.run("destroy")
     assert ran.returncode == 0
     alarms, function = machine.lines()
@@ -191,14 +191,14 @@ def test_destroy_says_what_it_keeps(machine: Machine, stack: EmbeddedStack) -> N
         (["deploy", "AlarmAge=1200"], "neither template has a parameter AlarmAge; check its spelling"),
     ],
 )
-def test_what_stops_it_is_said_in_a_line(machine: Machine, options: list[str], said: str) -> None:
+def test_error_is_one_line(machine: Machine, options: list[str], said: str) -> None:
     ran = machine.run(*options)
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert ran.stderr.startswith(f"error: {said}")
 
 
-def test_no_stack_and_no_credentials_are_told_apart(machine: Machine) -> None:
+def test_missing_stack_and_missing_credentials_have_different_errors(machine: Machine) -> None:
     machine.config.write_text(machine.config.read_text().replace('"ticket-enrichment"', '"other"'))
     assert "there is no stack other in this account" in machine.run("destroy").stderr
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):

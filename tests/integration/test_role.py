@@ -83,9 +83,7 @@ def failing(stack: EmbeddedStack, harness: StackHarness, name: str) -> tuple[lis
     return [line["outcome"], line.get("own_failures")], answer.log
 
 
-def test_failures_are_counted_with_the_role_and_need_its_permission(
-    stack: EmbeddedStack, harness: StackHarness
-) -> None:
+def test_failure_counts_need_their_permission(stack: EmbeddedStack, harness: StackHarness) -> None:
     assert failing(stack, harness, "T-counted")[0] == ["failed", 1]
     with without(stack, "CountFailures"):
         end, log = failing(stack, harness, "T-uncounted")
@@ -94,7 +92,7 @@ def test_failures_are_counted_with_the_role_and_need_its_permission(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_role_is_enough(case: Any, harness: StackHarness) -> None:
+def test_role_is_sufficient(case: Any, harness: StackHarness) -> None:
     run_case(case, harness.invoke, harness)
 
 

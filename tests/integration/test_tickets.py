@@ -133,7 +133,7 @@ def run(reader: Mapping[str, str], stored: list[dict[str, Any]], monkeypatch: py
     return lines
 
 
-def test_a_scan_would_be_denied(reader: Mapping[str, str]) -> None:
+def test_scan_is_denied(reader: Mapping[str, str]) -> None:
     """A control: without it the other tests would not show that there is none."""
     client = boto3.client(
         "dynamodb",
@@ -156,7 +156,7 @@ def test_enriched_tickets_are_listed_newest_first(run: Run, stored: list[dict[st
     assert [json.loads(line)["ticket_id"] for line in urgent] == ["tickets-refused", "tickets-locked-out"]
 
 
-def test_labels_are_those_of_the_whole_tickets(run: Run, stored: list[dict[str, Any]]) -> None:
+def test_list_shows_the_labels_of_the_stored_objects(run: Run, stored: list[dict[str, Any]]) -> None:
     lines = run("show", "--since", SINCE, "--json")
     found = [json.loads(line) for line in lines]
     assert len(found) == len(stored)
@@ -174,7 +174,7 @@ def test_labels_are_those_of_the_whole_tickets(run: Run, stored: list[dict[str, 
     assert run("show", "--since", SINCE, "--json", "--needs-review") == unsure
 
 
-def test_all_of_a_ticket_is_shown(run: Run, stored: list[dict[str, Any]]) -> None:
+def test_get_shows_all_fields(run: Run, stored: list[dict[str, Any]]) -> None:
     (line,) = run("get", "tickets-invoice", "--json")
     ticket = EnrichedTicket.model_validate_json(line)
     assert ticket.model_dump(exclude={"enrichment", "metadata"}) == stored[2]
@@ -186,14 +186,14 @@ def test_all_of_a_ticket_is_shown(run: Run, stored: list[dict[str, Any]]) -> Non
     assert fields["s3_key"] == f"inline/tickets-invoice/{START + 2}.json"
 
 
-def test_the_version_that_was_committed_is_shown(run: Run, stack: EmbeddedStack) -> None:
+def test_get_shows_the_committed_version(run: Run, stack: EmbeddedStack) -> None:
     bucket, key = stack.outputs["EnrichedBucket"], f"inline/tickets-dark/{START + 3}.json"
     before = run("get", "tickets-dark", "--json")
     stack.client("s3").put_object(Bucket=bucket, Key=key, Body=b"a writer that lost the race for the item")
     assert run("get", "tickets-dark", "--json") == before
 
 
-def test_the_most_similar_ticket_says_the_same_in_other_words(run: Run) -> None:
+def test_most_similar_ticket_is_a_paraphrase(run: Run) -> None:
     rows = [line.split("\t") for line in run("similar", "tickets-locked-out", "--among", "4")]
     assert rows[0][6] == "tickets-refused"
     assert {row[6] for row in rows} == set(TEXTS) - {"tickets-locked-out"}
@@ -204,7 +204,7 @@ def test_the_most_similar_ticket_says_the_same_in_other_words(run: Run) -> None:
     assert cosines[0] == pytest.approx(sum(a * b for a, b in zip(*vectors, strict=True)), abs=1e-4)
 
 
-def test_a_ticket_without_text_has_none_that_resemble_it(run: Run) -> None:
+def test_ticket_without_text_has_no_similar_tickets(run: Run) -> None:
     result = RUNNER.invoke(app, ["similar", "tickets-empty"])
     assert (result.exit_code, result.stderr) == (
         1,
@@ -223,7 +223,7 @@ def test_labels_are_counted(run: Run) -> None:
     }
 
 
-def test_rights_that_are_missing_are_named_in_one_line(
+def test_missing_permission_is_a_one_line_error(
     stack: EmbeddedStack, stored: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in keys_of_user(stack, "tickets-blind", "dynamodb:Query").items():
@@ -236,7 +236,7 @@ def test_rights_that_are_missing_are_named_in_one_line(
         assert result.stderr.endswith("s3:GetObjectVersion on the objects\n")
 
 
-def test_no_service_is_one_line(reader: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_service_is_a_one_line_error(reader: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**reader, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
     result = RUNNER.invoke(app, ["get", "tickets-dark"])
@@ -269,7 +269,7 @@ def read_until(output: int, wanted: bytes, seconds: float = 60) -> bytes:
     return seen
 
 
-def test_a_terminal_is_kept_up_to_date_until_ctrl_c(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
+def test_watch_updates_a_terminal_until_ctrl_c(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
     master, slave = pty.openpty()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
     with start(reader, "show", "--urgency", "low", "--watch", "0.1", start_new_session=True, **streams) as process:
@@ -286,7 +286,7 @@ def test_a_terminal_is_kept_up_to_date_until_ctrl_c(reader: Mapping[str, str], e
             os.close(master)
 
 
-def test_a_pipe_is_told_of_each_ticket_once(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
+def test_watch_writes_each_ticket_once_to_a_pipe(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
     arguments = ("show", "--urgency", "critical", "--since", SINCE_WATCHED, "--watch", "0.1", "--json")
     with start(reader, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -303,7 +303,7 @@ def test_a_pipe_is_told_of_each_ticket_once(reader: Mapping[str, str], enrich: E
     assert (process.returncode, errors) == (0, b"")
 
 
-def test_a_reader_who_has_seen_enough_is_no_traceback(reader: Mapping[str, str], run: Run) -> None:
+def test_watch_on_a_closed_pipe_prints_no_traceback(reader: Mapping[str, str], run: Run) -> None:
     with start(reader, "show", "--watch", "0.1", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

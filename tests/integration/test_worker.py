@@ -193,7 +193,7 @@ def worker(harness: Harness) -> Iterator[Worker]:
 class TestRunning:
     """One worker of two processes; the tests after these have the queue for themselves."""
 
-    def test_upload_becomes_an_item_and_an_enriched_object(self, harness: Harness, worker: Worker) -> None:
+    def test_upload_creates_item_and_enriched_object(self, harness: Harness, worker: Worker) -> None:
         names = [f"e2e {uuid.uuid4()}+{number}" for number in range(5)]
         done = worker.value('tickets_total{error_type="",outcome="done"}')
         for name in names:
@@ -212,7 +212,7 @@ class TestRunning:
         eventually(lambda: harness.waiting() == (0, 0))
         eventually(lambda: worker.value('tickets_total{error_type="",outcome="done"}') == done + 5)
 
-    def test_metrics_come_from_all_processes(self, harness: Harness, worker: Worker) -> None:
+    def test_metrics_include_all_processes(self, harness: Harness, worker: Worker) -> None:
         assert worker.get("/livez") == (200, "alive\n")
         assert worker.value("ticket_processes_ready") == 2
         assert worker.value("ticket_bundle_load_seconds_count") >= 2
@@ -223,7 +223,7 @@ class TestRunning:
         assert worker.value('ticket_stage_seconds_count{stage="store"}') > 0
         assert worker.get("/nothing")[0] == 404
 
-    def test_bundle_is_copied_once_for_all_processes(self, harness: Harness, worker: Worker) -> None:
+    def test_bundle_is_copied_once_per_container(self, harness: Harness, worker: Worker) -> None:
         assert worker.is_ready()
         (copy,) = Path(harness.environment["BUNDLE_CACHE_DIR"]).iterdir()
         assert "part" not in copy.name
@@ -245,7 +245,7 @@ class TestRunning:
         eventually(lambda: harness.stored([name]) == [name])
 
 
-def test_only_the_failed_message_stays(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_failed_message_stays_in_the_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.purge()
     names = [f"partial-{uuid.uuid4()}" for _ in range(9)]
     bodies = [json.dumps(ticket(name)) for name in names]
@@ -264,9 +264,7 @@ def test_only_the_failed_message_stays(harness: Harness, monkeypatch: pytest.Mon
     assert sum(call[2] for call in calls if call[:2] == ["messages", "deleted"]) == 9
 
 
-def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_loses_and_duplicates_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.purge()
     names = [f"drained-{uuid.uuid4()}" for _ in range(100)]
     with running(harness.environment, NUM_WORKERS="2") as worker:
@@ -307,16 +305,14 @@ def test_queue_attributes_are_read(scratch_queue: SqsMessageQueue) -> None:
     assert attributes.max_receive_count is None
 
 
-def test_max_receive_count_of_the_queue_equals_the_setting(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_receive_count_matches_the_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in harness.environment.items():
         monkeypatch.setenv(name, value)
     settings = WorkerSettings()
     assert SqsMessageQueue(settings, wait=0).attributes().max_receive_count == settings.max_receive_count == 30
 
 
-def test_messages_are_deleted_in_tens_and_what_stays_is_returned(
-    harness: Harness, scratch_queue: SqsMessageQueue
-) -> None:
+def test_delete_returns_the_messages_that_were_not_deleted(harness: Harness, scratch_queue: SqsMessageQueue) -> None:
     url = WorkerSettings().queue_url
     client = harness.stack.client("sqs")
     for number in range(23):
@@ -331,9 +327,7 @@ def test_messages_are_deleted_in_tens_and_what_stays_is_returned(
     assert scratch_queue.delete([]) == []
 
 
-def test_queue_out_of_reach_is_a_failure_of_the_service(
-    scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_queue_is_service_failed(scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
@@ -350,7 +344,7 @@ def test_queue_out_of_reach_is_a_failure_of_the_service(
 # -- the event, against one that a real event source mapping made
 
 
-def test_event_is_the_one_of_a_real_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_equals_a_real_event_source_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
     events: queue.Queue[dict[str, Any]] = queue.Queue()
 
     class Function(BaseHTTPRequestHandler):

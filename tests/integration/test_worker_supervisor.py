@@ -117,7 +117,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("wanted", [1, 3])
-def test_all_start_and_all_end(tmp_path: Path, wanted: int) -> None:
+def test_all_processes_start_and_end(tmp_path: Path, wanted: int) -> None:
     crew = Crew(tmp_path, wanted=wanted)
     assert crew.supervisor.not_ready() == f"0 of {wanted} processes have loaded the bundle"
     assert crew.run(crew.ready) == 0
@@ -131,7 +131,7 @@ def test_all_start_and_all_end(tmp_path: Path, wanted: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_process_that_was_killed_is_replaced(tmp_path: Path, number: signal.Signals) -> None:
+def test_killed_process_is_replaced(tmp_path: Path, number: signal.Signals) -> None:
     crew = Crew(tmp_path, wanted=2)
 
     def kill_one() -> None:
@@ -148,7 +148,7 @@ def test_process_that_was_killed_is_replaced(tmp_path: Path, number: signal.Sign
     assert crew.value('tickets_total{error_type="",outcome="done"}') == 3
 
 
-def test_half_a_report_is_passed_over(tmp_path: Path) -> None:
+def test_incomplete_report_is_ignored(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="torn")
 
     def once_replaced() -> None:
@@ -159,35 +159,35 @@ def test_half_a_report_is_passed_over(tmp_path: Path) -> None:
     assert crew.value('tickets_total{error_type="",outcome="done"}') == 3
 
 
-def test_reason_why_none_can_start_is_kept_and_the_others_are_not_tried(tmp_path: Path) -> None:
+def test_fatal_error_is_kept_and_stops_further_starts(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="fatal", wanted=3)
     assert crew.supervisor.run() == 1
     assert crew.supervisor.failure == "there is no bundle at /nowhere; build one"
     assert len(crew.pids) == 1
 
 
-def test_false_starts_come_to_an_end(tmp_path: Path) -> None:
+def test_repeated_failed_starts_end_the_worker(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="false start", wanted=2)
     assert crew.supervisor.run() == 1
     assert crew.supervisor.failure == "5 processes in a row ended before they were ready (code 3)"
     assert len(crew.pids) == 5
 
 
-def test_false_starts_are_forgotten_with_success(tmp_path: Path) -> None:
+def test_failed_starts_are_reset_by_a_success(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="late", wanted=2)
     assert crew.run(crew.ready) == 0
     assert len(crew.pids) == 4
     assert crew.value("ticket_process_restarts_total") == 2
 
 
-def test_process_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+def test_process_that_exceeds_the_grace_period_is_killed(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="stubborn", grace=0.3)
     assert crew.run(crew.ready) == 1
     assert not any(map(is_alive, crew.pids))
     assert crew.supervisor.failure == "a process did not end in good order (code -9); its messages come back"
 
 
-def test_second_signal_kills(tmp_path: Path) -> None:
+def test_second_signal_kills_processes(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="stubborn", grace=1000)
 
     def ask_once() -> None:
@@ -199,13 +199,13 @@ def test_second_signal_kills(tmp_path: Path) -> None:
     assert not any(map(is_alive, crew.pids))
 
 
-def test_process_that_ends_badly_is_said(tmp_path: Path) -> None:
+def test_failed_exit_of_a_process_is_reported(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="sore")
     assert crew.run(crew.ready) == 1
     assert crew.supervisor.failure == "a process did not end in good order (code 5); its messages come back"
 
 
-def test_signal_before_a_process_has_its_handlers_is_no_failure(tmp_path: Path) -> None:
+def test_signal_before_handlers_are_installed_is_not_a_failure(tmp_path: Path) -> None:
     slow = [sys.executable, "-S", "-c", "import time; open({!r}, 'w').close(); time.sleep(60)"]
     mark = tmp_path / "mark"
     crew = Crew(tmp_path)
@@ -214,7 +214,7 @@ def test_signal_before_a_process_has_its_handlers_is_no_failure(tmp_path: Path) 
     assert crew.supervisor.failure is None
 
 
-def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+def test_processes_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     parent = f"""
 import sys
 from pathlib import Path

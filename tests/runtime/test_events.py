@@ -22,7 +22,7 @@ def test_sample_event(case: Case, container: LambdaContainer, deployed: Lambda) 
     }
 
 
-def test_what_stays_within_the_memory(container: LambdaContainer, deployed: Lambda) -> None:
+def test_peak_memory_is_within_budget(container: LambdaContainer, deployed: Lambda) -> None:
     deployed.metrics.peaks[f"all sample events, of {container.function.memory_mb} MB"] = container.memory_peak()
     assert container.memory_kills() == 0
 
@@ -53,7 +53,7 @@ print(json.dumps({
 """
 
 
-def test_the_surroundings_are_lambdas(container: LambdaContainer) -> None:
+def test_environment_equals_lambdas(container: LambdaContainer) -> None:
     assert json.loads(container.run("python3", "-P", "-c", SURROUNDINGS)) == {
         "user": [993, 990],
         "folder": "/tmp",

@@ -80,7 +80,7 @@ def in_the_background(call: Callable[[], Invocation]) -> Future[Invocation]:
         pool.shutdown(wait=False)
 
 
-def test_services_that_do_not_answer_end_no_invocation_by_its_timeout(deployed: Lambda, gate: Gate) -> None:
+def test_unresponsive_services_cause_no_function_timeout(deployed: Lambda, gate: Gate) -> None:
     with deployed.container(timeout_seconds=10, endpoint_url=gate.url) as container:
         harness = deployed.harness(container)
         message = put(harness, "STALLED-1")
@@ -94,7 +94,7 @@ def test_services_that_do_not_answer_end_no_invocation_by_its_timeout(deployed: 
         assert harness.item("STALLED-1", CREATED_AT) is not None
 
 
-def test_the_next_invocation_after_a_timeout_is_healthy(deployed: Lambda, gate: Gate) -> None:
+def test_invocation_after_a_timeout_succeeds(deployed: Lambda, gate: Gate) -> None:
     with deployed.container(timeout_seconds=10, endpoint_url=gate.url) as container:
         harness = deployed.harness(container)
         message = put(harness, "TIMEOUT-1")
@@ -119,7 +119,7 @@ def test_the_next_invocation_after_a_timeout_is_healthy(deployed: Lambda, gate: 
         assert harness.item("TIMEOUT-1", CREATED_AT) is not None
 
 
-def test_the_next_invocation_after_a_crash_is_healthy(deployed: Lambda, gate: Gate, stack: EmbeddedStack) -> None:
+def test_invocation_after_a_crash_succeeds(deployed: Lambda, gate: Gate, stack: EmbeddedStack) -> None:
     with deployed.container(endpoint_url=gate.url) as container:
         harness = deployed.harness(container)
         message = put(harness, "CRASH-1")
@@ -135,7 +135,7 @@ def test_the_next_invocation_after_a_crash_is_healthy(deployed: Lambda, gate: Ga
         assert_one_result(harness, stack, "CRASH-1")
 
 
-def test_the_next_invocation_after_memory_was_used_up_is_healthy(deployed: Lambda) -> None:
+def test_invocation_after_out_of_memory_succeeds(deployed: Lambda) -> None:
     # The largest tickets that the template allows, with the least memory that it allows.
     with deployed.container(memory_mb=512, variables={"MAX_TICKET_BYTES": str(100 * 1024 * 1024)}) as container:
         harness = deployed.harness(container)
@@ -157,9 +157,7 @@ def test_the_next_invocation_after_memory_was_used_up_is_healthy(deployed: Lambd
         assert harness.item("MEMORY-4", CREATED_AT) is not None
 
 
-def test_one_ticket_in_two_containers_at_once_gives_one_result(
-    deployed: Lambda, gate: Gate, stack: EmbeddedStack
-) -> None:
+def test_same_ticket_in_two_containers_has_one_result(deployed: Lambda, gate: Gate, stack: EmbeddedStack) -> None:
     with (
         deployed.container(endpoint_url=gate.url) as first,
         deployed.container(endpoint_url=stack.endpoint_url) as second,
@@ -185,7 +183,7 @@ def test_one_ticket_in_two_containers_at_once_gives_one_result(
         assert [line["note"] for line in answer(first.invoke(message)).tickets("m-TWICE-1")] == ["already enriched"]
 
 
-def test_a_pool_takes_a_new_environment_for_one_that_crashed(deployed: Lambda) -> None:
+def test_pool_replaces_a_crashed_container(deployed: Lambda) -> None:
     def make() -> LambdaContainer:
         return LambdaContainer(deployed.function, rie=deployed.rie, environment=deployed.environment)
 

@@ -34,7 +34,7 @@ def asked(container: LambdaContainer, program: str) -> dict[str, Any]:
     return dict(json.loads(container.run("python3", "-P", "-c", program)))
 
 
-def test_the_bundle_is_copied_once_in_ten_invocations_and_not_again_after_a_crash(deployed: Lambda) -> None:
+def test_bundle_is_copied_once_per_container(deployed: Lambda) -> None:
     with deployed.container() as container:
         invoke, harness = deployed.invoker(container), deployed.harness(container)
         answers = [run_case(ONE_TICKET, invoke, harness)]
@@ -56,7 +56,7 @@ def test_the_bundle_is_copied_once_in_ten_invocations_and_not_again_after_a_cras
         deployed.metrics.peaks["eleven invocations of one ticket"] = container.memory_peak()
 
 
-def test_init_loads_the_models_so_that_a_snapshot_holds_them(deployed: Lambda) -> None:
+def test_init_loads_the_models(deployed: Lambda) -> None:
     with deployed.container() as container:
         invocation = deployed.seen(container.invoke({"Event": "s3:TestEvent"}))
         assert answer(invocation).response == {"batchItemFailures": []}
@@ -67,7 +67,7 @@ def test_init_loads_the_models_so_that_a_snapshot_holds_them(deployed: Lambda) -
         assert asked(container, PROCESS)["resident"] - before < model / 2
 
 
-def test_the_image_holds_the_modules_that_the_function_imports_and_no_other(container: LambdaContainer) -> None:
+def test_image_has_only_the_functions_modules(container: LambdaContainer) -> None:
     program = """
 import json, pathlib, sys
 import handler, handler.app, handler.settings
@@ -89,7 +89,7 @@ print(json.dumps({"beyond": sorted({name.removesuffix(".__init__") for name in t
     ],
     ids=["lambda", "forbidden", "no-folder", "unset"],
 )
-def test_home_does_not_matter(deployed: Lambda, home: str | None, wrapper: tuple[str, ...]) -> None:
+def test_home_may_be_unset_or_missing(deployed: Lambda, home: str | None, wrapper: tuple[str, ...]) -> None:
     with deployed.container(variables={"HOME": home}, wrapper=wrapper) as container:
         run_case(ONE_TICKET, deployed.invoker(container), deployed.harness(container))
         assert asked(container, PROCESS)["home"] == home

@@ -72,7 +72,7 @@ def test_sample_event(case: Case, function: Unpacked, harness: StackHarness) -> 
     run_case(case, function.answer, harness)
 
 
-def test_nothing_was_written_beside_tmp(folder: Path, made: Path, function: Unpacked, harness: StackHarness) -> None:
+def test_function_writes_only_to_tmp(folder: Path, made: Path, function: Unpacked, harness: StackHarness) -> None:
     run_case(load_cases()[0], function.answer, harness)
     with zipfile.ZipFile(made) as archive:
         assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
@@ -80,14 +80,14 @@ def test_nothing_was_written_beside_tmp(folder: Path, made: Path, function: Unpa
         }
 
 
-def test_modules_are_compiled_since_the_function_cannot_keep_what_it_compiles(folder: Path) -> None:
+def test_modules_are_precompiled(folder: Path) -> None:
     # By their content: Lambda gives files times of its own. The flags are the second word of the file.
     compiled = list((folder / "handler").glob("__pycache__/*.pyc"))
     assert len(compiled) == len(list((folder / "handler").glob("*.py")))
     assert {path.read_bytes()[4] for path in compiled} == {0b01}
 
 
-def test_it_fits_and_can_be_read_by_every_user(made: Path) -> None:
+def test_zip_is_within_limits_and_world_readable(made: Path) -> None:
     with zipfile.ZipFile(made) as archive:
         entries = archive.infolist()
     assert sum(entry.file_size for entry in entries) < LIMIT
@@ -95,7 +95,7 @@ def test_it_fits_and_can_be_read_by_every_user(made: Path) -> None:
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}  # the same files, the same bytes
 
 
-def test_it_contains_the_folders_of_the_function(folder: Path) -> None:
+def test_zip_has_the_functions_folders(folder: Path) -> None:
     program = (
         "import sys, json, handler.app, enrichment; print(json.dumps([m.__file__ for n, m in sys.modules.items()"
         " if n.split('.')[0] in {'handler', 'enrichment'}]))"
@@ -112,7 +112,7 @@ def test_it_contains_the_folders_of_the_function(folder: Path) -> None:
     assert not list(folder.glob("awslambdaric*"))  # part of Lambda's Python
 
 
-def test_template_differs_in_nothing_but_the_package(made: Path) -> None:
+def test_zip_template_differs_only_in_the_package(made: Path) -> None:
     text = (made.parent / "template-zip.yaml").read_text(encoding="utf-8")
     template, image = yaml_parse(text), yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
     function, of_image = (found["Resources"]["EnrichmentFunction"]["Properties"] for found in (template, image))
@@ -132,7 +132,7 @@ def test_template_differs_in_nothing_but_the_package(made: Path) -> None:
     assert not [event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)]
 
 
-def test_what_cannot_be_built_is_said_in_a_line(bundle: Path, tmp_path: Path) -> None:
+def test_build_error_is_one_line(bundle: Path, tmp_path: Path) -> None:
     ran = build("--bundle", str(tmp_path), "--out", str(tmp_path))
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1] == f"error: there is no model bundle in {tmp_path}; build it with `make bundle`"
