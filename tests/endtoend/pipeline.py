@@ -13,7 +13,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from tests.endtoend.deployment import Deployment
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 
 _SECONDS = 240.0  # a machine with other work needs many; nothing waits longer than it must
 _DEPTHS = (
@@ -68,9 +68,9 @@ class Pipeline:
         entries = Answer(None, self.log()).lines()
         return [entry for entry in entries if entry.get("message") == "ticket" and entry.get("s3_key") == key]
 
-    def dead_letters(self) -> list[DeadLetter]:
+    def rejected_messages(self) -> list[RejectedMessage]:
         """Takes what lies in the dead-letter queue."""
-        return DeadLetter.take_all(self._sqs, self._outputs["DlqUrl"])
+        return RejectedMessage.receive_all(self._sqs, self._outputs["DlqUrl"])
 
     def depth(self, queue: str = "QueueUrl") -> int:
         """How many messages a queue holds, those in work and those put off among them."""

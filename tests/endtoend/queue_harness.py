@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.endtoend.pipeline import Pipeline, wait_until
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 from tests.support.stack_harness import StackHarness
 
 
@@ -30,11 +30,11 @@ class QueueHarness(StackHarness):
         failed = [id_ for id_ in self._ids.values() if "failed" in {x["outcome"] for x in answer.tickets(id_)}]
         return Answer({"batchItemFailures": [{"itemIdentifier": id_} for id_ in failed]}, answer.log)
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """As Harness.dead_letters."""
+    def rejected_messages(self) -> list[RejectedMessage]:
+        """As Harness.rejected_messages."""
         return [
-            DeadLetter(letter.body, {n: self._translated(v) for n, v in letter.attributes.items()})
-            for letter in super().dead_letters()
+            RejectedMessage(letter.body, {n: self._translated(v) for n, v in letter.attributes.items()})
+            for letter in super().rejected_messages()
         ]
 
     def _send(self, record: Mapping[str, Any]) -> str:

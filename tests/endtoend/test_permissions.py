@@ -105,7 +105,7 @@ def test_rejection_is_retried_until_permitted(pipeline: Pipeline) -> None:
         assert '"detail":"SendMessage: AccessDenied"' in pipeline.log()
         assert pipeline.depth("DlqUrl") == 0
     wait_until(lambda: pipeline.depth("DlqUrl") == 1, "the dead letter, once the permission was back")
-    (letter,) = pipeline.dead_letters()
+    (letter,) = pipeline.rejected_messages()
     assert letter.attributes["Reason"] == "schema_violation"
 
 

@@ -48,7 +48,7 @@ def test_rejected_messages_are_in_the_dlq(pipeline: Pipeline) -> None:
     pipeline.put({k: body if isinstance(body, bytes) else json.dumps(body).encode() for k, body in objects.items()})
     wait_until(lambda: pipeline.depth("DlqUrl") == 3, "three dead letters")
     wait_until(lambda: pipeline.depth() == 0, "the queue is empty")
-    letters = pipeline.dead_letters()
+    letters = pipeline.rejected_messages()
     reasons = {error["s3_key"]: letter for letter in letters for error in letter.rejection["errors"]}
     assert {key: letter.attributes["Reason"] for key, letter in reasons.items()} == {
         "poison/not-json.json": "schema_violation",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from handler.local import EmbeddedStack
-from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
+from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_no_canary, valid
 from tests.support.cases import BUCKET
 from tests.support.fakes import event, notification, record
 from tests.support.stack_harness import StackHarness, deployed
@@ -23,7 +23,7 @@ def harness(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPat
 
 
 def test_no_canary_is_logged(harness: StackHarness, capfd: pytest.CaptureFixture[str]) -> None:
-    harness.dead_letters()
+    harness.rejected_messages()
     objects = {**BROKEN, "good.json": json.dumps(valid("CAN-1")).encode()}
     for key, body in objects.items():
         harness.put_object(f"leaks/{key}", body)
@@ -36,11 +36,11 @@ def test_no_canary_is_logged(harness: StackHarness, capfd: pytest.CaptureFixture
     ]
     answer = harness.invoke(event(*sent))
     assert answer.response == {"batchItemFailures": []}
-    letters = harness.dead_letters()
+    letters = harness.rejected_messages()
     bodies = {letter.rejection["message_id"]: letter.body for letter in letters}
     assert bodies.keys() == BROKEN.keys() | REFUSED.keys()
     assert all(WORD in bodies[name] for name in REFUSED), "the body stays in its message"
-    assert_none_is_told(answer, letters)
+    assert_no_canary(answer, letters)
     captured = capfd.readouterr()
     assert WORD not in (captured.out + captured.err).lower()
     for name in ("good.json", "inline-good"):

@@ -200,7 +200,7 @@ def test_handler_runs_the_full_bundle(full_bundle: Path, tmp_path: Path) -> None
         settings,
         source=harness.source,
         sink=harness.sink,
-        dead_letters=harness.letters,
+        dead_letters=harness.dead_letters,
         failure_counts=harness.failure_counts,
         metrics=harness.metrics,
     )
