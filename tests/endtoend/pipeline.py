@@ -52,7 +52,7 @@ class Pipeline:
         """Keys of all tickets that the table holds."""
         return {item["s3_key"] for item in self._items()}
 
-    def is_through(self, keys: Iterable[str]) -> bool:
+    def is_finished(self, keys: Iterable[str]) -> bool:
         """Whether all of these tickets are stored, and no message is left."""
         # Asking for the depth costs an emulator little, reading the whole table much.
         return self.depth() == 0 and self.done() >= set(keys)
@@ -85,17 +85,17 @@ class Pipeline:
         return int(before)
 
     @contextmanager
-    def unnoticed(self) -> Iterator[None]:
+    def without_notifications(self) -> Iterator[None]:
         """Nobody is told of what is put into the bucket, for as long as the block lasts."""
         bucket = self._outputs["RawBucket"]
-        told = self._s3.get_bucket_notification_configuration(Bucket=bucket)
-        del told["ResponseMetadata"]
-        assert told["QueueConfigurations"]
+        configuration = self._s3.get_bucket_notification_configuration(Bucket=bucket)
+        del configuration["ResponseMetadata"]
+        assert configuration["QueueConfigurations"]
         self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
         try:
             yield
         finally:
-            self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=told)
+            self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=configuration)
 
     def _items(self) -> list[dict[str, Any]]:
         read = TypeDeserializer().deserialize

@@ -37,16 +37,16 @@ def test_dlq_message_raises_the_alarm(broken: dict[str, bytes], pipeline: Pipeli
 
 
 def test_redrive_processes_repaired_tickets(broken: dict[str, bytes], pipeline: Pipeline) -> None:
-    with pipeline.unnoticed():
+    with pipeline.without_notifications():
         pipeline.put(broken)
     outputs = pipeline.deployment.outputs
     redrive = [str(Path(sys.executable).with_name("dlq-replay")), "redrive", "--yes"]
-    said = run(
+    output = run(
         [*redrive, "--source", outputs["DlqUrl"], "--destination", outputs["QueueUrl"]],
         pipeline.deployment.endpoint_url,
     )
-    assert f"{len(broken)} of about {len(broken)} messages moved; COMPLETED" in said
-    wait_until(lambda: pipeline.is_through(broken), "every ticket has an item, and the queue is empty")
+    assert f"{len(broken)} of about {len(broken)} messages moved; COMPLETED" in output
+    wait_until(lambda: pipeline.is_finished(broken), "every ticket has an item, and the queue is empty")
     assert pipeline.depth("DlqUrl") == 0
     stored = pipeline.stored("redrive/")
     assert {key: found.ticket["ticket_id"] for key, found in stored.items()} == {

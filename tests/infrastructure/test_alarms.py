@@ -1,4 +1,4 @@
-"""The alarms of both templates: when they fire, whom they notify, and what they say to do."""
+"""The alarms of both templates: when they fire, whom they notify, and their descriptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARE = {entry["Id"]: entry for entry in ALARMS["FailedShareAlarm"]["Metrics"]}
 
 
 def codes(error: type[EnrichmentError] = EnrichmentError) -> set[str]:
-    assert handler.errors.__all__  # it has to be imported for its errors to be known
+    assert handler.errors.__all__  # imported so that its subclasses exist
     return {error.code}.union(*(codes(child) for child in error.__subclasses__()))
 
 

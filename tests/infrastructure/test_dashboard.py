@@ -1,4 +1,4 @@
-"""The dashboard and the alarms name metrics that exist: those that our code writes and those that AWS documents."""
+"""The dashboard and the alarms use existing metrics: those that our code writes and those that AWS documents."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DOCUMENTED = {
 
 
 def documented() -> set[Metric]:
-    """What AWS writes for the queues and the function of template.yaml."""
+    """The metrics that AWS writes for the queues and the function of template.yaml."""
     of_alias = {"Resource": "${EnrichmentFunction}:live", "ExecutedVersion": "${EnrichmentFunction.Version.Version}"}
     errors = Metric.of("AWS/Lambda", "Errors", {"FunctionName": "${EnrichmentFunction}", **of_alias})
     return {errors} | {
@@ -72,8 +72,8 @@ def documented() -> set[Metric]:
 
 @pytest.fixture(scope="session")
 def written(enricher: Enricher) -> set[Metric]:
-    """What the handler writes about a batch in which each outcome happens, the first of its container."""
-    # Dimensions as the template says them: the function is told its own name, and Lambda tells its version.
+    """The metrics that the handler writes for a container's first batch, which contains every outcome."""
+    # Dimension values as template expressions: the function's name is a setting, its version comes from Lambda.
     sink, output = FakeSink(), StringIO()
     metrics = EmfMetrics("${EnrichmentFunction}", "${EnrichmentFunction.Version.Version}")
     sink.faults.set(ServiceFailed("no answer"), "T-failed")
@@ -109,7 +109,7 @@ def watched(template: Template) -> set[Metric]:
 
 
 def unknown(template: Template, observability: Template, written: set[Metric]) -> set[Metric]:
-    """Metrics that the templates name and nobody writes."""
+    """Metrics that the templates use and nothing writes."""
     exist = documented() | written | {metric.of_any_error() for metric in written}
     return (watched(template) | watched(observability) | shown(observability)) - exist
 
@@ -149,7 +149,7 @@ def test_every_written_metric_is_shown(written: set[Metric]) -> None:
     )
     assert whole | by_error | by_version == written
     assert shown(OBSERVABILITY) >= whole | {metric.of_any_error() for metric in by_error}
-    assert by_version <= watched(TEMPLATE)  # by the alarm that rolls a deployment back
+    assert by_version <= watched(TEMPLATE)  # by the alarms that roll a deployment back
 
 
 def test_service_name_is_the_function_name() -> None:

@@ -153,7 +153,7 @@ def named(text: str) -> dict[str, dict[str, Any]]:
 
 
 def test_resources_keep_the_names_of_an_earlier_stack() -> None:
-    # CloudFormation would replace a resource with another type or name, and with it what is in a bucket or a table.
+    # CloudFormation would replace a resource whose type or name changes, and delete the contents of a bucket or table.
     now = named(TEXT)
     assert {logical: found for logical, found in EARLIER.items() if logical in now} == now
 
@@ -235,7 +235,7 @@ def check(number: int, reason: str = "a reason") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("checks", "said"),
+    ("checks", "message"),
     [
         ({"skipped_checks": [check(1)], "bare": [check(1), check(2)]}, None),
         ({"failed_checks": [check(1)]}, "template.yaml:7: CKV_1 Queue: encrypted"),
@@ -246,7 +246,7 @@ def check(number: int, reason: str = "a reason") -> dict[str, Any]:
     ],
     ids=["good", "failed", "secret", "unreadable", "unreasoned", "needless"],
 )
-def test_scan_reports_problems(checks: dict[str, Any], said: str | None) -> None:
+def test_scan_reports_problems(checks: dict[str, Any], message: str | None) -> None:
     found = scan_problems(**{"bare": [], "secrets": [], **checks})
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]

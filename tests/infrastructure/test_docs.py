@@ -1,4 +1,4 @@
-"""README.md and docs/: commands are run by a test or say why not, links resolve, and the examples are the product's."""
+"""README.md and docs/: commands are run by a test or marked, links resolve, and examples show actual output."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MAKEFILE = (REPO / "Makefile").read_text(encoding="utf-8")
 SCRIPTS: dict[str, str] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 VOCABULARY = REPO / "docs" / "development.md"
 
-# The visible mark of a command that no test runs. In the paragraph before a block, or in a comment line of it, it
-# covers the block; a sentence "The commands of this page (section) are not run here ..." covers them all.
+# The visible mark of a command that no test runs. In the paragraph before a block or in a comment line of it, it
+# applies to the block; a sentence "The commands of this page (section) are not run here ..." applies to all of them.
 MARK = re.compile(r"\bnot run here(?: against AWS)?: (?:they need|needs) \w+", re.IGNORECASE)
 RUN_BY = re.compile(r"^# Run by (tests/[\w/]+\.py)\b")
 SHELL = {"bash", "sh"}
 ALL = re.compile(r"commands of this (page|section) are not run here: they need \w+")
 
-# Commands that another test runs: a pattern, and a file that contains a text.
+# Commands that another test runs: a pattern, and a text that a file must contain.
 ELSEWHERE = {
     r"make image-standin": ("Makefile", "test-lambda: image-standin"),
     r"make sam-invoke EVENT=\S+": ("tests/sam/test_sam.py", "local"),

@@ -1,4 +1,4 @@
-"""The Flox environments and packages, without Flox: manifests, services, Nix expressions."""
+"""The Flox environments without Flox: manifests, profile functions, services, the image script."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def manifest_of(environment: Path) -> Manifest:
 
 
 def composed() -> Manifest:
-    """The services and vars of the development environment, merged as Flox does: what includes has the last word."""
+    """The services and vars of the development environment, merged as by Flox: the including manifest overrides."""
     main = manifest_of(MAIN)
     included = [manifest_of(REPO / entry["dir"] / ".flox") for entry in main["include"]["environments"]]
     return {
@@ -106,8 +106,8 @@ def test_included_environments_exist() -> None:
     assert directories == ["deploy/generator", "deploy/processor"]
     for directory in directories:
         included = manifest_of(REPO / directory / ".flox")
-        assert "include" not in included  # an environment that names a folder beside it cannot be pushed
-        assert "activate" not in included["options"]  # its mode would become that of the development environment
+        assert "include" not in included  # an environment that includes a local folder cannot be pushed
+        assert "activate" not in included["options"]  # its mode would also apply to the development environment
 
 
 def test_development_uses_the_python_of_production() -> None:
@@ -116,15 +116,15 @@ def test_development_uses_the_python_of_production() -> None:
 
 
 def test_pushed_environment_sets_no_worker_settings() -> None:
-    # Vars are set over the environment that an activation comes with, a ConfigMap's values among it.
+    # Vars override the environment of an activation, including a ConfigMap's values.
     settings = {name.upper() for name in WorkerSettings.model_fields}
     assert settings.isdisjoint(manifest_of(REPO / "deploy" / "processor" / ".flox").get("vars", {}))
     for name in settings & composed()["vars"].keys():
-        assert composed()["vars"][name].startswith(f"${{{name}:-"), f"{name} cannot be another one for a session"
+        assert composed()["vars"][name].startswith(f"${{{name}:-"), f"{name} cannot be overridden in a session"
 
 
 def test_vars_do_not_depend_on_each_other() -> None:
-    # Flox does not promise in which order it sets them.
+    # Flox does not guarantee the order in which it sets them.
     for name, value in composed()["vars"].items():
         used = set(re.findall(r"\$\{?([A-Z_]+)", value)) - {name}
         assert used <= {"FLOX_ENV_CACHE", "FLOX_ENV_PROJECT", "MODEL_CACHE_DIR"}, name
@@ -145,7 +145,7 @@ def test_image_allows_snapstart_and_has_no_settings() -> None:
 
 
 def make_image(folder: Path, *programs: str) -> subprocess.CompletedProcess[str]:
-    """Run deploy/lambda/image.sh in a copy of the repository, with programs that write down how they are called."""
+    """Run deploy/lambda/image.sh in a copy of the repository, with programs that record their arguments."""
     copy, path = folder / "repository", folder / "bin"
     shutil.copytree(LAMBDA, copy / "deploy" / "lambda")
     path.mkdir()
@@ -168,11 +168,11 @@ def make_image(folder: Path, *programs: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize(("programs", "said"), [([], "there is no flox"), (["flox"], "there is no docker")])
-def test_missing_program_is_a_one_line_error(programs: list[str], said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("programs", "message"), [([], "there is no flox"), (["flox"], "there is no docker")])
+def test_missing_program_is_a_one_line_error(programs: list[str], message: str, tmp_path: Path) -> None:
     ran = make_image(tmp_path, *programs)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
-    assert ran.stderr.startswith(f"error: {said}")
+    assert ran.stderr.startswith(f"error: {message}")
     assert not (tmp_path / "repository" / "log").exists()
 
 
@@ -189,7 +189,7 @@ def test_image_contains_only_the_built_packages(tmp_path: Path) -> None:
     built = {name: package["store-path"] for name, package in manifest["install"].items()}
     assert built == {name: str(repository / name) for name in ("ticket-lambda", "ticket-bundle")}
     assert {path.stem for path in EXPRESSIONS} >= built.keys()
-    assert "install" not in manifest_of(LAMBDA / ".flox")  # the committed one names no store of some machine
+    assert "install" not in manifest_of(LAMBDA / ".flox")  # the committed manifest has no store paths
 
 
 # Profile --------------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_image_contains_only_the_built_packages(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shell(stack: EmbeddedStack, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Runs a line in bash as after an activation, while the services are up."""
+    """A function that runs a line in bash as after an activation, while the services run."""
     file = tmp_path / "stack.env"
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stack.environment().items())
     file.write_text(f"{exports}STACK_PID={os.getpid()}\n")
@@ -224,7 +224,7 @@ def test_zsh_and_bash_have_the_same_functions() -> None:
 
 
 def test_functions_show_tickets(stack: EmbeddedStack, shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
-    created = 7_000_000_000  # other tests use the table as well: these are the newest
+    created = 7_000_000_000  # other tests share the table: these are the newest
     labels = {"flox-1": ("critical", "NEGATIVE"), "flox-2": ("high", "POSITIVE"), "flox-3": ("low", "NEGATIVE")}
     for number, (ticket_id, (urgency, sentiment)) in enumerate(labels.items()):
         values = {"ticket_id": ticket_id, "urgency": urgency, "sentiment": sentiment, "subject": "a subject"}
@@ -241,7 +241,7 @@ def test_functions_show_tickets(stack: EmbeddedStack, shell: Callable[[str], sub
     assert shown("show-sentiment negative") == ["flox-1", "flox-3"]
     assert shown("show-sentiment positive") == ["flox-2"]
     assert "flox-1" in shell("show-sentiment").stdout
-    # The emulator's credentials do not stay in the shell.
+    # The emulator's credentials do not remain in the shell.
     assert shell("show-results >/dev/null; echo ${AWS_ACCESS_KEY_ID-none}").stdout == "none\n"
 
 
@@ -280,7 +280,7 @@ def test_functions_report_stopped_services(
     shell: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     message = "error: the AWS services are not running; start them with: flox services start\n"
-    # Not started, and killed: then its file is still there.
+    # Not started, and killed (then its file still exists).
     for line in ('rm "$STACK_ENV_FILE"; show-results', f'echo STACK_PID={2**22} >"$STACK_ENV_FILE"; show-urgent'):
         ran = shell(line)
         assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", message)
@@ -300,7 +300,7 @@ def test_services_run_in_the_foreground() -> None:
 
 @contextmanager
 def started(name: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A service as Flox starts it, in bash; ended by SIGTERM, in good order."""
+    """Run a service in bash, as Flox does; at the end it gets SIGTERM and must exit with 0."""
     command = composed()["services"][name]["command"]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -322,8 +322,8 @@ def started(name: str, environment: dict[str, str], log: Path) -> Iterator[subpr
     assert process.returncode == 0, log.read_text(encoding="utf-8")
 
 
-def within(seconds: float, found: Callable[[], Any], logs: Path) -> Any:
-    """What `found` finds at last; the logs where it finds nothing in time."""
+def wait_for(seconds: float, found: Callable[[], Any], logs: Path) -> Any:
+    """Wait until `found` returns something and return it; fail with the logs after the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := found():
@@ -341,7 +341,7 @@ def free_port() -> str:
 
 @pytest.fixture
 def activated(bundle: Path, tmp_path: Path) -> dict[str, str]:
-    """What an activation in a shell leaves: the vars, expanded by bash as Flox does."""
+    """The environment after an activation in a shell: the vars, expanded by bash as by Flox."""
     outer = {
         "PATH": os.defpath,
         "HOME": str(tmp_path),
@@ -350,19 +350,19 @@ def activated(bundle: Path, tmp_path: Path) -> dict[str, str]:
         "STACK_PORT": "0",
         "HEALTH_PORT": free_port(),
         "MODEL_BUNDLE": bundle.as_uri(),
-        "BUNDLE": str(bundle),  # of the Makefile: this one is not to be built
+        "BUNDLE": str(bundle),  # the Makefile's variable: do not build this bundle
     }
     exports = "".join(f'export {name}="{value}"\n' for name, value in composed()["vars"].items())
     shown = subprocess.run(["bash", "-c", f"{exports}env -0"], env=outer, check=True, capture_output=True, text=True)
     variables = dict(line.split("=", 1) for line in shown.stdout.split("\0") if line)
-    # The tests may run from another virtual environment than the one that make makes.
+    # The tests may run in a virtual environment other than make's.
     return variables | {"TICKET_PROGRAMS": str(Path(sys.executable).parent)}
 
 
 def test_services_enrich_tickets(activated: dict[str, str], tmp_path: Path) -> None:
     stack, health = Path(activated["STACK_ENV_FILE"]), f"http://127.0.0.1:{activated['HEALTH_PORT']}/readyz"
     stack.parent.mkdir()
-    # From a stack that was killed: nobody may take it for one that is up.
+    # The file of a killed stack: it must not be used.
     stack.write_text(f"export AWS_ENDPOINT_URL=http://127.0.0.1:9 RAW_BUCKET=gone\nSTACK_PID={2**22}\n")
 
     with ExitStack() as services:
@@ -373,7 +373,7 @@ def test_services_enrich_tickets(activated: dict[str, str], tmp_path: Path) -> N
         time.sleep(0.5)
         assert [service.poll() for service in waiting] == [None, None]
         with started("aws", activated, tmp_path / "aws.log"):
-            within(60, lambda: "gone" not in stack.read_text(encoding="utf-8"), tmp_path)
+            wait_for(60, lambda: "gone" not in stack.read_text(encoding="utf-8"), tmp_path)
             sourced = subprocess.run(
                 ["bash", "-c", f". '{stack}' && env -0"], env={}, check=True, capture_output=True, text=True
             )
@@ -381,10 +381,10 @@ def test_services_enrich_tickets(activated: dict[str, str], tmp_path: Path) -> N
             table = boto3.session.Session(
                 shared["AWS_ACCESS_KEY_ID"], shared["AWS_SECRET_ACCESS_KEY"], region_name=shared["AWS_DEFAULT_REGION"]
             ).client("dynamodb", endpoint_url=shared["AWS_ENDPOINT_URL"])
-            (item,) = within(60, lambda: table.scan(TableName=shared["TABLE_NAME"])["Items"], tmp_path)
+            (item,) = wait_for(60, lambda: table.scan(TableName=shared["TABLE_NAME"])["Items"], tmp_path)
             table.close()
             assert item["ticket_id"]["S"].startswith("TCK-")
             with urllib.request.urlopen(health, timeout=5) as answer:
                 assert answer.status == 200
-            services.close()  # the worker and the generator end before what they need
+            services.close()  # the worker and the generator end before the services that they use
     assert not stack.exists()

@@ -41,7 +41,7 @@ def test_training_data_is_not_packaged(function: Path) -> None:
 
 
 def test_function_imports_nothing_from_outside_its_folders(function: Path) -> None:
-    # -P and no PYTHONPATH but these folders; this repository is installed for the tests, and must not be used.
+    # -P and only these folders on the path, so that the installed repository is not used.
     program = (
         "import sys, json; sys.path.insert(0, sys.argv[1]);"
         "import handler.app, handler.settings, enrichment;"
@@ -61,7 +61,7 @@ def test_flox_image_has_the_same_folders() -> None:
     named = set(re.findall(r"\.\./\.\./([a-z/]+)", expression))
     assert named == {*FOLDERS, *FLAT_FOLDERS, LEFT_OUT, "pyproject"}
     assert f"difference ../../enrichment ../../{LEFT_OUT}" in expression
-    assert "readDir ../../handler" in expression  # whose folders are taken away before handler/aws is added
+    assert "readDir ../../handler" in expression  # its subfolders are removed before handler/aws is added
 
 
 def test_wheel_contains_what_the_export_extra_needs() -> None:

@@ -1,4 +1,4 @@
-"""deploy/kubernetes and deploy/ec2: the objects are valid, and agree with the worker, the template and each other."""
+"""deploy/kubernetes and deploy/ec2: the objects are valid, and consistent with the worker and the template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.infrastructure.kustomization import Object
 
 EVERY = [(name, found) for name, objects in BUILT.items() for found in objects]
 
-# KEDA's kinds are not Kubernetes' own: these are the names that its documentation has for what is used here.
+# KEDA's kinds have no schema in Kubernetes: these are the field names in KEDA's documentation.
 KEDA = {
     "ScaledObject": {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "triggers"},
     "TriggerAuthentication": {"podIdentity"},
@@ -96,7 +96,7 @@ def test_config_map_matches_the_template() -> None:
         "DLQ_URL": resources["DeadLetterQueue"]["Properties"]["QueueName"],
     }
     for setting, name in names.items():
-        assert found[setting].rpartition("/")[2] == name["Fn::If"][2]  # the name where no prefix is given
+        assert found[setting].rpartition("/")[2] == name["Fn::If"][2]  # the name without a prefix
     for setting, bucket in (("RAW_BUCKET", "RawBucket"), ("ENRICHED_BUCKET", "EnrichedBucket")):
         pattern, prefix = resources[bucket]["Properties"]["BucketName"]["Fn::Sub"]
         default = prefix["Prefix"]["Fn::If"][2]["Fn::Sub"]
@@ -126,12 +126,14 @@ def test_flox_runs_the_pod() -> None:
 
 
 def arguments_of(command: list[str]) -> dict[str, Any]:
-    """What the worker's own command line makes of a command."""
+    """The parameters that the worker's command line parses from a command."""
     program, *arguments = command
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     module, _, function = scripts[program].partition(":")
     assert callable(getattr(import_module(module), function))
-    assert (REPO / ".flox" / "pkgs" / f"{program}.nix").is_file()  # run mode has no PYTHONPATH: a packaged program
+    assert (
+        REPO / ".flox" / "pkgs" / f"{program}.nix"
+    ).is_file()  # Flox's run mode sets no PYTHONPATH, so the program must be packaged
     return get_command(app).make_context(program, arguments).params
 
 
@@ -157,7 +159,7 @@ def test_probes_match_the_workers_endpoints() -> None:
             answer = connection.getresponse()
             answer.read()
             codes[kind] = answer.status
-    # A worker that is still loading its models lives, and gets no traffic; a pod that waits for them is not killed.
+    # A worker that is still loading its models is alive but not ready; its pod is not killed.
     assert codes == {"startup": 503, "readiness": 503, "liveness": 200, "metrics": 200}
 
 
@@ -195,7 +197,7 @@ def test_resources_fit_the_settings() -> None:
     assert workers * threads == int(requests["cpu"])
     megabytes = {"Mi": 1, "Gi": 1024}
     requested, limit = (int(value[:-2]) * megabytes[value[-2:]] for value in (requests["memory"], limits["memory"]))
-    assert 400 * workers < requested <= limit  # the compact profile's budget is 400 MB a process
+    assert 400 * workers < requested <= limit  # the compact profile's budget is 400 MB per process
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -231,4 +233,4 @@ def test_systemd_timeout_exceeds_the_grace_period() -> None:
     assert flox.split()[-2:] == ["-r", annotations["flox.dev/environment"]]
     assert arguments_of(command.split())["grace"] + 5 < int(service["TimeoutStopSec"])
     assert service["Restart"] == "always"
-    assert service["RestartPreventExitStatus"] == "2"  # what the worker ends with where settings are missing
+    assert service["RestartPreventExitStatus"] == "2"  # the worker's exit code for missing settings

@@ -1,4 +1,4 @@
-"""The overlays of deploy/kubernetes, and its page: each changes what it says, and nothing else."""
+"""The overlays of deploy/kubernetes and docs/kubernetes.md: each overlay makes only its documented change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.infrastructure.kubernetes_objects import (
 )
 from tests.infrastructure.kustomization import build
 
-# The names that KEDA's documentation has for what is used here.
+# The field names in KEDA's documentation.
 TRIGGER = {"type", "metadata", "authenticationRef"}
 SQS_TRIGGER = {"queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "awsRegion", "scaleOnInFlight"}
 
@@ -43,7 +43,7 @@ def test_shared_models_overlay_replaces_only_one_volume() -> None:
 def test_pods_keep_copies_of_other_pods_on_a_shared_volume(bundle: Path, tmp_path: Path) -> None:
     manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     installed = install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture")
-    # Process 1 of another pod is at its copy: there is no way to see from here whether it lives.
+    # A partial copy of process 1 in another pod: this pod cannot tell whether that process still runs.
     copy = installed.rename(tmp_path / f"{installed.name}.part-ticket-processor-7d4b9-x2x9k-1.abc")
     assert install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture") == installed
     assert {path.name for path in copy.iterdir()} == {*manifest["files"], "bundle.json"}
@@ -58,14 +58,14 @@ def test_keda_overlay_replaces_the_autoscaler() -> None:
     assert trigger.keys() <= TRIGGER
     assert trigger["type"] == "aws-sqs-queue"
     assert trigger["metadata"].keys() <= SQS_TRIGGER
-    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA takes no numbers there
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA accepts only strings
     assert trigger["metadata"]["queueURLFromEnv"] in settings()
     assert trigger["authenticationRef"]["name"] == one("TriggerAuthentication", "keda")["metadata"]["name"]
 
 
 def test_unknown_kustomization_field_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [], "namePrefix": "my-"}))
-    with pytest.raises(AssertionError, match="more than is read here"):
+    with pytest.raises(AssertionError, match="unsupported field"):
         build(tmp_path)
 
 

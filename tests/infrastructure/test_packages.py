@@ -1,4 +1,4 @@
-"""The packages that Flox builds, read without Nix: they parse, and agree with pyproject.toml."""
+"""The packages that Flox builds, parsed without Nix: they are valid and match pyproject.toml."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_arguments_are_used() -> None:
     for expression in EXPRESSIONS.values():
         body = expression.path.read_text(encoding="utf-8").partition("}:")[2]
         assert [name for name in expression.arguments if not re.search(rf"\b{name}\b", body)] == []
-        # Those of this repository are called by their files' names.
+        # Packages of this repository are referred to by their file names.
         assert {name for name in expression.arguments if name.startswith("ticket-")} <= EXPRESSIONS.keys()
 
 
@@ -65,7 +65,7 @@ def test_packages_are_named_after_their_files() -> None:
             assert (package["project"], package["pname"]) == ("lib.importTOML ../../pyproject.toml.project", "name")
             assert PROJECT["name"] == stem
         else:
-            assert package["pname"] == stem  # `flox build` takes the file's name, people read the package's
+            assert package["pname"] == stem  # `flox build` uses the file name, users see the package name
         assert package["meta"].keys() >= {"license"}
         assert package["description"]
         assert package.get("pythonImportsCheck") or package["doInstallCheck"] == "true", f"{stem}: nothing is checked"
@@ -111,7 +111,7 @@ def test_package_matches_pyproject() -> None:
 def test_programs_are_console_scripts(stem: str, programs: list[str]) -> None:
     package = PACKAGES[stem]
     assert package["mainProgram"] == stem
-    assert re.findall(r"\$out/bin/(\S+) ", package["installCheckPhase"]) == programs  # each is run once
+    assert re.findall(r"\$out/bin/(\S+) ", package["installCheckPhase"]) == programs  # each is run once by the build
     for program in programs:
         module, _, function = PROJECT["scripts"][program].partition(":")
         assert callable(getattr(import_module(module), function))
@@ -129,11 +129,11 @@ def test_lambda_entry_point_is_exec() -> None:
     assert quoted[0][1] == "${runtimeShell}"
     program, _, arguments = quoted[1][1].partition(" ")
     assert (program, arguments) == ("${python}/bin/python3", '-P -m awslambdaric "$@"')
-    assert "<(" not in package["installPhase"]  # nothing of it works without /dev/fd
+    assert "<(" not in package["installPhase"]  # process substitution needs /dev/fd
     template = (REPO / "template.yaml").read_text(encoding="utf-8")
     assert f"EntryPoint: [/bin/{package['mainProgram']}]" in template
-    (stand_in,) = [path for path in (REPO / "deploy").rglob("ticket-lambda") if path.is_file()]
-    assert stand_in.read_text(encoding="utf-8").splitlines()[-1] == f"exec python3 {arguments}"
+    (wrapper,) = [path for path in (REPO / "deploy").rglob("ticket-lambda") if path.is_file()]
+    assert wrapper.read_text(encoding="utf-8").splitlines()[-1] == f"exec python3 {arguments}"
 
 
 def test_bundle_uses_the_pinned_weights() -> None:

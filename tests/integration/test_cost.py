@@ -1,4 +1,4 @@
-"""`make cost`: a measured ticket, priced."""
+"""`make cost`: the price of a measured ticket."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PROGRAM = REPO / "deploy" / "cost.py"
 
 @pytest.fixture(scope="module")
 def cost() -> ModuleType:
-    """The program as a module; it lies beside what is deployed, and belongs to no package."""
+    """The program as a module; it belongs to no package."""
     spec = spec_from_file_location("cost", PROGRAM)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules["cost"] = module  # where its dataclass looks for its annotations
+    sys.modules["cost"] = module  # its dataclass resolves annotations there
     spec.loader.exec_module(module)
     return module
 
@@ -66,14 +66,14 @@ def test_bill_adds_up_and_names_assumptions(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--price", "gas=1"], "error: there is no price gas; there are gb-second, "),
         (["--price", "s3-puts"], "error: a price is NAME=USD"),
         (["--bundle", "/nonexistent"], "error: there is no model bundle in /nonexistent; build it"),
     ],
 )
-def test_invalid_option_is_a_one_line_error(options: list[str], said: str) -> None:
+def test_invalid_option_is_a_one_line_error(options: list[str], message: str) -> None:
     ran = run(*options)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
-    assert ran.stderr.startswith(said)
+    assert ran.stderr.startswith(message)

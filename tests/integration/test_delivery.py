@@ -1,4 +1,4 @@
-"""How tickets leave: the limiter, the file, the bucket, and the command that starts and stops it all."""
+"""Delivery of generated tickets: the rate limiter, the file, the bucket, and the command."""
 
 import ast
 import itertools
@@ -24,7 +24,7 @@ START = 1_763_000_000
 
 
 def _times(rate: float | None, count: int, cost: float = 0.0) -> list[float]:
-    """Return when each of so many tickets would be made, by a clock that only sleeping (and each ticket) moves."""
+    """The time of each of `count` tickets, on a clock that only sleeping and `cost` per ticket advance."""
     now, made = 100.0, []
 
     def sleep(seconds: float) -> None:
@@ -83,17 +83,17 @@ def test_output_goes_to_a_file_or_stdout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         ((), "either --bucket NAME or --out"),
         (("--bucket", "b", "--out", "-"), "either --bucket NAME or --out"),
         (("--out", "no/such/folder/x.jsonl"), "cannot write to no/such/folder/x.jsonl: No such file or directory"),
     ],
 )
-def test_invalid_arguments_are_a_one_line_error(arguments: tuple[str, ...], complaint: str) -> None:
+def test_invalid_arguments_are_a_one_line_error(arguments: tuple[str, ...], message: str) -> None:
     done = _run(*arguments)
     assert done.exit_code == 1
-    assert complaint in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -135,11 +135,11 @@ def test_signal_exits_0(number: signal.Signals, rate: list[str]) -> None:
         assert process.stdout
         first = process.stdout.readline()
         process.send_signal(number)
-        rest, said = process.communicate(timeout=20)
+        rest, stderr = process.communicate(timeout=20)
     lines = [first, *rest.splitlines()]
     assert process.returncode == 0
     assert all(json.loads(line)["ticket_id"] for line in lines)
-    assert said == f"{len(lines)} ticket{'s'[: len(lines) - 1]} made\n"
+    assert stderr == f"{len(lines)} ticket{'s'[: len(lines) - 1]} made\n"
 
 
 def test_closed_pipe_is_not_an_error() -> None:

@@ -1,4 +1,4 @@
-"""`make demo`, with fewer tickets: every one of them is accounted for."""
+"""`make demo` with fewer tickets: each one has an outcome."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_ticket_has_an_outcome(bundle: Path, capfd: pytest.CaptureFixture[
     demo.main(bundle=bundle, count=20, seed=3)
     out = capfd.readouterr().out
     result = json.loads(out.strip().splitlines()[-1])
-    # Of the twenty, one comes twice, and four are broken: deleted, not JSON, not UTF-8, a field missing.
+    # Of the twenty, one is a duplicate and four are invalid: deleted, not JSON, not UTF-8, a missing field.
     assert {name: result[name] for name in ("sent", "done", "skipped", "rejected", "failed", "lost")} == {
         "sent": 20,
         "done": 15,

@@ -1,4 +1,4 @@
-"""`dlq-replay` on the queues of the embedded stack: what is only read stays, what is replayed arrives unchanged."""
+"""`dlq-replay` on the embedded stack's queues: messages that are only read stay, replayed ones arrive unchanged."""
 
 from __future__ import annotations
 

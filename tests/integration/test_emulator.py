@@ -1,4 +1,4 @@
-"""The embedded stack's process: errors are one line that names the remedy, and however it ends, nothing is left."""
+"""The embedded stack's process: errors are one line that names the fix, and it cleans up however it ends."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def test_missing_template_error_names_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("Transform: AWS::Serverless-2016-10-31", "Transform: [", "template.yaml could not be created"),
         ("maxReceiveCount: !Ref MaximumReceiveCount", "maxReceiveCount: 0", "TicketQueue"),
     ],
 )
-def test_broken_template_is_a_one_line_error(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_broken_template_is_a_one_line_error(tmp_path: Path, old: str, new: str, message: str) -> None:
     broken = tmp_path / "template.yaml"
     broken.write_text((REPO / "template.yaml").read_text().replace(old, new))
     stack = EmbeddedStack(template=broken)
     with pytest.raises(StackError) as caught:
         stack.start()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert stack.pid is not None
     assert not is_alive(stack.pid)
@@ -113,8 +113,8 @@ def test_command_with_invalid_port_exits_1() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc to find the child of the command")
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_command_cleans_up_after_a_signal(ending: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_command_cleans_up_after_a_signal(stop_signal: signal.Signals, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "handler.local", "up", "--port", "0"],
         cwd=REPO,
@@ -128,8 +128,8 @@ def test_command_cleans_up_after_a_signal(ending: signal.Signals, tmp_path: Path
         url = next(shlex.split(line)[1] for line in lines if "AWS_ENDPOINT_URL" in line).partition("=")[2]
         port = int(url.rpartition(":")[2])
         children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
-        command.send_signal(ending)
-        assert command.wait(10) == (-ending if ending is signal.SIGKILL else 0)
+        command.send_signal(stop_signal)
+        assert command.wait(10) == (-stop_signal if stop_signal is signal.SIGKILL else 0)
     assert len(children) == 1
     assert eventually(lambda: not is_alive(int(children[0])))
     assert eventually(lambda: not list(tmp_path.iterdir()))

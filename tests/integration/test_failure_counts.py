@@ -1,4 +1,4 @@
-"""The counts of failures, in DynamoDB and in memory, and a ticket that fails through its own fault on a real queue."""
+"""The failure counts, in DynamoDB and in memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_item_expires_and_is_not_a_ticket(stack: EmbeddedStack) -> None:
     DynamoFailureCounts(dynamodb, table).add("ends", 1)
     key = {"ticket_id": {"S": "#failures#ends"}, "created_at": {"N": "-1"}}
     item = dynamodb.get_item(TableName=table, Key=key)["Item"]
-    # As long as SQS can retain the message, and no attribute by which `tickets` would find it.
+    # It lives as long as SQS can retain the message, and has no attribute by which `tickets` would find it.
     assert int(item["expires_at"]["N"]) >= int(before) + 14 * 24 * 3600
     assert item.keys() == {"ticket_id", "created_at", "expires_at", "failed_receives"}
 

@@ -61,7 +61,7 @@ class Machine:
         )
 
     def lines(self) -> list[list[str]]:
-        """The lines since this was last asked."""
+        """The log lines since the last call."""
         found = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return found
@@ -99,12 +99,12 @@ def test_image_is_pushed_once_and_deployed_by_digest(machine: Machine, stack: Em
     assert given["ImageUri"].startswith(f"{address}@sha256:")
     assert (given["Architecture"], given["LogLevel"]) == ("arm64", "DEBUG")
     assert "AlarmAgeSeconds" not in given
-    assert "--guided" not in sam  # the embedded stack has the name that samconfig.toml says
+    assert "--guided" not in sam  # the embedded stack has the name in samconfig.toml
     assert "--guided" not in observability
     assert machine.run("deploy", "LogLevel=DEBUG").returncode == 0
     again = machine.lines()
     assert [line[1] for line in again] == ["image", "deploy", "deploy"]
-    assert parameters(again[1]) == given  # the Release too: no version is published for an alarm
+    assert parameters(again[1]) == given  # including Release: a change of an alarm publishes no version
 
 
 def test_alarms_are_deployed_with_the_functions_parameters(machine: Machine) -> None:
@@ -123,7 +123,7 @@ def test_alarms_are_deployed_with_the_functions_parameters(machine: Machine) -> 
         "QueueName": "ticket-processing",
         "DlqName": "ticket-processing-dlq",
         "Timeout": "60",
-        "MemorySize": "2048",  # as in the stack that exists: sam deployed nothing here
+        "MemorySize": "2048",  # from the existing stack: this sam deploys nothing
         "MaximumConcurrency": "10",
         "AlarmTopicArn": '""',
         "AlarmFailedPercent": "5",
@@ -184,18 +184,18 @@ def test_destroy_lists_retained_resources(machine: Machine, stack: EmbeddedStack
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["deploy", "--image", "unknown"], "Docker has no image unknown: build it with `make image`"),
         (["deploy", "NamePrefix=fail"], "sam deploy failed with exit code 3"),
         (["deploy", "AlarmAge=1200"], "neither template has a parameter AlarmAge; check its spelling"),
     ],
 )
-def test_error_is_one_line(machine: Machine, options: list[str], said: str) -> None:
+def test_error_is_one_line(machine: Machine, options: list[str], message: str) -> None:
     ran = machine.run(*options)
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
-    assert ran.stderr.startswith(f"error: {said}")
+    assert ran.stderr.startswith(f"error: {message}")
 
 
 def test_missing_stack_and_missing_credentials_have_different_errors(machine: Machine) -> None:

@@ -18,7 +18,7 @@ from tests.infrastructure.nix_expressions import Expression
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPRESSIONS = sorted((REPOSITORY / ".flox" / "pkgs").glob("*.nix"))
-STAND_IN = Path(__file__).with_name("nixpkgs.nix")
+FAKE_NIXPKGS = Path(__file__).with_name("nixpkgs.nix")
 
 
 def nix(*arguments: str) -> str:
@@ -35,7 +35,7 @@ def nix(*arguments: str) -> str:
 def packages() -> dict[str, Any]:
     """Every expression, evaluated."""
     files = " ".join(f'"{path.stem}" = /. + "{path}";' for path in EXPRESSIONS)
-    call = f'import (/. + "{STAND_IN}") {{ expressions = {{ {files} }}; }}'
+    call = f'import (/. + "{FAKE_NIXPKGS}") {{ expressions = {{ {files} }}; }}'
     return dict(json.loads(nix("--eval", "--strict", "--json", "-E", call)))
 
 

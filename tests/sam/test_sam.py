@@ -1,4 +1,4 @@
-"""`sam local` with the stand-in image: what the function answered, which sam's exit code does not say."""
+"""`sam local` with the image; checks the function's responses, because sam's exit code does not reflect them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sam(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def warm(sam: SamLocal) -> Iterator[StartedSam]:
-    """One container for all events: `sam local invoke` makes one for each, which takes seconds."""
+    """One container for all events: `sam local invoke` starts one per event, which takes seconds."""
     with sam.started() as found:
         yield found
 

@@ -55,7 +55,7 @@ def main(bundle: str) -> None:
     found = {kind: _outcomes(harness, body) for kind, body in kinds.items()}
     status = Path("/proc/self/status").read_text()
     peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]  # the kernel always writes it
-    sys.stdout.write(json.dumps({"outcomes": found, "peak_mb": peak, "hurried": _hurried(harness)}) + "\n")
+    sys.stdout.write(json.dumps({"outcomes": found, "peak_mb": peak, "out_of_time": _out_of_time(harness)}) + "\n")
 
 
 def _outcomes(harness: FakeHarness, body: str) -> list[str]:
@@ -70,7 +70,7 @@ def _outcomes(harness: FakeHarness, body: str) -> list[str]:
     return sorted({line.get("error_type") or line["outcome"] for line in lines})
 
 
-def _hurried(harness: FakeHarness) -> dict[str, Any]:
+def _out_of_time(harness: FakeHarness) -> dict[str, Any]:
     """Run a batch with half of the time that it needs, then run the failed messages again.
 
     Measures CPU time, which does not depend on other load on the machine.
