@@ -1,4 +1,4 @@
-"""The result of an invocation as Lambda returns it, from the response and log of the runtime interface emulator (RIE)."""
+"""The result of an invocation as Lambda returns it, from the response and log of the runtime interface emulator."""
 
 from __future__ import annotations
 
