@@ -2,9 +2,9 @@
 
     python -m tests.bench.soak --bundle BUNDLE [--tickets 5000] [--seed 5]
 
-Samples the resident memory and the open files of the process that has the models, and compares the last quarter of the
-tickets with the first. Every ticket is accounted for. The last line on standard output is one JSON object; the exit
-code is 1 when memory or files have grown, or a ticket is not what it should be.
+Samples the resident memory and the open files of the worker process, and compares the last quarter of the tickets with
+the first. Every ticket's outcome is checked. The last line of stdout is one JSON object; the exit code is 1 if memory
+or open files have grown, or an outcome is wrong.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from tests.support.reconciliation import Reconciler, Reference
 from tests.support.traffic import Message, Traffic
 from tests.support.workers import Worker, worker
 
-# The centres of the two quarters are three quarters of all tickets apart: with 5,000 tickets a leak of 2 KB each
-# exceeds this. It is above what the allocator's arenas of sixteen threads still gain in the first quarter.
+# The centres of the two quarters are three quarters of all tickets apart: with 5,000 tickets, a leak of 2 KB per ticket
+# exceeds this. The limit is above the growth of the allocator's arenas (sixteen threads) during the first quarter.
 MAX_MEMORY_GROWTH = 8.0  # MB
-# A client keeps up to sixteen connections and opens one when it first needs so many at once, which may be late. A leak
-# of one in a hundred tickets comes to 37.
+# A client keeps up to sixteen connections and opens them on demand, possibly late. A leak of one file per hundred
+# tickets would be 37.
 MAX_FILE_GROWTH = 8
-MAX_WAITING_SHARE = 0.02  # of all messages: those that wait would blur what was done when
+MAX_WAITING_SHARE = 0.02  # of all messages: a longer queue would blur the progress of the samples
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The worker's process at one moment; memory in MB."""
+    """Measurements of the worker process at one moment; memory in MB."""
 
     done: int
     memory: float
@@ -48,8 +48,8 @@ class Sample:
 
 
 def main() -> int:
-    """Runs the soak and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description="Soak the real worker.")
+    """Run the soak test and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description="Run a soak test of the worker.")
     parser.add_argument("--bundle", type=Path, default=Path(".bundles/compact"))
     parser.add_argument("--tickets", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=5)
@@ -86,11 +86,11 @@ def main() -> int:
     more_memory, more_files = memory[1] - memory[0], files[1] - files[0]
     problems = [
         *(
-            [f"memory grew by {more_memory:.1f} MB, {MAX_MEMORY_GROWTH:g} are allowed"]
+            [f"memory grew by {more_memory:.1f} MB; the limit is {MAX_MEMORY_GROWTH:g}"]
             if more_memory > MAX_MEMORY_GROWTH
             else []
         ),
-        *([f"{more_files} more files are open, {MAX_FILE_GROWTH} are allowed"] if more_files > MAX_FILE_GROWTH else []),
+        *([f"{more_files} more open files; the limit is {MAX_FILE_GROWTH}"] if more_files > MAX_FILE_GROWTH else []),
         *reconciliation.errors[:5],
     ]
     for problem in problems:
@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def _soak(one: Worker, sender: Sender, messages: Sequence[Message]) -> tuple[list[Sample], float]:
-    """Uploads the messages, no faster than they are enriched, until the queue is empty; gives samples and seconds."""
+    """Upload the messages no faster than they are enriched, until the queue is empty; return samples and seconds."""
     samples: list[Sample] = []
     over = threading.Event()
     child = one.child()
@@ -131,9 +131,9 @@ def _soak(one: Worker, sender: Sender, messages: Sequence[Message]) -> tuple[lis
 
 
 def _quarters(samples: Sequence[Sample], tickets: int) -> tuple[list[Sample], list[Sample]]:
-    """The samples while the first and while the last quarter of the tickets were enriched; not the very first ones.
+    """The samples of the first and of the last quarter of the tickets.
 
-    A twentieth is left for the memory that a process takes once: connections, threads, the arena of the models.
+    The first twentieth is excluded, because a process allocates connections, threads and the models' arena then.
     """
     first = [s for s in samples if tickets / 20 <= s.done <= tickets / 4]
     last = [s for s in samples if s.done >= tickets * 3 / 4]

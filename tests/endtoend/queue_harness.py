@@ -1,4 +1,4 @@
-"""The sample events by way of the queue: their bodies are sent, and the mapping hands them to the function."""
+"""The sample events through the queue: their bodies are sent, and the event source mapping invokes the function."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.support.stack_harness import StackHarness
 
 
 class QueueHarness(StackHarness):
-    """`tests.support.cases.Harness` where SQS assigns the message ids: they are mapped back to those of the event.
+    """`tests.support.cases.Harness` on a real queue; SQS's message ids are mapped back to those of the event.
 
-    While it is used S3 must tell nobody of new objects (`Pipeline.unnoticed`), since the event does.
+    S3 must not send notifications meanwhile (`Pipeline.without_notifications`), because the events replace them.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -22,11 +22,11 @@ class QueueHarness(StackHarness):
         self._ids: dict[str, str] = {}
 
     def invoke(self, event: Mapping[str, Any]) -> Answer:
-        """Sends the event's messages, and waits until the function has told of each."""
+        """Send the event's messages and wait until the function has logged each one."""
         self._ids = {self._send(record): record["messageId"] for record in event["Records"]}
-        wait_until(lambda: self._ids.keys() <= self._logged_ids(), "the function tells of every message")
+        wait_until(lambda: self._ids.keys() <= self._logged_ids(), "the function logged every message")
         answer = Answer(None, self._translated(self._pipeline.log()))
-        # The mapping keeps the response to itself. A message that is to be retried is told of as failed.
+        # The mapping does not expose the response. A message that will be retried is logged as failed.
         failed = [id_ for id_ in self._ids.values() if "failed" in {x["outcome"] for x in answer.tickets(id_)}]
         return Answer({"batchItemFailures": [{"itemIdentifier": id_} for id_ in failed]}, answer.log)
 

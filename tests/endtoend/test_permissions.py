@@ -1,4 +1,4 @@
-"""Each action that the function's role allows is needed: without it comes the denial that belongs to it."""
+"""Each action that the function's role allows is needed: without it, the corresponding call is denied."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.endtoend.test_tickets import made
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-# What the handler does itself: where a ticket then fails, and with which words.
+# Actions of the handler: the stage at which a ticket fails without them, and the error's detail.
 TESTED_WITH_TICKETS = {
     "s3:GetObject": ("fetch", "GetObject: AccessDenied"),
     "dynamodb:GetItem": ("fetch", "GetItem: AccessDeniedException"),
     "s3:PutObject": ("store", "PutObject: AccessDenied"),
     "dynamodb:PutItem": ("store", "PutItem: AccessDeniedException"),
 }
-# What Lambda does under the same role, or what MiniStack 1.5.33 answers as it likes (404 for an object that is not
-# there, whoever asks): the role itself makes the call.
+# Actions of Lambda under the same role, or for which MiniStack 1.5.33 returns the same error without permission (404
+# for a missing object): the test makes the call with the role's credentials.
 CALLED_DIRECTLY: dict[str, tuple[str, Callable[[Any, Mapping[str, str]], Any]]] = {
     "dynamodb:UpdateItem": (
         "dynamodb",
@@ -47,8 +47,7 @@ CALLED_DIRECTLY: dict[str, tuple[str, Callable[[Any, Mapping[str, str]], Any]]] 
         ),
     ),
 }
-# MiniStack asks whether the role may write to the group's name, AWS to the group's streams: its evaluation of the
-# policy is asked about what AWS asks.
+# MiniStack checks the log group's name, AWS the group's streams: the policy is simulated with AWS's resource.
 SIMULATED = ("logs:CreateLogStream", "logs:PutLogEvents")
 _DENIALS = {"AccessDenied", "AccessDeniedException"}
 
@@ -56,14 +55,14 @@ pytestmark = pytest.mark.only("ministack")
 
 
 def actions(policy: dict[str, Any]) -> set[str]:
-    """All that a policy allows."""
+    """All actions that a policy allows."""
     found = [s["Action"] if isinstance(s["Action"], list) else [s["Action"]] for s in policy["Statement"]]
     return {action for each in found for action in each}
 
 
 @contextmanager
 def without(deployment: Deployment, action: str) -> Iterator[None]:
-    """The role without one action, for as long as the block lasts."""
+    """Remove one action from the role for the duration of the block."""
     policy = deployment.policy()
     rest = []
     for statement in policy["Statement"]:
@@ -90,11 +89,11 @@ def test_ticket_is_retried_until_permitted(action: str, pipeline: Pipeline) -> N
     key = f"denied/{action.replace(':', '-')}.json"
     with without(pipeline.deployment, action):
         pipeline.put({key: json.dumps(made(1, seed=seed_of(action))[0]).encode()})
-        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was tried")
+        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was attempted")
     first = pipeline.lines(key)[0]
     logged = (first["outcome"], first["error_type"], first["stage"], first["detail"])
     assert logged == ("failed", "service_failed", stage, detail)
-    wait_until(lambda: key in pipeline.done(), "the ticket came out once the permission was back")
+    wait_until(lambda: key in pipeline.done(), "the ticket is stored once the permission is restored")
     assert pipeline.lines(key)[-1]["outcome"] == "done"
 
 
@@ -102,7 +101,7 @@ def test_rejection_is_retried_until_permitted(pipeline: Pipeline) -> None:
     key = "denied/poison.json"
     with without(pipeline.deployment, "sqs:SendMessage"):
         pipeline.put({key: b"no ticket"})
-        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was tried")
+        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was attempted")
         assert pipeline.lines(key)[0]["outcome"] == "failed"
         assert '"detail":"SendMessage: AccessDenied"' in pipeline.log()
         assert pipeline.depth("DlqUrl") == 0
@@ -148,5 +147,5 @@ def test_role_may_log(action: str, pipeline: Pipeline) -> None:
 
 
 def seed_of(action: str) -> int:
-    """A seed of its own for each action, the same in every run."""
+    """A fixed seed per action."""
     return sum(action.encode())

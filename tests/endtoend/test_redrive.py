@@ -1,4 +1,4 @@
-"""What MiniStack lacks: the alarm on the dead-letter queue, and SQS's own way back out of it (StartMessageMoveTask)."""
+"""Features that MiniStack lacks: the alarm on the DLQ, and SQS's redrive (StartMessageMoveTask)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.only("localstack")
 
 @pytest.fixture(scope="module")
 def broken(pipeline: Pipeline) -> dict[str, bytes]:
-    """Tickets by key as they should have been; what was put there instead lies in the dead-letter queue."""
+    """Valid tickets by key; invalid versions of them were uploaded and are in the DLQ."""
     good = {f"redrive/{ticket['ticket_id']}.json": json.dumps(ticket).encode() for ticket in made(12, seed=7)}
     pipeline.put({key: body[:-1] for key, body in good.items()})  # the last brace is missing
-    wait_until(lambda: pipeline.depth("DlqUrl") == len(good), "all of them are dead letters")
+    wait_until(lambda: pipeline.depth("DlqUrl") == len(good), "all of them are in the DLQ")
     wait_until(lambda: pipeline.depth() == 0, "the queue is empty")
     return good
 

@@ -1,6 +1,6 @@
-"""The packages of .flox/pkgs, evaluated by Nix with a stand-in for nixpkgs: every name that they use is defined.
+"""The packages of .flox/pkgs, evaluated by Nix with a fake nixpkgs: every name that they use is defined.
 
-Needs nix-instantiate (on Debian: apt-get install nix-bin) and no store. What can be read without Nix is tested in
+Needs nix-instantiate (on Debian: apt-get install nix-bin) and no store. Tests that need no Nix are in
 tests/infrastructure/test_packages.py.
 """
 
@@ -22,7 +22,7 @@ FAKE_NIXPKGS = Path(__file__).with_name("nixpkgs.nix")
 
 
 def nix(*arguments: str) -> str:
-    """What nix-instantiate prints; it reads and evaluates, and builds nothing."""
+    """The output of nix-instantiate, which parses and evaluates but builds nothing."""
     program = shutil.which("nix-instantiate")
     if program is None:
         pytest.fail("nix-instantiate is missing; on Debian: apt-get install nix-bin")
@@ -63,7 +63,7 @@ def test_every_package_evaluates(packages: dict[str, Any]) -> None:
     assert packages.keys() == {path.stem for path in EXPRESSIONS}
     for stem, package in packages.items():
         assert package["pname"] == stem
-        assert package["checks"], f"{stem}: a build that checks nothing of what it made"
+        assert package["checks"], f"{stem}: the build checks nothing"
         assert "${" not in package["build"] + package["install"]
 
 

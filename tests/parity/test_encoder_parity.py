@@ -1,4 +1,4 @@
-"""The encoder against sentence-transformers, on the published weights."""
+"""The encoder compared with sentence-transformers, on the published weights."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from enrichment.export.compact import encoder_graph, open_encoder
 from enrichment.export.heads import Shipped
 from enrichment.export.sources import MINILM, find_model
 
-# torch, transformers and the exporter warn of things to come in each other; none of it is ours.
+# torch, transformers and the exporter emit deprecation warnings about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 HELDOUT = Path(__file__).with_name("heldout.jsonl").read_text(encoding="utf-8").splitlines()
@@ -56,13 +56,13 @@ TEXTS = [*TICKETS, *ODD]
 
 @pytest.fixture(scope="module")
 def weights() -> Path:
-    """The folder of the published files, hash-checked."""
+    """The folder of the published files; their hashes are checked."""
     return find_model(MINILM, "package")
 
 
 @pytest.fixture(scope="module")
 def reference(weights: Path) -> Any:
-    """sentence-transformers itself."""
+    """The sentence-transformers model."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(weights), device="cpu")
@@ -70,7 +70,7 @@ def reference(weights: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def wanted(reference: Any) -> Any:
-    """What sentence-transformers says, (texts, dimensions)."""
+    """Embeddings of sentence-transformers, (texts, dimensions)."""
     return reference.encode(TEXTS, normalize_embeddings=True)
 
 

@@ -42,7 +42,7 @@ TICKETS = [
 def full(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bundle: Path, full_source: Path
 ) -> Enricher:
-    """An enricher on the small bundle; summaries end at different lengths."""
+    """An enricher on the small bundle, with summaries of different lengths."""
     precision: Precision = request.param
     folder = tmp_path_factory.mktemp(precision) / "full"
     return Enricher.open(
@@ -83,7 +83,7 @@ def test_each_field_comes_from_its_model(full: Enricher) -> None:
     assert (empty.intent, empty.sentiment, empty.summary) == ("general_inquiry", "NEUTRAL", "")
     assert empty.scores["sentiment"] == {"NEGATIVE": 0.5, "POSITIVE": 0.5}
     for row, result in zip(LONG[:7], results.values(), strict=False):
-        assert result.summary not in {f"{row['subject']}.", row["subject"]}, "random weights say something else"
+        assert result.summary not in {f"{row['subject']}.", row["subject"]}, "the random weights generate a text"
         assert result.summary.endswith((".", "!", "?"))
         assert set(result.scores["sentiment"]) == {"NEGATIVE", "POSITIVE"}
         assert result.sentiment_confidence == max(result.scores["sentiment"].values())
@@ -146,7 +146,7 @@ def test_result_does_not_depend_on_threads(
 
 
 def test_memory_does_not_grow_with_batches_of_all_lengths(tmp_path: Path, bundle: Path, full_source: Path) -> None:
-    # At the true size it is measured by `make bench-full`.
+    # `make bench-full` measures it at the real size.
     made = Enricher.open(write_bundle(tmp_path / "b", bundle, full_source, num_beams=2, max_length=12), threads=1)
     random, process = np.random.default_rng(5), psutil.Process()
     after = []

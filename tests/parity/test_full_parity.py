@@ -1,4 +1,4 @@
-"""The full profile's models against transformers: logits of DistilBERT, texts of summaries from a folder's files."""
+"""The full profile's models compared with transformers: DistilBERT's logits, and summaries."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.parity.small import distilbert
 from tests.parity.test_encoder_parity import TICKETS
 from tests.support.small_full import write_bundle
 
-# torch and transformers warn of things to come in each other; none of it is ours.
+# torch and transformers emit deprecation warnings about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIZES = [{}, {"width": 48, "heads": 3, "layers": 1}, {"width": 64, "heads": 2, "layers": 3}]
@@ -68,7 +68,7 @@ def test_labels_and_probabilities_equal_the_pipeline(fp32: Bundle, full_source: 
     folder = str(full_source / DISTILBERT.name)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    make: Any = pipeline  # its types know no top_k of None
+    make: Any = pipeline  # its type hints do not allow top_k=None
     pipe = make("text-classification", model=model, tokenizer=tokenizer, top_k=None)
     texts = [*TICKETS[:40], "late " * 600]
     wanted = [{row["label"]: row["score"] for row in rows} for rows in pipe(texts, truncation=True)]
