@@ -122,7 +122,7 @@ def events(stack: EmbeddedStack, batch: int, count: int) -> Iterator[dict[str, A
             s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(next(tickets)).encode())
             place_of_it = {"bucket": {"name": bucket}, "object": {"key": key}}
             body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": place_of_it}]})
-            records.append({"messageId": key, "body": body, "attributes": {}})
+            records.append({"messageId": key, "body": body, "attributes": {}, "eventSource": "aws:sqs"})
         yield {"Records": records}
 
 

@@ -66,8 +66,8 @@ Optimizations that were tried, on two cores with AVX2 and without VNNI (Zen 3):
     remaining time by the profiler, on one thread: int8 products are 76 % of the summary encoder, 73 % of DistilBERT,
       70 % of a decoder step with 20 rows and 66 % of one with 5; 14 % of a step is attention over the caches, which is
       memory-bound; no other operator exceeds 5 %. A ticket has about 34 GMAC with 4 beams and 17 with greedy search;
-      the time of these products on this CPU is printed above. A step with 5 rows takes 1.6 times as long as one with 1 row,
-      because it is bound by reading its 140 MB of weights.
+      the time of these products on this CPU is printed above. A step with 5 rows takes 1.6 times as long as one with
+      1 row, because it is bound by reading its 140 MB of weights.
 """
 BUDGET = {4: 15, 1: 18}
 

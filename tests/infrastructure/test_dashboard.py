@@ -30,7 +30,17 @@ from tests.infrastructure.watched import (
     rows,
     widgets,
 )
-from tests.support.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, context, event, record, ticket
+from tests.support.fakes import (
+    SETTINGS,
+    FakeDeadLetters,
+    FakeFailureCounts,
+    FakeSink,
+    FakeSource,
+    context,
+    event,
+    record,
+    ticket,
+)
 
 WIDGETS = {widget["properties"]["title"]: widget for widget in widgets(OBSERVABILITY)}
 # From "Available CloudWatch metrics for Amazon SQS" and "Types of metrics for Lambda functions": the dimension that
@@ -83,6 +93,7 @@ def written(enricher: Enricher) -> set[Metric]:
         source=FakeSource(),
         sink=sink,
         dead_letters=FakeDeadLetters(),
+        failure_counts=FakeFailureCounts(),
         models=enricher,
         metrics=metrics,
         logger=make_logger("CRITICAL"),
