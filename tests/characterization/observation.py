@@ -32,7 +32,7 @@ def observed(product: Product, run: Run) -> tuple[dict[str, Any], dict[str, Any]
         "answer": run.answer,
         "tickets": [{"item": item, **place} for item, place, _ in stored],
         "versions in the bucket": len(product.versions()),
-        "dead letters": reader.dead_letters(),
+        "dead letters": reader.rejected_messages(),
         "log": reader.log(),
         "metrics": reader.metrics(),
     }
@@ -68,7 +68,7 @@ class _Reader:
             found.append((_masked_item(item, enrichment), place, rounded(models)))
         return found
 
-    def dead_letters(self) -> list[dict[str, Any]]:
+    def rejected_messages(self) -> list[dict[str, Any]]:
         """What lies in the dead-letter queue, in the order of the messages that it came from."""
         found = [self._dead_letter(message) for message in self._product.take(self._product.environment["DLQ_URL"])]
         return sorted(found, key=lambda letter: letter["attributes"]["Rejection"]["StringValue"]["message_id"])

@@ -35,7 +35,7 @@ class Function:
         keys = {"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}}
         return next((item for item in self.product.items() if keys.items() <= item.items()), None)
 
-    def dead_letters(self) -> list[dict[str, Any]]:
+    def rejected_messages(self) -> list[dict[str, Any]]:
         """What lies in the dead-letter queue, taken out."""
         return self.product.take(self.dlq)
 
@@ -61,14 +61,14 @@ def test_a_folder_made_in_the_console_is_skipped(key: str, function: Function) -
     bucket = function.product.environment["RAW_BUCKET"]
     function.product.s3.put_object(Bucket=bucket, Key=key, Body=b"")
     assert function.invoke(created(bucket, key, 0)) == {"batchItemFailures": []}
-    assert function.dead_letters() == []
+    assert function.rejected_messages() == []
 
 
 @issue(16, "a byte order mark before an inline ticket")
 def test_inline_ticket_with_a_byte_order_mark_is_stored(function: Function) -> None:
     function.invoke("\ufeff" + json.dumps(raw("BYTE-ORDER", "Timetable", BODY)))
     assert function.item("BYTE-ORDER") is not None
-    assert function.dead_letters() == []
+    assert function.rejected_messages() == []
 
 
 @issue(13, "EventBridge Pipes")
@@ -84,7 +84,7 @@ def test_pipes_list_of_records_is_processed_or_refused(function: Function) -> No
 @issue(16, "MessageGroupId survives the DLQ")
 def test_dead_letter_keeps_the_message_group(function: Function) -> None:
     function.invoke("{", MessageGroupId="customer-31")
-    (letter,) = function.dead_letters()
+    (letter,) = function.rejected_messages()
     assert letter["Attributes"].get("MessageGroupId") == "customer-31"
 
 
@@ -92,7 +92,7 @@ def test_dead_letter_keeps_the_message_group(function: Function) -> None:
 def test_created_at_in_milliseconds_is_rejected(function: Function) -> None:
     function.invoke(raw("MILLI", "Timetable", BODY, created_at=CREATED * 1000))
     assert function.item("MILLI", CREATED * 1000) is None
-    (letter,) = function.dead_letters()
+    (letter,) = function.rejected_messages()
     assert "millisecond" in letter["MessageAttributes"]["Rejection"]["StringValue"]
 
 
@@ -104,7 +104,7 @@ def test_inline_id_never_makes_a_key_that_s3_refuses(letter: str, function: Func
     function.invoke(raw(ticket_id, "Timetable", BODY))
     item = function.item(ticket_id)
     assert item is None or len(item["s3_key"]["S"].encode()) <= 1024
-    assert item is not None or len(function.dead_letters()) == 1
+    assert item is not None or len(function.rejected_messages()) == 1
 
 
 @issue(16, "numbers in unknown fields")

@@ -12,7 +12,7 @@ import pytest
 from enrichment import Enricher, EnrichmentError, ModelFailed, OutOfTime
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.metrics import EmfMetrics
-from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
+from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_no_canary, valid
 from tests.support.cases import Answer
 from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record
 
@@ -43,10 +43,10 @@ def test_done_and_skipped(harness: FakeHarness, enricher: Enricher) -> None:
     sent = [record(notification("k.json"), "stored"), record(valid("T-2"), "inline"), record(valid("T-2"), "twice")]
     answer = told_by(harness, *sent)
     assert [ends(answer, name) for name in ("stored", "inline", "twice")] == [["done"], ["done"], ["skipped"]]
-    assert_none_is_told(answer, [])
+    assert_no_canary(answer, [])
     answer = told_by(harness, *sent[:2])
     assert ends(answer, "stored") + ends(answer, "inline") == ["skipped"] * 2
-    assert_none_is_told(answer, [])
+    assert_no_canary(answer, [])
     harness.source.put("k.json", json.dumps(valid("T-1", body="older")).encode(), modified=1)
     assert ends(told_by(harness, sent[0]), "stored") == ["skipped"]
     assert WORD in harness.object("k.json", "0").decode(), "what was enriched were canaries"
@@ -57,24 +57,24 @@ def test_rejected_objects(harness: FakeHarness, key: str) -> None:
     harness.source.put(key, BROKEN[key])
     answer = told_by(harness, record(notification(key)))
     assert ends(answer) == ["rejected"]
-    assert_none_is_told(answer, harness.dead_letters())
+    assert_no_canary(answer, harness.rejected_messages())
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_rejected_messages_keep_their_body(harness: FakeHarness, name: str) -> None:
     answer = told_by(harness, record(REFUSED[name], name))
     assert ends(answer, name) == ["rejected"]
-    (letter,) = harness.dead_letters()
+    (letter,) = harness.rejected_messages()
     assert letter.body == REFUSED[name]
     assert WORD in letter.body
-    assert_none_is_told(answer, [letter])
+    assert_no_canary(answer, [letter])
 
 
 @pytest.mark.parametrize("name", sorted(SKIPPED))
 def test_skipped_messages(harness: FakeHarness, name: str) -> None:
     answer = told_by(harness, record(SKIPPED[name], name))
     assert ends(answer, name) == ["skipped"]
-    assert_none_is_told(answer, harness.dead_letters())
+    assert_no_canary(answer, harness.rejected_messages())
 
 
 UNEXPECTED = ValueError("could not convert 'canary-body'")
@@ -104,20 +104,20 @@ def test_failed_and_rejected_at_the_last_receive(
         faults.set(error, "k.json", "T-1")
     answer = told_by(harness, record(notification("k.json"), receive_count=receive_count))
     assert ends(answer) == ["failed" if receive_count == 1 else "rejected"]
-    letters = harness.dead_letters()
+    letters = harness.rejected_messages()
     assert len(letters) == (receive_count == 30)
-    assert_none_is_told(answer, letters)
+    assert_no_canary(answer, letters)
 
 
 def test_refused_by_the_stores_or_by_the_dead_letter_queue(harness: FakeHarness) -> None:
     harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T-1")
-    harness.letters.faults.set(UNEXPECTED, "m-2")
-    harness.letters.faults_defer.set(UNEXPECTED, "m-2")
+    harness.dead_letters.faults.set(UNEXPECTED, "m-2")
+    harness.dead_letters.faults_defer.set(UNEXPECTED, "m-2")
     answer = told_by(harness, record(valid("T-1")), record("canary", "m-2"))
     assert ends(answer) + ends(answer, "m-2") == ["rejected", "failed"]
     assert failed(answer) == {"m-2"}
-    letters = harness.dead_letters()
-    assert_none_is_told(answer, letters)
+    letters = harness.rejected_messages()
+    assert_no_canary(answer, letters)
     assert letters[0].rejection["errors"][0]["ticket_id"] == "T-1"
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import random
 
-from tests.support.fault_injection import Call, Cut, FaultPlan, Refusal, Reply, Rule, Share, read_call
+from tests.support.fault_injection import (
+    Call,
+    Disconnect,
+    ErrorResponse,
+    FaultPlan,
+    PartialFailure,
+    Reply,
+    Rule,
+    read_call,
+)
 
-SLOW, LOST = Refusal(503, "SlowDown"), Cut(heard=True)
+SLOW, LOST = ErrorResponse(503, "SlowDown"), Disconnect(delivered=True)
 CALLS = [Call("GET", "s3", f"raw/{number}", b"") for number in range(100)]
 
 
@@ -16,7 +25,7 @@ def fault_plan(seed: int) -> FaultPlan:
 
 
 def test_same_seed_strikes_the_same_calls_in_any_order() -> None:
-    def struck(seed: int, order: random.Random) -> dict[str, list[object]]:
+    def injected(seed: int, order: random.Random) -> dict[str, list[object]]:
         made, calls = fault_plan(seed), CALLS * 4
         order.shuffle(calls)
         found: dict[str, list[object]] = {}
@@ -24,9 +33,9 @@ def test_same_seed_strikes_the_same_calls_in_any_order() -> None:
             found.setdefault(call.subject, []).append(made(call))
         return found
 
-    one = struck(1, random.Random(1))
-    assert one == struck(1, random.Random(2))
-    assert one != struck(2, random.Random(1))
+    one = injected(1, random.Random(1))
+    assert one == injected(1, random.Random(2))
+    assert one != injected(2, random.Random(1))
     for faults in one.values():  # so many in a row as was drawn, and then none
         number = sum(fault is not None for fault in faults)
         assert faults[number:] == [None] * (4 - number)
@@ -37,7 +46,7 @@ def test_how_often_a_subject_is_struck_is_known_before() -> None:
     for call in CALLS:
         expected = made.times(0, call.subject)
         assert sum(made(call) is not None for _ in range(5)) == expected
-    assert made.struck.total() == sum(made.times(0, call.subject) for call in CALLS) > 50
+    assert made.injected.total() == sum(made.times(0, call.subject) for call in CALLS) > 50
 
 
 def test_other_calls_are_let_through() -> None:
@@ -52,12 +61,17 @@ def test_calls_about_many_are_struck_one_by_one() -> None:
 
 def test_half_of_a_batch_fails_and_the_rest_is_sent() -> None:
     entries = [{"Id": name} for name in "abc"]
-    kept, refused = Share(2, 1).split(Call("DeleteMessageBatch", "sqs", "", json.dumps({"Entries": entries}).encode()))
+    kept, refused = PartialFailure(2, 1).split(
+        Call("DeleteMessageBatch", "sqs", "", json.dumps({"Entries": entries}).encode())
+    )
     assert (json.loads(kept)["Entries"], refused) == ([{"Id": "a"}, {"Id": "c"}], ["b"])
-    answer = json.loads(Share(2, 1).join(Reply(200, {}, b'{"Successful": [{"Id": "a"}]}'), refused).content)
+    answer = json.loads(PartialFailure(2, 1).join(Reply(200, {}, b'{"Successful": [{"Id": "a"}]}'), refused).content)
     assert answer["Successful"] == [{"Id": "a"}]
     assert [entry["Id"] for entry in answer["Failed"]] == ["b"]
-    assert Share(1, 0).split(Call("DeleteMessageBatch", "sqs", "", json.dumps({"Entries": entries}).encode()))[0] == b""
+    assert (
+        PartialFailure(1, 0).split(Call("DeleteMessageBatch", "sqs", "", json.dumps({"Entries": entries}).encode()))[0]
+        == b""
+    )
 
 
 def test_calls_are_known_by_what_they_are_about() -> None:

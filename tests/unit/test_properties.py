@@ -131,11 +131,11 @@ def test_every_record_ends_in_exactly_one_way(
         for name, error in errors.items():
             place.set(error, name)
     for name, error in refused.items():
-        harness.letters.faults.set(error, name)
+        harness.dead_letters.faults.set(error, name)
     harness.models.failures = dict(model_faults)
     records = [record(body, f"m-{i}", count) for i, (body, count) in enumerate(messages)]
     answer = harness.invoke(event(*records))
-    rejected = [found["messageId"] for found, _, _ in harness.letters.rejected]
+    rejected = [found["messageId"] for found, _, _ in harness.dead_letters.rejected]
     assert len(rejected) == len(set(rejected)), "no message lies twice among the dead letters"
     told = 0
     for sent in records:
@@ -143,7 +143,7 @@ def test_every_record_ends_in_exactly_one_way(
         ends = [line["outcome"] for line in answer.tickets(name)]
         told += len(ends)
         assert ends, "every record is told of"
-        assert ("failed" in ends) == (name in failed(answer)) == (name in harness.letters.deferred)
+        assert ("failed" in ends) == (name in failed(answer)) == (name in harness.dead_letters.deferred)
         assert ("rejected" in ends) == (name in rejected)
         assert not {"failed", "rejected"} <= set(ends)
         assert name not in refused or name not in rejected
@@ -188,7 +188,7 @@ def test_what_is_accepted_as_a_ticket_can_be_stored(raw: bytes) -> None:
     try:
         parsed = parse_ticket(raw)
     except TicketInvalid:
-        assert [code for _, _, code in harness.letters.rejected] == ["schema_violation"]
+        assert [code for _, _, code in harness.dead_letters.rejected] == ["schema_violation"]
     else:
         assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
         assert (parsed.ticket_id, parsed.created_at) in harness.sink.items
