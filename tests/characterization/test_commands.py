@@ -102,7 +102,7 @@ def dlq(product: Product) -> Shell:
     return Shell("dlq-replay", product.environment)
 
 
-def test_dlq_replay_looks(dlq: Shell, snapshots: Snapshots) -> None:
+def test_dlq_replay_reads(dlq: Shell, snapshots: Snapshots) -> None:
     dlq.run("count", "--json")
     dlq.run("count", "--json", "--reason", "message_invalid", *SOON)
     dlq.run("peek", "--json", "--limit", "100", *SOON, ordered=False)
@@ -135,7 +135,9 @@ def test_dlq_replay_sends(dlq: Shell, product: Product, snapshots: Snapshots, tm
     snapshots.check("commands/dlq-replay-sends", "behaviour", found | {"sent": in_any_order(found["sent"])})
 
 
-def test_dlq_replay_into_a_queue_that_takes_little(dlq: Shell, product: Product, snapshots: Snapshots) -> None:
+def test_dlq_replay_keeps_messages_too_large_for_the_destination(
+    dlq: Shell, product: Product, snapshots: Snapshots
+) -> None:
     """What has not arrived is not deleted."""
     little = product.sqs.create_queue(QueueName="little", Attributes={"MaximumMessageSize": "1024"})["QueueUrl"]
     dlq.run("--json", "--yes", "--force", "--destination", little, *SOON, label="into a queue of 1 KiB")
@@ -147,7 +149,7 @@ def test_dlq_replay_into_a_queue_that_takes_little(dlq: Shell, product: Product,
     snapshots.check("commands/dlq-replay-partly", "behaviour", dlq.told)
 
 
-def test_dlq_replay_refuses(dlq: Shell, product: Product, snapshots: Snapshots) -> None:
+def test_dlq_replay_errors(dlq: Shell, product: Product, snapshots: Snapshots) -> None:
     dlq.run("--native", "--yes", "--json")  # the emulator has no StartMessageMoveTask
     dlq.run("--native", "--limit", "1")
     dlq.run("--from-s3", "s3://bucket/", "--reason", "x")
@@ -203,7 +205,7 @@ def test_tickets(tickets: Shell, snapshots: Snapshots) -> None:
     snapshots.check("commands/tickets", "models", decided)
 
 
-def test_tickets_refuses(tickets: Shell, snapshots: Snapshots) -> None:
+def test_tickets_errors(tickets: Shell, snapshots: Snapshots) -> None:
     shell = Shell("tickets", tickets.environment)
     shell.run("get", "no-such-ticket")
     shell.run("get", "no-such-ticket", "--json")
@@ -235,7 +237,7 @@ def test_ticket_generator(product: Product, snapshots: Snapshots, tmp_path: Path
     snapshots.check("commands/ticket-generator", "behaviour", shell.told)
 
 
-def test_ticket_processor_refuses(product: Product, snapshots: Snapshots, tmp_path: Path) -> None:
+def test_ticket_processor_errors(product: Product, snapshots: Snapshots, tmp_path: Path) -> None:
     shell = Shell("ticket-processor", product.environment)
     shell.run(environment={}, label="no environment")
     shell.run(environment=shell.without("QUEUE_URL", "TABLE_NAME"), label="two settings missing")

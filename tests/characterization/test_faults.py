@@ -25,7 +25,7 @@ def broken(request: pytest.FixtureRequest, product: Product) -> tuple[str, Produ
 
 
 @pytest.mark.parametrize("route", ["handler", "worker"])
-def test_a_service_that_is_not_there(
+def test_missing_service_keeps_the_messages(
     route: str, broken: tuple[str, Product], product: Product, snapshots: Snapshots
 ) -> None:
     """The messages stay, and nothing is stored without its commit."""
@@ -36,7 +36,7 @@ def test_a_service_that_is_not_there(
     snapshots.check(f"faults/{fault}-{route}", "behaviour", behaviour)
 
 
-def test_the_last_receive(product: Product, snapshots: Snapshots) -> None:
+def test_last_receive_sends_the_message_to_the_dlq(product: Product, snapshots: Snapshots) -> None:
     """A message that fails at its last receive goes to the DLQ with its reason."""
     faulty = product.with_settings(TABLE_NAME="gone")
     event = Event.load("one-ticket")
@@ -48,7 +48,7 @@ def test_the_last_receive(product: Product, snapshots: Snapshots) -> None:
 
 
 @pytest.mark.parametrize("newest", [0, VERSIONS // 2, VERSIONS - 1])
-def test_the_newest_of_many_versions_stands(newest: int, product: Product) -> None:
+def test_newest_of_many_versions_is_kept(newest: int, product: Product) -> None:
     """Versions of one ticket in one batch are written at once, so the condition of the put decides."""
     records = [_version(number, SENT + (VERSIONS if number == newest else -number)) for number in range(VERSIONS)]
     product.empty()

@@ -20,7 +20,7 @@ MODELS: dict[str, Any] = {
 }
 
 
-def test_every_event_has_its_snapshots_and_none_is_left_over() -> None:
+def test_every_event_has_snapshots_and_none_is_unused() -> None:
     names = {path.stem for path in EVENTS.glob("*.json")}
     for folder in ("behaviour/handler", "behaviour/worker", "models/events"):
         assert {path.stem for path in (FOLDER / folder).glob("*.json")} == names
@@ -56,13 +56,13 @@ def test_behaviour_is_compared_strictly(kept: Snapshots) -> None:
         {"scores": {"label": {"bug_report": 0.7}}},
     ],
 )
-def test_models_may_differ_by_no_more_than_the_cpu(kept: Snapshots, change: dict[str, Any]) -> None:
+def test_model_values_may_differ_only_as_between_cpus(kept: Snapshots, change: dict[str, Any]) -> None:
     kept.check("case", "models", MODELS | {"confidence": 0.71, "embedding": [602, 798]})
     with pytest.raises(AssertionError, match=r"case\."):
         kept.check("case", "models", MODELS | change)
 
 
-def test_between_two_labels_that_are_nearly_equal_the_cpu_may_decide(kept: Snapshots) -> None:
+def test_labels_with_nearly_equal_scores_are_interchangeable(kept: Snapshots) -> None:
     close = MODELS | {"scores": {"label": {"bug_report": 0.38, "data_request": 0.36, "login_issue": 0.26}}}
     Snapshots(frozenset({"models"})).check("close", "models", close)
     kept.check("close", "models", close | {"label": "data_request"})

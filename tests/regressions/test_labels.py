@@ -64,12 +64,12 @@ def labels(enricher: Enricher, subject: str, body: str) -> tuple[str, ...]:
         ),
     ],
 )
-def test_the_same_words_get_the_same_labels(body: str, enricher: Enricher) -> None:
+def test_markup_banners_and_quotes_do_not_change_labels(body: str, enricher: Enricher) -> None:
     assert labels(enricher, "Receipt for September", body) == labels(enricher, "Receipt for September", WORDS)
 
 
 @issue(15, "quoted mail")
-def test_the_anger_in_quoted_mail_is_not_the_writers(enricher: Enricher) -> None:
+def test_angry_quoted_mail_does_not_change_labels(enricher: Enricher) -> None:
     thread = (
         f"{PRAISE}\n\nOn Mon, Mar 2, 2026 at 4:41 PM Reception <desk@clinic.example> wrote:\n"
         "> It is a disgrace that your scanner fails for the fourth time\n"
@@ -110,7 +110,7 @@ def from_text(enricher: Enricher) -> Enriched:
         pytest.param(lambda body: f"{HEAD}{paragraphs(body)}</div></body></html>", id="word-html"),
     ],
 )
-def test_html_gets_the_labels_and_the_vector_of_its_text(
+def test_html_gets_the_labels_and_embedding_of_its_text(
     shape: Callable[[str], str], enricher: Enricher, from_text: Enriched
 ) -> None:
     from_html = enriched(enricher, shape)

@@ -36,7 +36,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 
 @pytest.mark.last
 @issue(16, "memory of unknown fields")
-def test_ten_large_tickets_stay_within_the_memory(product: Product) -> None:
+def test_ten_large_tickets_stay_within_the_memory_budget(product: Product) -> None:
     product.empty()
     unit = '{"k":{}}'
     bucket = product.environment["RAW_BUCKET"]

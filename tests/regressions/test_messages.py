@@ -57,7 +57,7 @@ def created(bucket: str, key: str, size: int) -> dict[str, Any]:
 
 @issue(16, "folder markers of the S3 console are skipped")
 @pytest.mark.parametrize("key", ["inbox/", "inbox/2027 spring/"])
-def test_a_folder_made_in_the_console_is_skipped(key: str, function: Function) -> None:
+def test_folder_marker_of_the_s3_console_is_skipped(key: str, function: Function) -> None:
     bucket = function.product.environment["RAW_BUCKET"]
     function.product.s3.put_object(Bucket=bucket, Key=key, Body=b"")
     assert function.invoke(created(bucket, key, 0)) == {"batchItemFailures": []}
@@ -72,7 +72,7 @@ def test_inline_ticket_with_a_byte_order_mark_is_stored(function: Function) -> N
 
 
 @issue(13, "EventBridge Pipes")
-def test_pipes_list_of_records_is_processed_or_refused(function: Function) -> None:
+def test_each_record_of_a_pipes_list_is_stored_or_failed(function: Function) -> None:
     """A Pipe deletes what the answer does not name as failed."""
     records = [record(raw(f"PIPE-{number}", "Timetable", BODY), f"p-{number}") for number in range(2)]
     answer = function.product.invoke(records)
@@ -82,7 +82,7 @@ def test_pipes_list_of_records_is_processed_or_refused(function: Function) -> No
 
 
 @issue(16, "MessageGroupId survives the DLQ")
-def test_dead_letter_keeps_the_message_group(function: Function) -> None:
+def test_dlq_message_keeps_the_message_group(function: Function) -> None:
     function.invoke("{", MessageGroupId="customer-31")
     (letter,) = function.dead_letters()
     assert letter["Attributes"].get("MessageGroupId") == "customer-31"
@@ -98,7 +98,7 @@ def test_created_at_in_milliseconds_is_rejected(function: Function) -> None:
 
 @issue(16, "inline keys longer than S3 takes")
 @pytest.mark.parametrize("letter", ["船", "😀"])
-def test_inline_id_never_makes_a_key_that_s3_refuses(letter: str, function: Function) -> None:
+def test_inline_key_stays_within_the_limit_of_s3(letter: str, function: Function) -> None:
     """The embedded S3 takes such keys, AWS does not."""
     ticket_id = letter * 220
     function.invoke(raw(ticket_id, "Timetable", BODY))
@@ -109,7 +109,7 @@ def test_inline_id_never_makes_a_key_that_s3_refuses(letter: str, function: Func
 
 @issue(16, "numbers in unknown fields")
 @pytest.mark.parametrize("number", ["90071992547409931.125", "0.1000000000000000000001", "1.50"])
-def test_number_in_an_unknown_field_is_kept_digit_for_digit(number: str, function: Function) -> None:
+def test_number_in_an_unknown_field_keeps_its_digits(number: str, function: Function) -> None:
     function.invoke(json.dumps(raw("DIGITS", "Timetable", BODY))[:-1] + f', "balance": {number}}}')
     item = function.item("DIGITS")
     assert item is not None
@@ -119,7 +119,7 @@ def test_number_in_an_unknown_field_is_kept_digit_for_digit(number: str, functio
 
 @issue(16, "joiners in terminal output")
 @pytest.mark.parametrize("subject", ["کتاب\u200cها", "👩\u200d🚒 at the door"])
-def test_tickets_get_shows_joiners(subject: str, function: Function) -> None:
+def test_tickets_get_prints_joiners(subject: str, function: Function) -> None:
     function.invoke(raw("JOINED", subject, BODY))
     shown = run_command("tickets", ["get", "JOINED"], function.product.environment)
     assert subject in shown.out
@@ -129,7 +129,7 @@ def test_tickets_get_shows_joiners(subject: str, function: Function) -> None:
     "digits",
     [10, *(pytest.param(digits, marks=issue(13, "references of any length")) for digits in (4_301, 4_400))],
 )
-def test_character_reference_of_any_length_is_text(digits: int, function: Function) -> None:
+def test_long_character_reference_is_text(digits: int, function: Function) -> None:
     function.invoke(raw("REFERENCE", "Gate", f"{'Still shut ' * 600}&#{'7' * digits}; and more of it"))
     assert function.item("REFERENCE") is not None
 
@@ -155,7 +155,7 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]), Context())))
 
 
 @issue(13, "a model's exception is one JSON line without its message")
-def test_exception_of_a_model_is_logged_as_json_without_its_message(function: Function) -> None:
+def test_model_exception_is_logged_as_json_without_its_message(function: Function) -> None:
     event = {"Records": [record(raw("MODEL", "Timetable", BODY))]}
     done = run_python(_FAILING_MODEL, function.product.environment, json.dumps(event))
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line]
@@ -176,7 +176,7 @@ def test_worker_answers_head(product: Product) -> None:
 
 
 @issue(16, "output that is cut off")
-def test_enrichment_into_head_ends_quietly(bundle: Path, tmp_path: Path) -> None:
+def test_enrichment_with_a_closed_pipe_ends_quietly(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "tickets.jsonl"
     file.write_text((json.dumps(raw("HEAD", "Timetable", BODY)) + "\n") * 64, encoding="utf-8")
     code = (

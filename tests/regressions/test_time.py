@@ -52,6 +52,6 @@ def child(bundle: Path) -> Iterator[Child]:
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[issue(13, "linear time")] if n in SLOW else []) for n in TEXTS]
 )
-def test_text_is_read_in_time_among_nine_good_tickets(name: str, child: Child) -> None:
+def test_pathological_text_does_not_delay_the_batch(name: str, child: Child) -> None:
     tickets = [raw(f"GOOD-{number}", "Backup", GOOD) for number in range(9)]
     assert child.enrich([*tickets, raw("SLOW", "Help", TEXTS[name])], SECONDS) == 10

@@ -88,7 +88,7 @@ def _source(folder: Path) -> Any:
 # -- opening and verifying ---------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_opens_and_says_its_version(folder: Path) -> None:
+def test_open_returns_paths_digest_and_version(folder: Path) -> None:
     bundle = Bundle.open(folder, verify=True)
     assert bundle.path("cues.json") == folder / "cues.json"
     assert bundle.digest == hashlib.sha256(canonical(_manifest(FILES))).hexdigest()
@@ -96,38 +96,38 @@ def test_a_bundle_opens_and_says_its_version(folder: Path) -> None:
     assert Bundle.open(str(folder)).digest == bundle.digest
 
 
-def test_the_shipped_bundle_is_what_its_manifest_says(bundle: Path) -> None:
+def test_shipped_bundle_matches_its_manifest(bundle: Path) -> None:
     opened = Bundle.open(bundle, verify=True)
     assert re.fullmatch(r"compact-int8@[0-9a-f]{12}", opened.version)
     assert sum(spec.size for spec in opened.manifest.files.values()) < 30_000_000
 
 
-def test_no_bundle_there(folder: Path, tmp_path: Path) -> None:
+def test_missing_bundle_raises(folder: Path, tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere", folder / "cues.json"):
         with pytest.raises(BundleMissing, match=r"holds no bundle\.json; build a bundle with `python -m enrichment"):
             Bundle.open(place)
 
 
-def test_a_file_is_missing(folder: Path) -> None:
+def test_missing_file_raises(folder: Path) -> None:
     (folder / "cues.json").unlink()
     with pytest.raises(BundleCorrupt, match=r"cues\.json is missing; copy or build the bundle again"):
         Bundle.open(folder)
 
 
-def test_a_file_is_too_short(folder: Path) -> None:
+def test_truncated_file_raises(folder: Path) -> None:
     (folder / "heads.npz").write_bytes(b"head")
     with pytest.raises(BundleCorrupt, match=r"heads\.npz has 4 bytes instead of 5; copy or build"):
         Bundle.open(folder)
 
 
-def test_only_verifying_sees_a_changed_byte(folder: Path) -> None:
+def test_changed_byte_is_found_only_by_verify(folder: Path) -> None:
     (folder / "heads.npz").write_bytes(b"heaps")
     assert Bundle.open(folder).version
     with pytest.raises(BundleCorrupt, match=r"heads\.npz differs from its sha256; copy or build"):
         Bundle.open(folder, verify=True)
 
 
-def test_only_listed_files_have_a_path(folder: Path) -> None:
+def test_path_of_unlisted_file_raises(folder: Path) -> None:
     with pytest.raises(BundleInvalid, match=r"bundle\.json uses the file other\.bin, but does not list it; rebuild"):
         Bundle.open(folder).path("other.bin")
 
@@ -144,13 +144,13 @@ def _shuffled(value: Any, order: random.Random) -> Any:
 
 
 @given(st.randoms(), st.sampled_from([None, 1, 4]), st.booleans())
-def test_the_digest_does_not_depend_on_the_spelling(order: random.Random, indent: int | None, plain: bool) -> None:
+def test_digest_ignores_json_formatting(order: random.Random, indent: int | None, plain: bool) -> None:
     manifest = _manifest(FILES)
     raw = json.dumps(_shuffled(manifest, order), indent=indent, ensure_ascii=plain).encode()
     assert read_manifest(raw, "here")[1] == hashlib.sha256(canonical(manifest)).hexdigest()
 
 
-def test_the_digest_depends_on_everything_else() -> None:
+def test_digest_changes_with_the_content() -> None:
     digests = set()
     for place, value in [((), None), (("name",), "other"), (("verification", "note"), "x"), (("models", "cues"), "x")]:
         manifest = _manifest(FILES)
@@ -175,7 +175,7 @@ def test_the_digest_depends_on_everything_else() -> None:
     ],
     ids=["empty", "cut", "not UTF-8", "nested", "NaN", "surrogate"],
 )
-def test_what_is_no_json_is_no_manifest(raw: bytes) -> None:
+def test_manifest_that_is_not_json_raises(raw: bytes) -> None:
     with pytest.raises(
         BundleInvalid, match=r"^s3://models/bundle\.json is not JSON .*; copy or build the bundle again$"
     ):
@@ -198,7 +198,7 @@ def test_what_is_no_json_is_no_manifest(raw: bytes) -> None:
         ("models.summary", None),
     ],
 )
-def test_a_manifest_of_another_kind_is_refused_by_name(place: str, value: Any) -> None:
+def test_invalid_manifest_field_is_named(place: str, value: Any) -> None:
     manifest = _manifest(FILES)
     target: Any = manifest
     *parts, last = place.replace("cues.json", "cues/json").split(".")
@@ -213,7 +213,7 @@ def test_a_manifest_of_another_kind_is_refused_by_name(place: str, value: Any) -
     "name",
     ["../evil", "/etc/passwd", "a/b", "a\\b", "..", ".", "", ".hidden", "bundle.json", "nul\0", "a\n", "ü", "x" * 300],
 )
-def test_a_file_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+def test_unsafe_file_name_is_rejected(name: str, tmp_path: Path) -> None:
     files = {**FILES, name: b"evil"}
     raw = json.dumps(_manifest(files)).encode()
     with pytest.raises(BundleInvalid, match="is no name of a file in its folder; rebuild the bundle"):
@@ -224,7 +224,7 @@ def test_a_file_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
 # -- installing --------------------------------------------------------------------------------------------------------
 
 
-def test_installing_copies_once(folder: Path, tmp_path: Path) -> None:
+def test_install_copies_once(folder: Path, tmp_path: Path) -> None:
     asked: list[str] = []
 
     def source(name: str) -> BinaryIO:
@@ -250,9 +250,7 @@ def test_installing_copies_once(folder: Path, tmp_path: Path) -> None:
         (b"heads and more", r"heads\.npz has 14 bytes instead of 5"),
     ],
 )
-def test_a_copy_is_hashed_and_nothing_stays_of_a_bad_one(
-    folder: Path, tmp_path: Path, content: bytes, reason: str
-) -> None:
+def test_corrupt_copy_is_removed(folder: Path, tmp_path: Path, content: bytes, reason: str) -> None:
     (folder / "heads.npz").write_bytes(content)
     cache = tmp_path / "cache"
     with pytest.raises(BundleCorrupt, match=reason):
@@ -262,7 +260,7 @@ def test_a_copy_is_hashed_and_nothing_stays_of_a_bad_one(
     Bundle.open(install(_source(folder), cache, place="s3://models"), verify=True)
 
 
-def test_a_source_that_breaks_off_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_interrupted_copy_is_removed(folder: Path, tmp_path: Path) -> None:
     def source(name: str) -> BinaryIO:
         if name == "heads.npz":
             raise ConnectionError("gone")
@@ -273,7 +271,7 @@ def test_a_source_that_breaks_off_leaves_nothing(folder: Path, tmp_path: Path) -
     assert _copies(tmp_path / "cache") == []
 
 
-def test_two_threads_install_one_copy(folder: Path, tmp_path: Path) -> None:
+def test_concurrent_threads_install_one_copy(folder: Path, tmp_path: Path) -> None:
     asked: list[str] = []
     start = threading.Barrier(8)
 
@@ -321,7 +319,7 @@ def _wait_for(mark: Path, process: subprocess.Popen[str]) -> None:
         threading.Event().wait(0.005)
 
 
-def test_two_processes_at_once_give_one_bundle(folder: Path, tmp_path: Path) -> None:
+def test_concurrent_processes_install_one_bundle(folder: Path, tmp_path: Path) -> None:
     cache, gate = tmp_path / "cache", tmp_path / "gate"
     marks = [tmp_path / "first", tmp_path / "second"]
     processes = [_start(folder, cache, mark, gate) for mark in marks]
@@ -340,7 +338,7 @@ def test_two_processes_at_once_give_one_bundle(folder: Path, tmp_path: Path) -> 
     Bundle.open(place, verify=True)
 
 
-def test_the_copy_of_a_killed_process_is_swept(folder: Path, tmp_path: Path) -> None:
+def test_partial_copy_of_killed_process_is_removed(folder: Path, tmp_path: Path) -> None:
     cache, mark, gate = tmp_path / "cache", tmp_path / "mark", tmp_path / "gate"
     with _start(folder, cache, mark, gate) as process:
         try:
@@ -354,7 +352,7 @@ def test_the_copy_of_a_killed_process_is_swept(folder: Path, tmp_path: Path) -> 
     Bundle.open(target, verify=True)
 
 
-def test_only_what_no_process_of_this_host_is_copying_is_swept(folder: Path, tmp_path: Path) -> None:
+def test_partial_copies_of_running_processes_are_kept(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     digest = Bundle.open(folder).digest
     part = f"{digest}.part-{platform.node()}-"
@@ -366,7 +364,7 @@ def test_only_what_no_process_of_this_host_is_copying_is_swept(folder: Path, tmp
     assert _copies(cache) == sorted([digest, *kept])
 
 
-def test_a_target_that_cannot_be_made_is_an_error_of_the_disk(folder: Path, tmp_path: Path) -> None:
+def test_blocked_target_raises_os_error(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / Bundle.open(folder).digest).write_text("in the way")
@@ -374,7 +372,7 @@ def test_a_target_that_cannot_be_made_is_an_error_of_the_disk(folder: Path, tmp_
         install(_source(folder), cache, place="here")
 
 
-def test_all_bundle_errors_are_permanent_and_of_one_family() -> None:
+def test_bundle_errors_are_permanent() -> None:
     for kind in (BundleMissing, BundleInvalid, BundleCorrupt):
         assert issubclass(kind, BundleError)
         assert not kind.transient

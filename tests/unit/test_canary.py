@@ -37,7 +37,7 @@ def ends(answer: Answer, message_id: str = "m-1") -> list[str]:
     return [line["outcome"] for line in answer.tickets(message_id)]
 
 
-def test_done_and_skipped(harness: FakeHarness, enricher: Enricher) -> None:
+def test_done_and_skipped_tickets_leak_nothing(harness: FakeHarness, enricher: Enricher) -> None:
     harness.models = enricher  # type: ignore[assignment]
     harness.source.put("k.json", json.dumps(valid("T-1")).encode())
     sent = [record(notification("k.json"), "stored"), record(valid("T-2"), "inline"), record(valid("T-2"), "twice")]
@@ -53,7 +53,7 @@ def test_done_and_skipped(harness: FakeHarness, enricher: Enricher) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(BROKEN))
-def test_rejected_objects(harness: FakeHarness, key: str) -> None:
+def test_rejected_objects_leak_nothing(harness: FakeHarness, key: str) -> None:
     harness.source.put(key, BROKEN[key])
     answer = told_by(harness, record(notification(key)))
     assert ends(answer) == ["rejected"]
@@ -61,7 +61,7 @@ def test_rejected_objects(harness: FakeHarness, key: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_rejected_messages_keep_their_body(harness: FakeHarness, name: str) -> None:
+def test_rejected_messages_keep_their_body_and_leak_nothing(harness: FakeHarness, name: str) -> None:
     answer = told_by(harness, record(REFUSED[name], name))
     assert ends(answer, name) == ["rejected"]
     (letter,) = harness.dead_letters()
@@ -71,7 +71,7 @@ def test_rejected_messages_keep_their_body(harness: FakeHarness, name: str) -> N
 
 
 @pytest.mark.parametrize("name", sorted(SKIPPED))
-def test_skipped_messages(harness: FakeHarness, name: str) -> None:
+def test_skipped_messages_leak_nothing(harness: FakeHarness, name: str) -> None:
     answer = told_by(harness, record(SKIPPED[name], name))
     assert ends(answer, name) == ["skipped"]
     assert_none_is_told(answer, harness.dead_letters())
@@ -88,7 +88,7 @@ UNEXPECTED.__cause__ = KeyError("canary")
     [Throttled("GetObject: SlowDown"), ServiceFailed("x"), OutOfTime("x"), ModelFailed("x"), UNEXPECTED],
     ids=["throttled", "service", "time", "model", "unexpected"],
 )
-def test_failed_and_rejected_at_the_last_receive(
+def test_failures_and_last_receives_leak_nothing(
     harness: FakeHarness, error: Exception, place: str, receive_count: int
 ) -> None:
     harness.source.put("k.json", json.dumps(valid("T-1")).encode())
@@ -109,7 +109,7 @@ def test_failed_and_rejected_at_the_last_receive(
     assert_none_is_told(answer, letters)
 
 
-def test_refused_by_the_stores_or_by_the_dead_letter_queue(harness: FakeHarness) -> None:
+def test_store_and_dlq_errors_leak_nothing(harness: FakeHarness) -> None:
     harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T-1")
     harness.letters.faults.set(UNEXPECTED, "m-2")
     harness.letters.faults_defer.set(UNEXPECTED, "m-2")
@@ -121,7 +121,7 @@ def test_refused_by_the_stores_or_by_the_dead_letter_queue(harness: FakeHarness)
     assert letters[0].rejection["errors"][0]["ticket_id"] == "T-1"
 
 
-def test_the_id_of_a_ticket_that_broke_the_schema_is_not_told_though_that_of_a_valid_one_is(
+def test_only_ids_of_valid_tickets_are_logged(
     harness: FakeHarness,
 ) -> None:
     harness.models = FakeModels()

@@ -15,7 +15,7 @@ def fault_plan(seed: int) -> FaultPlan:
     return FaultPlan(seed, [Rule(lambda call: call.name == "GET", 0.5, (1, 2, 3), (SLOW, LOST))])
 
 
-def test_same_seed_strikes_the_same_calls_in_any_order() -> None:
+def test_same_seed_fails_the_same_calls_in_any_order() -> None:
     def struck(seed: int, order: random.Random) -> dict[str, list[object]]:
         made, calls = fault_plan(seed), CALLS * 4
         order.shuffle(calls)
@@ -32,7 +32,7 @@ def test_same_seed_strikes_the_same_calls_in_any_order() -> None:
         assert faults[number:] == [None] * (4 - number)
 
 
-def test_how_often_a_subject_is_struck_is_known_before() -> None:
+def test_number_of_faults_per_subject_is_predictable() -> None:
     made = fault_plan(3)
     for call in CALLS:
         expected = made.times(0, call.subject)
@@ -40,11 +40,11 @@ def test_how_often_a_subject_is_struck_is_known_before() -> None:
     assert made.struck.total() == sum(made.times(0, call.subject) for call in CALLS) > 50
 
 
-def test_other_calls_are_let_through() -> None:
+def test_other_calls_pass() -> None:
     assert fault_plan(1)(Call("PUT", "s3", "raw/1", b"")) is None
 
 
-def test_calls_about_many_are_struck_one_by_one() -> None:
+def test_calls_without_a_subject_fail_independently() -> None:
     made = FaultPlan(1, [Rule(lambda _: True, 0.5, (1,), (LOST,))])
     number = sum(made(Call("ReceiveMessage", "sqs", "", b"")) is not None for _ in range(400))
     assert 120 < number < 280
@@ -60,7 +60,7 @@ def test_half_of_a_batch_fails_and_the_rest_is_sent() -> None:
     assert Share(1, 0).split(Call("DeleteMessageBatch", "sqs", "", json.dumps({"Entries": entries}).encode()))[0] == b""
 
 
-def test_calls_are_known_by_what_they_are_about() -> None:
+def test_read_call_finds_service_name_and_subject() -> None:
     assert read_call("PUT", "/bucket/a%20b.json?x-id=PutObject", None, b"").subject == "bucket/a b.json"
     item = read_call("POST", "/", "DynamoDB_20120810.PutItem", b'{"Item": {"ticket_id": {"S": "T-1"}}}')
     assert (item.service, item.name, item.subject) == ("dynamodb", "PutItem", "T-1")

@@ -42,6 +42,6 @@ def test_every_guarantee_names_a_test() -> None:
         assert re.fullmatch(r"( ?`tests/[\w/]+\.py::[\w:]+`,?)+ ", tests), row
 
 
-def test_a_test_that_is_gone_is_noticed() -> None:
+def test_missing_test_is_detected() -> None:
     assert "test_named_test_exists" in _names_in(Path(__file__))
     assert "test_that_nobody_wrote" not in _names_in(Path(__file__))

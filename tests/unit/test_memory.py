@@ -10,7 +10,7 @@ import pytest
 from enrichment import memory
 
 
-def test_what_lies_below_a_piece_in_use_is_given_back() -> None:
+def test_freed_memory_below_a_used_block_is_released() -> None:
     pieces = [b"x" * 100_000 for _ in range(2000)]  # too small for a mapping each
     last = pieces.pop()
     full = psutil.Process().memory_info().rss
@@ -20,7 +20,7 @@ def test_what_lies_below_a_piece_in_use_is_given_back() -> None:
     assert len(last) == 100_000
 
 
-def test_with_another_c_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_library_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert memory._find() is None
     monkeypatch.setattr(memory, "_trim", None)

@@ -33,7 +33,7 @@ def unit(line: dict[str, Any], name: str) -> str:
     return str(next(m["Unit"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"] if m["Name"] == name))
 
 
-def test_a_batch_is_one_line_with_every_outcome_zeros_included(capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_is_one_line_with_every_outcome_even_zeros(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics()
     metrics.batch(2)
     metrics.stage("fetch", 0.5)
@@ -55,7 +55,7 @@ def test_a_batch_is_one_line_with_every_outcome_zeros_included(capsys: pytest.Ca
     assert "ColdStart" not in found
 
 
-def test_each_type_of_error_is_a_line_of_its_own_beside_the_count_in_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_error_type_is_a_line_in_addition_to_the_total(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics()
     for outcome, code in [("failed", "throttled")] * 3 + [("rejected", "object_gone"), ("rejected", "message_invalid")]:
         metrics.outcome(outcome, code)
@@ -71,7 +71,7 @@ def test_each_type_of_error_is_a_line_of_its_own_beside_the_count_in_all(capsys:
         assert sorted(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["ErrorType", "service"]
 
 
-def test_the_start_is_told_once_and_counts_begin_anew_with_each_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cold_start_is_reported_once_and_counts_are_reset(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics()
     metrics.started(1.5)
     metrics.outcome("failed", "throttled")
@@ -84,7 +84,7 @@ def test_the_start_is_told_once_and_counts_begin_anew_with_each_batch(capsys: py
     assert (values(second)["TicketsDone"], values(second)["TicketsFailed"]) == ([1.0], [0.0])
 
 
-def test_outcomes_of_a_published_version_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_version_has_its_own_outcomes(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics("acme-ticket-enrichment", "7")
     metrics.batch(2)
     for outcome, code in (("done", None), ("failed", "throttled")):
@@ -100,7 +100,7 @@ def test_outcomes_of_a_published_version_are_told_apart(capsys: pytest.CaptureFi
     assert {name for line in second for name, found in values(line).items() if found != [0.0]} == set()
 
 
-def test_a_batch_tells_of_every_stage_and_model(enricher: Enricher, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_reports_every_stage_and_model(enricher: Enricher, capsys: pytest.CaptureFixture[str]) -> None:
     harness = FakeHarness(enricher)
     harness.metrics = EmfMetrics()  # type: ignore[assignment]
     harness.handler = harness.build(enricher)
@@ -122,7 +122,7 @@ def test_a_batch_tells_of_every_stage_and_model(enricher: Enricher, capsys: pyte
     }
 
 
-def test_a_log_line_is_one_json_object_and_leaks_nothing_into_the_next() -> None:
+def test_log_line_is_json_and_leaks_nothing_into_the_next() -> None:
     log = StringIO()
     logger = make_logger("INFO")
     with written_to(log):

@@ -31,16 +31,16 @@ ERRORS: Final[tuple[EnrichmentError, ...]] = (Throttled("PutItem: x"), ServiceFa
         pytest.param([10] * (TICKETS // 10), 100, id="ten a second, ten batches of ten a second"),
     ],
 )
-def test_no_good_ticket_is_given_up_in_an_outage_of_two_hours(arrivals: list[int], receives_per_second: int) -> None:
+def test_two_hour_outage_rejects_no_valid_ticket(arrivals: list[int], receives_per_second: int) -> None:
     assert simulate(arrivals, receives_per_second) == {"done": TICKETS}
 
 
-def test_good_tickets_would_be_given_up_after_fewer_receives() -> None:
+def test_fewer_receives_would_reject_valid_tickets() -> None:
     ends = simulate([1000], IN_FLIGHT, max_receive_count=RECEIVES["MinValue"] - 7)
     assert ends["rejected"]
 
 
-def test_receives_take_over_two_hours_however_the_jitter_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receives_span_two_hours_even_with_minimal_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random.SystemRandom, "randint", lambda _self, low, _high: low)
     assert sum(backoff_seconds(count) for count in range(1, RECEIVES["MinValue"])) > OUTAGE
     # Nine crashes, after which a message comes back too early, may take the place of the longest delays.
@@ -48,7 +48,7 @@ def test_receives_take_over_two_hours_however_the_jitter_falls(monkeypatch: pyte
     assert sum(least[:-9]) > OUTAGE
 
 
-def test_receives_end_while_the_queue_still_retains_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receives_end_within_message_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random.SystemRandom, "randint", lambda _self, _low, high: high)
     longest = sum(backoff_seconds(count) for count in range(1, RECEIVES["MaxValue"]))
     assert longest < TEMPLATE["Resources"]["TicketQueue"]["Properties"]["MessageRetentionPeriod"] / 4

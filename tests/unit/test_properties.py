@@ -93,7 +93,7 @@ WELL_FORMED = st.tuples(BODIES, st.integers(min_value=1, max_value=6))
 
 @given(BODIES)
 @settings(max_examples=300, deadline=None)
-def test_a_message_is_understood_or_refused(body: str) -> None:
+def test_any_message_is_parsed_or_rejected(body: str) -> None:
     try:
         found = references(body)
     except MessageInvalid:
@@ -115,7 +115,7 @@ def test_a_message_is_understood_or_refused(body: str) -> None:
     st.dictionaries(st.sampled_from(["m-0", "m-1"]), ERRORS, max_size=2),
 )
 @settings(max_examples=120, deadline=None)
-def test_every_record_ends_in_exactly_one_way(
+def test_every_record_has_exactly_one_outcome(
     messages: list[tuple[str, int]],
     objects: dict[str, bytes],
     faults: tuple[dict[str, Exception], ...],
@@ -162,7 +162,7 @@ LISTS = st.lists(SQS_RECORDS, max_size=4) | st.lists(SQS_RECORDS | ODD_RECORDS |
 
 @given(VALUES | LISTS | st.fixed_dictionaries({"Records": VALUES | LISTS}))
 @settings(max_examples=200, deadline=None)
-def test_any_event_is_refused_or_gets_an_answer_that_names_only_what_it_held(odd: Any) -> None:
+def test_any_event_is_rejected_or_answered_with_its_own_ids(odd: Any) -> None:
     try:
         answer = HARNESS.invoke(odd)
     except EventNotUnderstood:
@@ -181,7 +181,7 @@ def test_any_event_is_refused_or_gets_an_answer_that_names_only_what_it_held(odd
 
 @given(RAW)
 @settings(max_examples=200, deadline=None)
-def test_what_is_accepted_as_a_ticket_can_be_stored(raw: bytes) -> None:
+def test_every_accepted_ticket_can_be_stored(raw: bytes) -> None:
     harness = FakeHarness()
     harness.source.put("a", raw)
     answer = harness.invoke(event(record(notification("a"))))

@@ -30,7 +30,7 @@ def function_environment() -> dict[str, Any]:
     return dict(function["Properties"]["Environment"]["Variables"])
 
 
-def test_documentation_has_a_row_with_the_default_of_each_setting() -> None:
+def test_documentation_lists_each_setting_with_its_default() -> None:
     rows = re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \|([^|]*)\|", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
     documented = {name: default.strip().strip("`") for name, default in rows}
     assert len(documented) == len(rows)
@@ -45,7 +45,7 @@ def test_documentation_has_a_row_with_the_default_of_each_setting() -> None:
     }
 
 
-def test_template_gives_the_function_each_setting_that_it_needs() -> None:
+def test_template_passes_each_setting_to_the_function() -> None:
     assert set(function_environment()) - NOT_OURS == OF_THE_FUNCTION - NOT_IN_THE_TEMPLATE
 
 
@@ -62,7 +62,7 @@ def test_template_has_the_same_defaults() -> None:
     assert function_environment()["SERVICE_NAME"]["Fn::If"][-1] == Settings.model_fields["service_name"].default
 
 
-def test_the_settings_are_those_of_the_contract() -> None:
+def test_setting_names_are_stable() -> None:
     assert {
         "MODEL_BUNDLE",
         "BUNDLE_CACHE_DIR",
@@ -82,11 +82,11 @@ def test_the_settings_are_those_of_the_contract() -> None:
     assert {"BATCH_SIZE", "NUM_WORKERS", "HEALTH_PORT"} == ALL - OF_THE_FUNCTION
 
 
-def test_each_setting_says_what_it_is() -> None:
+def test_each_setting_has_a_description() -> None:
     assert [name for name, field in WorkerSettings.model_fields.items() if not field.description] == []
 
 
-def test_they_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name.upper(), str(value))
     monkeypatch.setenv("MAX_RECEIVE_COUNT", "7")
@@ -99,7 +99,7 @@ def test_they_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(settings.aws_endpoint_url).rstrip("/") == "http://127.0.0.1:4566"
 
 
-def test_older_name_of_the_cache_directory_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value for name, value in SETTINGS.items() if name != "bundle_cache_dir"}
     monkeypatch.setenv("MODEL_CACHE_DIR", "/older")
     assert Settings(**given).bundle_cache_dir == "/older"
@@ -127,11 +127,11 @@ def test_older_name_of_the_cache_directory_is_read(monkeypatch: pytest.MonkeyPat
         ("health_port", 65536),
     ],
 )
-def test_a_wrong_one_is_refused_by_name(name: str, value: Any) -> None:
+def test_invalid_setting_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=name):
         WorkerSettings(**{**SETTINGS, name: value})
 
 
-def test_they_do_not_change() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(Settings(**SETTINGS), "raw_bucket", "another")  # noqa: B010 - mypy knows that this fails

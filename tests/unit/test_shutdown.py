@@ -17,11 +17,11 @@ def ask_soon(shutdown: Shutdown) -> None:
     threading.Timer(0.05, shutdown.request).start()
 
 
-def test_work_is_awaited_and_its_result_returned() -> None:
+def test_during_returns_the_result() -> None:
     assert Shutdown(5).during(lambda: 7, 0.0) == 7
 
 
-def test_error_of_the_work_is_raised() -> None:
+def test_during_raises_the_error() -> None:
     def fail() -> None:
         raise LookupError("gone")
 
@@ -29,7 +29,7 @@ def test_error_of_the_work_is_raised() -> None:
         Shutdown(5).during(fail, 0.0)
 
 
-def test_old_work_is_left_when_asked_to_end() -> None:
+def test_shutdown_abandons_work_after_its_patience() -> None:
     shutdown, forever = Shutdown(5), threading.Event()
     ask_soon(shutdown)
     assert shutdown.during(forever.wait, patience=0.0) is None
@@ -37,7 +37,7 @@ def test_old_work_is_left_when_asked_to_end() -> None:
     forever.set()
 
 
-def test_young_work_is_heard_out() -> None:
+def test_shutdown_waits_for_recent_work() -> None:
     shutdown, answer = Shutdown(5), threading.Event()
 
     def work() -> str:
@@ -49,7 +49,7 @@ def test_young_work_is_heard_out() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_wakes_the_main_thread_out_of_its_wait(number: signal.Signals) -> None:
+def test_signal_wakes_the_waiting_main_thread(number: signal.Signals) -> None:
     shutdown, before, forever = Shutdown(5), signal.getsignal(number), threading.Event()
     with on_shutdown_signal(shutdown.request):
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
@@ -60,7 +60,7 @@ def test_signal_wakes_the_main_thread_out_of_its_wait(number: signal.Signals) ->
     assert signal.getsignal(number) is before
 
 
-def test_pause_ends_when_asked_to_end_and_is_none_afterwards() -> None:
+def test_shutdown_ends_the_pause_and_skips_later_ones() -> None:
     shutdown, begin = Shutdown(5), time.monotonic()
     shutdown.pause(0.01)
     ask_soon(shutdown)
@@ -69,7 +69,7 @@ def test_pause_ends_when_asked_to_end_and_is_none_afterwards() -> None:
     assert time.monotonic() - begin < 30
 
 
-def test_time_left_counts_from_the_first_asking() -> None:
+def test_time_left_counts_from_the_first_request() -> None:
     now = [100.0]
     shutdown = Shutdown(25, clock=lambda: now[0])
     assert (shutdown.is_requested, shutdown.time_left) == (False, math.inf)

@@ -55,7 +55,7 @@ def _refusal(raw: bytes | str) -> TicketInvalid:
     return caught.value
 
 
-def test_a_plain_ticket_gets_the_defaults() -> None:
+def test_plain_ticket_gets_the_defaults() -> None:
     ticket = parse_ticket(_raw())
     assert ticket == RawTicket(
         **FIELDS, priority=None, metadata=TicketMetadata(source="unknown", language="en", tags=[])
@@ -74,19 +74,19 @@ def test_ids_have_1_to_256_characters(name: str, length: int, *, good: bool) -> 
 
 @pytest.mark.parametrize("name", ["ticket_id", "customer_id", "subject", "body", "created_at"])
 @pytest.mark.parametrize("value", [..., None, [], {}, True, 1.5], ids=str)
-def test_required_fields_are_there_and_of_their_type(name: str, value: Any) -> None:
+def test_missing_or_mistyped_required_field_is_rejected(name: str, value: Any) -> None:
     assert str(_refusal(_raw(**{name: value}))).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("literal", ["0", "-0", "1", str(2**53 - 1)])
-def test_created_at_takes_whole_seconds(literal: str) -> None:
+def test_created_at_accepts_whole_seconds(literal: str) -> None:
     assert parse_ticket(_with("created_at", literal)).created_at == int(literal)
 
 
 @pytest.mark.parametrize(
     "literal", ["-1", str(2**53), "1.0", "1e3", "true", "false", '"5"', "null", "1e999", "1" * 400]
 )
-def test_created_at_takes_nothing_else(literal: str) -> None:
+def test_created_at_rejects_everything_else(literal: str) -> None:
     message = str(_refusal(_with("created_at", literal)))
     assert message.startswith("created_at: ") or "range of a double" in message
 
@@ -108,26 +108,26 @@ def test_created_at_takes_nothing_else(literal: str) -> None:
     ],
     ids=str,
 )
-def test_only_known_priorities_count(given_priority: Any, understood: str | None) -> None:
+def test_unknown_priority_counts_as_absent(given_priority: Any, understood: str | None) -> None:
     assert parse_ticket(_raw(priority=given_priority)).priority == understood
 
 
 @pytest.mark.parametrize("value", [None, {}, {"source": None, "language": None, "tags": None}], ids=str)
-def test_null_metadata_is_absent_metadata(value: Any) -> None:
+def test_null_metadata_gets_the_defaults(value: Any) -> None:
     assert parse_ticket(_raw(metadata=value)).metadata == TicketMetadata(source="unknown", language="en", tags=[])
 
 
-def test_metadata_is_kept_with_what_it_holds_beyond_the_schema() -> None:
+def test_unknown_metadata_fields_are_kept() -> None:
     metadata = {"source": "chat", "language": "de", "tags": ["vip"], "channel": {"id": 7}}
     assert parse_ticket(_raw(metadata=metadata)).metadata.model_dump() == metadata
 
 
 @pytest.mark.parametrize("value", [[], "mail", 5, {"tags": "vip"}, {"tags": [1]}, {"source": 5}], ids=str)
-def test_metadata_of_another_shape_is_refused(value: Any) -> None:
+def test_mistyped_metadata_is_rejected(value: Any) -> None:
     assert str(_refusal(_raw(metadata=value))).startswith("metadata")
 
 
-def test_a_refusal_names_fields_no_further_than_the_schema_goes() -> None:
+def test_error_names_only_fields_of_the_schema() -> None:
     assert (
         str(_refusal(_raw(metadata={"tags": ["a", 5], CANARY: 1}))) == "metadata.tags: Input should be a valid string"
     )
@@ -138,7 +138,7 @@ def test_a_refusal_names_fields_no_further_than_the_schema_goes() -> None:
     assert str(caught.value) == "ticket: Keys should be strings"
 
 
-def test_two_tickets_share_no_tags() -> None:
+def test_default_tags_are_not_shared() -> None:
     first, second = parse_ticket(_raw()), parse_ticket(_raw())
     first.metadata.tags.append("vip")
     assert second.metadata.tags == []
@@ -160,7 +160,7 @@ def test_unknown_fields_pass_through(extra: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "old", {"intent": "login_issue"}, {"embedding": ["1e999"]}], ids=str)
-def test_an_incoming_enrichment_is_dropped(value: Any) -> None:
+def test_incoming_enrichment_is_dropped(value: Any) -> None:
     ticket = parse_ticket(_raw(enrichment=value))
     assert "enrichment" not in ticket.model_dump()
     assert json.loads(enriched_json(ticket, ENRICHMENT))["enrichment"] == ENRICHMENT.model_dump()
@@ -195,21 +195,21 @@ def test_an_incoming_enrichment_is_dropped(value: Any) -> None:
         (b"{}", "ticket_id: Field required"),
     ],
 )
-def test_what_is_no_ticket_says_what_it_is(raw: bytes, reason: str) -> None:
+def test_invalid_input_error_says_why(raw: bytes, reason: str) -> None:
     assert reason in str(_refusal(raw))
 
 
-def test_a_text_is_read_like_its_bytes() -> None:
+def test_str_is_parsed_like_its_bytes() -> None:
     assert parse_ticket(_raw(body="ü 😀").decode()) == parse_ticket(_raw(body="ü 😀"))
     assert "not UTF-8" in str(_refusal(_raw().decode().replace("Printer", "\ud83d")))
 
 
-def test_a_byte_order_mark_is_ignored() -> None:
+def test_byte_order_mark_is_ignored() -> None:
     assert parse_ticket(b"\xef\xbb\xbf" + _raw()) == parse_ticket("\ufeff" + _raw().decode()) == parse_ticket(_raw())
 
 
 @pytest.mark.parametrize("depth", [1, 190])
-def test_what_is_read_can_be_written(depth: int) -> None:
+def test_parsed_ticket_can_be_serialized(depth: int) -> None:
     ticket = parse_ticket(_with("x", "[" * depth + "]" * depth))
     assert json.loads(enriched_json(ticket, ENRICHMENT))["x"] is not None
 
@@ -228,12 +228,12 @@ def test_what_is_read_can_be_written(depth: int) -> None:
     ],
     ids=str,
 )
-def test_decoded_objects_meet_the_same_bounds(extra: dict[Any, Any], reason: str) -> None:
+def test_decoded_objects_have_the_same_limits(extra: dict[Any, Any], reason: str) -> None:
     with pytest.raises(TicketInvalid, match=reason):
         ticket_from_object({**FIELDS, **extra})
 
 
-def test_a_decoded_object_may_not_nest_without_end() -> None:
+def test_deeply_nested_object_is_rejected() -> None:
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
@@ -241,7 +241,7 @@ def test_a_decoded_object_may_not_nest_without_end() -> None:
         ticket_from_object({**FIELDS, "x": deep})
 
 
-def test_a_refusal_names_the_ticket_where_it_can() -> None:
+def test_error_has_the_ticket_id_if_it_is_valid() -> None:
     assert _refusal(_raw(created_at=-1)).ticket_id == "T-1"
     assert _refusal(_with("x", "1e999")).ticket_id == "T-1"
     assert _refusal(_raw(ticket_id=5)).ticket_id is None
@@ -260,7 +260,7 @@ NAMES = [*FIELDS, "priority", "metadata", "enrichment", CANARY]
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON_VALUES), st.integers(0, 400), st.sampled_from([b"", b"\xff", b"}"]))
-def test_whatever_comes_in_is_a_ticket_or_a_refusal_without_input(fields: Any, cut: int, noise: bytes) -> None:
+def test_any_input_is_parsed_or_rejected_without_quoting_it(fields: Any, cut: int, noise: bytes) -> None:
     raw = json.dumps({**FIELDS, "subject": CANARY, **fields}).encode()
     raw = raw[:cut] + noise + raw[cut:]
     try:
@@ -275,13 +275,13 @@ def test_whatever_comes_in_is_a_ticket_or_a_refusal_without_input(fields: Any, c
         json.loads(enriched_json(ticket, ENRICHMENT).decode())
 
 
-def test_pydantics_own_errors_hide_their_input() -> None:
+def test_pydantic_errors_hide_their_input() -> None:
     with pytest.raises(ValueError, match="ticket_id") as caught:
         RawTicket.model_validate({**FIELDS, "ticket_id": [CANARY], "metadata": CANARY})
     assert CANARY not in str(caught.value)
 
 
-def test_the_enriched_ticket_is_flat_and_reads_back() -> None:
+def test_enriched_ticket_is_flat_and_round_trips() -> None:
     ticket = parse_ticket(_raw(order=5, priority="HIGH"))
     stored = enriched_json(ticket, ENRICHMENT)
     assert list(json.loads(stored))[-1] == "enrichment"
@@ -303,12 +303,12 @@ def test_the_enriched_ticket_is_flat_and_reads_back() -> None:
     ],
     ids=str,
 )
-def test_an_enrichment_that_breaks_the_schema_is_refused(change: dict[str, Any]) -> None:
+def test_invalid_enrichment_is_rejected(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         EnrichmentData.model_validate({**ENRICHMENT.model_dump(), **change})
 
 
-def test_the_committed_schema_is_the_generated_one() -> None:
+def test_committed_schema_equals_the_generated_one() -> None:
     committed = Path(enrichment.__file__).with_name("enriched_ticket.schema.json").read_text()
     assert committed == enriched_ticket_schema(), (
         'write it again: python -c "from enrichment.ticket import enriched_ticket_schema as s; print(s(), end=str())" '
@@ -316,7 +316,7 @@ def test_the_committed_schema_is_the_generated_one() -> None:
     )
 
 
-def test_the_schema_describes_what_is_stored() -> None:
+def test_stored_ticket_matches_the_schema() -> None:
     schema = json.loads(enriched_ticket_schema())
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)

@@ -163,7 +163,7 @@ def run(*arguments: str) -> Result:
 # -- lists
 
 
-def test_urgencies_are_merged_newest_first_and_equal_times_by_severity(harness: Harness) -> None:
+def test_list_is_sorted_by_time_then_severity(harness: Harness) -> None:
     for ticket_id, created_at, urgency in [
         ("a", 10, "low"), ("b", 40, "medium"), ("c", 20, "critical"), ("d", 30, "low"), ("e", 30, "critical"),
         ("f", 30, "high"),
@@ -172,7 +172,7 @@ def test_urgencies_are_merged_newest_first_and_equal_times_by_severity(harness: 
     assert ids(harness.repository.newest(Selection())) == ["b", "e", "f", "d", "c", "a"]
 
 
-def test_a_list_costs_one_query_of_the_index_for_each_urgency_and_never_a_scan(harness: Harness) -> None:
+def test_list_costs_one_index_query_per_urgency_and_no_scan(harness: Harness) -> None:
     for number in range(40):
         harness.store(f"t{number:02}", number, urgency=URGENCIES[number % 4])
     harness.forget_calls()
@@ -182,7 +182,7 @@ def test_a_list_costs_one_query_of_the_index_for_each_urgency_and_never_a_scan(h
     assert {(query["IndexName"], query["Limit"]) for query in harness.queries} == {("urgency-index", 10)}
 
 
-def test_further_pages_are_read_when_they_are_needed_and_grow(harness: Harness) -> None:
+def test_pages_are_read_on_demand_and_grow(harness: Harness) -> None:
     for number in range(45):
         harness.store(f"t{number:02}", number, urgency="low")
     harness.forget_calls()
@@ -196,7 +196,7 @@ def test_further_pages_are_read_when_they_are_needed_and_grow(harness: Harness) 
     assert set(harness.calls) == {"Query"}
 
 
-def test_only_the_wanted_urgencies_are_asked_for(harness: Harness) -> None:
+def test_only_selected_urgencies_are_queried(harness: Harness) -> None:
     for urgency in URGENCIES:
         harness.store(urgency, urgency=urgency)
     harness.forget_calls()
@@ -218,9 +218,7 @@ def test_only_the_wanted_urgencies_are_asked_for(harness: Harness) -> None:
         (Selection(("low",), "login_issue", "NEGATIVE", needs_review=True, since=1000), set()),
     ],
 )
-def test_a_selection_holds_what_meets_all_its_conditions(
-    harness: Harness, selection: Selection, wanted: set[str]
-) -> None:
+def test_selection_requires_all_its_conditions(harness: Harness, selection: Selection, wanted: set[str]) -> None:
     harness.store("plain")
     harness.store("old", 999)
     harness.store("login", intent="login_issue")
@@ -230,14 +228,14 @@ def test_a_selection_holds_what_meets_all_its_conditions(
     assert sum(harness.repository.count(selection)["intent"].values()) == len(wanted)
 
 
-def test_a_filter_that_few_tickets_pass_reads_on_until_there_are_enough(harness: Harness) -> None:
+def test_selective_filter_reads_on_until_the_limit(harness: Harness) -> None:
     for number in range(30):
         harness.store(f"t{number:02}", number, sentiment="NEGATIVE" if number % 10 == 0 else "NEUTRAL")
     angry = islice(harness.repository.newest(Selection(sentiment="NEGATIVE"), 2), 2)
     assert ids(angry) == ["t20", "t10"]
 
 
-def test_labels_are_counted_without_reading_what_is_not_counted(harness: Harness) -> None:
+def test_count_reads_only_the_counted_attributes(harness: Harness) -> None:
     harness.store("a", intent="login_issue", urgency="high", sentiment="NEGATIVE")
     harness.store("b", intent="login_issue", urgency="low")
     harness.store("c", intent="bug_report", urgency="low")
@@ -251,7 +249,7 @@ def test_labels_are_counted_without_reading_what_is_not_counted(harness: Harness
     assert not any("summary" in query["ProjectionExpression"] for query in harness.queries)
 
 
-def test_an_id_is_looked_up_by_the_key_of_the_table(harness: Harness) -> None:
+def test_id_is_looked_up_by_the_table_key(harness: Harness) -> None:
     harness.store("twice", 1000)
     harness.store("twice", 2000)
     harness.store("other", 3000)
@@ -262,12 +260,12 @@ def test_an_id_is_looked_up_by_the_key_of_the_table(harness: Harness) -> None:
     assert not any("IndexName" in query for query in harness.queries)
 
 
-def test_the_largest_time_is_exact(harness: Harness) -> None:
+def test_largest_created_at_is_exact(harness: Harness) -> None:
     harness.store("late", 2**53 - 1)
     assert harness.item("late").created_at == 2**53 - 1
 
 
-def test_an_item_of_somebody_elses_making_is_named(harness: Harness) -> None:
+def test_item_with_unexpected_attribute_is_named(harness: Harness) -> None:
     item = {"ticket_id": {"S": "odd"}, "created_at": {"N": "7"}, "urgency": {"S": "low"}}
     harness.dynamodb.put_item(TableName=harness.place, Item=item)
     assert harness.item("odd").subject == ""
@@ -279,14 +277,14 @@ def test_an_item_of_somebody_elses_making_is_named(harness: Harness) -> None:
 # -- whole tickets
 
 
-def test_the_whole_ticket_is_read_in_the_version_that_the_item_names(harness: Harness) -> None:
+def test_whole_ticket_is_read_in_the_committed_version(harness: Harness) -> None:
     key = harness.store("t", subject="committed")
     harness.s3.put_object(Bucket=harness.place, Key=key, Body=b'{"subject": "lost the race"}')
     assert harness.repository.whole(harness.item("t"))["subject"] == "committed"
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"[]", b"{}", b'{"enrichment": null}'])
-def test_an_object_that_is_no_enriched_ticket_is_named(harness: Harness, body: bytes) -> None:
+def test_invalid_object_is_named(harness: Harness, body: bytes) -> None:
     version = harness.s3.put_object(Bucket=harness.place, Key="k", Body=body)["VersionId"]
     item = Item(ticket_id="t", created_at=1, s3_key="k", s3_version_id=version)
     with pytest.raises(
@@ -295,7 +293,7 @@ def test_an_object_that_is_no_enriched_ticket_is_named(harness: Harness, body: b
         harness.repository.whole(item)
 
 
-def test_an_object_that_is_gone_is_named(harness: Harness) -> None:
+def test_missing_object_is_named(harness: Harness) -> None:
     key = harness.store("t")
     harness.s3.delete_object(Bucket=harness.place, Key=key, VersionId=harness.item("t").s3_version_id)
     with pytest.raises(ObjectUnreadable, match="is gone"):
@@ -304,7 +302,7 @@ def test_an_object_that_is_gone_is_named(harness: Harness) -> None:
         harness.repository.whole(Item(ticket_id="x", created_at=1))
 
 
-def test_a_bucket_that_is_not_there_is_no_fault_of_the_object(harness: Harness) -> None:
+def test_missing_bucket_raises_client_error(harness: Harness) -> None:
     harness.store("t")
     with pytest.raises(ClientError, match="NoSuchBucket"):
         TicketRepository(harness.dynamodb, lambda: harness.s3, table=harness.place, bucket="elsewhere").whole(
@@ -329,7 +327,7 @@ def similarity(harness: Harness, ticket_id: str, *, limit: int = 10, among: int 
     return found
 
 
-def test_cosines_order_the_others_whatever_the_length_of_their_vectors(harness: Harness) -> None:
+def test_similar_tickets_are_ordered_by_cosine(harness: Harness) -> None:
     vectors = {"asked": (3.0, 4.0), "same": (6.0, 8.0), "near": (4.0, 3.0), "across": (-4.0, 3.0), "none": (0.0,)}
     for created_at, (ticket_id, vector) in enumerate(vectors.items()):
         harness.store(ticket_id, created_at, vector=vector)
@@ -357,7 +355,7 @@ def test_cosines_order_the_others_whatever_the_length_of_their_vectors(harness: 
         ("t5", 8, ["t9", "t8", "t7", "t6", "t4", "t3", "t2", "t1"], 1),
     ],
 )
-def test_the_newest_others_are_compared_and_what_is_left_out_is_known(
+def test_newest_tickets_are_compared_and_the_cutoff_is_reported(
     harness: Harness, asked: str, among: int, compared: list[str], oldest: int | None
 ) -> None:
     for number in range(10):
@@ -367,7 +365,7 @@ def test_the_newest_others_are_compared_and_what_is_left_out_is_known(
     assert (found.compared, found.oldest) == (len(compared), oldest)
 
 
-def test_what_cannot_be_compared_is_counted(harness: Harness) -> None:
+def test_tickets_that_cannot_be_compared_are_counted(harness: Harness) -> None:
     harness.store("asked")
     harness.store("foreign", model_version="full@0123456789ab")
     gone = harness.store("gone")
@@ -385,13 +383,13 @@ def test_what_cannot_be_compared_is_counted(harness: Harness) -> None:
     assert (found.compared, found.unreadable, found.foreign) == (5, 4, 1)
 
 
-def test_a_ticket_without_text_resembles_none(harness: Harness) -> None:
+def test_similar_to_empty_ticket_raises(harness: Harness) -> None:
     harness.store("empty", vector=(0.0,))
     with pytest.raises(RepositoryError, match="ticket empty has no text"):
         similarity(harness, "empty")
 
 
-def test_objects_are_read_side_by_side(harness: Harness) -> None:
+def test_objects_are_read_concurrently(harness: Harness) -> None:
     own = harness.store("asked")
     for number in range(8):
         harness.store(f"t{number}")
@@ -405,7 +403,7 @@ def test_objects_are_read_side_by_side(harness: Harness) -> None:
     assert similarity(harness, "asked").compared == 8
 
 
-def test_an_error_or_ctrl_c_ends_the_reading(harness: Harness) -> None:
+def test_error_or_ctrl_c_stops_reading(harness: Harness) -> None:
     own = harness.store("asked")
     for number in range(60):
         harness.store(f"t{number}")
@@ -442,16 +440,16 @@ def test_an_error_or_ctrl_c_ends_the_reading(harness: Harness) -> None:
         (364 * 86400, "364d"), (800 * 86400, "2y"), (-1, "-1s"), (-7200, "-2h"),
     ],
 )  # fmt: skip
-def test_an_age_is_in_its_largest_unit(seconds: int, text: str) -> None:
+def test_age_uses_its_largest_unit(seconds: int, text: str) -> None:
     assert age(10**9 - seconds, now=10**9) == text
 
 
-def test_moments_beyond_the_calendar_stay_numbers() -> None:
+def test_times_beyond_the_calendar_stay_numbers() -> None:
     assert moment(1_790_000_000) == "2026-09-21T14:13:20Z"
     assert moment(2**53 - 1) == str(2**53 - 1)
 
 
-def test_lines_hold_eight_columns_and_nothing_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_have_eight_columns_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     item = Item(ticket_id="T\t1", created_at=0, subject=NASTY, summary="Two\nlines.", needs_review=True, urgency="low")
     write([ticket_row(item), ticket_row(item, 0.5)], "lines")
     plain, likened = capsys.readouterr().out.splitlines()
@@ -460,7 +458,7 @@ def test_lines_hold_eight_columns_and_nothing_that_steers_a_terminal(capsys: pyt
     assert likened.split("\t") == ["0.5000", *cells]
 
 
-def test_json_lines_mean_what_is_stored_and_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_are_printable_and_equal_the_item(capsys: pytest.CaptureFixture[str]) -> None:
     stored = {"ticket_id": "T", "created_at": 3, "subject": NASTY, "score": Decimal("0.125"), "tags": {"b", "a"}}
     item = Item.model_validate(stored)
     write([ticket_row(item), ticket_row(item, -0.5)], "json")
@@ -481,7 +479,7 @@ WHOLE = {
 }
 
 
-def test_a_whole_ticket_has_a_field_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_ticket_has_one_field_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     write_whole(WHOLE, {"s3_key": "k"}, "lines")
     assert dict(line.split("\t") for line in capsys.readouterr().out.splitlines()) == {
         "ticket_id": "T",
@@ -497,7 +495,7 @@ def test_a_whole_ticket_has_a_field_a_line(capsys: pytest.CaptureFixture[str]) -
     }
 
 
-def test_a_whole_ticket_as_json_is_what_is_stored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_ticket_as_json_equals_the_stored_one(capsys: pytest.CaptureFixture[str]) -> None:
     write_whole(WHOLE, {"s3_key": "k"}, "json")
     assert json.loads(capsys.readouterr().out) == WHOLE
 
@@ -530,7 +528,7 @@ def shown(screen: Screen) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
 
 
-def test_a_terminal_gets_a_table_that_fits(harness: Harness, screen: Screen) -> None:
+def test_terminal_table_fits_the_width(harness: Harness, screen: Screen) -> None:
     long_id = "T" * 60
     harness.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True)
     harness.store(long_id, 2, subject="[red]not markup[/]")
@@ -544,16 +542,14 @@ def test_a_terminal_gets_a_table_that_fits(harness: Harness, screen: Screen) -> 
     assert re.match(r"\d+y  critical  bug_report  NEUTRAL    \?  short +word word .*…$", short)
 
 
-def test_a_wide_terminal_gets_the_summaries_too(
-    harness: Harness, screen: Screen, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wide_terminal_shows_summaries(harness: Harness, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     harness.store("t")
     assert run_on(screen, "show") == 0
     assert "Summary of t." in shown(screen)
 
 
-def test_a_terminal_gets_the_lines_of_a_body(harness: Harness, screen: Screen) -> None:
+def test_terminal_keeps_the_lines_of_a_body(harness: Harness, screen: Screen) -> None:
     harness.store("t", subject=NASTY)
     assert run_on(screen, "get", "t") == 0
     lines = [line.rstrip() for line in shown(screen).splitlines()]
@@ -562,7 +558,7 @@ def test_a_terminal_gets_the_lines_of_a_body(harness: Harness, screen: Screen) -
     assert "\x1b]" not in screen.getvalue()
 
 
-def test_a_terminal_is_told_that_there_is_nothing(
+def test_empty_list_is_reported_on_a_terminal(
     harness: Harness, screen: Screen, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_on(screen, "show") == 0
@@ -572,7 +568,7 @@ def test_a_terminal_is_told_that_there_is_nothing(
 # -- the command
 
 
-def test_shown_in_a_pipe(harness: Harness) -> None:
+def test_show_in_a_pipe(harness: Harness) -> None:
     for number, urgency in enumerate(URGENCIES):
         harness.store(urgency, number, urgency=urgency)
     assert [line.split("\t")[5] for line in run("show").stdout.splitlines()] == list(reversed(URGENCIES))
@@ -586,7 +582,7 @@ def test_shown_in_a_pipe(harness: Harness) -> None:
     assert (nothing.exit_code, nothing.output) == (0, "")
 
 
-def test_sentiments_in_small_letters(harness: Harness) -> None:
+def test_sentiment_option_is_case_insensitive(harness: Harness) -> None:
     harness.store("angry", sentiment="NEGATIVE")
     harness.store("calm")
     assert run("show", "--sentiment", "negative").stdout.split("\t")[5] == "angry"
@@ -595,17 +591,17 @@ def test_sentiments_in_small_letters(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("since", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("3d", 3 * 86400), ("1w", 7 * 86400)]
 )
-def test_since_some_time_ago(since: str, seconds: int) -> None:
+def test_since_accepts_a_duration(since: str, seconds: int) -> None:
     earliest = int(time.time()) - seconds
     assert earliest <= since_seconds(since) <= int(time.time()) - seconds
 
 
 @pytest.mark.parametrize("since", ["2026-09-21", "2026-09-21T00:00:00Z", "2026-09-21T02:00+02:00"])
-def test_since_a_time_which_is_utc(harness: Harness, since: str) -> None:
+def test_since_accepts_a_time_and_assumes_utc(harness: Harness, since: str) -> None:
     assert since_seconds(since) == int(datetime(2026, 9, 21, tzinfo=UTC).timestamp())
 
 
-def test_since_includes_that_second(harness: Harness) -> None:
+def test_since_is_inclusive(harness: Harness) -> None:
     harness.store("inside", 86400)
     harness.store("outside", 86399)
     assert [line.split("\t")[5] for line in run("show", "--since", "1970-01-02").stdout.splitlines()] == ["inside"]
@@ -618,14 +614,14 @@ def test_since_includes_that_second(harness: Harness) -> None:
         ("show", "--limit", "0"), ("show", "--watch", "0"), ("show", "--watch=soon"), ("similar", "t", "--among", "0"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_refused(harness: Harness, arguments: tuple[str, ...]) -> None:
+def test_invalid_options_exit_2(harness: Harness, arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Invalid value" in result.stderr
     assert harness.calls == []
 
 
-def test_counted_in_a_pipe(harness: Harness) -> None:
+def test_count_in_a_pipe(harness: Harness) -> None:
     for ticket_id, urgency, intent in [("a", "low", "x"), ("b", "low", "y"), ("c", "critical", "y")]:
         harness.store(ticket_id, urgency=urgency, intent=intent)
     lines = ["intent\ty\t2", "intent\tx\t1", "urgency\tcritical\t1", "urgency\tlow\t2", "sentiment\tNEUTRAL\t3"]
@@ -637,7 +633,7 @@ def test_counted_in_a_pipe(harness: Harness) -> None:
     }
 
 
-def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(harness: Harness) -> None:
+def test_created_at_selects_among_tickets_with_the_same_id(harness: Harness) -> None:
     for created_at in (1000, 2000, 3000):
         harness.store("t", created_at, subject=f"of {created_at}")
     newest = run("get", "t", "--json")
@@ -653,7 +649,7 @@ def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(harness: Harnes
     )
 
 
-def test_similar_ones_and_what_was_left_out(harness: Harness) -> None:
+def test_similar_reports_what_was_left_out(harness: Harness) -> None:
     harness.store("asked", 9)
     harness.store("near", 8, vector=(0.8, 0.6))
     harness.store("foreign", 7, vector=(0.6, 0.8), model_version="other")
@@ -672,13 +668,13 @@ def test_similar_ones_and_what_was_left_out(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("command", ["get", "similar"])
-def test_an_unknown_id_is_one_line(harness: Harness, command: str) -> None:
+def test_unknown_id_exits_1_with_one_line(harness: Harness, command: str) -> None:
     result = run(command, "nobody")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "tickets: no ticket nobody\n")
 
 
 @pytest.mark.parametrize("arguments", [("get", "t"), ("show", "--watch")])
-def test_an_error_of_aws_is_one_line_with_a_remedy(
+def test_aws_error_is_one_line_with_a_remedy(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("TABLE_NAME", "elsewhere")
@@ -687,13 +683,13 @@ def test_an_error_of_aws_is_one_line_with_a_remedy(
     assert re.fullmatch(r"tickets: Query: ResourceNotFoundException: .*; check TABLE_NAME, .*\n", result.stderr)
 
 
-def test_an_error_without_a_remedy_is_one_line_all_the_same(harness: Harness) -> None:
+def test_aws_error_without_a_remedy_is_one_line(harness: Harness) -> None:
     result = run("get", "")
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.fullmatch(r"tickets: Query: ValidationException: .*\n", result.stderr)
 
 
-def test_no_region_is_one_line(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_region_is_one_line(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     assert run("show").stderr == "tickets: You must specify a region; set AWS_DEFAULT_REGION\n"
@@ -711,7 +707,7 @@ def test_no_region_is_one_line(harness: Harness, monkeypatch: pytest.MonkeyPatch
     ],
 )
 @pytest.mark.parametrize("arguments", [("show",), ("get", "t")])
-def test_settings_that_are_missing_are_all_named_in_one_line(
+def test_missing_settings_are_named_in_one_line(
     harness: Harness,
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str | None],
@@ -728,7 +724,7 @@ def test_settings_that_are_missing_are_all_named_in_one_line(
     assert re.fullmatch(f"tickets: {line}\n", result.stderr)
 
 
-def test_settings_have_the_names_and_the_meaning_of_the_function() -> None:
+def test_settings_match_those_of_the_function() -> None:
     for name, own in AccessSettings.model_fields.items():
         assert own.is_required() == Settings.model_fields[name].is_required()
     assert {name for name in AccessSettings.model_fields if AccessSettings.model_fields[name].is_required()} == {
@@ -737,7 +733,7 @@ def test_settings_have_the_names_and_the_meaning_of_the_function() -> None:
     }
 
 
-def test_a_terminal_that_lacks_letters_is_no_error(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_cannot_be_encoded_are_replaced(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.store("t", subject="Grüße ✓")
     output = io.BytesIO()
     monkeypatch.setattr(sys, "argv", ["tickets", "show"])
@@ -747,7 +743,7 @@ def test_a_terminal_that_lacks_letters_is_no_error(harness: Harness, monkeypatch
     assert "Grüße ?" in output.getvalue().decode("latin-1")
 
 
-def test_the_command_is_installed() -> None:
+def test_command_is_installed() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"]["tickets"] == "handler.tickets.command:main"
 
@@ -755,7 +751,7 @@ def test_the_command_is_installed() -> None:
 # -- watching
 
 
-def test_followed_tickets_come_once_each_and_the_oldest_first(harness: Harness) -> None:
+def test_watch_returns_each_ticket_once_and_oldest_first(harness: Harness) -> None:
     for number in range(5):
         harness.store(f"t{number}", number)
     first = list(islice(harness.repository.newest(Selection()), 3))
@@ -773,9 +769,7 @@ def test_followed_tickets_come_once_each_and_the_oldest_first(harness: Harness) 
     assert ids(next(rounds)) == []
 
 
-def test_a_followed_list_keeps_no_more_than_the_newest_in_sight(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_remembers_a_bounded_number_of_tickets(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handler.tickets.command._REMEMBERED", 20)
     rounds = follow_tickets(harness.repository, Selection(), [], 10)
     assert next(rounds) == []
@@ -819,7 +813,7 @@ class Watcher(threading.Thread):
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_watching_in_a_pipe_ends_cleanly(
+def test_watch_in_a_pipe_ends_cleanly(
     harness: Harness, capsys: pytest.CaptureFixture[str], end: signal.Signals
 ) -> None:
     pipe = io.StringIO()
@@ -834,7 +828,7 @@ def test_watching_in_a_pipe_ends_cleanly(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_watched_counts_come_again_when_they_have_changed(harness: Harness) -> None:
+def test_watched_counts_are_printed_again_after_a_change(harness: Harness) -> None:
     pipe = io.StringIO()
     harness.store("first", urgency="low", intent="x")
     watcher = Watcher(
@@ -850,7 +844,7 @@ def test_watched_counts_come_again_when_they_have_changed(harness: Harness) -> N
 
 
 @pytest.mark.parametrize("command", ["show", "count"])
-def test_a_watching_terminal_is_redrawn(harness: Harness, screen: Screen, command: str) -> None:
+def test_watch_redraws_the_terminal(harness: Harness, screen: Screen, command: str) -> None:
     text = {"show": "second", "count": "login_issue"}[command]
     harness.store("first", 1)
     watcher = Watcher(
@@ -875,14 +869,14 @@ def test_a_watching_terminal_is_redrawn(harness: Harness, screen: Screen, comman
         (["--watch=3", "--json"], 3.0),
     ],
 )
-def test_watch_takes_a_number_or_none(command: str, arguments: list[str], pause: float | None) -> None:
+def test_watch_interval_is_optional(command: str, arguments: list[str], pause: float | None) -> None:
     commands: Any = get_command(app)
     with commands.make_context("tickets", [command, *arguments]) as context:
         name, found, rest = commands.resolve_command(context, [command, *arguments])
         assert found.make_context(name, rest, parent=context).params["watch"] == pause
 
 
-def test_pages_of_the_fixture_are_real(harness: Harness) -> None:
+def test_table_of_the_fixture_paginates(harness: Harness) -> None:
     """A control: the table of these tests hands out pages, else the tests of paging would show nothing."""
     for number in range(3):
         harness.store(f"t{number}", number)

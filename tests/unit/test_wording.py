@@ -45,7 +45,7 @@ def _named(entry: Any) -> set[str]:
     return {slot.removeprefix("^").partition(":")[0] for slot in slots if "|" not in slot}
 
 
-def test_there_is_much_to_choose_from() -> None:
+def test_templates_offer_enough_variety() -> None:
     assert {"login_issue", "payment_issue", "bug_report", "feature_request", "account", "billing"} <= {
         case["category"] for case in CASES
     }
@@ -53,7 +53,7 @@ def test_there_is_much_to_choose_from() -> None:
     assert sum(isinstance(entry, list) for entry in DATA["variables"].values()) >= 36
 
 
-def test_every_slot_names_something_and_every_list_is_used() -> None:
+def test_every_slot_is_defined_and_every_list_is_used() -> None:
     parts = set().union(*CASES) - ABOUT
     used = {"subject", "prefix"} | _named(DATA["shapes"]) | _named(NAMES)
     assert used <= NAMES.keys() | parts
@@ -64,7 +64,7 @@ def test_every_slot_names_something_and_every_list_is_used() -> None:
     assert NAMES.keys() | parts <= used
 
 
-def test_no_alternative_is_a_forgotten_slot() -> None:
+def test_alternatives_are_not_slot_names() -> None:
     shared = {
         "ask",
         "tone",
@@ -83,7 +83,7 @@ def test_no_alternative_is_a_forgotten_slot() -> None:
             assert "|" not in slot or not shared & set(slot.split("|")), text
 
 
-def test_every_case_can_be_written_in_every_shape_and_mood() -> None:
+def test_every_case_renders_in_every_shape_and_sentiment() -> None:
     written = 0
     for case, shape, mood in itertools.product(CASES, DATA["shapes"], ("POSITIVE", "NEGATIVE", "NEUTRAL")):
         if case["kind"] not in shape.get("kinds", ("fault", "wish", "errand")):
@@ -96,7 +96,7 @@ def test_every_case_can_be_written_in_every_shape_and_mood() -> None:
     assert written > 4000
 
 
-def test_a_feeling_is_always_in_the_words() -> None:
+def test_every_text_expresses_its_sentiment() -> None:
     for tone in DATA["phrases"]["tone"].values():
         assert all(tone["NEGATIVE"]) and all(tone["POSITIVE"])  # noqa: PT018 - one statement about both
     for shape in DATA["shapes"]:

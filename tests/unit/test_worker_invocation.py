@@ -34,7 +34,7 @@ MESSAGE = {
 }
 
 
-def test_event_is_the_one_that_lambda_sends() -> None:
+def test_event_equals_that_of_lambda() -> None:
     assert sqs_event([MESSAGE], ARN) == {
         "Records": [
             {
@@ -72,7 +72,7 @@ def test_event_is_the_one_that_lambda_sends() -> None:
     }
 
 
-def test_event_is_json_and_powertools_reads_it() -> None:
+def test_event_is_json_that_powertools_reads() -> None:
     plain = {name: MESSAGE[name] for name in ("MessageId", "ReceiptHandle", "MD5OfBody", "Body")}
     event = json.loads(json.dumps(sqs_event([MESSAGE, plain], ARN)))
     first, second = SQSEvent(event).records
@@ -85,11 +85,11 @@ def test_event_is_json_and_powertools_reads_it() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, {}, {"batchItemFailures": None}, {"batchItemFailures": []}, {"other": 1}])
-def test_nothing_failed(answer: object) -> None:
+def test_response_without_failures_fails_nothing(answer: object) -> None:
     assert failed_ids(answer, {"a", "b"}) == frozenset()
 
 
-def test_what_is_named_failed() -> None:
+def test_listed_messages_failed() -> None:
     answer = {"batchItemFailures": [{"itemIdentifier": "b"}, {"itemIdentifier": "c", "more": 1}]}
     assert failed_ids(answer, {"a", "b", "c"}) == {"b", "c"}
 
@@ -112,7 +112,7 @@ def test_what_is_named_failed() -> None:
         {"batchItemFailures": [{"itemIdentifier": "unknown"}]},
     ],
 )
-def test_malformed_answer_is_told_without_its_text(answer: object) -> None:
+def test_malformed_response_error_omits_its_content(answer: object) -> None:
     with pytest.raises(AnswerMalformed) as caught:
         failed_ids(answer, {"a", "b"})
     assert "unknown" not in str(caught.value)

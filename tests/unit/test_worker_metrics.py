@@ -51,7 +51,7 @@ def test_reports_of_two_processes_add_up() -> None:
     assert samples(added)["ticket_stage_seconds_sum{stage=fetch}"] == pytest.approx(1.04)
 
 
-def test_prometheus_reads_every_figure() -> None:
+def test_prometheus_parses_every_metric() -> None:
     metrics = PrometheusMetrics()
     tell(metrics)
     metrics.processes(1, 2)
@@ -79,7 +79,7 @@ def test_prometheus_reads_every_figure() -> None:
     assert found["ticket_bundle_load_seconds_bucket{le=1.0}"] == 1
 
 
-def test_series_are_there_before_the_first_error() -> None:
+def test_series_exist_before_the_first_error() -> None:
     text = PrometheusMetrics().text().decode()
     for series in (
         'tickets_total{error_type="",outcome="failed"} 0.0',
@@ -88,13 +88,13 @@ def test_series_are_there_before_the_first_error() -> None:
         assert series in text
 
 
-def test_nothing_is_sent_where_nothing_was_told() -> None:
+def test_flush_without_metrics_writes_nothing() -> None:
     stream = io.BytesIO()
     Reporter(stream).flush()
     assert stream.getvalue() == b""
 
 
-def test_parent_that_has_gone_is_no_error() -> None:
+def test_closed_pipe_is_ignored() -> None:
     class Closed(io.BytesIO):
         def write(self, _: object) -> int:
             raise BrokenPipeError
@@ -104,7 +104,7 @@ def test_parent_that_has_gone_is_no_error() -> None:
     tell(reporter)
 
 
-def test_options_survive_the_command_line() -> None:
+def test_options_round_trip() -> None:
     options = WorkerOptions(batch_size=3, wait=1, visibility_timeout=7, timeout=2.5, grace=9.0)
     assert WorkerOptions.load(options.dump()) == options
     assert WorkerOptions.load(WorkerOptions().dump()) == WorkerOptions()

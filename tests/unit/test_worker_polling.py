@@ -150,7 +150,7 @@ def fail(*names: str) -> Callable[[Any, Any], Any]:
     return lambda _event, _context: {"batchItemFailures": [{"itemIdentifier": name} for name in names]}
 
 
-def test_only_what_succeeded_is_deleted() -> None:
+def test_only_successful_messages_are_deleted() -> None:
     harness = Harness(fail("b"), batch("abc"), batch("bd"), batch("b")).run()
     assert harness.queue.there == {"b"}
     assert harness.queue.deletions == [["a", "c"], ["d"]]
@@ -162,7 +162,7 @@ def test_only_what_succeeded_is_deleted() -> None:
     assert harness.lines == []
 
 
-def test_event_and_context_are_those_of_a_function() -> None:
+def test_event_and_context_match_lambda() -> None:
     seen: list[tuple[Any, Any]] = []
     Harness(lambda *call: seen.append(call), batch("ab"), batch("c")).run()
     (event, context), (_, other) = seen
@@ -174,7 +174,7 @@ def test_event_and_context_are_those_of_a_function() -> None:
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(None, 360), (7.5, 7.5)])
-def test_time_counts_down_from_the_queues_visibility_or_the_option(timeout: float | None, seconds: float) -> None:
+def test_time_left_starts_at_queue_visibility_or_option(timeout: float | None, seconds: float) -> None:
     left: list[int] = []
 
     def handler(_: Any, context: Any) -> None:
@@ -185,7 +185,7 @@ def test_time_counts_down_from_the_queues_visibility_or_the_option(timeout: floa
 
 
 @pytest.mark.parametrize("answer", ["ok", {"batchItemFailures": [{"itemIdentifier": ""}]}])
-def test_malformed_answer_keeps_the_batch(answer: object) -> None:
+def test_malformed_response_keeps_the_batch(answer: object) -> None:
     harness = Harness(lambda *_: answer, batch("ab")).run()
     assert harness.queue.there == {"a", "b"}
     assert harness.queue.deletions == []
@@ -194,7 +194,7 @@ def test_malformed_answer_keeps_the_batch(answer: object) -> None:
     assert [line["level"] for line in harness.lines] == ["ERROR"]
 
 
-def test_handler_that_raises_keeps_the_batch_and_the_next_one_is_processed() -> None:
+def test_handler_exception_keeps_the_batch_and_polling_continues() -> None:
     def handler(event: Any, _: Any) -> None:
         if event["Records"][0]["messageId"] == "a":
             raise ZeroDivisionError
@@ -210,7 +210,7 @@ def test_handler_that_raises_keeps_the_batch_and_the_next_one_is_processed() -> 
     assert len(harness.shutdown.pauses) == 1
 
 
-def test_what_could_not_be_deleted_is_tried_again() -> None:
+def test_failed_deletes_are_retried() -> None:
     harness = Harness(fail("c"), batch("abc"))
     harness.queue.stubborn["a"] = 2
     harness.run()
@@ -220,7 +220,7 @@ def test_what_could_not_be_deleted_is_tried_again() -> None:
     assert harness.lines == []
 
 
-def test_what_can_never_be_deleted_is_said_once() -> None:
+def test_undeletable_message_is_logged_once() -> None:
     harness = Harness(fail(), batch("ab"), batch("c"))
     harness.queue.stubborn["a"] = 99
     harness.run()
@@ -230,7 +230,7 @@ def test_what_can_never_be_deleted_is_said_once() -> None:
     assert harness.metrics["messages", "deleted"] == 2
 
 
-def test_messages_are_kept_hidden_while_the_handler_works_and_no_longer() -> None:
+def test_visibility_is_renewed_only_while_the_handler_runs() -> None:
     harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("ab"), visibility_timeout=1)
     harness.run()
     for thread in threading.enumerate():
@@ -242,7 +242,7 @@ def test_messages_are_kept_hidden_while_the_handler_works_and_no_longer() -> Non
     assert harness.queue.there == set()
 
 
-def test_messages_that_cannot_be_kept_hidden_are_named() -> None:
+def test_failed_visibility_renewal_is_logged() -> None:
     harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("a"), visibility_timeout=1)
     harness.queue.stubborn["hide"] = 1
     harness.run()
@@ -250,12 +250,12 @@ def test_messages_that_cannot_be_kept_hidden_are_named() -> None:
 
 
 @pytest.mark.parametrize(("visibility_timeout", "asked"), [(30, 30), (5000, 360)])
-def test_messages_are_hidden_no_longer_than_the_queue_would(visibility_timeout: int, asked: int) -> None:
+def test_visibility_timeout_is_capped_by_the_queue(visibility_timeout: int, asked: int) -> None:
     harness = Harness(fail(), batch("a"), visibility_timeout=visibility_timeout, batch_size=4).run()
     assert harness.queue.asked_for[0] == (4, asked)
 
 
-def test_handler_that_hangs_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_handler_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "_OVERRUN", 0.0)
     harness = Harness(lambda *_: harness.hung.wait(10) and None, batch("a"), visibility_timeout=1, timeout=0.01)
     harness.run()
@@ -264,7 +264,7 @@ def test_handler_that_hangs_ends_the_process(monkeypatch: pytest.MonkeyPatch) ->
     assert [line["level"] for line in harness.lines] == ["ERROR"]
 
 
-def test_batch_in_hand_is_finished_and_its_time_is_what_the_drain_leaves() -> None:
+def test_current_batch_finishes_within_the_shutdown_time() -> None:
     left: list[float] = []
 
     def handler(_: Any, context: Any) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def test_batch_in_hand_is_finished_and_its_time_is_what_the_drain_leaves() -> No
     assert 20 < left[0] < 25
 
 
-def test_long_poll_is_left_when_asked_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_poll_is_abandoned_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "_YOUNG_POLL", 0.0)
     forever, asked = threading.Event(), threading.Event()
     harness = Harness(fail())
@@ -301,7 +301,7 @@ def test_long_poll_is_left_when_asked_to_end(monkeypatch: pytest.MonkeyPatch) ->
     forever.set()
 
 
-def test_messages_that_a_young_poll_brings_are_still_processed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_of_a_recent_poll_are_processed_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "_YOUNG_POLL", 30.0)
     harness = Harness(fail(), batch("ab"), batch("c"))
     receive = harness.queue.receive
@@ -315,7 +315,7 @@ def test_messages_that_a_young_poll_brings_are_still_processed(monkeypatch: pyte
     assert harness.queue.there == {"c"}
 
 
-def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
+def test_queue_errors_are_logged_once_and_retried() -> None:
     down, slow = ServiceFailed("ReceiveMessage: EndpointConnectionError"), Throttled("ReceiveMessage: Throttling")
     harness = Harness(fail(), *[down] * 9, slow, batch("a"), down, batch("b")).run()
     assert [(line["level"], line.get("detail"), line.get("tries")) for line in harness.lines] == [
