@@ -113,7 +113,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_PAUSE", 0.01)
+    monkeypatch.setattr(module, "_MAX_PAUSE", 0.01)
 
 
 @pytest.mark.parametrize("wanted", [1, 3])
@@ -123,7 +123,7 @@ def test_all_start_and_all_end(tmp_path: Path, wanted: int) -> None:
     assert crew.run(crew.ready) == 0
     assert len(crew.pids) == wanted
     assert not any(map(is_alive, crew.pids))
-    assert crew.supervisor.not_ready() == "draining"
+    assert crew.supervisor.not_ready() == "shutting down"
     assert crew.supervisor.failure is None
     assert crew.value('tickets_total{error_type="",outcome="done"}') == wanted
     assert crew.value("ticket_bundle_load_seconds_sum") == 1.5 * wanted
@@ -143,7 +143,7 @@ def test_process_that_was_killed_is_replaced(tmp_path: Path, number: signal.Sign
 
     assert crew.run(kill_one) == 0
     assert crew.value("ticket_process_restarts_total") == 1
-    assert crew.log.count("ended unasked") == 1
+    assert crew.log.count("exited unexpectedly") == 1
     # What the first one had told is not forgotten with it.
     assert crew.value('tickets_total{error_type="",outcome="done"}') == 3
 
@@ -169,7 +169,7 @@ def test_reason_why_none_can_start_is_kept_and_the_others_are_not_tried(tmp_path
 def test_false_starts_come_to_an_end(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="false start", wanted=2)
     assert crew.supervisor.run() == 1
-    assert crew.supervisor.failure == "5 processes in a row ended before they were ready (code 3)"
+    assert crew.supervisor.failure == "5 processes in a row exited before they were ready (code 3)"
     assert len(crew.pids) == 5
 
 
@@ -184,7 +184,9 @@ def test_process_that_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="stubborn", grace=0.3)
     assert crew.run(crew.ready) == 1
     assert not any(map(is_alive, crew.pids))
-    assert crew.supervisor.failure == "a process did not end in good order (code -9); its messages come back"
+    assert (
+        crew.supervisor.failure == "a process did not shut down cleanly (code -9); its messages will be delivered again"
+    )
 
 
 def test_second_signal_kills(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_second_signal_kills(tmp_path: Path) -> None:
     def ask_once() -> None:
         crew.ready()
         os.kill(os.getpid(), signal.SIGINT)
-        eventually(lambda: crew.supervisor.not_ready() == "draining")
+        eventually(lambda: crew.supervisor.not_ready() == "shutting down")
 
     assert crew.run(ask_once) == 1
     assert not any(map(is_alive, crew.pids))
@@ -202,7 +204,9 @@ def test_second_signal_kills(tmp_path: Path) -> None:
 def test_process_that_ends_badly_is_said(tmp_path: Path) -> None:
     crew = Crew(tmp_path, kind="sore")
     assert crew.run(crew.ready) == 1
-    assert crew.supervisor.failure == "a process did not end in good order (code 5); its messages come back"
+    assert (
+        crew.supervisor.failure == "a process did not shut down cleanly (code 5); its messages will be delivered again"
+    )
 
 
 def test_signal_before_a_process_has_its_handlers_is_no_failure(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_process_reports_why_it_cannot_start(
 def test_processes_share_the_cores(threads: int | None, workers: int, each: int) -> None:
     given = {name.lower(): "x" for name in REQUIRED} | {"model_bundle": "file:///x"}
     settings = WorkerSettings.model_validate(given | {"intra_op_threads": threads, "num_workers": workers})
-    assert processor._with_its_share(settings).intra_op_threads == each
+    assert processor._with_shared_cores(settings).intra_op_threads == each
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("536870912\n", 512), ("max\n", None), (None, None)])

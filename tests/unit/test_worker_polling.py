@@ -280,7 +280,7 @@ def test_current_batch_finishes_within_the_shutdown_time() -> None:
 
 
 def test_long_poll_is_abandoned_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "_YOUNG_POLL", 0.0)
+    monkeypatch.setattr(polling, "_RECENT_POLL", 0.0)
     forever, asked = threading.Event(), threading.Event()
     harness = Harness(fail())
 
@@ -302,7 +302,7 @@ def test_long_poll_is_abandoned_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_messages_of_a_recent_poll_are_processed_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "_YOUNG_POLL", 30.0)
+    monkeypatch.setattr(polling, "_RECENT_POLL", 30.0)
     harness = Harness(fail(), batch("ab"), batch("c"))
     receive = harness.queue.receive
 
