@@ -1,4 +1,4 @@
-"""The handler that Lambda calls: any event gets an answer of the right shape."""
+"""The Lambda handler: any event gets a valid response or a clear error."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def test_eventbridge_pipes_list_is_processed(harness: FakeHarness) -> None:
 
 @pytest.mark.parametrize("message_id", [None, "", 7, "absent"])
 def test_record_without_id_is_processed_but_not_reported(harness: FakeHarness, message_id: Any) -> None:
-    nameless = record(ticket("bad"), message_id)
+    without_id = record(ticket("bad"), message_id)
     if message_id == "absent":
-        del nameless["messageId"]
+        del without_id["messageId"]
     harness.sink.faults.set(ValueError("x"), "bad", "worse")
-    alone = harness.invoke(event(nameless))
-    assert alone.response == NOTHING, "an empty or unknown identifier would make Lambda repeat the whole batch"
-    answer = harness.invoke(event(nameless, record(ticket("worse"), "m-2"), record(ticket("good"), "m-3")))
+    alone = harness.invoke(event(without_id))
+    assert alone.response == NOTHING, "an empty or unknown identifier would make Lambda retry the whole batch"
+    answer = harness.invoke(event(without_id, record(ticket("worse"), "m-2"), record(ticket("good"), "m-3")))
     assert answer.response == {"batchItemFailures": [{"itemIdentifier": "m-2"}]}
     assert harness.metrics.outcomes == {"failed": 3, "done": 1}
 

@@ -1,4 +1,4 @@
-"""The model bundle: its manifest and digest, opening, verifying, and installing it once whatever happens meanwhile."""
+"""The model bundle: manifest and digest, opening, verifying, and installing exactly one complete copy."""
 
 import hashlib
 import io
@@ -68,7 +68,7 @@ def _manifest(files: dict[str, bytes]) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bundle in good order, if not one that could be run."""
+    """A valid bundle, whose models cannot be run."""
     place = tmp_path / "source"
     place.mkdir()
     for name, content in FILES.items():
@@ -298,7 +298,7 @@ from enrichment import install
 folder, cache, mark, gate = map(Path, sys.argv[1:])
 
 def source(name):
-    if name == "heads.npz":  # half of the files are copied by now
+    if name == "heads.npz":  # partial_copy of the files are copied by now
         mark.touch()
         while not gate.exists():
             time.sleep(0.005)
@@ -326,13 +326,13 @@ def test_concurrent_processes_install_one_bundle(folder: Path, tmp_path: Path) -
     try:
         for mark, process in zip(marks, processes, strict=True):
             _wait_for(mark, process)
-        halves = _copies(cache)
+        partial_copies = _copies(cache)
     finally:
         gate.touch()
     places = {process.communicate()[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
-    assert len(halves) == 2
-    assert all(".part-" in name for name in halves)  # neither took the other's half copy for a bundle
+    assert len(partial_copies) == 2
+    assert all(".part-" in name for name in partial_copies)  # neither used the other's partial copy as a bundle
     [place] = places
     assert _copies(cache) == [Path(place).name]
     Bundle.open(place, verify=True)
@@ -345,8 +345,8 @@ def test_partial_copy_of_killed_process_is_removed(folder: Path, tmp_path: Path)
             _wait_for(mark, process)
         finally:
             process.kill()
-    [half] = _copies(cache)
-    assert ".part-" in half
+    [partial_copy] = _copies(cache)
+    assert ".part-" in partial_copy
     target = install(_source(folder), cache, place="here")
     assert _copies(cache) == [target.name]
     Bundle.open(target, verify=True)

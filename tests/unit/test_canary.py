@@ -1,4 +1,4 @@
-"""What a customer wrote is in no log, no metric and no attribute of a dead letter, however a ticket ends."""
+"""Customer text appears in no log line, metric or attribute of a DLQ message, whatever the outcome of a ticket."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.cases import Answer
 from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record
 
 
-def told_by(harness: FakeHarness, *records: dict[str, Any]) -> Answer:
-    """The answer, with everything that was written anywhere, metrics included, as its log."""
+def invoke_and_capture(harness: FakeHarness, *records: dict[str, Any]) -> Answer:
+    """Invokes the handler; the log of the answer contains everything that was written, including metrics."""
     harness.metrics = EmfMetrics()  # type: ignore[assignment]
     harness.handler = harness.build(harness.models)
     stream = StringIO()
@@ -33,7 +33,7 @@ def harness() -> FakeHarness:
     return FakeHarness()
 
 
-def ends(answer: Answer, message_id: str = "m-1") -> list[str]:
+def outcomes(answer: Answer, message_id: str = "m-1") -> list[str]:
     return [line["outcome"] for line in answer.tickets(message_id)]
 
 
@@ -41,39 +41,39 @@ def test_done_and_skipped_tickets_leak_nothing(harness: FakeHarness, enricher: E
     harness.models = enricher  # type: ignore[assignment]
     harness.source.put("k.json", json.dumps(valid("T-1")).encode())
     sent = [record(notification("k.json"), "stored"), record(valid("T-2"), "inline"), record(valid("T-2"), "twice")]
-    answer = told_by(harness, *sent)
-    assert [ends(answer, name) for name in ("stored", "inline", "twice")] == [["done"], ["done"], ["skipped"]]
+    answer = invoke_and_capture(harness, *sent)
+    assert [outcomes(answer, name) for name in ("stored", "inline", "twice")] == [["done"], ["done"], ["skipped"]]
     assert_none_is_told(answer, [])
-    answer = told_by(harness, *sent[:2])
-    assert ends(answer, "stored") + ends(answer, "inline") == ["skipped"] * 2
+    answer = invoke_and_capture(harness, *sent[:2])
+    assert outcomes(answer, "stored") + outcomes(answer, "inline") == ["skipped"] * 2
     assert_none_is_told(answer, [])
     harness.source.put("k.json", json.dumps(valid("T-1", body="older")).encode(), modified=1)
-    assert ends(told_by(harness, sent[0]), "stored") == ["skipped"]
-    assert WORD in harness.object("k.json", "0").decode(), "what was enriched were canaries"
+    assert outcomes(invoke_and_capture(harness, sent[0]), "stored") == ["skipped"]
+    assert WORD in harness.object("k.json", "0").decode(), "the enriched ticket contains canaries"
 
 
 @pytest.mark.parametrize("key", sorted(BROKEN))
 def test_rejected_objects_leak_nothing(harness: FakeHarness, key: str) -> None:
     harness.source.put(key, BROKEN[key])
-    answer = told_by(harness, record(notification(key)))
-    assert ends(answer) == ["rejected"]
+    answer = invoke_and_capture(harness, record(notification(key)))
+    assert outcomes(answer) == ["rejected"]
     assert_none_is_told(answer, harness.dead_letters())
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_rejected_messages_keep_their_body_and_leak_nothing(harness: FakeHarness, name: str) -> None:
-    answer = told_by(harness, record(REFUSED[name], name))
-    assert ends(answer, name) == ["rejected"]
-    (letter,) = harness.dead_letters()
-    assert letter.body == REFUSED[name]
-    assert WORD in letter.body
-    assert_none_is_told(answer, [letter])
+    answer = invoke_and_capture(harness, record(REFUSED[name], name))
+    assert outcomes(answer, name) == ["rejected"]
+    (dlq_message,) = harness.dead_letters()
+    assert dlq_message.body == REFUSED[name]
+    assert WORD in dlq_message.body
+    assert_none_is_told(answer, [dlq_message])
 
 
 @pytest.mark.parametrize("name", sorted(SKIPPED))
 def test_skipped_messages_leak_nothing(harness: FakeHarness, name: str) -> None:
-    answer = told_by(harness, record(SKIPPED[name], name))
-    assert ends(answer, name) == ["skipped"]
+    answer = invoke_and_capture(harness, record(SKIPPED[name], name))
+    assert outcomes(answer, name) == ["skipped"]
     assert_none_is_told(answer, harness.dead_letters())
 
 
@@ -102,29 +102,29 @@ def test_failures_and_last_receives_leak_nothing(
             place
         ]
         faults.set(error, "k.json", "T-1")
-    answer = told_by(harness, record(notification("k.json"), receive_count=receive_count))
-    assert ends(answer) == ["failed" if receive_count == 1 else "rejected"]
-    letters = harness.dead_letters()
-    assert len(letters) == (receive_count == 30)
-    assert_none_is_told(answer, letters)
+    answer = invoke_and_capture(harness, record(notification("k.json"), receive_count=receive_count))
+    assert outcomes(answer) == ["failed" if receive_count == 1 else "rejected"]
+    dlq_messages = harness.dead_letters()
+    assert len(dlq_messages) == (receive_count == 30)
+    assert_none_is_told(answer, dlq_messages)
 
 
 def test_store_and_dlq_errors_leak_nothing(harness: FakeHarness) -> None:
     harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T-1")
     harness.letters.faults.set(UNEXPECTED, "m-2")
     harness.letters.faults_defer.set(UNEXPECTED, "m-2")
-    answer = told_by(harness, record(valid("T-1")), record("canary", "m-2"))
-    assert ends(answer) + ends(answer, "m-2") == ["rejected", "failed"]
+    answer = invoke_and_capture(harness, record(valid("T-1")), record("canary", "m-2"))
+    assert outcomes(answer) + outcomes(answer, "m-2") == ["rejected", "failed"]
     assert failed(answer) == {"m-2"}
-    letters = harness.dead_letters()
-    assert_none_is_told(answer, letters)
-    assert letters[0].rejection["errors"][0]["ticket_id"] == "T-1"
+    dlq_messages = harness.dead_letters()
+    assert_none_is_told(answer, dlq_messages)
+    assert dlq_messages[0].rejection["errors"][0]["ticket_id"] == "T-1"
 
 
 def test_only_ids_of_valid_tickets_are_logged(
     harness: FakeHarness,
 ) -> None:
     harness.models = FakeModels()
-    answer = told_by(harness, record(valid("canary-id")), record(valid("canary-id", created_at=None), "m-2"))
+    answer = invoke_and_capture(harness, record(valid("canary-id")), record(valid("canary-id", created_at=None), "m-2"))
     assert [line.get("ticket_id") for line in answer.tickets("m-1")] == ["canary-id"]
     assert all(WORD not in json.dumps(line) for line in answer.tickets("m-2"))

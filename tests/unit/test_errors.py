@@ -1,4 +1,4 @@
-"""The tree of errors: as drawn, each with a stable code, permanent or transient."""
+"""The error tree: as documented, each error with a stable code, permanent or transient."""
 
 import pickle
 import re
@@ -11,8 +11,8 @@ from enrichment.errors import EnrichmentError
 TREE = [getattr(errors, name) for name in errors.__all__]
 
 
-def _drawn() -> dict[str, str]:
-    """Every error of the drawing, and the one above it."""
+def _documented() -> dict[str, str]:
+    """Every error in the module's docstring, and its base class."""
     parents: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -27,7 +27,7 @@ def _drawn() -> dict[str, str]:
 
 
 def test_docstring_tree_matches_the_classes() -> None:
-    assert _drawn() == {error.__name__: error.__base__.__name__ for error in TREE}
+    assert _documented() == {error.__name__: error.__base__.__name__ for error in TREE}
 
 
 def test_docstring_tree_marks_transient_errors() -> None:

@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system."""
+"""Freed memory is returned to the system."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from enrichment import memory
 
 
 def test_freed_memory_below_a_used_block_is_released() -> None:
-    pieces = [b"x" * 100_000 for _ in range(2000)]  # too small for a mapping each
-    last = pieces.pop()
+    blocks = [b"x" * 100_000 for _ in range(2000)]  # each too small for its own memory mapping
+    last = blocks.pop()
     full = psutil.Process().memory_info().rss
-    del pieces
+    del blocks
     memory.give_back()
     assert full - psutil.Process().memory_info().rss > 150e6
     assert len(last) == 100_000

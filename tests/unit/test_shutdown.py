@@ -1,4 +1,4 @@
-"""Whoever waits is woken by a signal, and a poll that may be bringing messages just now is heard out."""
+"""Shutdown: a signal wakes the waiting thread, but a recent poll that may still return messages is awaited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from handler.cli.shutdown import Shutdown, on_shutdown_signal
 
 
-def ask_soon(shutdown: Shutdown) -> None:
+def request_soon(shutdown: Shutdown) -> None:
     threading.Timer(0.05, shutdown.request).start()
 
 
@@ -30,11 +30,11 @@ def test_during_raises_the_error() -> None:
 
 
 def test_shutdown_abandons_work_after_its_patience() -> None:
-    shutdown, forever = Shutdown(5), threading.Event()
-    ask_soon(shutdown)
-    assert shutdown.during(forever.wait, patience=0.0) is None
-    assert not forever.is_set()
-    forever.set()
+    shutdown, never = Shutdown(5), threading.Event()
+    request_soon(shutdown)
+    assert shutdown.during(never.wait, patience=0.0) is None
+    assert not never.is_set()
+    never.set()
 
 
 def test_shutdown_waits_for_recent_work() -> None:
@@ -50,12 +50,12 @@ def test_shutdown_waits_for_recent_work() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_wakes_the_waiting_main_thread(number: signal.Signals) -> None:
-    shutdown, before, forever = Shutdown(5), signal.getsignal(number), threading.Event()
+    shutdown, before, never = Shutdown(5), signal.getsignal(number), threading.Event()
     with on_shutdown_signal(shutdown.request):
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-        assert shutdown.during(forever.wait, patience=0.0) is None
+        assert shutdown.during(never.wait, patience=0.0) is None
         os.kill(os.getpid(), number)  # a second one changes nothing
-    forever.set()
+    never.set()
     assert shutdown.is_requested
     assert signal.getsignal(number) is before
 
@@ -63,7 +63,7 @@ def test_signal_wakes_the_waiting_main_thread(number: signal.Signals) -> None:
 def test_shutdown_ends_the_pause_and_skips_later_ones() -> None:
     shutdown, begin = Shutdown(5), time.monotonic()
     shutdown.pause(0.01)
-    ask_soon(shutdown)
+    request_soon(shutdown)
     shutdown.pause(60)
     shutdown.pause(60)
     assert time.monotonic() - begin < 30

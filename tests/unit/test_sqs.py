@@ -1,4 +1,4 @@
-"""The SQS adapter reads partial failures entry by entry, and raises what from_aws makes of an error."""
+"""The SQS adapter: partial failures per entry, and errors mapped by from_aws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see of `ticket-processor`: settings that are missing or wrong, and a worker that cannot start."""
+"""Startup errors of `ticket-processor`: missing or invalid settings, and a worker that cannot start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUIRED = ("MODEL_BUNDLE", "RAW_BUCKET", "ENRICHED_BUCKET", "TABLE_NAME", "QUEU
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str | None]:
-    """All settings, of which none leads anywhere; nothing of the caller's own AWS profile."""
+    """All settings, none of which points to an existing resource, without the caller's AWS profile."""
     return {
         **dict.fromkeys(REQUIRED, "nowhere"),
         **dict.fromkeys(("NUM_WORKERS", "BATCH_SIZE", "HEALTH_PORT", "AWS_ENDPOINT_URL", "AWS_REGION")),

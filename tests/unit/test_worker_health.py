@@ -1,4 +1,4 @@
-"""The probes of Kubernetes and a scraper find what they ask for on HEALTH_PORT."""
+"""HEALTH_PORT serves Kubernetes' probes and Prometheus' scraper."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str, str]:
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
+        response = connection.getresponse()
+        return response.status, response.getheader("Content-Type", ""), response.read().decode()
     finally:
         connection.close()
 
@@ -65,10 +65,10 @@ def test_unexpected_error_is_printed(port: int, capfd: pytest.CaptureFixture[str
 
 
 def test_port_in_use_error_names_the_remedy(port: int) -> None:
-    wanted = rf"^HEALTH_PORT {port}: Address already in use; stop what listens there, or choose another port$"
+    message = rf"^HEALTH_PORT {port}: Address already in use; stop what listens there, or choose another port$"
     with (
         socket.create_server(("0.0.0.0", port)),
-        pytest.raises(PortTaken, match=wanted),
+        pytest.raises(PortTaken, match=message),
         serve_health(port, lambda: None, lambda: b""),
     ):
         pytest.fail("it must not listen")
