@@ -1,4 +1,4 @@
-"""Labels belong to the words: mark-up, banners and quoted mail around them change nothing."""
+"""Labels depend on the writer's words only, not on mark-up, banners or quoted mail around them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORDS = (
     "Please correct the sum and send the new receipt by Wednesday."
 )
 PRAISE = "Wonderful, the scanner is as fast as on its first day. Many thanks to the whole team for this kind help!"
-# What a word processor writes above the first paragraph of a mail.
+# HTML that a word processor writes before the first paragraph of a mail.
 HEAD = (
     '<html xmlns:v="urn:schemas-microsoft-com:vml" xmlns:m="http://schemas.microsoft.com/office/2004/12/omml"><head>'
     '<meta name="Generator" content="Microsoft Word 15"><!--[if !mso]><style>v\\:* {behavior:url(#default#VML);}'
@@ -33,7 +33,7 @@ HEAD = (
 
 
 def paragraphs(text: str) -> str:
-    """A text as HTML, one paragraph a line."""
+    """A text as HTML, one paragraph per line."""
     return "".join(f"<p>{html.escape(line, quote=False)}</p>" for line in text.split("\n") if line.strip())
 
 
@@ -84,7 +84,7 @@ Enriched = list[EnrichmentData]
 
 
 def enriched(enricher: Enricher, shape: Callable[[str], str]) -> Enriched:
-    """Generated tickets whose bodies are written in that shape."""
+    """Generated tickets, enriched with their bodies converted by `shape`."""
     plain = (
         made
         for made in TicketGenerator(seed=23, start=1_780_000_000)

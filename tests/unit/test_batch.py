@@ -1,4 +1,4 @@
-"""How each record of a batch ends, with stores, queue and models that fail on demand."""
+"""The outcome of each record of a batch, with fake stores, queue and models that fail on demand."""
 
 from __future__ import annotations
 
@@ -261,7 +261,9 @@ def test_calls_queued_behind_a_full_pool_fail(harness: FakeHarness) -> None:
     answer = harness.invoke(event(record(notification(*hanging)), record(notification("queued"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1", "m-2"}
-    assert harness.letters.deferred == {}, "the pool has no room for those calls either; SQS's own timeout does it"
+    assert harness.letters.deferred == {}, (
+        "the pool has no room for those calls either; the queue's visibility timeout applies"
+    )
 
 
 def test_hanging_dlq_send_fails_the_record(harness: FakeHarness) -> None:
@@ -306,11 +308,11 @@ def test_last_receive_with_dlq_failure_is_left_to_sqs(harness: FakeHarness) -> N
     assert outcomes(answer) == ["failed"]
 
 
-# -- failures of a message's own
+# -- failures caused by the message itself
 
 
-def fail_by_itself(harness: FakeHarness, how: str) -> None:
-    """From now on ticket T-a fails through its own fault: in the models, or in our own code."""
+def cause_own_failure(harness: FakeHarness, how: str) -> None:
+    """Makes ticket T-a itself cause a failure: in the models, or in our code."""
     if how == "model":
         harness.models.failures = {"T-a": ModelFailed("a model raised RuntimeError")}
     elif how == "models":
@@ -328,7 +330,7 @@ def test_fifth_own_failure_rejects_the_message(harness: FakeHarness, how: str, r
         assert outcomes(harness.invoke(event(record(notification("a"), receive_count=number + 1)))) == ["failed"]
     harness.source.faults.clear()
     assert harness.failure_counts.receives == {}
-    fail_by_itself(harness, how)
+    cause_own_failure(harness, how)
     for number in range(1, 5):
         answer = harness.invoke(event(record(notification("a"), receive_count=receives_before + number)))
         (line,) = answer.tickets("m-1")
@@ -350,7 +352,7 @@ def test_outages_do_not_count_as_own_failures(harness: FakeHarness) -> None:
                 "failed"
             ]
         harness.sink.faults_known.clear()
-        fail_by_itself(harness, "model")
+        cause_own_failure(harness, "model")
         answer = harness.invoke(event(record(notification("a"), receive_count=next(receives))))
         assert outcomes(answer) == (["failed"] if number < 5 else ["rejected"])
 
@@ -358,7 +360,7 @@ def test_outages_do_not_count_as_own_failures(harness: FakeHarness) -> None:
 @pytest.mark.parametrize("error", [Throttled("SlowDown"), ServiceFailed("x"), OutOfTime("x")])
 def test_message_is_kept_while_a_ticket_waits_for_a_service(harness: FakeHarness, error: Exception) -> None:
     put(harness, "a", "waits")
-    fail_by_itself(harness, "model")
+    cause_own_failure(harness, "model")
     harness.source.faults.set(error, "waits")
     for number in range(1, 10):
         answer = harness.invoke(event(record(notification("a", "waits"), receive_count=number)))
@@ -372,7 +374,7 @@ def test_message_is_kept_while_a_ticket_waits_for_a_service(harness: FakeHarness
 @pytest.mark.parametrize("error", [Throttled("UpdateItem: x"), ServiceFailed("UpdateItem: x"), ValueError("x")])
 def test_failure_that_cannot_be_counted_is_an_outage(harness: FakeHarness, error: Exception) -> None:
     put(harness, "a")
-    fail_by_itself(harness, "model")
+    cause_own_failure(harness, "model")
     harness.failure_counts.faults.set(error, "m-1")
     for number in range(1, 30):
         answer = harness.invoke(event(record(notification("a"), receive_count=number)))

@@ -11,7 +11,7 @@ from tests.support.cases import BUCKET, EVENTS, Case, load_cases, run_case
 from tests.support.fakes import FakeHarness
 
 CASES = load_cases()
-RECORD = {
+RECORD_FIELDS = {
     "messageId",
     "receiptHandle",
     "body",
@@ -33,7 +33,7 @@ def test_sample_event(case: Case, enricher: Enricher) -> None:
         for expected in case.outcomes
         for ticket in expected.get("tickets", ())
     }
-    assert set(harness.sink.items) == stored, "nothing is stored but what the case names"
+    assert set(harness.sink.items) == stored, "only the expected tickets are stored"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -42,13 +42,13 @@ def test_event_has_the_format_of_lambda(case: Case) -> None:
     ids = [record["messageId"] for record in case.event["Records"]]
     assert len(ids) == len(set(ids)) <= 10
     for record in case.event["Records"]:
-        assert set(record) == RECORD
+        assert set(record) == RECORD_FIELDS
         assert record["eventSourceARN"].endswith(":ticket-processing")
 
 
 def test_cases_share_no_objects() -> None:
     names = [set(case.objects) for case in CASES]
-    assert sum(map(len, names)) == len(set().union(*names)), "cases share one bucket where they run on real stores"
+    assert sum(map(len, names)) == len(set().union(*names)), "on real stores, all cases share one bucket"
 
 
 def test_every_outcome_except_failed_has_an_event() -> None:

@@ -1,4 +1,4 @@
-"""What befalls a call follows from the seed alone, and not from the order in which threads make their calls."""
+"""Injected faults depend only on the seed, not on the order in which threads make their calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_same_seed_fails_the_same_calls_in_any_order() -> None:
     one = struck(1, random.Random(1))
     assert one == struck(1, random.Random(2))
     assert one != struck(2, random.Random(1))
-    for faults in one.values():  # so many in a row as was drawn, and then none
+    for faults in one.values():  # the drawn number of faults in a row, then none
         number = sum(fault is not None for fault in faults)
         assert faults[number:] == [None] * (4 - number)
 

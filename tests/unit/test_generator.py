@@ -1,4 +1,4 @@
-"""The tickets that the generator makes: the same again by seed, all kinds of them, and well written."""
+"""Generated tickets: reproducible by seed, varied and well-formed."""
 
 import itertools
 import json
@@ -73,9 +73,9 @@ def test_each_ticket_fits_the_schema_and_has_true_labels(tickets: list[dict[str,
 
 def test_every_category_and_label_appears(tickets: list[dict[str, Any]]) -> None:
     seen = {key: Counter(t["metadata"]["truth"][key] for t in tickets) for key in ("intent", "urgency", "sentiment")}
-    for key, labels, least in (("intent", INTENTS, 90), ("urgency", URGENCIES, 150), ("sentiment", SENTIMENTS, 300)):
+    for key, labels, minimum in (("intent", INTENTS, 90), ("urgency", URGENCIES, 150), ("sentiment", SENTIMENTS, 300)):
         assert seen[key].keys() == labels
-        assert min(seen[key].values()) >= least
+        assert min(seen[key].values()) >= minimum
     assert {tag for ticket in tickets for tag in ticket["metadata"]["tags"]} >= CATEGORIES
 
 
@@ -93,12 +93,12 @@ def test_priority_is_often_absent_and_usually_correct(tickets: list[dict[str, An
     valid = [(priority, truth) for priority, truth in given if priority in URGENCIES]
     assert 0.4 < sum("priority" not in ticket for ticket in tickets) / len(tickets) < 0.6
     assert 0.75 < sum(priority == truth for priority, truth in valid) / len(valid) < 0.95
-    assert len(given) > len(valid), "some priorities are none that the pipeline knows"
+    assert len(given) > len(valid), "some priorities are invalid"
     assert any(ticket.get("priority", "") is None for ticket in tickets)
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "is_unusual",
     [
         lambda t: not t["body"],
         lambda t: not t["subject"],
@@ -113,8 +113,10 @@ def test_priority_is_often_absent_and_usually_correct(tickets: list[dict[str, An
     ],
     ids=["empty-body", "no-subject", "html", "quoted", "emoji", "mojibake", "capitals", "forwarded", "steps", "log"],
 )
-def test_some_tickets_are_unusual(tickets: list[dict[str, Any]], odd: Callable[[dict[str, Any]], object]) -> None:
-    assert 3 <= sum(bool(odd(ticket)) for ticket in tickets) <= len(tickets) / 4
+def test_some_tickets_are_unusual(
+    tickets: list[dict[str, Any]], is_unusual: Callable[[dict[str, Any]], object]
+) -> None:
+    assert 3 <= sum(bool(is_unusual(ticket)) for ticket in tickets) <= len(tickets) / 4
 
 
 def test_some_tickets_are_not_english(tickets: list[dict[str, Any]]) -> None:
@@ -124,11 +126,11 @@ def test_some_tickets_are_not_english(tickets: list[dict[str, Any]]) -> None:
 
 
 def test_texts_have_no_template_artifacts(tickets: list[dict[str, Any]]) -> None:
-    seams = re.compile(
+    artifacts = re.compile(
         r"[{}]|\S  | [,;]| \.\s|,,|[,;]\.|\?\.|\b(?!that\b|had\b)([a-z]+) \1\b|(?<!/)\b[Aa] [aeioAEIO]\w|\n{3}"
     )
     for ticket in tickets:
         for text in (ticket["subject"], ticket["body"]):
-            seam = seams.search(text)
-            assert seam is None, text[max(0, seam.start() - 40) : seam.end() + 40]
+            artifact = artifacts.search(text)
+            assert artifact is None, text[max(0, artifact.start() - 40) : artifact.end() + 40]
             assert text == text.strip()

@@ -1,4 +1,4 @@
-"""From a message's body to the tickets that it speaks of."""
+"""Parsing of message bodies: which tickets a message refers to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sns(message: str) -> dict[str, Any]:
     return {"Type": "Notification", "MessageId": "n", "Message": message}
 
 
-def bridge(kind: Any = "Object Created", key: Any = "a b+c%20.json") -> dict[str, Any]:
+def eventbridge(kind: Any = "Object Created", key: Any = "a b+c%20.json") -> dict[str, Any]:
     return {"source": "aws.s3", "detail-type": kind, "detail": {"bucket": {"name": "b"}, "object": {"key": key}}}
 
 
@@ -29,7 +29,7 @@ def test_s3_notification_keys_are_decoded(encoded: str, key: str) -> None:
 
 
 def test_eventbridge_keys_are_not_decoded() -> None:
-    assert references(json.dumps(bridge())) == [StoredTicket("b", "a b+c%20.json")]
+    assert references(json.dumps(eventbridge())) == [StoredTicket("b", "a b+c%20.json")]
 
 
 def test_repeated_objects_of_a_message_are_listed_once() -> None:
@@ -56,7 +56,7 @@ def test_inline_ticket_keeps_its_bytes() -> None:
         {"Event": "s3:TestEvent"},
         {"Type": "Notification", "Message": "hello"},
         notification("k"),
-        bridge(),
+        eventbridge(),
     ],
     ids=["test-event", "sns", "s3", "eventbridge"],
 )
@@ -72,7 +72,7 @@ def test_message_with_a_ticket_id_is_a_ticket(more: dict[str, Any]) -> None:
         (notification("k", event="ObjectRemoved:Delete"), "s3:ObjectRemoved"),
         (notification("k", event="s3:LifecycleExpiration:DeleteMarkerCreated"), "s3:LifecycleExpiration"),
         (notification("k", event="ObjectRestore:Delete"), "s3:ObjectRestore:Delete"),
-        (bridge("Object Deleted"), "s3:ObjectRemoved"),
+        (eventbridge("Object Deleted"), "s3:ObjectRemoved"),
         (sns(json.dumps(sns(json.dumps({"Event": "s3:TestEvent"})))), "s3:TestEvent"),
     ],
 )
@@ -81,7 +81,7 @@ def test_events_without_a_ticket_are_ignored(body: dict[str, Any], what: str) ->
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "error"),
     [
         ("", "not JSON"),
         ("{", "not JSON"),
@@ -95,18 +95,18 @@ def test_events_without_a_ticket_are_ignored(body: dict[str, Any], what: str) ->
         ('{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": [], "object": {}}}]}', "record 0"),
         (json.dumps(notification("a") | {"Records": [*notification("a")["Records"], {}]}), "record 1"),
         (json.dumps(notification("")), "not a string"),
-        (json.dumps(bridge(key=None)), "not a string"),
-        (json.dumps(bridge(kind=["Object Created"])), "not a string"),
-        (json.dumps(bridge() | {"detail": None}), "no detail"),
-        (json.dumps(bridge("Object Tags Added")), "events of this kind are not for this queue"),
+        (json.dumps(eventbridge(key=None)), "not a string"),
+        (json.dumps(eventbridge(kind=["Object Created"])), "not a string"),
+        (json.dumps(eventbridge() | {"detail": None}), "no detail"),
+        (json.dumps(eventbridge("Object Tags Added")), "events of this kind are not for this queue"),
         (json.dumps(notification("k", event="ObjectTagging:Put")), "s3:ObjectTagging events are not for this queue"),
         (json.dumps(notification("k", event="Secret")), "^events of this kind"),
         (json.dumps(sns(json.dumps(sns(json.dumps(sns("{}")))))), "too many SNS envelopes"),
         (json.dumps(sns("hello")), "not JSON"),
     ],
 )
-def test_invalid_message_error_is_one_line(body: str, said: str) -> None:
-    with pytest.raises(MessageInvalid, match=said) as caught:
+def test_invalid_message_error_is_one_line(body: str, error: str) -> None:
+    with pytest.raises(MessageInvalid, match=error) as caught:
         references(body)
     assert "\n" not in str(caught.value)
     assert not caught.value.transient

@@ -1,4 +1,4 @@
-"""Metrics are lines that CloudWatch reads (embedded metric format), logs are JSON lines."""
+"""Metrics in CloudWatch's embedded metric format, and logs as JSON lines."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_each_error_type_is_a_line_in_addition_to_the_total(capsys: pytest.Captu
     for outcome, code in [("failed", "throttled")] * 3 + [("rejected", "object_gone"), ("rejected", "message_invalid")]:
         metrics.outcome(outcome, code)
     metrics.flush()
-    whole, *by_type = lines(capsys)
-    assert (values(whole)["TicketsFailed"], values(whole)["TicketsRejected"]) == ([3.0], [2.0])
+    total, *by_type = lines(capsys)
+    assert (values(total)["TicketsFailed"], values(total)["TicketsRejected"]) == ([3.0], [2.0])
     assert [(line["ErrorType"], values(line)) for line in by_type] == [
         ("throttled", {"TicketsFailed": [3.0]}),
         ("object_gone", {"TicketsRejected": [1.0]}),
@@ -91,11 +91,11 @@ def test_published_version_has_its_own_outcomes(capsys: pytest.CaptureFixture[st
         metrics.outcome(outcome, code)
     metrics.flush()
     metrics.flush()
-    whole, of_version, by_type, *second = lines(capsys)
-    assert {line["service"] for line in (whole, of_version, by_type)} == {"acme-ticket-enrichment"}
+    total, of_version, by_type, *second = lines(capsys)
+    assert {line["service"] for line in (total, of_version, by_type)} == {"acme-ticket-enrichment"}
     assert sorted(of_version["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["service", "version"]
     assert of_version["version"] == "7"
-    assert values(of_version) == {name: values(whole)[name] for name in OUTCOMES}
+    assert values(of_version) == {name: values(total)[name] for name in OUTCOMES}
     assert values(of_version)["TicketsFailed"] == [1.0]
     assert {name for line in second for name, found in values(line).items() if found != [0.0]} == set()
 
@@ -106,8 +106,8 @@ def test_batch_reports_every_stage_and_model(enricher: Enricher, capsys: pytest.
     harness.handler = harness.build(enricher)
     case = next(case for case in load_cases() if case.name == "mixed")
     run_case(case, harness.invoke, harness)
-    whole, *by_type = lines(capsys)
-    found = values(whole)
+    total, *by_type = lines(capsys)
+    found = values(total)
     stages = {"Fetch", "Tokenize", "Encode", "Classify", "Summarize", "Store"}
     assert found.keys() == OUTCOMES | {"TicketsPerBatch"} | {f"{stage}Latency" for stage in stages}
     assert {name: found[name] for name in OUTCOMES} == {
@@ -128,7 +128,7 @@ def test_log_line_is_json_and_leaks_nothing_into_the_next() -> None:
     with written_to(log):
         logger.info("ticket", extra={"ticket_id": "ü\n1"})
         logger.warning("other")
-        logger.debug("not told")
+        logger.debug("not logged")
     first, second = (json.loads(line) for line in log.getvalue().splitlines())
     assert (first["ticket_id"], first["level"], first["service"]) == ("ü\n1", "INFO", SERVICE)
     assert first["timestamp"].endswith("Z") or first["timestamp"].endswith("+00:00")

@@ -1,4 +1,4 @@
-"""The public surface: what is promised, and nothing by accident."""
+"""The public API: exported names and signatures."""
 
 import inspect
 from pathlib import Path

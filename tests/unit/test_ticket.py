@@ -1,4 +1,4 @@
-"""The ticket schema: what is let in, what is refused, and that no refusal repeats what a customer wrote."""
+"""The ticket schema: valid and invalid tickets, and errors that never quote what a customer wrote."""
 
 import json
 import math
@@ -45,11 +45,11 @@ def _raw(**changes: Any) -> bytes:
 
 
 def _with(name: str, literal: str) -> bytes:
-    """A ticket whose field `name` holds this very piece of JSON."""
+    """A ticket with this literal JSON as the value of the field `name`."""
     return _raw(**{name: "@@"}).replace(b'"@@"', literal.encode("utf-8", "surrogatepass"))
 
 
-def _refusal(raw: bytes | str) -> TicketInvalid:
+def _error(raw: bytes | str) -> TicketInvalid:
     with pytest.raises(TicketInvalid) as caught:
         parse_ticket(raw)
     return caught.value
@@ -69,13 +69,13 @@ def test_ids_have_1_to_256_characters(name: str, length: int, *, good: bool) -> 
     if good:
         assert getattr(parse_ticket(raw), name) == "ü" * length
     else:
-        assert str(_refusal(raw)).startswith(f"{name}: String should have at ")
+        assert str(_error(raw)).startswith(f"{name}: String should have at ")
 
 
 @pytest.mark.parametrize("name", ["ticket_id", "customer_id", "subject", "body", "created_at"])
 @pytest.mark.parametrize("value", [..., None, [], {}, True, 1.5], ids=str)
 def test_missing_or_mistyped_required_field_is_rejected(name: str, value: Any) -> None:
-    assert str(_refusal(_raw(**{name: value}))).startswith(f"{name}: ")
+    assert str(_error(_raw(**{name: value}))).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("literal", ["0", "-0", "1", str(2**53 - 1)])
@@ -87,12 +87,12 @@ def test_created_at_accepts_whole_seconds(literal: str) -> None:
     "literal", ["-1", str(2**53), "1.0", "1e3", "true", "false", '"5"', "null", "1e999", "1" * 400]
 )
 def test_created_at_rejects_everything_else(literal: str) -> None:
-    message = str(_refusal(_with("created_at", literal)))
+    message = str(_error(_with("created_at", literal)))
     assert message.startswith("created_at: ") or "range of a double" in message
 
 
 @pytest.mark.parametrize(
-    ("given_priority", "understood"),
+    ("given_priority", "expected"),
     [
         ("critical", "critical"),
         ("HIGH", "high"),
@@ -108,8 +108,8 @@ def test_created_at_rejects_everything_else(literal: str) -> None:
     ],
     ids=str,
 )
-def test_unknown_priority_counts_as_absent(given_priority: Any, understood: str | None) -> None:
-    assert parse_ticket(_raw(priority=given_priority)).priority == understood
+def test_unknown_priority_counts_as_absent(given_priority: Any, expected: str | None) -> None:
+    assert parse_ticket(_raw(priority=given_priority)).priority == expected
 
 
 @pytest.mark.parametrize("value", [None, {}, {"source": None, "language": None, "tags": None}], ids=str)
@@ -124,14 +124,12 @@ def test_unknown_metadata_fields_are_kept() -> None:
 
 @pytest.mark.parametrize("value", [[], "mail", 5, {"tags": "vip"}, {"tags": [1]}, {"source": 5}], ids=str)
 def test_mistyped_metadata_is_rejected(value: Any) -> None:
-    assert str(_refusal(_raw(metadata=value))).startswith("metadata")
+    assert str(_error(_raw(metadata=value))).startswith("metadata")
 
 
 def test_error_names_only_fields_of_the_schema() -> None:
-    assert (
-        str(_refusal(_raw(metadata={"tags": ["a", 5], CANARY: 1}))) == "metadata.tags: Input should be a valid string"
-    )
-    message = str(_refusal(_raw(ticket_id="", created_at=True, subject=5)))
+    assert str(_error(_raw(metadata={"tags": ["a", 5], CANARY: 1}))) == "metadata.tags: Input should be a valid string"
+    message = str(_error(_raw(ticket_id="", created_at=True, subject=5)))
     assert [part.partition(":")[0] for part in message.split("; ")] == ["ticket_id", "subject", "created_at"]
     with pytest.raises(TicketInvalid) as caught:
         ticket_from_object(dict([*FIELDS.items(), (CANARY.encode(), 1)]))
@@ -152,7 +150,7 @@ def test_default_tags_are_not_shared() -> None:
         {"": "empty name", "ключ": "значение", "a" * 1000: 1},
         {"large": 10**300, "small": -(10**300), "fine": 5e-324},
     ],
-    ids=["nested", "names of methods", "odd names", "large numbers"],
+    ids=["nested", "method names", "unusual names", "large numbers"],
 )
 def test_unknown_fields_pass_through(extra: dict[str, Any]) -> None:
     stored = json.loads(enriched_json(parse_ticket(_raw(**extra)), ENRICHMENT))
@@ -196,12 +194,12 @@ def test_incoming_enrichment_is_dropped(value: Any) -> None:
     ],
 )
 def test_invalid_input_error_says_why(raw: bytes, reason: str) -> None:
-    assert reason in str(_refusal(raw))
+    assert reason in str(_error(raw))
 
 
 def test_str_is_parsed_like_its_bytes() -> None:
     assert parse_ticket(_raw(body="ü 😀").decode()) == parse_ticket(_raw(body="ü 😀"))
-    assert "not UTF-8" in str(_refusal(_raw().decode().replace("Printer", "\ud83d")))
+    assert "not UTF-8" in str(_error(_raw().decode().replace("Printer", "\ud83d")))
 
 
 def test_byte_order_mark_is_ignored() -> None:
@@ -242,11 +240,11 @@ def test_deeply_nested_object_is_rejected() -> None:
 
 
 def test_error_has_the_ticket_id_if_it_is_valid() -> None:
-    assert _refusal(_raw(created_at=-1)).ticket_id == "T-1"
-    assert _refusal(_with("x", "1e999")).ticket_id == "T-1"
-    assert _refusal(_raw(ticket_id=5)).ticket_id is None
-    assert _refusal(_raw(ticket_id="x" * 257)).ticket_id is None
-    assert _refusal(b"{").ticket_id is None
+    assert _error(_raw(created_at=-1)).ticket_id == "T-1"
+    assert _error(_with("x", "1e999")).ticket_id == "T-1"
+    assert _error(_raw(ticket_id=5)).ticket_id is None
+    assert _error(_raw(ticket_id="x" * 257)).ticket_id is None
+    assert _error(b"{").ticket_id is None
 
 
 JSON_VALUES = st.recursive(
@@ -285,9 +283,9 @@ def test_enriched_ticket_is_flat_and_round_trips() -> None:
     ticket = parse_ticket(_raw(order=5, priority="HIGH"))
     stored = enriched_json(ticket, ENRICHMENT)
     assert list(json.loads(stored))[-1] == "enrichment"
-    again = EnrichedTicket.model_validate_json(stored)
-    assert again.enrichment == ENRICHMENT
-    assert RawTicket.model_validate(again.model_dump(exclude={"enrichment"})) == ticket
+    parsed = EnrichedTicket.model_validate_json(stored)
+    assert parsed.enrichment == ENRICHMENT
+    assert RawTicket.model_validate(parsed.model_dump(exclude={"enrichment"})) == ticket
 
 
 @pytest.mark.parametrize(
@@ -311,7 +309,7 @@ def test_invalid_enrichment_is_rejected(change: dict[str, Any]) -> None:
 def test_committed_schema_equals_the_generated_one() -> None:
     committed = Path(enrichment.__file__).with_name("enriched_ticket.schema.json").read_text()
     assert committed == enriched_ticket_schema(), (
-        'write it again: python -c "from enrichment.ticket import enriched_ticket_schema as s; print(s(), end=str())" '
+        'regenerate it: python -c "from enrichment.ticket import enriched_ticket_schema as s; print(s(), end=str())" '
         "> enrichment/enriched_ticket.schema.json"
     )
 

@@ -1,4 +1,4 @@
-"""What `tickets` reads and prints, with the adapter that writes it and a DynamoDB and an S3 in this process."""
+"""The `tickets` command: what it reads and prints, with the real sink and an in-process DynamoDB and S3."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ from handler.tickets.similarity import Similarity, similar
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = count(1)
 VERSION = "compact-int8@0123456789ab"
-NASTY = "Re:\tyour\r\nbill \x1b]0;owned\x07\x9b31m \u202etxt.exe\u202c ✓ é"
+CONTROL_CHARACTERS = "Re:\tyour\r\nbill \x1b]0;owned\x07\x9b31m \u202etxt.exe\u202c ✓ é"
 
 
 @dataclass
 class Harness:
-    """A table and a bucket of the name `place`, the sink that fills them, and the calls that were made.
+    """A table and a bucket, both named `place`, with the sink that fills them and a record of AWS calls.
 
-    `before` hears the name and the parameters of each call before it is made, and may raise.
+    `before` is called with the name and parameters of each call before it is made, and may raise.
     """
 
     dynamodb: Any
@@ -67,7 +67,7 @@ class Harness:
     def store(
         self, ticket_id: str, created_at: int = 1000, *, vector: tuple[float, ...] = (1.0,), **labels: Any
     ) -> str:
-        """Stores a ticket as the function does; the vector's further numbers are zero. Returns its key."""
+        """Stores a ticket as the function does; the vector is padded with zeros. Returns its key."""
         ticket = RawTicket(
             ticket_id=ticket_id,
             subject=labels.pop("subject", f"about {ticket_id}"),
@@ -108,7 +108,7 @@ class Harness:
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[tuple[Any, Any]]:
-    """Yields clients of a DynamoDB and an S3 that live in this process."""
+    """Yields clients of an in-process DynamoDB and S3."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
             patch.delenv(name, raising=False)
@@ -120,22 +120,24 @@ def aws() -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.fixture(scope="module")
-def declared() -> dict[str, Any]:
-    """Returns the table as the template declares it."""
+def table_definition() -> dict[str, Any]:
+    """Returns the table's definition from the template."""
     resources = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))["Resources"]
     names = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
     return {name: resources["TicketTable"]["Properties"][name] for name in names}
 
 
 @pytest.fixture
-def harness(aws: tuple[Any, Any], declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
-    """Yields an empty harness of this test's own, which the environment names, too."""
+def harness(
+    aws: tuple[Any, Any], table_definition: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Harness]:
+    """Yields an empty harness for this test, to which the environment variables also point."""
     made = Harness(*aws, place=f"tickets-{next(PLACES)}")
     for name in ("TABLE_NAME", "ENRICHED_BUCKET"):
         monkeypatch.setenv(name, made.place)
     for name in ("FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
-    made.dynamodb.create_table(TableName=made.place, **declared)
+    made.dynamodb.create_table(TableName=made.place, **table_definition)
     made.s3.create_bucket(Bucket=made.place)
     made.s3.put_bucket_versioning(Bucket=made.place, VersioningConfiguration={"Status": "Enabled"})
 
@@ -310,7 +312,7 @@ def test_missing_bucket_raises_client_error(harness: Harness) -> None:
         )
 
 
-# -- similar ones
+# -- similar tickets
 
 
 def similarity(harness: Harness, ticket_id: str, *, limit: int = 10, among: int = 1000) -> Similarity:
@@ -336,7 +338,7 @@ def test_similar_tickets_are_ordered_by_cosine(harness: Harness) -> None:
     assert [(item.ticket_id, round(cosine, 6)) for cosine, item in found.matches] == [
         ("same", 1.0),
         ("near", 0.96),
-        ("none", 0.0),  # the newer of two equals
+        ("none", 0.0),  # equal cosines: the newer ticket first
         ("across", 0.0),
         ("against", -1.0),
     ]
@@ -393,11 +395,11 @@ def test_objects_are_read_concurrently(harness: Harness) -> None:
     own = harness.store("asked")
     for number in range(8):
         harness.store(f"t{number}")
-    together = threading.Barrier(4)
+    barrier = threading.Barrier(4)
 
     def meet(name: str, params: dict[str, Any]) -> None:
         if name == "GetObject" and params["Key"] != own:
-            together.wait(timeout=30)  # raises where three others do not come
+            barrier.wait(timeout=30)  # raises if three others do not arrive
 
     harness.before = meet
     assert similarity(harness, "asked").compared == 8
@@ -408,8 +410,8 @@ def test_error_or_ctrl_c_stops_reading(harness: Harness) -> None:
     for number in range(60):
         harness.store(f"t{number}")
 
-    def take_long(_name: str, _params: dict[str, Any]) -> None:
-        time.sleep(0.05)  # so that the first one is heard of before all have begun
+    def delay(_name: str, _params: dict[str, Any]) -> None:
+        time.sleep(0.05)  # the first call must return before all have started
 
     def refuse(name: str, params: dict[str, Any]) -> None:
         time.sleep(0.05)
@@ -419,7 +421,7 @@ def test_error_or_ctrl_c_stops_reading(harness: Harness) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    item, options, harness.before = harness.item("asked"), {"limit": 10, "among": 1000}, take_long
+    item, options, harness.before = harness.item("asked"), {"limit": 10, "among": 1000}, delay
     with pytest.raises(KeyboardInterrupt):
         similar(harness.repository, item, begin=lambda _: None, advance=interrupt, **options)
     assert 1 < harness.calls.count("GetObject") < 60
@@ -430,7 +432,7 @@ def test_error_or_ctrl_c_stops_reading(harness: Harness) -> None:
     assert 1 < harness.calls.count("GetObject") < 60
 
 
-# -- what is printed
+# -- output
 
 
 @pytest.mark.parametrize(
@@ -450,23 +452,36 @@ def test_times_beyond_the_calendar_stay_numbers() -> None:
 
 
 def test_lines_have_eight_columns_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    item = Item(ticket_id="T\t1", created_at=0, subject=NASTY, summary="Two\nlines.", needs_review=True, urgency="low")
+    item = Item(
+        ticket_id="T\t1",
+        created_at=0,
+        subject=CONTROL_CHARACTERS,
+        summary="Two\nlines.",
+        needs_review=True,
+        urgency="low",
+    )
     write([ticket_row(item), ticket_row(item, 0.5)], "lines")
-    plain, likened = capsys.readouterr().out.splitlines()
+    plain, with_cosine = capsys.readouterr().out.splitlines()
     cells = ["1970-01-01T00:00:00Z", "low", "", "", "yes", "T 1", "Re: your bill ]0;owned31m txt.exe ✓ é", "Two lines."]
     assert plain.split("\t") == cells
-    assert likened.split("\t") == ["0.5000", *cells]
+    assert with_cosine.split("\t") == ["0.5000", *cells]
 
 
 def test_json_lines_are_printable_and_equal_the_item(capsys: pytest.CaptureFixture[str]) -> None:
-    stored = {"ticket_id": "T", "created_at": 3, "subject": NASTY, "score": Decimal("0.125"), "tags": {"b", "a"}}
+    stored = {
+        "ticket_id": "T",
+        "created_at": 3,
+        "subject": CONTROL_CHARACTERS,
+        "score": Decimal("0.125"),
+        "tags": {"b", "a"},
+    }
     item = Item.model_validate(stored)
     write([ticket_row(item), ticket_row(item, -0.5)], "json")
-    plain, likened = capsys.readouterr().out.splitlines()
+    plain, with_cosine = capsys.readouterr().out.splitlines()
     assert plain.isprintable()
     assert "é" in plain
     assert json.loads(plain) == {**item.model_dump(), "score": 0.125, "tags": ["a", "b"]}
-    assert json.loads(likened) == {"cosine": -0.5, **json.loads(plain)}
+    assert json.loads(with_cosine) == {"cosine": -0.5, **json.loads(plain)}
 
 
 WHOLE = {
@@ -501,7 +516,7 @@ def test_whole_ticket_as_json_equals_the_stored_one(capsys: pytest.CaptureFixtur
 
 
 class Screen(io.StringIO):
-    """A standard output that says it is a terminal."""
+    """A standard output that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -509,14 +524,14 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    """Returns a terminal of 100 columns without colours."""
+    """Returns a terminal with 100 columns and no colours."""
     for name, value in {"COLUMNS": "100", "TERM": "xterm", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     return Screen()
 
 
 def run_on(output: io.StringIO, *arguments: str) -> object:
-    """Runs the command with an output that can be read meanwhile, and returns its exit code."""
+    """Runs the command with an output that can be read while it runs; returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", output)
         with pytest.raises(SystemExit) as end:
@@ -550,7 +565,7 @@ def test_wide_terminal_shows_summaries(harness: Harness, screen: Screen, monkeyp
 
 
 def test_terminal_keeps_the_lines_of_a_body(harness: Harness, screen: Screen) -> None:
-    harness.store("t", subject=NASTY)
+    harness.store("t", subject=CONTROL_CHARACTERS)
     assert run_on(screen, "get", "t") == 0
     lines = [line.rstrip() for line in shown(screen).splitlines()]
     place = lines.index(next(line for line in lines if line.startswith("body ")))
@@ -760,7 +775,7 @@ def test_watch_returns_each_ticket_once_and_oldest_first(harness: Harness) -> No
     assert ids(next(rounds)) == []
     for number in range(5, 12):  # more than the limit
         harness.store(f"t{number}", number)
-    harness.store("late", 3)  # behind newer ones
+    harness.store("late", 3)  # older than some already returned
     harness.store("ancient", 1)
     assert ids(next(rounds)) == ["late", *(f"t{number}" for number in range(5, 12))]
     harness.store("t4", 4, intent="login_issue")  # enriched again
@@ -782,7 +797,7 @@ def test_watch_remembers_a_bounded_number_of_tickets(harness: Harness, monkeypat
 
 
 class Watcher(threading.Thread):
-    """Plays the person before a watching command: waits until a text is there, acts, and at last ends the command."""
+    """Plays the user of a watching command: waits for a text, acts, and finally ends the command."""
 
     def __init__(self, output: io.StringIO, steps: list[tuple[str, Callable[[], object]]], last: str, end: int) -> None:
         super().__init__(daemon=True)
@@ -794,7 +809,7 @@ class Watcher(threading.Thread):
             if self._saw(text):
                 act()
         self._saw(self._last)
-        # Only while the command watches: SIGTERM would otherwise end the tests.
+        # Only while the command is watching: otherwise SIGTERM would end the test run.
         while not self._watching() and time.monotonic() < self._deadline:
             time.sleep(0.01)
         if self._watching():
@@ -854,7 +869,7 @@ def test_watch_redraws_the_terminal(harness: Harness, screen: Screen, command: s
     assert run_on(screen, command, "--watch", "0.1") == 0
     watcher.join()
     assert text in shown(screen)
-    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex(text)  # the cursor is back
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex(text)  # the cursor is shown again
 
 
 @pytest.mark.parametrize("command", ["show", "count"])
@@ -877,7 +892,7 @@ def test_watch_interval_is_optional(command: str, arguments: list[str], pause: f
 
 
 def test_table_of_the_fixture_paginates(harness: Harness) -> None:
-    """A control: the table of these tests hands out pages, else the tests of paging would show nothing."""
+    """Checks the fixture: without pages, the paging tests would prove nothing."""
     for number in range(3):
         harness.store(f"t{number}", number)
     answer = harness.dynamodb.query(

@@ -1,4 +1,4 @@
-"""Versions of one object that are uploaded within one second, which is as exactly as S3 tells times."""
+"""Versions of one object that are uploaded within the same second, the resolution of S3's timestamps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.fakes import FakeHarness, FakeModels, context, event, failed,
 
 
 class SlowModels(FakeModels):
-    """Models during whose work something happens."""
+    """Models that call `meanwhile` while they work."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def subject(harness: FakeHarness) -> str:
 
 def test_older_version_stored_last_is_replaced_on_retry(harness: FakeHarness, models: SlowModels) -> None:
     def overtake() -> None:
-        """Another container reads the newer version, and is faster."""
+        """Another container processes the newer version faster."""
         models.meanwhile = lambda: None
         put(harness, "newer")
         assert harness.handler(event(record(notification("a"), "second")), context()) == {"batchItemFailures": []}
