@@ -24,12 +24,12 @@ IMAGE ?= ticket-lambda:latest
 # Official ONNX Runtime builds send telemetry; enrichment/session.py switches it off in the function itself.
 export ORT_DISABLE_TELEMETRY := 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/cues.py enrichment/encoder.py enrichment/text.py
+EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/features.py enrichment/encoder.py $(wildcard enrichment/text/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit check clean bundle bundle-path zip wheel image image-standin deploy destroy deploy-localstack \
     sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-export soak bench \
-    bench-full bench-lambda format lint types template workflows scan
+    bench-full bench-lambda eval examples format lint types template workflows scan
 
 help:  # Lists the targets that have a description, under their headings
 	@awk 'BEGIN { FS = ":.*## " } /^## / { print substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' \
@@ -131,6 +131,9 @@ bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Latency, throughput and memory, as
 bench-full: $(VENV)/.bench  ## The same for the full profile's summaries: half an hour
 	@$(BIN)/python -m tests.bench.full
 
+eval: $(VENV)/.demo  ## Accuracy of the labels by author, five folds: DATA=FILE
+	@$(BIN)/python -m enrichment.export.evaluate "$(DATA)"
+
 bench-lambda: image-standin $(SAM)/.$(SAM_VERSION)  # Init time of the image against torch, cost of a ticket
 	@$(BIN)/python -m tests.bench.container
 
@@ -139,7 +142,6 @@ bench-lambda: image-standin $(SAM)/.$(SAM_VERSION)  # Init time of the image aga
 format: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
-.PHONY: examples
 examples: $(VENV)/.demo $(BUNDLE)/bundle.json  # Updates what README.md shows: the enriched ticket, the picture of the demo
 	@$(BIN)/python docs/examples.py --bundle $(BUNDLE)
 

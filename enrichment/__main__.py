@@ -1,19 +1,35 @@
-"""`python -m enrichment --bundle DIR FILE.jsonl`: enrich tickets from the shell, one JSON object a line."""
+"""The library's commands.
+
+python -m enrichment --bundle DIR FILE.jsonl          enrich tickets: JSON lines in, JSON lines out
+python -m enrichment score --bundle DIR FILE.jsonl    compare the bundle's labels with those of a labelled file
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from enrichment import Enricher, EnrichmentError, enriched_json, parse_ticket
+from enrichment.classify import TASKS
+from enrichment.score import read_examples, score
 from enrichment.ticket import RawTicket
 
+_COLUMNS = (
+    "tickets",
+    "accuracy",
+    "macro_f1",
+    "mean_confidence",
+    "calibration_error",
+    "review_share",
+    "accuracy_without_review",
+)
 _CHUNK = 32  # tickets at once: enough to fill micro-batches, few enough for a lively progress bar
 
 
@@ -23,6 +39,9 @@ class _Advance(Protocol):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Enrich the tickets of a file. The exit code is 0, 1 when some tickets failed, 2 when nothing could be done."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["score"]:
+        return _score(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         enricher = Enricher.open(options.bundle, threads=options.threads)
@@ -61,6 +80,69 @@ def _enrich(enricher: Enricher, chunk: Sequence[tuple[int, bytes]], name: str) -
     return good
 
 
+def _score(arguments: Sequence[str]) -> int:
+    """Print how good a bundle's labels are on a labelled file. The exit code is 0, or 2 when nothing could be done."""
+    options = _score_parser().parse_args(arguments)
+    try:
+        enricher = Enricher.open(options.bundle, threads=options.threads)
+        models = enricher.bundle.manifest.models
+        # A classifier with two labels also says NEUTRAL, its fallback.
+        labels = {task: {*models.of(task).labels, models.of(task).fallback} for task in TASKS}
+        examples = read_examples(Path(options.file), labels)
+        figures = score(enricher, examples)
+    except EnrichmentError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if options.json:
+        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    else:
+        _print_scores(figures)
+    return 0
+
+
+def _print_scores(figures: Mapping[str, Any]) -> None:
+    """Tables of rich where it is installed (the `cli` extra), else plain columns."""
+    columns = ("task", "tickets", "accuracy", "macro-F1", "confidence", "calibration error", "review", "right without")
+    rows = [[task, *(_cell(found[name]) for name in _COLUMNS)] for task, found in figures["tasks"].items()]
+    if "all_tasks" in figures:
+        every = figures["all_tasks"]
+        share, accuracy = every["review_share"], every["accuracy_without_review"]
+        rows.append(
+            ["all three", str(figures["tickets"]), _cell(every["accuracy"]), "", "", "", _cell(share), _cell(accuracy)]
+        )
+    _print_table(f"{figures['tickets']} tickets, {figures['model_version']}", columns, rows)
+    for task, found in figures["tasks"].items():
+        confusion = found["confusion"]
+        _print_table(
+            f"{task}: labelled as (rows), predicted as (columns)",
+            ["", *confusion],
+            [[label, *(str(count or "") for count in row.values())] for label, row in confusion.items()],
+        )
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ModuleNotFoundError:
+        sys.stdout.write(f"{title}\n")
+        for row in (columns, *rows):
+            sys.stdout.write("  ".join(f"{cell:>18}" for cell in row).rstrip() + "\n")
+        return
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    # Output that goes to a file is not folded to the width of a terminal that it never sees.
+    Console(width=None if console.is_terminal else 250).print(table)
+
+
 @contextmanager
 def _progress() -> Iterator[_Advance]:
     """A progress bar on a terminal, where rich is installed (the `cli` extra); else nothing."""
@@ -79,6 +161,24 @@ def _progress() -> Iterator[_Advance]:
 
 def _no_bar(_tickets: int, /) -> None:
     return
+
+
+def _score_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m enrichment score",
+        description="Compare a bundle's labels with those of a labelled file.",
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="JSON lines with subject, body, and intent, urgency or sentiment: a label or a list of accepted labels",
+    )
+    parser.add_argument(
+        "--bundle", default=".bundles/compact", metavar="DIR", help="the model bundle's folder (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the models (default: all available cores)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser
 
 
 def _parser() -> argparse.ArgumentParser:

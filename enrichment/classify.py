@@ -1,4 +1,7 @@
-"""Intent, urgency and sentiment: linear classifiers over the encoder's means and the cues, or a model of its own."""
+"""Intent, urgency and sentiment: linear classifiers over the encoder's output and lexical features.
+
+The full profile has a sequence classifier of its own for sentiment.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from enrichment.bundle import Bundle
-from enrichment.cues import Cues
 from enrichment.encoder import Encoded, Encoder, Floats
 from enrichment.errors import BundleInvalid
+from enrichment.features import LexicalFeatures
 from enrichment.manifest import ClassifierSpec, HeadSpec
 from enrichment.sentiment import Judgement, SequenceClassifier
 from enrichment.text import MAX_CHARACTERS
@@ -86,8 +89,10 @@ class Classified:
 class Classifiers:
     """All classifiers of a bundle; safe for use by several threads."""
 
-    def __init__(self, cues: Cues, heads: Mapping[Task, Head], sentiment: SequenceClassifier | None = None) -> None:
-        self._cues = cues
+    def __init__(
+        self, lexical: LexicalFeatures, heads: Mapping[Task, Head], sentiment: SequenceClassifier | None = None
+    ) -> None:
+        self._lexical = lexical
         self._heads = heads
         self._sentiment = sentiment
 
@@ -95,11 +100,11 @@ class Classifiers:
     def open(cls, bundle: Bundle, encoder: Encoder, *, threads: int | None = None) -> Classifiers:
         """Opens the classifiers of a bundle, which read what its encoder gives. Raises BundleInvalid."""
         models = bundle.manifest.models
-        cues = Cues.from_file(bundle.path(models.cues))
-        heads = open_heads(bundle, encoder.features + len(cues.names))
+        lexical = LexicalFeatures.from_file(bundle.path(models.features))
+        heads = open_heads(bundle, encoder.features + len(lexical.names))
         if isinstance(models.sentiment, ClassifierSpec):
-            return cls(cues, heads, SequenceClassifier.open(bundle, models.sentiment, threads=threads))
-        return cls(cues, heads)
+            return cls(lexical, heads, SequenceClassifier.open(bundle, models.sentiment, threads=threads))
+        return cls(lexical, heads)
 
     def classify(self, texts: Sequence[str], encoded: Sequence[Encoded | None]) -> list[Classified]:
         """The labels of each text, given what the encoder says of it: None of a text without tokens."""
@@ -123,7 +128,7 @@ class Classifiers:
             scores = {task: head.unknown() for task, head in self._heads.items()}
             labels = {task: head.fallback for task, head in self._heads.items()}
         else:
-            features: Floats = np.concatenate([encoded.pooled, self._cues.features(text[:MAX_CHARACTERS])])
+            features: Floats = np.concatenate([encoded.features, self._lexical.features(text[:MAX_CHARACTERS])])
             scores = {task: head.probabilities(features) for task, head in self._heads.items()}
             labels = {task: max(scores[task], key=scores[task].__getitem__) for task in self._heads}
         if self._sentiment is None:

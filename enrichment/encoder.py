@@ -1,7 +1,8 @@
 """The sentence encoder: tokenise, run, mean-pool, normalise.
 
 Reference: all-MiniLM-L6-v2 as sentence-transformers runs it (256 tokens, mean over the unmasked tokens, unit length).
-The exported graph gives, in one pass, the last hidden state and the means of several layers (`pooled`).
+The exported graph gives, in one pass, the last hidden state, the means of several layers (`pooled`) and, from a second
+branch of its upper layers that is trained for classification only, another vector (`adapted`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 _EMPTY: Final = np.zeros((0, 2), np.int64)
+_NO_BRANCH: Final = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,19 @@ class Encoded:
     """What the encoder says of a text.
 
     embedding: (dimensions,), unit length. pooled: (layers * dimensions,), means over the first window, the last layer
-    last. sentences: (number of sentences, dimensions), unit length, zero where a sentence lies beyond the windows.
+    last. adapted: the classification branch's vector, of length 0 in bundles without one. sentences: (number of
+    sentences, dimensions), unit length, zero where a sentence lies beyond the windows.
     """
 
     embedding: Floats
     pooled: Floats
+    adapted: Floats
     sentences: Floats
+
+    @property
+    def features(self) -> Floats:
+        """What the classifiers read of it: pooled, then adapted."""
+        return np.concatenate([self.pooled, self.adapted])
 
 
 class Encoder:
@@ -69,6 +78,9 @@ class Encoder:
         self._window = max_tokens - 2  # the rest is [CLS] and [SEP]
         self._max_windows = max_windows
         self._cls, self._sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+        self._widths = {output.name: output.shape[-1] for output in texts.session.get_outputs()}
+        # Bundles that were built before November 2026 have no classification branch.
+        self._outputs = ["last_hidden_state", "pooled", *(["adapted"] if "adapted" in self._widths else [])]
 
     @classmethod
     def open(cls, bundle: Bundle, *, threads: int | None = None) -> Encoder:
@@ -90,8 +102,8 @@ class Encoder:
 
     @property
     def features(self) -> int:
-        """Length of `Encoded.pooled`."""
-        return int(next(o.shape[-1] for o in self._texts.session.get_outputs() if o.name == "pooled"))
+        """Length of `Encoded.features`."""
+        return int(self._widths["pooled"]) + int(self._widths.get("adapted", 0))
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenises; what lies beyond `max_windows` windows is cut and reported."""
@@ -130,9 +142,11 @@ class Encoder:
         pieces = [tokens.ids[at : at + size] for tokens in batch for at in range(0, len(tokens.ids), size)]
         hidden: list[Floats] = []
         pooled: list[Floats] = []
-        for states, means in self._texts.each([len(piece) + 2 for piece in pieces], partial(self._run, pieces)):
-            hidden += list(states)
-            pooled += list(means)
+        adapted: list[Floats] = []
+        for outputs in self._texts.each([len(piece) + 2 for piece in pieces], partial(self._run, pieces)):
+            hidden += list(outputs[0])
+            pooled += list(outputs[1])
+            adapted += list(outputs[2]) if len(outputs) > 2 else [_NO_BRANCH] * len(outputs[1])
         result: list[Encoded] = []
         row = 0
         for tokens, sentences in zip(batch, spans, strict=True):
@@ -142,14 +156,15 @@ class Encoder:
                 Encoded(
                     _unit(pooled[row][-states.shape[-1] :]),
                     pooled[row],
+                    adapted[row],
                     _sentence_means(states, tokens.offsets, sentences),
                 )
             )
             row += tokens.windows
         return result
 
-    def _run(self, pieces: Sequence[Integers], part: slice, options: ort.RunOptions | None) -> tuple[Floats, Floats]:
-        """The last hidden states (rows, tokens, dimensions) of some windows, and their means (rows, features)."""
+    def _run(self, pieces: Sequence[Integers], part: slice, options: ort.RunOptions | None) -> list[Floats]:
+        """The graph's outputs for some windows: (rows, tokens, dimensions), then one or two of (rows, features)."""
         chosen = pieces[part]
         ids = np.zeros((len(chosen), max(map(len, chosen)) + 2), np.int64)
         mask = np.zeros_like(ids)
@@ -157,10 +172,10 @@ class Encoder:
             ids[row, 0], ids[row, len(piece) + 1] = self._cls, self._sep
             ids[row, 1 : len(piece) + 1] = piece
             mask[row, : len(piece) + 2] = 1
-        hidden, pooled = self._texts.session.run(
-            ["last_hidden_state", "pooled"], {"input_ids": ids, "attention_mask": mask}, options
+        outputs: list[Floats] = self._texts.session.run(
+            self._outputs, {"input_ids": ids, "attention_mask": mask}, options
         )
-        return hidden, pooled
+        return outputs
 
 
 def _sentence_means(states: Floats, offsets: Integers, spans: Sequence[Sentence]) -> Floats:

@@ -11,7 +11,7 @@ does not depend on its neighbours, and what goes wrong with one ticket stays wit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,10 +27,10 @@ from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
 from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.extractive import Outline, outline, summarize
 from enrichment.summary.summarizer import Summarizer, Summary
-from enrichment.text import micro_batches
+from enrichment.text.language import detect
 from enrichment.ticket import EnrichmentData, RawTicket
 
-__all__ = ["Enricher", "Observe", "TimeLeft"]
+__all__ = ["Enricher", "Observe", "TimeLeft", "micro_batches"]
 
 TimeLeft = Callable[[], float]
 """Seconds that are left; asked before the text of each ticket is processed, and before each micro-batch."""
@@ -39,6 +39,7 @@ Observe = Callable[[str, float, int], None]
 
 _BUDGET: Final = 1024  # tokens of a micro-batch: more takes memory and gains no speed
 _HEADROOM: Final = 1.5  # an estimate of time is trusted up to this factor
+_FEWEST_TO_LEARN_FROM: Final = 64  # tokens
 _SUMMARIZER_ROW: Final = 12.0  # by their numbers of weights: 135 million to 11 million
 _WARM_UP: Final = (
     "The first run of a session is slower than the others, so it is made before a ticket waits for it. " * 3
@@ -209,7 +210,12 @@ class Enricher:
         if classified.truncated is not None:
             cut["sentiment"] = classified.truncated
         cut["summary"] = summary.truncated
+        cut = {task: was_cut or item.outline.cut for task, was_cut in cut.items()}
         embedding = encoded.embedding if encoded else self._nothing
+        language = detect(item.outline.text)
+        reasons: list[str] = [task for task in TASKS if confidence[task] < self._classifiers.threshold(task)]
+        if language is not None and language not in self.bundle.manifest.languages:
+            reasons = ["language"]  # says more than what follows from it
         return EnrichmentData.model_validate(
             {
                 "embedding": [round(value, 7) for value in embedding.tolist()],
@@ -219,7 +225,9 @@ class Enricher:
                 "processed_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "model_version": self.version,
                 "scores": classified.scores,
-                "needs_review": any(confidence[task] < self._classifiers.threshold(task) for task in TASKS),
+                "needs_review": bool(reasons),
+                "review_reasons": reasons,
+                "language": language,
                 "truncated": [task for task, was_cut in cut.items() if was_cut],
             }
         )
@@ -229,9 +237,13 @@ class Enricher:
 
     def _learn(self, tokens: int, seconds: float) -> None:
         """Corrects the estimate: quickly when a run was slower than expected, slowly when it was faster."""
-        seen = seconds / tokens
-        weight = 0.5 if seen > self._seconds_per_token else 0.1
-        self._seconds_per_token += weight * (seen - self._seconds_per_token)
+        # How long a short run took says little about a token: one pause of a busy machine, counted for nine tokens,
+        # would keep the next long ticket from being started although there is time.
+        seen = seconds / max(tokens, _FEWEST_TO_LEARN_FROM)
+        if seen > self._seconds_per_token:
+            self._seconds_per_token += 0.5 * (seen - self._seconds_per_token)
+        elif tokens >= _FEWEST_TO_LEARN_FROM:
+            self._seconds_per_token += 0.1 * (seen - self._seconds_per_token)
 
     def _warm_up(self) -> float:
         [tokens] = self._encoder.tokenize([_WARM_UP])
@@ -245,6 +257,26 @@ class Enricher:
             # A row of the summariser costs some ten times a row of the encoder; the first batch tells exactly.
             seconds *= _SUMMARIZER_ROW
         return seconds
+
+
+def micro_batches(lengths: Sequence[int], rows: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Groups indices by length so that rows times the longest length stays within `budget` tokens.
+
+    `lengths[i]` is the length of item i's longest row, `rows[i]` how many rows it has. An item too big for the
+    budget comes alone. Longest first: the memory arena then reaches its final size at once instead of growing
+    (https://github.com/microsoft/onnxruntime/issues/11627).
+    """
+    batch: list[int] = []
+    longest = count = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = max(longest, lengths[index])
+        if batch and (count + rows[index]) * longest > budget:
+            yield batch
+            batch, longest, count = [], lengths[index], 0
+        batch.append(index)
+        count += rows[index]
+    if batch:
+        yield batch
 
 
 def _failed(ticket: RawTicket, error: Exception) -> ModelFailed:

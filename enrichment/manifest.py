@@ -11,7 +11,7 @@ import json
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from enrichment.errors import BundleInvalid
 
@@ -76,7 +76,10 @@ class EncoderSpec(_ModelSpec):
 
 
 class HeadSpec(_Spec):
-    """A linear classifier over the encoder's output and the cues; its arrays lie in `file` under the task's name."""
+    """A linear classifier over the encoder's output and the lexical features; `file` holds its arrays by task name.
+
+    A confidence below `threshold` marks a ticket for review.
+    """
 
     file: str
     labels: Annotated[list[str], Field(min_length=2)]
@@ -140,11 +143,16 @@ class ModelsSpec(_Spec):
     """All models of a bundle, by task."""
 
     encoder: EncoderSpec
-    cues: str
+    # Called `cues` in bundles that were built before November 2026; both names stay readable.
+    features: Annotated[str, Field(validation_alias=AliasChoices("features", "cues"))]
     intent: HeadSpec
     urgency: HeadSpec
     sentiment: HeadSpec | ClassifierSpec
     summary: Annotated[ExtractiveSpec | AbstractiveSpec, Field(discriminator="kind")]
+
+    def of(self, task: Literal["intent", "urgency", "sentiment"]) -> HeadSpec | ClassifierSpec:
+        """The classifier of a task."""
+        return {"intent": self.intent, "urgency": self.urgency, "sentiment": self.sentiment}[task]
 
 
 class Manifest(_Spec):
@@ -155,6 +163,8 @@ class Manifest(_Spec):
     profile: Literal["compact", "full"]
     files: dict[str, FileSpec]
     models: ModelsSpec
+    # ISO 639-1; of bundles that name none, the models were trained on English.
+    languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2}$")]], Field(min_length=1)] = ["en"]
     verification: dict[str, Any]
 
 

@@ -52,7 +52,7 @@ class TicketMetadata(_Model):
     """Where a ticket came from. All fields are optional; unknown ones are kept."""
 
     source: str = "unknown"
-    language: str = "en"
+    language: str | None = None
     tags: list[str] = Field(default_factory=list)
 
     @field_validator("source", "language", "tags", mode="before")
@@ -108,7 +108,17 @@ class EnrichmentData(_Model):
         dict[str, dict[str, Probability]],
         Field(description="per task the probability of every label, from the text alone"),
     ]
-    needs_review: Annotated[bool, Field(description="some confidence lies below its task's threshold")]
+    needs_review: Annotated[
+        bool, Field(description="a confidence is below its task's threshold, or the models do not know the language")
+    ]
+    review_reasons: Annotated[
+        list[Literal["language", "intent", "urgency", "sentiment"]],
+        Field(description="why needs_review is true: the language, or the tasks that are uncertain"),
+    ] = Field(default_factory=list)
+    language: Annotated[
+        str | None,
+        Field(pattern=r"^[a-z]{2}$", description="ISO 639-1, as detected; null for a text too short to tell"),
+    ] = None
     truncated: Annotated[list[str], Field(description="tasks that saw only the beginning of the text")]
     schema_version: Literal[1] = SCHEMA_VERSION
 

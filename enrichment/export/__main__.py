@@ -37,7 +37,7 @@ def compact(
     precision: Annotated[
         PrecisionChoice, typer.Option(help="int8 is four times smaller and faster.")
     ] = PrecisionChoice.INT8,
-    taxonomy: Annotated[Path, typer.Option(help="Labels, examples and cues (TOML).", dir_okay=False)] = TAXONOMY,
+    taxonomy: Annotated[Path, typer.Option(help="Labels, examples and phrases (TOML).", dir_okay=False)] = TAXONOMY,
     tickets: Annotated[Path, typer.Option(help="Labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
 ) -> None:
     """One encoder for everything: embedding, intent, urgency, sentiment, extractive summary."""
@@ -56,7 +56,7 @@ def full(
     allow_unpinned: Annotated[  # noqa: FBT002 - a flag of the shell
         bool, typer.Option("--allow-unpinned", help="Take other weights than those of the pinned revisions.")
     ] = False,
-    taxonomy: Annotated[Path, typer.Option(help="Labels, examples and cues (TOML).", dir_okay=False)] = TAXONOMY,
+    taxonomy: Annotated[Path, typer.Option(help="Labels, examples and phrases (TOML).", dir_okay=False)] = TAXONOMY,
     tickets: Annotated[Path, typer.Option(help="Labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
 ) -> None:
     """MiniLM, DistilBERT for sentiment, DistilBART for abstractive summaries."""

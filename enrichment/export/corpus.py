@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 from enrichment.classify import TASKS, Task
 from enrichment.export.sources import ExportError
-from enrichment.text import ticket_text
+from enrichment.text import model_text
 from enrichment.ticket import Priority, Sentiment
 
 __all__ = ["OPINIONS", "TAXONOMY", "TICKETS", "Labelled", "Taxonomy", "read_labelled"]
@@ -28,21 +28,25 @@ _FIXED: Final[Mapping[Task, frozenset[str]]] = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """A text, and its label per task (not every text has one for every task)."""
+    """A text, and per task the labels accepted for it, best first (not every text has labels for every task).
+
+    `author` groups texts by the same writer or file: folds are split by it. None for texts that are only trained on.
+    """
 
     text: str
-    labels: Mapping[Task, str]
+    labels: Mapping[Task, Sequence[str]]
+    author: str | None = None
 
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """Labels per task, their fallbacks, example sentences and cues."""
+    """Labels per task, their fallbacks, example sentences, and the word lists of the lexical features."""
 
     labels: Mapping[Task, list[str]]
     fallbacks: Mapping[Task, str]
     examples: Sequence[Labelled]
     lexicon: Mapping[str, list[str]]
-    cues: Mapping[str, list[str]]
+    phrases: Mapping[str, list[str]]
 
     @classmethod
     def read(cls, path: Path) -> Taxonomy:
@@ -54,7 +58,7 @@ class Taxonomy:
         labels: dict[Task, list[str]] = {}
         fallbacks: dict[Task, str] = {}
         examples: list[Labelled] = []
-        cues: dict[str, list[str]] = {}
+        phrases: dict[str, list[str]] = {}
         for task in TASKS:
             table = _table(data, task, path)
             by_label = _table(table, "labels", path)
@@ -66,19 +70,20 @@ class Taxonomy:
                 raise ExportError(f"{path}: [{task}] fallback = {fallbacks[task]!r} is none of its labels")
             for label in by_label:
                 place = f"{task}.labels.{label}"
-                cues[f"{task}.{label}"] = _texts(by_label[label], "cues", place, path)
-                examples += [Labelled(text, {task: label}) for text in _texts(by_label[label], "examples", place, path)]
+                phrases[f"{task}.{label}"] = _phrases(by_label[label], place, path)
+                sentences = _texts(by_label[label], "examples", place, path)
+                examples += [Labelled(text, {task: [label]}) for text in sentences]
         lexicon = {
             name: str(_table(data, "lexicon", path).get(name, "")).split()
             for name in ("positive", "negative", "negators", "intensifiers")
         }
-        return cls(labels, fallbacks, examples, lexicon, cues)
+        return cls(labels, fallbacks, examples, lexicon, phrases)
 
 
 def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
-    """Reads labelled texts, one JSON object a line: `subject` and `body`, or `text`; and a label per task.
+    """Reads labelled texts, one JSON object a line: `subject` and `body`, or `text`, and labels per task.
 
-    Raises ExportError, which names the line.
+    A task's value is a label or a list of accepted labels, best first. Raises ExportError, which names the line.
     """
     result = []
     try:
@@ -90,16 +95,19 @@ def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
             continue
         try:
             item = json.loads(line)
-            text = item["text"] if "text" in item else ticket_text(item["subject"], item["body"])[0]
-            labels: dict[Task, str] = {task: item[task] for task in TASKS if task in item}
+            text = item["text"] if "text" in item else model_text(item["subject"], item["body"])
+            labels: dict[Task, list[str]] = {
+                task: item[task] if isinstance(item[task], list) else [item[task]] for task in TASKS if task in item
+            }
+            author = item.get("author")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ExportError(f"{path}, line {number}: not a labelled text ({error})") from error
         if not isinstance(text, str):
             raise ExportError(f"{path}, line {number}: not a labelled text (its text is none)")
-        for task, label in labels.items():
-            if label not in taxonomy.labels[task]:
-                raise ExportError(f"{path}, line {number}: {task} {label!r} is not in the taxonomy")
-        result.append(Labelled(text, labels))
+        for task, accepted in labels.items():
+            if unknown := [label for label in accepted if label not in taxonomy.labels[task]]:
+                raise ExportError(f"{path}, line {number}: {task} {unknown[0]!r} is not in the taxonomy")
+        result.append(Labelled(text, labels, author))
     return result
 
 
@@ -108,6 +116,12 @@ def _table(data: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
     if not isinstance(table, Mapping):
         raise ExportError(f"{path}: the table [{name}] is missing")
     return table
+
+
+def _phrases(table: object, place: str, path: Path) -> list[str]:
+    """A label's phrases; taxonomies that were written before November 2026 call them `cues`."""
+    name = "cues" if isinstance(table, Mapping) and "cues" in table else "phrases"
+    return _texts(table, name, place, path)
 
 
 def _texts(table: object, name: str, place: str, path: Path) -> list[str]:

@@ -183,7 +183,11 @@ def canonical_model(graph: Graph, name: str) -> onnx.ModelProto:
         helper.make_tensor_value_info(
             o.name,
             TensorProto.FLOAT,
-            ["batch", *([] if o.name == "pooled" else ["tokens"]), o.type.tensor_type.shape.dim[-1].dim_value],
+            [
+                "batch",
+                *([] if o.name in {"pooled", "adapted"} else ["tokens"]),
+                o.type.tensor_type.shape.dim[-1].dim_value,
+            ],
         )
         for o in graph.outputs
     ]

@@ -1,168 +1,298 @@
-"""Trains the linear heads: multinomial logistic regression on standardised features, calibrated on held-out folds."""
+"""Linear classifiers over the encoder's features: those that the repository ships, and training on a user's own data.
+
+A head's regularization and temperature are chosen on held-out folds; where the labelled texts name their authors, folds
+are split by author, since texts of one author are similar and would make every figure too good.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from enrichment.cues import Cues
+from enrichment.classify import TASKS, Task
 from enrichment.encoder import Encoder, Floats
+from enrichment.export.adapter import Adapter
+from enrichment.export.corpus import Labelled
+from enrichment.export.graph import Array
+from enrichment.export.sources import ExportError
+from enrichment.features import SURFACE, LexicalFeatures
+from enrichment.score import Booleans, Doubles, calibration_error, macro_f1
 
-__all__ = ["FOLDS", "FittedHead", "features", "fit_head", "score_head"]
+__all__ = [
+    "COEFFICIENTS",
+    "FOLDS",
+    "RECIPE",
+    "FittedHead",
+    "Shipped",
+    "accepted_matrix",
+    "features",
+    "fit_head",
+    "folds_of",
+    "head_figures",
+    "softmax",
+    "threshold_of",
+]
 
+COEFFICIENTS: Final = Path(__file__).parent / "classifiers.npz"
+RECIPE: Final = Path(__file__).parent / "classifiers.json"
 FOLDS: Final = 5
 _SEED: Final = 20240229
-
-Doubles = npt.NDArray[np.float64]
+_FIRST: Final = 0.7  # share of a text's weight that goes to its first label; the rest to any accepted one
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """weights (features, labels) and bias (labels,), ready for softmax; threshold and scores from held-out folds."""
+    """weights (features, labels) and bias (labels,), ready for softmax; threshold and figures from held-out folds."""
 
-    labels: list[str]
+    labels: Sequence[str]
     weights: Floats
     bias: Floats
     threshold: float
-    training: dict[str, Any]
+    training: Mapping[str, Any]
 
 
-def features(encoder: Encoder, cues: Cues, texts: Sequence[str]) -> Floats:
-    """What the heads see of texts, (texts, features): the encoder's means, then the cues."""
+@dataclass(frozen=True)
+class Shipped:
+    """What `enrichment.export.train` commits: the adapter, a head per task, and the recipe (data, weights, figures).
+
+    `lexical` are the names of the lexical features that the heads read; they are the last rows of the weights.
+    """
+
+    adapter: Adapter
+    heads: Mapping[Task, FittedHead]
+    lexical: Sequence[str]
+    recipe: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, coefficients: Path = COEFFICIENTS, recipe: Path = RECIPE) -> Shipped:
+        """Reads the committed files."""
+        data = json.loads(recipe.read_text())
+        with np.load(coefficients, allow_pickle=False) as file:
+            arrays = dict(file)
+        heads: dict[Task, FittedHead] = {
+            task: FittedHead(
+                data["heads"][task]["labels"],
+                arrays[f"{task}.weights"].astype(np.float32),
+                arrays[f"{task}.bias"].astype(np.float32),
+                data["heads"][task]["threshold"],
+                data["heads"][task]["training"],
+            )
+            for task in TASKS
+        }
+        return cls(Adapter.from_arrays(arrays), heads, data["lexical"], data["recipe"])
+
+    def write(self, coefficients: Path = COEFFICIENTS, recipe: Path = RECIPE) -> None:
+        """Writes coefficients in half precision (1 MB), and the rest as JSON."""
+        arrays = self.adapter.arrays()
+        for task, head in self.heads.items():
+            arrays |= {
+                f"{task}.weights": head.weights.astype(np.float16),
+                f"{task}.bias": head.bias.astype(np.float32),
+            }
+        np.savez_compressed(coefficients, **cast("dict[str, Any]", arrays))
+        data = {
+            "heads": {
+                task: {"labels": [*head.labels], "threshold": head.threshold, "training": head.training}
+                for task, head in self.heads.items()
+            },
+            "lexical": [*self.lexical],
+            "recipe": self.recipe,
+        }
+        recipe.write_text(json.dumps(data, indent=1) + "\n")
+
+    def head(self, task: Task, lexical: LexicalFeatures) -> FittedHead:
+        """A task's head for these lexical features.
+
+        A user's taxonomy may have other groups of phrases: new groups weigh nothing, missing ones count as never found.
+        Raises ExportError where the features of every text (SURFACE) are not those that the head was trained on.
+        """
+        head = self.heads[task]
+        first = len(head.weights) - len(self.lexical)
+        rows = {name: first + i for i, name in enumerate(self.lexical)}
+        if not rows.keys() >= set(SURFACE):
+            raise ExportError("the shipped classifiers were trained on other lexical features; train them again")
+        nothing = np.zeros(len(head.labels), np.float32)
+        chosen = [head.weights[rows[name]] if name in rows else nothing for name in lexical.names]
+        return replace(head, weights=np.concatenate([head.weights[:first], np.asarray(chosen, np.float32)]))
+
+
+def features(encoder: Encoder, lexical: LexicalFeatures, texts: Sequence[str]) -> Floats:
+    """What the heads read of texts, (texts, features): the encoder's features, then the lexical ones."""
     tokens = encoder.tokenize(texts)
-    result = np.zeros((len(texts), encoder.features + len(cues.names)), np.float32)
+    result = np.zeros((len(texts), encoder.features + len(lexical.names)), np.float32)
     order = sorted((i for i, t in enumerate(tokens) if len(t.ids)), key=lambda i: tokens[i].longest)
     for begin in range(0, len(order), 16):
         batch = order[begin : begin + 16]
         for i, encoded in zip(batch, encoder.encode([tokens[i] for i in batch], [[]] * len(batch)), strict=True):
-            result[i] = np.concatenate([encoded.pooled, cues.features(texts[i])])
+            result[i] = np.concatenate([encoded.features, lexical.features(texts[i])])
+    return result
+
+
+def accepted_matrix(texts: Sequence[Labelled], task: Task, labels: Sequence[str]) -> Doubles:
+    """(texts, labels): the target distribution of each text. Zero where a label is not accepted."""
+    matrix = np.zeros((len(texts), len(labels)))
+    for row, item in zip(matrix, texts, strict=True):
+        accepted = item.labels[task]
+        for label in accepted:
+            row[labels.index(label)] += (1 - _FIRST) / len(accepted)
+        row[labels.index(accepted[0])] += _FIRST
+    return matrix
+
+
+def folds_of(texts: Sequence[Labelled], target: Doubles, seed: int = _SEED) -> npt.NDArray[np.int_]:
+    """The fold of each text: whole authors where every text names one, else stratified by the first label."""
+    numbers = np.random.default_rng(seed)
+    result = np.zeros(len(texts), int)
+    if all(item.author for item in texts):
+        sizes = {author: sum(item.author == author for item in texts) for author in sorted({i.author for i in texts})}
+        totals = [0] * FOLDS
+        for author in sorted(sizes, key=lambda author: (-sizes[author], numbers.random())):
+            fold = totals.index(min(totals))
+            totals[fold] += sizes[author]
+            result[[i for i, item in enumerate(texts) if item.author == author]] = fold
+        return result
+    for label in range(target.shape[1]):
+        rows = np.flatnonzero(target.argmax(1) == label)
+        result[numbers.permutation(rows)] = np.arange(len(rows)) % FOLDS
     return result
 
 
 def fit_head(
     matrix: Floats,
+    target: Doubles,
     labels: Sequence[str],
+    folds: npt.NDArray[np.int_],
     *,
-    strengths: Sequence[float],
-    weights: Sequence[float] | None = None,
-    groups: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+    regularization: Sequence[float],
+    start: FittedHead | None = None,
 ) -> FittedHead:
-    """Fits a head: the regularisation by held-out likelihood, the temperature and the threshold on held-out folds.
+    """Fits a head; `target` (texts, labels) is as from `accepted_matrix`, `folds` the fold of each text.
 
-    `weights` are those of the samples. Of `groups` of samples the first decides when something is chosen or scored;
-    of the others the held-out accuracy is recorded, among the labels that occur in them.
+    With `start`, columns of labels that it knows begin there, and regularization pulls towards them instead of to zero.
     """
-    from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits
 
-    names = sorted(set(labels))
-    target = np.asarray([names.index(label) for label in labels])
-    sample = np.ones(len(target)) if weights is None else np.asarray(weights, np.float64)
-    groups = groups or {"all": np.ones(len(target), bool)}
-    counts = next(iter(groups.values()))
-    with threadpool_limits(limits=1):  # the order of summation, and with it the last digits, must not vary
-        folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=_SEED).split(matrix, target))
-        best: tuple[float, float, Doubles] | None = None
-        for strength in strengths:
-            held_out = np.zeros((len(target), len(names)))
-            for train, test in folds:
-                w, b = _regression(matrix[train], target[train], sample[train], strength)
-                held_out[test] = matrix[test] @ w + b
-            temperature = _temperature(held_out[counts], target[counts])
-            loss = _loss(held_out[counts] / temperature, target[counts])
+    offset = _offset(matrix, labels, start)
+    best: tuple[float, float, float, Doubles] | None = None
+    with threadpool_limits(limits=1):  # threads would only wait for each other at this size
+        for strength in regularization:
+            held_out = np.zeros(target.shape)
+            for fold in np.unique(folds):
+                train, test = folds != fold, folds == fold
+                weights, bias = _regression(matrix[train], target[train], offset[train], strength)
+                held_out[test] = matrix[test] @ weights + bias + offset[test]
+            temperature = _temperature(held_out, target)
+            loss = _loss(held_out / temperature, target)
             if best is None or loss < best[0]:
-                best = (loss, strength, held_out / temperature)
-                chosen_temperature = temperature
+                best = (loss, strength, temperature, softmax(held_out / temperature))
         assert best is not None
-        w, b = _regression(matrix, target, sample, best[1])
-    probabilities = _softmax(best[2][counts])
-    threshold = _threshold(probabilities, target[counts])
-    scores = score_head(probabilities, target[counts], threshold)
+        _, strength, temperature, probabilities = best
+        weights, bias = _regression(matrix, target, offset, strength)
+    if start is not None:
+        known = [(i, start.labels.index(label)) for i, label in enumerate(labels) if label in start.labels]
+        for i, j in known:
+            weights[:, i] += start.weights[:, j]
+            bias[i] += start.bias[j]
+    threshold = threshold_of(probabilities, target > 0)
     training = {
-        "samples": len(target),
-        "strength": best[1],
-        "temperature": round(chosen_temperature, 4),
-        "cross_validated": scores,
-        **{f"{name}_accuracy": _accuracy(best[2][group], target[group]) for name, group in [*groups.items()][1:]},
+        "texts": len(target),
+        "regularization": strength,
+        "temperature": round(temperature, 4),
+        "cross_validated": head_figures(probabilities, target > 0, threshold),
     }
     return FittedHead(
-        names,
-        (w / chosen_temperature).astype(np.float32),
-        (b / chosen_temperature).astype(np.float32),
+        [*labels],
+        (weights / temperature).astype(np.float32),
+        (bias / temperature).astype(np.float32),
         threshold,
         training,
     )
 
 
-def score_head(probabilities: Doubles, target: npt.NDArray[np.int_], threshold: float) -> dict[str, float]:
-    """Accuracy, macro-F1, expected calibration error (10 bins), and how many would be sent to review."""
-    from sklearn.metrics import f1_score
-
+def head_figures(probabilities: Doubles, accepted: Booleans, threshold: float) -> dict[str, float]:
+    """Accuracy, macro-F1, calibration error, and shares for review, of probabilities (texts, labels)."""
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    right = predicted == target
-    bins = np.minimum((confidence * 10).astype(int), 9)
-    error = sum(
-        abs(right[bins == k].mean() - confidence[bins == k].mean()) * (bins == k).mean() for k in np.unique(bins)
-    )
+    right = accepted[np.arange(len(accepted)), predicted]
+    wanted = np.where(right, predicted, accepted.argmax(1))
     sure = confidence >= threshold
     return {
         "accuracy": round(float(right.mean()), 4),
-        "macro_f1": round(float(f1_score(target, predicted, average="macro")), 4),
-        "calibration_error": round(float(error), 4),
+        "macro_f1": round(macro_f1([*map(str, wanted)], [*map(str, predicted)]), 4),
+        "calibration_error": round(calibration_error(confidence, right), 4),
         "review_share": round(float(1 - sure.mean()), 4),
         "accuracy_without_review": round(float(right[sure].mean()), 4) if sure.any() else 0.0,
     }
 
 
-def _accuracy(logits: Doubles, target: npt.NDArray[np.int_]) -> float:
-    present = np.unique(target)
-    return round(float((present[logits[:, present].argmax(1)] == target).mean()), 4)
+def threshold_of(probabilities: Doubles, accepted: Booleans) -> float:
+    """The confidence below which a label was wrong more often than right on held-out texts.
 
-
-def _regression(
-    matrix: Floats, target: npt.NDArray[np.int_], sample: Doubles, strength: float
-) -> tuple[Doubles, Doubles]:
-    """Weights and bias in terms of the raw features: the standardisation is folded in."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, scale = matrix.mean(0, dtype=np.float64), matrix.std(0, dtype=np.float64)
-    scale[scale < 1e-6] = 1.0
-    model = LogisticRegression(C=strength, max_iter=300, tol=1e-4)
-    model.fit((matrix - mean) / scale, target, sample_weight=sample)
-    weights = model.coef_.T / scale[:, None]
-    return weights, model.intercept_ - mean @ weights
-
-
-def _temperature(logits: Doubles, target: npt.NDArray[np.int_]) -> float:
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(lambda t: _loss(logits / np.exp(t), target), bounds=(-2, 2), method="bounded")
-    return float(np.exp(found.x))
-
-
-def _threshold(probabilities: Doubles, target: npt.NDArray[np.int_]) -> float:
-    """The confidence under which a label was wrong more often than right.
-
-    Of all thresholds the one with the least cost, where a wrong label that nobody looks at costs two reviews.
+    Of all thresholds the one with the least cost, where a wrong label that nobody reviews costs two reviews.
     """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == target
-    order = np.argsort(confidence)
+    confidence = probabilities.max(1)
+    right = accepted[np.arange(len(accepted)), probabilities.argmax(1)]
+    order = np.argsort(confidence, kind="stable")
     missed = (~right).sum() - np.concatenate([[0], np.cumsum(~right[order])])
     cost = 2 * missed + np.arange(len(order) + 1)
     cut = int(cost.argmin())
     return round(float(confidence[order][min(cut, len(order) - 1)]), 3)
 
 
-def _softmax(logits: Doubles) -> Doubles:
+def softmax(logits: Doubles) -> Doubles:
+    """Probabilities (texts, labels)."""
     shifted: Doubles = np.exp(logits - logits.max(1, keepdims=True))
     result: Doubles = shifted / shifted.sum(1, keepdims=True)
     return result
 
 
-def _loss(logits: Doubles, target: npt.NDArray[np.int_]) -> float:
+def _offset(matrix: Floats, labels: Sequence[str], start: FittedHead | None) -> Doubles:
+    """What `start` says of the texts, for labels that it knows."""
+    offset = np.zeros((len(matrix), len(labels)))
+    if start is not None:
+        logits = matrix @ start.weights + start.bias
+        for i, label in enumerate(labels):
+            if label in start.labels:
+                offset[:, i] = logits[:, start.labels.index(label)]
+    return offset
+
+
+def _regression(matrix: Floats, target: Doubles, offset: Doubles, strength: float) -> tuple[Array, Array]:
+    """Weights and bias on the raw features: softmax regression on standardised ones, with L2 regularization."""
+    from scipy.optimize import minimize
+
+    mean, scale = matrix.mean(0, dtype=np.float64), matrix.std(0, dtype=np.float64)
+    scale[scale < 1e-6] = 1.0
+    standard = ((matrix - mean) / scale).astype(np.float32)
+    shape = (matrix.shape[1] + 1, target.shape[1])
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        both = flat.reshape(shape)
+        logits = standard @ both[:-1].astype(np.float32) + both[-1] + offset
+        gradient = (softmax(logits) - target) / len(target)
+        penalty = strength * both[:-1]
+        grown = np.concatenate([standard.T @ gradient.astype(np.float32) + 2 * penalty, gradient.sum(0)[None]])
+        return _loss(logits, target) + float((penalty * both[:-1]).sum()), grown.ravel().astype(np.float64)
+
+    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    both = found.x.reshape(shape)
+    weights = both[:-1] / scale[:, None]
+    return weights, both[-1] - mean @ weights
+
+
+def _temperature(logits: Doubles, target: Doubles) -> float:
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(lambda t: _loss(logits / np.exp(t), target), bounds=(-2, 2), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _loss(logits: Doubles, target: Doubles) -> float:
+    """Mean cross-entropy."""
     shifted = logits - logits.max(1, keepdims=True)
-    return float(-(shifted[np.arange(len(target)), target] - np.log(np.exp(shifted).sum(1))).mean())
+    return float(-(target * (shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))).sum(1).mean())

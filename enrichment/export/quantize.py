@@ -13,8 +13,10 @@ Three choices, each against a fault that was measured:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -25,7 +27,9 @@ from onnx import TensorProto
 from enrichment.export.graph import MICROSOFT, Array, Graph
 
 __all__ = [
+    "CALIBRATION",
     "GELU_FLOOR",
+    "Calibration",
     "Exponents",
     "Rows",
     "columns",
@@ -48,6 +52,26 @@ Constant = Callable[[npt.ArrayLike, npt.DTypeLike], str]
 _SMOOTHING: Final = 0.65  # share of the activation's range that moves into the weights
 # GELU never falls below -0.17: shifted by this it is not negative, and uses all 256 steps instead of half.
 GELU_FLOOR: Final = 0.17
+
+
+CALIBRATION: Final = Path(__file__).parent / "calibration.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The committed smoothing exponents of the encoder's products."""
+
+    exponents: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def read(cls, path: Path = CALIBRATION) -> Calibration:
+        """Reads the committed file."""
+        return cls({name: list(map(int, row.split())) for name, row in json.loads(path.read_text()).items()})
+
+    def write(self, path: Path = CALIBRATION) -> None:
+        """Writes it, one product per line."""
+        rows = {name: " ".join(map(str, row)) for name, row in self.exponents.items()}
+        path.write_text(json.dumps(rows, indent=0) + "\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,57 +1,102 @@
-"""Trains what the repository carries ready-made: the sentiment head, and the int8 encoder's smoothing exponents.
+"""Trains what the repository carries ready-made, and writes it beside this module.
 
-    python -m enrichment.export.train --sst2 sst2_train.tsv
+    python -m enrichment.export.train FOLDER                  # the classification branch and its heads
+    python -m enrichment.export.train FOLDER --calibrate      # the int8 encoder's smoothing exponents as well
 
-The sentiment head learns from the labelled tickets and opinions of this repository and from the training sentences of
-SST-2 (Socher et al., EMNLP 2013; tab-separated text and 0 or 1), which are too many to be committed.
+FOLDER holds the public data sets (enrichment.export.datasets names the files). Five folds by author come first: they
+give the temperatures, the review thresholds and the figures of the recipe. Then the branch is trained on everything.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 import onnx
 import typer
 
-from enrichment.cues import Cues
+from enrichment.classify import TASKS, Task
 from enrichment.export import compact
-from enrichment.export.corpus import OPINIONS, TAXONOMY, TICKETS, Labelled, Taxonomy, read_labelled
+from enrichment.export.corpus import OPINIONS, TAXONOMY, TICKETS, Taxonomy, read_labelled
+from enrichment.export.evaluate import ACCURACY, SHARE, HeldOut, cross_validate, figures_of, read_training_set
 from enrichment.export.graph import Graph
-from enrichment.export.heads import features, fit_head
-from enrichment.export.quantize import products, smoothing_exponents
-from enrichment.export.sentiment import Calibration, SentimentHead
+from enrichment.export.heads import FittedHead, Shipped
+from enrichment.export.quantize import Calibration, products, smoothing_exponents
 from enrichment.export.sources import MINILM, ExportError, find_model
+from enrichment.export.training import Settings, Trained, choose_thresholds, train
 from enrichment.session import make_session
 
-__all__ = ["calibrate", "main", "train_sentiment"]
+__all__ = ["calibrate", "main", "shipped"]
 
-_STRENGTHS = (0.0003, 0.001)
-_TICKET_WEIGHT = 1.0  # more makes tickets a little better and film and product reviews a little worse
+_SEED: Final = 100
 
 
 def main(
-    sst2: Annotated[
-        Path, typer.Option(help="SST-2's training sentences: text, tab, 0 or 1.", exists=True, dir_okay=False)
-    ],
+    data: Annotated[Path, typer.Argument(help="The folder of the public data sets.", exists=True, file_okay=False)],
+    without_public: Annotated[  # noqa: FBT002 - a command-line flag
+        bool, typer.Option("--without-public", help="Leave out the public tickets, which state no licence.")
+    ] = False,
+    calibrate_quantizer: Annotated[  # noqa: FBT002 - a command-line flag
+        bool, typer.Option("--calibrate", help="Compute the quantizer's smoothing exponents anew.")
+    ] = False,
     source: Annotated[str, typer.Option(help="Where MiniLM comes from: package, hub, or a folder.")] = "package",
 ) -> None:
-    """Train the sentiment head and the quantiser's exponents, and write them beside this module."""
+    """Train the classification branch and its heads, and write them beside this module."""
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
     try:
-        taxonomy = Taxonomy.read(TAXONOMY)
         weights = find_model(MINILM, source)
-        tickets, opinions = read_labelled(TICKETS, taxonomy), read_labelled(OPINIONS, taxonomy)
-        typer.echo("calibrating the quantiser")
-        calibrate(weights, [item.text for item in (*tickets[::8], *opinions[::8])]).write()
-        typer.echo(f"training on {len(tickets)} tickets, {len(opinions)} opinions and SST-2")
-        train_sentiment(weights, taxonomy, tickets, opinions, _read_sst2(sst2)).write()
+        if calibrate_quantizer:
+            taxonomy = Taxonomy.read(TAXONOMY)
+            texts = [*read_labelled(TICKETS, taxonomy)[::8], *read_labelled(OPINIONS, taxonomy)[::8]]
+            say("calibrating the quantizer")
+            calibrate(weights, [item.text for item in texts]).write()
+        say("reading all texts")
+        # The public tickets are read in any case: without them in training, they still give the figures.
+        training_set, sha256, lexical = read_training_set(data, weights)
+        settings = Settings()
+        if without_public:
+            settings = Settings(mix={**settings.mix, "public": 0})
+        held_out = cross_validate(training_set, weights, settings, say, public=not without_public)
+        say("training on everything")
+        trained = train(training_set, range(len(training_set.texts)), weights, settings, _SEED)
+        shipped(trained, held_out, lexical.names, settings, sha256).write()
     except ExportError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def shipped(
+    trained: Trained, held_out: HeldOut, lexical: Sequence[str], settings: Settings, sha256: Mapping[str, str]
+) -> Shipped:
+    """What is committed: coefficients divided by the temperatures of the held-out folds, thresholds, and the recipe."""
+    temperatures = held_out.temperatures()
+    thresholds = choose_thresholds(*held_out.predictions(temperatures), accuracy=ACCURACY, share=SHARE)
+    figures = figures_of(held_out)
+    data = trained.data
+    heads: dict[Task, FittedHead] = {}
+    for task in TASKS:
+        weights, bias = trained.head(task, temperatures[task])
+        training = {
+            "texts": int((data.first[task] >= 0).sum()),
+            "temperature": temperatures[task],
+            "by_author": figures[task],
+        }
+        heads[task] = FittedHead(data.labels[task], weights, bias, thresholds[task], training)
+    recipe = {
+        "settings": dataclasses.asdict(settings),
+        "seed": _SEED,
+        "texts": {source: len(data.rows(source)) for source in dict.fromkeys(data.sources)},
+        "sha256": dict(sha256),
+        "all_tasks_by_author": figures["all_tasks"],
+    }
+    return Shipped(trained.adapter(), heads, [*lexical], recipe)
 
 
 def calibrate(weights: Path, texts: Sequence[str]) -> Calibration:
@@ -63,65 +108,12 @@ def calibrate(weights: Path, texts: Sequence[str]) -> Calibration:
         path = Path(scratch) / "tapped.onnx"
         onnx.save(tapped, str(path))
         session = make_session(path)
-        encoder_tokens = _token_ids(weights, texts)
         largest: dict[str, Any] = {name: np.zeros(1, np.float32) for name in inputs}
-        for ids in encoder_tokens:
+        for ids in _token_ids(weights, texts):
             feed = {"input_ids": ids[None], "attention_mask": np.ones_like(ids[None])}
             for name, value in zip(inputs, session.run(list(inputs.values()), feed), strict=True):
                 largest[name] = np.maximum(largest[name], np.abs(value).max((0, 1)))
     return Calibration(smoothing_exponents(graph, largest))
-
-
-def train_sentiment(
-    weights: Path,
-    taxonomy: Taxonomy,
-    tickets: Sequence[Labelled],
-    opinions: Sequence[Labelled],
-    films: Sequence[Labelled],
-) -> SentimentHead:
-    """The sentiment head, on the shipped int8 encoder; chosen and scored by the tickets."""
-    ours = [item for item in (*tickets, *taxonomy.examples, *opinions) if "sentiment" in item.labels]
-    texts = [*ours, *films]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        hashes = {}
-        (folder / "tokenizer.json").write_bytes((weights / "tokenizer.json").read_bytes())
-        for precision in ("fp32", "int8"):
-            graph = compact.encoder_graph(weights, precision)
-            hashes[precision] = hashlib.sha256(graph).hexdigest()
-            (folder / "encoder.onnx").write_bytes(graph)
-        cues = Cues(taxonomy.lexicon, taxonomy.cues)
-        matrix = features(compact.open_encoder(folder), cues, [item.text for item in texts])
-    position = np.arange(len(texts))
-    neutral = np.asarray([item.labels["sentiment"] == "NEUTRAL" for item in texts])
-    head = fit_head(
-        matrix,
-        [item.labels["sentiment"] for item in texts],
-        strengths=_STRENGTHS,
-        weights=[_TICKET_WEIGHT if i < len(ours) else 1.0 for i in range(len(texts))],
-        groups={
-            "tickets": position < len(tickets),
-            "opinions": (position >= len(ours) - len(opinions)) & (position < len(ours)) & ~neutral,
-            "films": position >= len(ours),
-        },
-    )
-    head.training["recipe"] = {
-        "tickets": len(tickets),
-        "opinions": len(opinions),
-        "sst2_train": len(films),
-        "ticket_weight": _TICKET_WEIGHT,
-    }
-    return SentimentHead(head, [hashes["int8"], hashes["fp32"]], list(cues.names))
-
-
-def _read_sst2(path: Path) -> list[Labelled]:
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        text, _, label = line.rpartition("\t")
-        if not text or label not in {"0", "1"}:
-            raise ExportError(f"{path}, line {number}: expected a text, a tab, and 0 or 1")
-        rows.append(Labelled(text, {"sentiment": "POSITIVE" if label == "1" else "NEGATIVE"}))
-    return rows
 
 
 def _with_outputs(graph: Graph, values: Sequence[str]) -> onnx.ModelProto:

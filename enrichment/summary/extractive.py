@@ -14,24 +14,26 @@ from typing import Final
 import numpy as np
 
 from enrichment.encoder import Floats
-from enrichment.summary.boilerplate import is_boilerplate, is_item, plain, readable
-from enrichment.summary.markup import without_markup
-from enrichment.text import CJK, MAX_CHARACTERS, Sentence, sentences, ticket_text, word_count
+from enrichment.summary.merit import merit
+from enrichment.text import MAX_CHARACTERS, Sentence, read_ticket, sentences, word_count
+from enrichment.text.courtesy import is_boilerplate, without_greeting
+from enrichment.text.sentences import CJK, UNSPACED
 
-__all__ = ["Outline", "beginning", "closed", "outline", "summarize"]
+__all__ = ["Outline", "beginning", "closed", "is_item", "outline", "plain", "summarize"]
 
-_NOVELTY: Final = 0.45  # weight of "says something new" against "stands close to the whole"
-_LEAD: Final = 0.05  # the first sentences of a ticket state the matter more often than the last
+_NOVELTY: Final = 0.35  # weight of "says something new" against "stands close to the whole"
+_LEAD: Final = 0.08  # the first sentences of a ticket state the matter more often than the last
 # Contextual vectors of one ticket lie close together: from 0.7 (an aside) to 0.98 (the matter itself) from the whole.
 _ASIDE: Final = 0.2  # what stands so much further off than the nearest is left out, even where there is room
-_NAMED: Final = 0.15  # the subject names the matter: what takes its words up stands nearer to it
+_NAMED: Final = 0.25  # the subject names the matter: what takes its words up stands nearer to it
 _SAME: Final = 0.94  # cosine of two sentences that say the same
 _MAX_CHARACTERS: Final = 1000  # a word of any length is a single token to the encoder, and a summary is for people
 _ITEM: Final = 0.1  # an item says little without its list
 _ENDS: Final = ".!?。！？…"
 _MARKS: Final = str.maketrans({"。": ".", "！": "!", "？": "?", "…": "..."})
-_PIECE: Final = re.compile(rf"[{CJK}，、]|[^\s{CJK}，、]+")
+_PIECE: Final = re.compile(rf"[{CJK}，、]|[{UNSPACED}](?:[^\w\s{CJK}，、]|[ะาำๅ])*+|[^\s{CJK}{UNSPACED}，、]++")
 _CLAUSE: Final = re.compile(r"[,;:–—](?=\s)|[，、]|\s-(?=\s)")
+_LABEL: Final = re.compile(r"\s*+(?:[-*•·>#+]++|\(?(?:\d{1,2}|[a-z])[.)]|p\.? ?s\.?:?)\s++", re.IGNORECASE)
 _PARTICLES: Final = re.compile(
     r"\b(?:about|after|again|also|been|before|cannot|could|does|doing|every|from|have|help|into|issue|just|like|more|"
     r"need|only|please|problem|question|request|since|some|still|than|that|their|them|there|these|they|this|urgent|"
@@ -40,7 +42,7 @@ _PARTICLES: Final = re.compile(
 # What a text that was cut must not end with.
 _DANGLING: Final = re.compile(
     r"(?:[\s,;:–—(-]|\b(?:and|or|but|so|the|an?|to|of|in|on|at|by|for|from|with|that|which|who|because|if|when|as|is|are|"
-    r"was|were|be|been|has|have|had|will|would|can|could|do|does|than|my|our|your|not|no|i|we|you|it|this))+\Z",
+    r"was|were|be|been|has|have|had|will|would|can|could|do|does|than|my|our|your|not|no|i|we|you|it|this))++\Z",
     re.IGNORECASE,
 )
 
@@ -49,24 +51,29 @@ _DANGLING: Final = re.compile(
 class Outline:
     """A ticket as the summary sees it.
 
-    `text` is what the models read; `matter` its beginning, with everything blanked out that is not the body's matter;
-    `sentences` are the candidates as spans of both, `words` is the length of the body.
+    `text` is what the models read, `begin` where the body begins in it; `sentences` are the candidates as spans of it,
+    `words` is the length of the whole body, with what was left out of it, `cut` says that the body goes on beyond what was read.
     """
 
     text: str
-    matter: str
+    begin: int
     subject: str
     sentences: tuple[Sentence, ...]
     words: int
+    cut: bool
+
+    @property
+    def own_words(self) -> int:
+        """The number of words in the body as the models read it."""
+        return word_count(self.text[self.begin : MAX_CHARACTERS])
 
 
 def outline(subject: str, body: str) -> Outline:
-    """The candidate sentences of a ticket, as spans of its joined text; boilerplate is left out."""
-    text, begin = ticket_text(subject, body)
-    read = text[begin:MAX_CHARACTERS]
-    matter = " " * begin + readable(read)
-    candidates = [s for s in sentences(matter, begin) if not is_boilerplate(matter[s.start : s.end])]
-    return Outline(text, matter, " ".join(subject.split()), tuple(candidates), word_count(without_markup(read)))
+    """The candidate sentences of a ticket, as spans of its text; boilerplate is left out."""
+    ticket = read_ticket(subject, body)
+    text = ticket.text[:MAX_CHARACTERS]
+    candidates = [s for s in sentences(text, ticket.begin) if not is_boilerplate(text[s.start : s.end])]
+    return Outline(ticket.text, ticket.begin, ticket.subject, tuple(candidates), ticket.words, ticket.cut)
 
 
 def summarize(
@@ -82,26 +89,31 @@ def summarize(
 
     A body under `min_words` words is summarised by its subject, or by itself where there is no subject.
     """
-    texts = [plain(ticket.matter[s.start : s.end]) for s in ticket.sentences]
+    texts = [plain(ticket.text[s.start : s.end]) for s in ticket.sentences]
     read = [i for i, text in enumerate(texts) if text and vectors[i].any()]
     whole = ""
     if not ticket.subject or ticket.words >= min_words:
-        items = np.asarray([is_item(ticket.matter[s.start : s.end]) for s in ticket.sentences], bool)
+        items = np.asarray([is_item(ticket.text[s.start : s.end]) for s in ticket.sentences], bool)
         costs = {i: count_tokens(_ended(texts[i])) for i in read if len(texts[i]) <= _MAX_CHARACTERS}
         lead = np.float32(_LEAD) / np.arange(1, len(texts) + 1, dtype=np.float32)
-        relevance = vectors @ embedding + np.where(items, np.float32(-_ITEM), lead)
+        merits = np.asarray([merit(text) for text in texts], np.float32)
         wanted = _stems(ticket.subject[:_MAX_CHARACTERS])
         named = np.asarray([_share_named(text, wanted) for text in texts], np.float32)
-        whole = " ".join(_ended(texts[i]) for i in _choose(relevance, named, vectors, costs, max_tokens))
+        near = vectors @ embedding
+        relevance = near + np.where(items, np.float32(-_ITEM), lead) + merits + np.float32(_NAMED) * named
+        whole = " ".join(_ended(texts[i]) for i in _choose(relevance, near, vectors, costs, max_tokens))
         if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
             nearest = max(read, key=lambda i: float(relevance[i]))
             whole = _fit(texts[nearest], max_tokens, count_tokens)
     return closed(whole or beginning(ticket, max_tokens, count_tokens))
 
 
-def beginning(ticket: Outline, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
-    """The subject, or else the beginning of the ticket, as far as it fits."""
-    for text in (ticket.subject, ticket.matter, without_markup(ticket.text[:MAX_CHARACTERS])):
+def beginning(
+    ticket: Outline, max_tokens: int, count_tokens: Callable[[str], int], *, subject_first: bool = True
+) -> str:
+    """The subject, or else the beginning of the body, as far as it fits; the other way round if so asked."""
+    texts = [ticket.subject, ticket.text[ticket.begin : MAX_CHARACTERS]]
+    for text in texts if subject_first else reversed(texts):
         if fitting := _fit(" ".join(text.split()), max_tokens, count_tokens):
             return fitting
     return ""
@@ -113,22 +125,39 @@ def closed(text: str) -> str:
     return text[:-1] + text[-1:].translate(_MARKS)
 
 
+def plain(sentence: str) -> str:
+    """A sentence without its bullet or number, marks of Markdown, and the greeting that it begins with."""
+    text = " ".join(sentence.replace("**", "").split())
+    if match := _LABEL.match(text):
+        text = text[match.end() :]
+    return without_greeting(text)
+
+
+def is_item(sentence: str) -> bool:
+    """Whether a sentence is an item of a list."""
+    return _LABEL.match(sentence) is not None
+
+
 def _ended(text: str) -> str:
     text = text.strip().rstrip(",;:–— ")
     return text if not text or text[-1] in _ENDS else text + "."
 
 
-def _choose(relevance: Floats, named: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
-    """The sentences to take, in their order; `costs` are their tokens, `left` how many there may be."""
+def _choose(relevance: Floats, near: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
+    """The sentences to take, in their order.
+
+    `near` is the cosine of each with the whole, `relevance` the same with all that its words say for it; `costs` are
+    their tokens, `left` how many there may be.
+    """
     chosen: list[int] = []
     redundancy = dict.fromkeys(costs, 0.0)
-    floor = max((float(relevance[i]) for i in costs), default=0.0) - _ASIDE
+    floor = max((float(near[i]) for i in costs), default=0.0) - _ASIDE
     while candidates := [
         i
         for i, cost in costs.items()
-        if i not in chosen and cost <= left and redundancy[i] <= _SAME and (relevance[i] >= floor or not chosen)
+        if i not in chosen and cost <= left and redundancy[i] <= _SAME and (near[i] >= floor or not chosen)
     ]:
-        best = max(candidates, key=lambda i: float(relevance[i] + _NAMED * named[i]) - _NOVELTY * redundancy[i])
+        best = max(candidates, key=lambda i: float(relevance[i]) - _NOVELTY * redundancy[i])
         chosen.append(best)
         left -= costs[best]
         for i in costs:

@@ -73,9 +73,10 @@ class Summarizer:
     def summarize(self, tickets: Sequence[Outline]) -> list[Summary]:
         """A summary of each ticket.
 
-        A body under `min_words` words is summarised by its subject, or by itself where there is no subject.
+        A body under `min_words` words is summarised by its subject, or by itself where there is no subject. So few words
+        of the writer's own above a quoted mail are the summary themselves.
         """
-        long = [i for i, t in enumerate(tickets) if t.words >= self._spec.min_words]
+        long = [i for i, t in enumerate(tickets) if t.own_words >= self._spec.min_words]
         generated = dict(zip(long, self.read([tickets[i].text for i in long]), strict=True)) if long else {}
         return [generated.get(i) or Summary(self._short(ticket), truncated=False) for i, ticket in enumerate(tickets)]
 
@@ -107,7 +108,8 @@ class Summarizer:
         return np.asarray(self._tokenizer.encode(text).ids, np.int64)
 
     def _short(self, ticket: Outline) -> str:
-        return closed(beginning(ticket, self._spec.max_tokens, self._count))
+        subject_first = ticket.words < self._spec.min_words
+        return closed(beginning(ticket, self._spec.max_tokens, self._count, subject_first=subject_first))
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)

@@ -156,7 +156,7 @@ def command(app: typer.Typer, *names: str) -> Callable[[Callable[[Options], None
 class DlqGroup(TyperGroup):
     """The commands, of which `replay` is the default. Accepts the command lines of earlier versions.
 
-    `--hidden` was --visibility-timeout, `replay --native` was redrive, `replay --from-s3 URL` was `backfill URL`.
+    `--hidden` is now `--visibility-timeout`, `replay --native` is `redrive`, `replay --from-s3 URL` is `backfill URL`.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

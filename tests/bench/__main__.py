@@ -22,7 +22,7 @@ import onnxruntime as ort
 
 from enrichment import Bundle, Enricher
 from enrichment.encoder import Encoder
-from enrichment.text import ticket_text
+from enrichment.text import model_text
 from enrichment.ticket import RawTicket, ticket_from_object
 from events.generator import TicketGenerator
 from tests.bench.baseline import Demo, prepare
@@ -91,8 +91,7 @@ def per_ticket(bundle: Path) -> None:
     options.intra_op_num_threads = 2
     session = ort.InferenceSession(opened.path("encoder.onnx"), options, providers=["CPUExecutionProvider"])
     rows = [
-        [101, *tokens.ids.tolist(), 102]
-        for tokens in encoder.tokenize([ticket_text(t.subject, t.body)[0] for t in batch])
+        [101, *tokens.ids.tolist(), 102] for tokens in encoder.tokenize([model_text(t.subject, t.body) for t in batch])
     ]
     longest = max(map(len, rows))
     ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
@@ -121,7 +120,7 @@ def throughput(bundle: Path, models: Path) -> None:
     enricher = Enricher.open(bundle, threads=2)
     batch = tickets_of_eighty_tokens(Encoder.open(Bundle.open(bundle)), 10)
     ours, theirs = interleaved(
-        lambda: enricher.enrich(batch), lambda: demo.enrich(ticket_text(batch[0].subject, batch[0].body)[0]), rounds=3
+        lambda: enricher.enrich(batch), lambda: demo.enrich(model_text(batch[0].subject, batch[0].body)), rounds=3
     )
     ratio = theirs / (ours / 10)
     say("compact, tickets per second, against the torch demo", f"{ratio:.0f} times", "at least 15", ratio >= 15)

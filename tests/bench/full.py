@@ -23,7 +23,7 @@ from enrichment import Bundle, Enricher
 from enrichment.encoder import Encoder
 from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.summarizer import Summarizer
-from enrichment.text import ticket_text
+from enrichment.text import model_text
 from tests.bench import __main__ as bench
 from tests.bench.__main__ import REPOSITORY, interleaved, say, tickets_of_eighty_tokens
 from tests.bench.baseline import SUMMARY, Demo
@@ -105,7 +105,7 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
         enricher = Enricher.open(folder, threads=2)
         encoder = Encoder.open(Bundle.open(folder))
         batch = tickets_of_eighty_tokens(encoder, 10)
-        texts = [ticket_text(ticket.subject, ticket.body)[0] for ticket in batch]
+        texts = [model_text(ticket.subject, ticket.body) for ticket in batch]
         lengths = [len(read.ids) + 2 for read in encoder.tokenize(texts)]
         stages: dict[str, float] = {}
         ours, theirs, least = interleaved(
@@ -137,7 +137,7 @@ def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> 
         assert isinstance(spec, AbstractiveSpec)
         summarizer = Summarizer.open(bundle, spec, threads=2)
         tickets = tickets_of_eighty_tokens(Encoder.open(bundle), 10)
-        texts = [ticket_text(t.subject, t.body)[0] for t in tickets]
+        texts = [model_text(t.subject, t.body) for t in tickets]
         for size in (1, 10):
             batch = texts[:size]
             tokens: list[list[str]] = [[f"t{id_}" for id_ in np.maximum(summarizer.ids(text), 3)] for text in batch]

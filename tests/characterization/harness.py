@@ -42,7 +42,7 @@ from handler.worker.reports import Reporter, WorkerOptions
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENTS = REPOSITORY / "events"
 EVENT_BUCKET = "tickets-raw"  # the raw bucket's name in all sample events
-MODULES = {"enrichment": "enrichment", "demo": "handler.demo"}  # started with `python -m`
+MODULES = {"enrichment": "enrichment", "demo": "handler.local.demo"}  # started with `python -m`
 SCRIPTS: dict[str, str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "scripts"
 ]

@@ -1,4 +1,4 @@
-"""What MiniStack lacks: the alarm on the dead-letter queue, and SQS's own way back out of it (StartMessageMoveTask)."""
+"""What MiniStack lacks: the DLQ alarm, and SQS's own way to move messages out of a DLQ (StartMessageMoveTask)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ pytestmark = pytest.mark.only("localstack")
 
 @pytest.fixture(scope="module")
 def broken(pipeline: Pipeline) -> dict[str, bytes]:
-    """Tickets by key as they should have been; what was put there instead lies in the dead-letter queue."""
+    """The correct tickets by key; broken ones were uploaded instead, and are in the DLQ."""
     good = {f"redrive/{ticket['ticket_id']}.json": json.dumps(ticket).encode() for ticket in made(12, seed=7)}
     pipeline.put({key: body[:-1] for key, body in good.items()})  # the last brace is missing
-    wait_until(lambda: pipeline.depth("DlqUrl") == len(good), "all of them are dead letters")
+    wait_until(lambda: pipeline.depth("DlqUrl") == len(good), "all of them are in the DLQ")
     wait_until(lambda: pipeline.depth() == 0, "the queue is empty")
     return good
 
 
-def test_alarm_goes_off_when_a_dead_letter_is_there(broken: dict[str, bytes], pipeline: Pipeline) -> None:
+def test_alarm_when_a_message_is_in_the_dlq(broken: dict[str, bytes], pipeline: Pipeline) -> None:
     assert broken
     name = f"{pipeline.deployment.stack_name}-observability-dead-letters"
 

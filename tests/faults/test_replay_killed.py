@@ -35,7 +35,7 @@ VISIBILITY_TIMEOUT = 2  # seconds after which the messages of a killed process a
 
 
 @dataclass
-class Fate:
+class RunResult:
     """What happened to the messages of one run; bodies are unique, so they identify messages."""
 
     seed: int
@@ -61,7 +61,9 @@ class Run:
         self.sqs = stack.client("sqs")
         self.random = random.Random(seed)
         self.audit = folder / f"{seed}.jsonl" if seed % 2 else None
-        self.fate = Fate(seed, self.random.choice(["before", "after", "later"]), with_audit=self.audit is not None)
+        self.result = RunResult(
+            seed, self.random.choice(["before", "after", "later"]), with_audit=self.audit is not None
+        )
         self.dead, self.live = self._queues(f"killed-{seed}")
         self.messages = [f"{seed}/{number}" for number in range(self.random.randint(11, 45))]
         self.has_filter = self.random.random() < 0.3
@@ -69,9 +71,9 @@ class Run:
         # finally a receive that returns nothing, after which it is too late to kill it.
         tens = [range(len(self.messages))[first : first + BATCH] for first in range(0, len(self.messages), BATCH)]
         calls = 2 + sum(1 + 2 * any(self._is_selected(number) for number in ten) for ten in tens) + 1
-        self.death = self.random.randint(3, calls - (self.fate.phase == "later"))
+        self.kill_at = self.random.randint(3, calls - (self.result.phase == "later"))
 
-    def go(self) -> Fate:
+    def go(self) -> RunResult:
         """Put the messages there, kill the process, and count what is where."""
         self._put()
         self._kill()
@@ -79,11 +81,11 @@ class Run:
             time.sleep(0.1)
         if self.audit:
             self._start(self.stack.endpoint_url)
-            self.fate.exit_code = self.starter.wait()
+            self.result.exit_code = self.starter.wait()
         self._count(self._taken(self.live), self._taken(self.dead))
         for url in (self.live, self.dead):
             self.sqs.delete_queue(QueueUrl=url)
-        return self.fate
+        return self.result
 
     def _queues(self, name: str) -> tuple[str, str]:
         dead = self.sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
@@ -103,8 +105,8 @@ class Run:
         ]
         for first in range(0, len(entries), 10):
             self.sqs.send_message_batch(QueueUrl=self.dead, Entries=entries[first : first + 10])
-        self.fate.sent = len(self.messages)
-        self.fate.unselected = sum(not self._is_selected(number) for number in range(len(self.messages)))
+        self.result.sent = len(self.messages)
+        self.result.unselected = sum(not self._is_selected(number) for number in range(len(self.messages)))
 
     def _has_no_reason(self, number: int) -> bool:
         """One message in three looks as if SQS had moved it: it has no Reason."""
@@ -134,16 +136,16 @@ class Run:
         with Proxy(self.stack.endpoint_url) as proxy:
 
             def at(phase: str, operation: str) -> None:
-                if len(proxy.calls) != self.death or phase != self.fate.phase:
+                if len(proxy.calls) != self.kill_at or phase != self.result.phase:
                     return
-                self.fate.operation = operation
+                self.result.operation = operation
                 os.kill(process, signal.SIGKILL)
                 raise Unanswered
 
             def after(operation: str) -> None:
                 at("after", operation)
-                if len(proxy.calls) == self.death and self.fate.phase == "later":
-                    self.fate.operation = operation
+                if len(proxy.calls) == self.kill_at and self.result.phase == "later":
+                    self.result.operation = operation
                     threading.Timer(self.random.uniform(0, 0.01), os.kill, (process, signal.SIGKILL)).start()
 
             proxy.before, proxy.after = lambda operation: at("before", operation), after
@@ -166,12 +168,12 @@ class Run:
 
     def _count(self, live: list[dict[str, Any]], dead: list[dict[str, Any]]) -> None:
         there = Counter(message["Body"] for message in live + dead)
-        self.fate.lost = set(self.messages) - set(there)
-        self.fate.twice = there - Counter(self.messages)
-        self.fate.replayed, self.fate.left = len(live), len(dead)
+        self.result.lost = set(self.messages) - set(there)
+        self.result.twice = there - Counter(self.messages)
+        self.result.replayed, self.result.left = len(live), len(dead)
         for message in live:
             marks = message["MessageAttributes"]
-            self.fate.unmarked += set(marks) != {"ReplayCount", "OriginalMessageId", "ReplayedAt"}
+            self.result.unmarked += set(marks) != {"ReplayCount", "OriginalMessageId", "ReplayedAt"}
 
 
 def test_100_kills_lose_nothing_and_duplicate_at_most_one_batch(
@@ -180,7 +182,7 @@ def test_100_kills_lose_nothing_and_duplicate_at_most_one_batch(
     begun = time.monotonic()
     starters: queue.SimpleQueue[Starter] = queue.SimpleQueue()
 
-    def run(seed: int) -> Fate:
+    def run(seed: int) -> RunResult:
         starter = starters.get()
         try:
             return Run(stack, starter, seed, tmp_path).go()
@@ -190,38 +192,40 @@ def test_100_kills_lose_nothing_and_duplicate_at_most_one_batch(
     with ExitStack() as running, ThreadPoolExecutor(AT_ONCE) as pool:
         for _ in range(AT_ONCE):
             starters.put(running.enter_context(Starter()))
-        fates = list(pool.map(run, range(RUNS)))
+        results = list(pool.map(run, range(RUNS)))
     with capsys.disabled():
-        print(_report(fates, time.monotonic() - begun))  # noqa: T201
-    for fate in fates:
-        assert not fate.lost, fate
-        assert fate.twice.total() <= BATCH, fate
-        assert max(fate.twice.values(), default=1) == 1, fate  # no message arrives three times
-        assert fate.unmarked == 0, fate
-        assert fate.exit_code == 0, fate
-        assert fate.replayed + fate.left == fate.sent + fate.twice.total(), fate
+        print(_report(results, time.monotonic() - begun))  # noqa: T201
+    for result in results:
+        assert not result.lost, result
+        assert result.twice.total() <= BATCH, result
+        assert max(result.twice.values(), default=1) == 1, result  # no message arrives three times
+        assert result.unmarked == 0, result
+        assert result.exit_code == 0, result
+        assert result.replayed + result.left == result.sent + result.twice.total(), result
     # If all kills came before the first send, this would prove nothing.
-    assert {fate.operation for fate in fates} >= {"ReceiveMessage", "SendMessageBatch", "DeleteMessageBatch"}
-    assert any(fate.twice for fate in fates)
-    for fate in fates:
-        if fate.with_audit:  # all selected messages are gone, and only the batch being sent at the kill came twice
-            assert fate.left == fate.unselected, fate
-            assert not fate.twice or fate.phase == "later" or fate.operation == "SendMessageBatch", fate
+    assert {result.operation for result in results} >= {"ReceiveMessage", "SendMessageBatch", "DeleteMessageBatch"}
+    assert any(result.twice for result in results)
+    for result in results:
+        if result.with_audit:  # all selected messages are gone, and only the batch being sent at the kill came twice
+            assert result.left == result.unselected, result
+            assert not result.twice or result.phase == "later" or result.operation == "SendMessageBatch", result
 
 
-def _report(fates: list[Fate], seconds: float) -> str:
-    lines = [f"\n{len(fates)} runs of dlq-replay killed by SIGKILL, seeds 0 to {len(fates) - 1}, in {seconds:.0f} s"]
+def _report(results: list[RunResult], seconds: float) -> str:
+    lines = [
+        f"\n{len(results)} runs of dlq-replay killed by SIGKILL, seeds 0 to {len(results) - 1}, in {seconds:.0f} s"
+    ]
     for name, some in (
-        ("without an audit file", [fate for fate in fates if not fate.with_audit]),
-        ("resumed with one", [fate for fate in fates if fate.with_audit]),
+        ("without an audit file", [result for result in results if not result.with_audit]),
+        ("resumed with one", [result for result in results if result.with_audit]),
     ):
-        sent, twice = sum(fate.sent for fate in some), sum(fate.twice.total() for fate in some)
-        replayed, left = sum(fate.replayed for fate in some), sum(fate.left for fate in some)
-        lost = sum(len(fate.lost) for fate in some)
-        most = max(fate.twice.total() for fate in some)
+        sent, twice = sum(result.sent for result in some), sum(result.twice.total() for result in some)
+        replayed, left = sum(result.replayed for result in some), sum(result.left for result in some)
+        lost = sum(len(result.lost) for result in some)
+        most = max(result.twice.total() for result in some)
         lines.append(
             f"  {name}: {len(some)} runs, {sent} messages = {replayed} sent + {left} still in the DLQ - {twice} twice"
             f" (at most {most} in a run) + {lost} lost"
         )
-    points = Counter(f"{fate.phase} {fate.operation}" for fate in fates)
+    points = Counter(f"{result.phase} {result.operation}" for result in results)
     return "\n".join([*lines, "  killed " + ", ".join(f"{point}: {number}" for point, number in points.most_common())])

@@ -1,10 +1,15 @@
-"""What the classifiers are worth: 220 labelled tickets that no training has seen."""
+"""How good the classifiers are on 220 labelled tickets that no training has seen.
+
+These were written for this test. The figures for other people's tickets come from `make eval`, which needs data that is
+not in the repository.
+"""
 
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +29,16 @@ def results(enricher: Enricher) -> list[EnrichmentData]:
         ]
     )
     return [result for result in found if isinstance(result, EnrichmentData)]
+
+
+def _accepted(row: dict[str, Any], task: str) -> list[str]:
+    return row[task] if isinstance(row[task], list) else [row[task]]
+
+
+def _wanted(task: str, found: Sequence[str]) -> list[str]:
+    """The prediction where it is accepted, else the first accepted label."""
+    pairs = [(_accepted(row, task), label) for row, label in zip(ROWS, found, strict=True)]
+    return [label if label in accepted else accepted[0] for accepted, label in pairs]
 
 
 def _accuracy(wanted: Sequence[str], found: Sequence[str]) -> float:
@@ -64,7 +79,8 @@ def test_the_measure_is_right() -> None:
 def test_unseen_tickets_are_understood(
     results: list[EnrichmentData], capsys: pytest.CaptureFixture[str], task: str, measure: str, at_least: float
 ) -> None:
-    wanted, found = [row[task] for row in ROWS], [getattr(result, task) for result in results]
+    found = [getattr(result, task) for result in results]
+    wanted = _wanted(task, found)
     accuracy, scores = _accuracy(wanted, found), _f1_of_each(wanted, found)
     macro = sum(scores.values()) / len(scores)
     with capsys.disabled():
@@ -76,7 +92,7 @@ def test_unseen_tickets_are_understood(
 @pytest.mark.parametrize("task", ["intent", "urgency", "sentiment"])
 def test_what_needs_no_review_is_right_more_often(results: list[EnrichmentData], enricher: Enricher, task: str) -> None:
     threshold = getattr(enricher.bundle.manifest.models, task).threshold
-    right = [row[task] == getattr(result, task) for row, result in zip(ROWS, results, strict=True)]
+    right = [getattr(result, task) in _accepted(row, task) for row, result in zip(ROWS, results, strict=True)]
     sure = [getattr(result, f"{task}_confidence") >= threshold for result in results]
     of_the_sure = [r for r, s in zip(right, sure, strict=True) if s]
     assert 0.2 < len(of_the_sure) / len(right) < 1
@@ -85,6 +101,6 @@ def test_what_needs_no_review_is_right_more_often(results: list[EnrichmentData],
 
 @pytest.mark.parametrize("task", ["intent", "urgency", "sentiment"])
 def test_confidence_means_what_it_says(results: list[EnrichmentData], task: str) -> None:
-    right = [row[task] == getattr(result, task) for row, result in zip(ROWS, results, strict=True)]
+    right = [getattr(result, task) in _accepted(row, task) for row, result in zip(ROWS, results, strict=True)]
     confidence = [getattr(result, f"{task}_confidence") for result in results]
     assert sum(confidence) / len(confidence) == pytest.approx(sum(right) / len(right), abs=0.12)

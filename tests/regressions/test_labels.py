@@ -12,7 +12,6 @@ import pytest
 
 from enrichment import Enricher, EnrichmentData, parse_ticket
 from events.generator import TicketGenerator
-from tests.regressions.marks import issue
 from tests.regressions.tickets import ticket
 
 TASKS = ("intent", "urgency", "sentiment")
@@ -46,11 +45,9 @@ def labels(enricher: Enricher, subject: str, body: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(f"{HEAD}{paragraphs(WORDS)}</div></body></html>", id="word-html", marks=issue(15, "mark-up")),
+        pytest.param(f"{HEAD}{paragraphs(WORDS)}</div></body></html>", id="word-html"),
         pytest.param(paragraphs(WORDS.replace(". ", ".\n")), id="simple-html"),
-        pytest.param(
-            f"<div dir=ltr>{WORDS.replace('. ', '.<br><br>')}</div>", id="line-breaks", marks=issue(15, "mark-up")
-        ),
+        pytest.param(f"<div dir=ltr>{WORDS.replace('. ', '.<br><br>')}</div>", id="line-breaks"),
         pytest.param(
             "CAUTION: External email. Do not reply, do not follow its links and do not open its attachments unless "
             f"you are sure that it can be trusted.\n\n{WORDS}",
@@ -60,7 +57,6 @@ def labels(enricher: Enricher, subject: str, body: str) -> tuple[str, ...]:
             f"{WORDS}\n\nOn Mon, Mar 2, 2026 at 4:41 PM Licences <sales@quay.example> wrote:\n> Your login was blocked "
             "after five attempts.\n> The server will be down at once, this is critical!",
             id="quoted-mail",
-            marks=issue(15, "quoted mail"),
         ),
     ],
 )
@@ -68,7 +64,6 @@ def test_markup_banners_and_quotes_do_not_change_labels(body: str, enricher: Enr
     assert labels(enricher, "Receipt for September", body) == labels(enricher, "Receipt for September", WORDS)
 
 
-@issue(15, "quoted mail")
 def test_angry_quoted_mail_does_not_change_labels(enricher: Enricher) -> None:
     thread = (
         f"{PRAISE}\n\nOn Mon, Mar 2, 2026 at 4:41 PM Reception <desk@clinic.example> wrote:\n"
@@ -102,7 +97,6 @@ def from_text(enricher: Enricher) -> Enriched:
     return enriched(enricher, lambda body: body)
 
 
-@issue(15, "mark-up")
 @pytest.mark.parametrize(
     "shape",
     [

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import pytest
 
 from enrichment import Enricher, EnrichmentData
-from tests.regressions.marks import issue
 from tests.regressions.tickets import ticket
 
 REPLY = "The label printer still jams after the third page, although we cleaned the rollers twice as you advised us."
@@ -185,7 +184,7 @@ WRITERS_OWN_WORDS = [
         "release v3.0.7 of Deno.land since 11 a.m. Please mend it this week for Miller Bros. and for its Inc. and Co. "
         "partners.",
         (),
-        ("is for the U.S. Border Force", "is for the U.S. Customs and the U.K."),
+        ("is for the U.S. Border Force",),
     ),
 ]
 
@@ -193,7 +192,7 @@ ADDED_BY_PROGRAMS = [
     Case(
         "hidden-preheader",
         '<html><body><div style="display:none;max-height:0">' + "&nbsp;&zwnj;" * 80 + "</div>"
-        f"<p>{REPLY}</p></body></html>",
+        f"<p>{REPLY} Please call us.</p></body></html>",
         ("label printer still jams",),
         ("\u200c", "\u00a0"),
     ),
@@ -262,41 +261,7 @@ ADDED_BY_PROGRAMS = [
 ]
 
 
-UNTIL_ISSUE_15 = {
-    "attribution-on-two-lines",
-    "attribution-on-three-lines",
-    "indented-header",
-    "german-header",
-    "french-attribution",
-    "spanish-attribution",
-    "dutch-attribution",
-    "danish-attribution",
-    "italian-attribution",
-    "portuguese-attribution",
-    "dashes-around-the-attribution",
-    "word-html",
-    "webmail-html-with-a-long-attribution",
-    "quotation-within-a-quotation",
-    "sections-between-lines-of-underscores",
-    "thanks-in-the-middle",
-    "kind-of-is-no-greeting",
-    "from-and-to-of-a-journey",
-    "somebody-wrote-in-a-report",
-    "letters-that-grow-when-lowered",
-    "no-spaces-between-words",
-    "abbreviation-within-a-sentence",
-    "hidden-preheader",
-    "banner-of-external-mail",
-    "caution-banner",
-    "german-legal-notice",
-    "german-notice-of-confidential-content",
-    "stack-trace-of-python",
-    "lines-of-a-system-log",
-}
-CASES = [
-    pytest.param(case, id=case.name, marks=[issue(15, "the text's structure")] if case.name in UNTIL_ISSUE_15 else [])
-    for case in (*QUOTED_MAIL, *WRITERS_OWN_WORDS, *ADDED_BY_PROGRAMS)
-]
+CASES = [pytest.param(case, id=case.name) for case in (*QUOTED_MAIL, *WRITERS_OWN_WORDS, *ADDED_BY_PROGRAMS)]
 
 
 @pytest.mark.parametrize("case", CASES)

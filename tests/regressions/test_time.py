@@ -12,7 +12,6 @@ from typing import Final
 import pytest
 
 from tests.regressions.children import Child
-from tests.regressions.marks import issue
 from tests.regressions.tickets import raw
 
 # Five times the budget of one second.
@@ -35,12 +34,6 @@ TEXTS = {
     "line-ends": "\n" * 32_000 + "x",
     "brackets": "[" * 16_000 + "(" * 16_000,
 }
-SLOW = {
-    "exclamation-marks",
-    "closing-word-and-spaces",
-    "closing-word-and-tabs",
-    "tag-of-equals-signs-and-spaces",
-}
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +42,7 @@ def child(bundle: Path) -> Iterator[Child]:
         yield found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[issue(13, "linear time")] if n in SLOW else []) for n in TEXTS]
-)
+@pytest.mark.parametrize("name", TEXTS)
 def test_pathological_text_does_not_delay_the_batch(name: str, child: Child) -> None:
     tickets = [raw(f"GOOD-{number}", "Backup", GOOD) for number in range(9)]
     assert child.enrich([*tickets, raw("SLOW", "Help", TEXTS[name])], SECONDS) == 10

@@ -154,7 +154,7 @@ def as_boto3(message: DlqMessage) -> dict[str, Any]:
     }
 
 
-def text(value: str, kind: str = "String") -> dict[str, str]:
+def text(value: str, kind: str = "String") -> dict[str, Any]:
     """A message attribute in boto3's form."""
     return {"DataType": kind, "StringValue": value}
 

@@ -25,7 +25,7 @@ __all__ = ["SHAPE", "write_bundle", "write_source"]
 
 SHAPE = Shape(vocabulary=600, width=32, heads=4, encoder_layers=2, decoder_layers=2)
 _HELDOUT = Path(__file__).parents[1] / "parity" / "heldout.jsonl"
-_OF_COMPACT = ("encoder.onnx", "tokenizer.json", "cues.json", "heads.npz")
+_OF_COMPACT = ("encoder.onnx", "tokenizer.json", "features.json", "heads.npz")
 
 
 def write_source(folder: Path, **of_bart: Any) -> Path:
@@ -63,7 +63,7 @@ def write_bundle(
     """A full bundle of a source's small models; `change` may alter what its manifest says of the models."""
     folder.mkdir()
     of_compact = Bundle.open(compact).manifest.models.model_dump()
-    models = {name: of_compact[name] for name in ("encoder", "cues", "intent", "urgency")}
+    models = {name: of_compact[name] for name in ("encoder", "features", "intent", "urgency")}
     for name in _OF_COMPACT:
         (folder / name).symlink_to(compact.absolute() / name)
     origin = {"source": "random", "revision": "none", "source_sha256": "0" * 64, "pinned": False, "license": "none"}

@@ -24,7 +24,7 @@ from enrichment.manifest import canonical, read_manifest
 FILES = {
     "encoder.onnx": b"graph " * 300_000,  # more than one chunk of a copy
     "tokenizer.json": b"tokenizer",
-    "cues.json": b"cues",
+    "features.json": b"words",
     "heads.npz": b"heads",
 }
 
@@ -56,7 +56,7 @@ def _manifest(files: dict[str, bytes]) -> dict[str, Any]:
                 "max_tokens": 256,
                 "max_windows": 4,
             },
-            "cues": "cues.json",
+            "features": "features.json",
             "intent": _head("a", "b"),
             "urgency": _head("low", "high"),
             "sentiment": _head("NEUTRAL", "POSITIVE"),
@@ -90,7 +90,7 @@ def _source(folder: Path) -> Any:
 
 def test_open_returns_paths_digest_and_version(folder: Path) -> None:
     bundle = Bundle.open(folder, verify=True)
-    assert bundle.path("cues.json") == folder / "cues.json"
+    assert bundle.path("features.json") == folder / "features.json"
     assert bundle.digest == hashlib.sha256(canonical(_manifest(FILES))).hexdigest()
     assert bundle.version == f"compact-test@{bundle.digest[:12]}"
     assert Bundle.open(str(folder)).digest == bundle.digest
@@ -103,14 +103,14 @@ def test_shipped_bundle_matches_its_manifest(bundle: Path) -> None:
 
 
 def test_missing_bundle_raises(folder: Path, tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "nowhere", folder / "cues.json"):
+    for place in (tmp_path, tmp_path / "nowhere", folder / "features.json"):
         with pytest.raises(BundleMissing, match=r"holds no bundle\.json; build a bundle with `python -m enrichment"):
             Bundle.open(place)
 
 
 def test_missing_file_raises(folder: Path) -> None:
-    (folder / "cues.json").unlink()
-    with pytest.raises(BundleCorrupt, match=r"cues\.json is missing; copy or build the bundle again"):
+    (folder / "features.json").unlink()
+    with pytest.raises(BundleCorrupt, match=r"features\.json is missing; copy or build the bundle again"):
         Bundle.open(folder)
 
 
@@ -152,7 +152,8 @@ def test_digest_ignores_json_formatting(order: random.Random, indent: int | None
 
 def test_digest_changes_with_the_content() -> None:
     digests = set()
-    for place, value in [((), None), (("name",), "other"), (("verification", "note"), "x"), (("models", "cues"), "x")]:
+    edits = [((), None), (("name",), "other"), (("verification", "note"), "x"), (("models", "features"), "x")]
+    for place, value in edits:
         manifest = _manifest(FILES)
         target: Any = manifest
         for part in place[:-1]:
@@ -188,8 +189,8 @@ def test_manifest_that_is_not_json_raises(raw: bytes) -> None:
         ("schema_version", 2),
         ("profile", "huge"),
         ("name", "Über"),
-        ("files.cues.json.sha256", "xyz"),
-        ("files.cues.json.size", -1),
+        ("files.features.json.sha256", "xyz"),
+        ("files.features.json.size", -1),
         ("models.encoder.precision", "int4"),
         ("models.encoder.surprise", 1),
         ("models.intent.labels", ["one"]),
@@ -201,7 +202,7 @@ def test_manifest_that_is_not_json_raises(raw: bytes) -> None:
 def test_invalid_manifest_field_is_named(place: str, value: Any) -> None:
     manifest = _manifest(FILES)
     target: Any = manifest
-    *parts, last = place.replace("cues.json", "cues/json").split(".")
+    *parts, last = place.replace("features.json", "features/json").split(".")
     for part in parts:
         target = target[part.replace("/", ".")]
     target[last] = value
@@ -376,3 +377,10 @@ def test_bundle_errors_are_permanent() -> None:
     for kind in (BundleMissing, BundleInvalid, BundleCorrupt):
         assert issubclass(kind, BundleError)
         assert not kind.transient
+
+
+def test_the_old_name_of_the_word_lists_stays_readable(folder: Path) -> None:
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["models"]["cues"] = manifest["models"].pop("features")
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    assert Bundle.open(folder).manifest.models.features == "features.json"

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from enrichment import Bundle, BundleInvalid
 from enrichment.classify import TASKS, Head, open_heads
-from enrichment.cues import Cues
+from enrichment.features import LexicalFeatures
 
 HEAD = Head(["a", "b", "c"], "b", 0.5, np.eye(3, dtype=np.float32), np.asarray([0, 0, 1], np.float32))
 
@@ -42,7 +42,7 @@ def test_of_nothing_every_label_is_as_likely() -> None:
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
     """A bundle without its graph, which the heads do not need."""
-    for name in ("bundle.json", "cues.json", "heads.npz"):
+    for name in ("bundle.json", "features.json", "heads.npz"):
         shutil.copyfile(bundle / name, tmp_path / name)
     return tmp_path
 
@@ -55,7 +55,7 @@ def _open(folder: Path, features: int | None = None) -> Any:
         else:
             del manifest["files"][name]
     (folder / "bundle.json").write_text(json.dumps(manifest))
-    size = 5 * 384 + len(Cues.from_file(folder / "cues.json").names)
+    size = 5 * 384 + 4 * 384 + len(LexicalFeatures.from_file(folder / "features.json").names)
     return open_heads(Bundle.open(folder), size if features is None else features)
 
 
@@ -65,7 +65,7 @@ def _edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> No
     (folder / "bundle.json").write_text(json.dumps(manifest))
 
 
-def test_the_bundles_heads_fit_the_encoder_and_the_cues(copy: Path) -> None:
+def test_the_bundles_heads_fit_the_encoder_and_the_lexical_features(copy: Path) -> None:
     heads = _open(copy)
     assert set(heads) == set(TASKS)
     assert len(heads["intent"].labels) == 10

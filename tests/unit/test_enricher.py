@@ -27,7 +27,7 @@ from enrichment import (
     RawTicket,
 )
 from enrichment.encoder import Encoded, Encoder, Tokens
-from enrichment.enricher import _BUDGET
+from enrichment.enricher import _BUDGET, micro_batches
 from enrichment.text import Sentence
 
 HELDOUT = [
@@ -223,6 +223,13 @@ def test_what_still_fits_is_done(counting: Enricher, encoder: FakeEncoder) -> No
     assert encoder.batches == [2, 1]
 
 
+def test_a_pause_in_a_short_run_does_not_put_off_the_next_long_ticket(enricher: Enricher) -> None:
+    made = Enricher(enricher.bundle, enricher._encoder, enricher._classifiers)
+    made._learn(9, 1.0)
+    [result] = made.enrich([_ticket("Printer", "It does not print. " * 500)], time_left=lambda: 30.0)
+    assert isinstance(result, EnrichmentData)
+
+
 def test_with_time_enough_all_run_together(counting: Enricher, encoder: FakeEncoder) -> None:
     results = counting.enrich(TICKETS[:4], time_left=lambda: 1e6)
     assert all(isinstance(result, EnrichmentData) for result in results)
@@ -321,9 +328,10 @@ def test_a_stated_priority_needs_no_review_of_the_urgency(enricher: Enricher, al
         ("word " * 200, []),
         ("word " * 300, ["embedding", "intent", "urgency", "sentiment"]),
         ("word " * 1100, ["embedding", "intent", "urgency", "sentiment", "summary"]),
-        ("word" + " " * 40_000 + "word", ["embedding", "intent", "urgency", "sentiment", "summary"]),
+        ("word" + " " * 40_000 + "word", []),
+        ("word" * 40_000, ["embedding", "intent", "urgency", "sentiment", "summary"]),
     ],
-    ids=["one window", "two windows", "five windows", "far behind"],
+    ids=["one window", "two windows", "five windows", "white space", "a long word"],
 )
 def test_what_saw_only_the_beginning_is_named(enricher: Enricher, body: str, truncated: list[str]) -> None:
     assert _good(enricher.enrich([_ticket("", body)])[0]).truncated == truncated
@@ -366,11 +374,11 @@ def test_opening_says_what_is_wrong(bundle: Path, tmp_path: Path) -> None:
         Enricher.open(tmp_path)
     for path in bundle.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    spoiled = bytearray((bundle / "cues.json").read_bytes())
+    spoiled = bytearray((bundle / "features.json").read_bytes())
     spoiled[-2] ^= 1
-    (tmp_path / "cues.json").unlink()
-    (tmp_path / "cues.json").write_bytes(spoiled)
-    with pytest.raises(BundleCorrupt, match=r"cues\.json differs from its sha256"):
+    (tmp_path / "features.json").unlink()
+    (tmp_path / "features.json").write_bytes(spoiled)
+    with pytest.raises(BundleCorrupt, match=r"features\.json differs from its sha256"):
         Enricher.open(tmp_path, verify=True)
 
 
@@ -378,3 +386,23 @@ def test_threads_change_nothing(bundle: Path, alone: list[EnrichmentData]) -> No
     single = Enricher.open(str(bundle), threads=1, verify=True)
     for result, expected in zip(single.enrich(TICKETS[:6]), alone, strict=False):
         _same(_good(result), expected)
+
+
+# -- micro-batches -----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 256), st.integers(0, 4)), max_size=60), st.integers(1, 2000))
+def test_micro_batches_share_out_the_tickets_within_the_budget(sizes: list[tuple[int, int]], budget: int) -> None:
+    lengths, rows = [length for length, _ in sizes], [row for _, row in sizes]
+    batches = list(micro_batches(lengths, rows, budget))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    for batch in batches:
+        assert len(batch) == 1 or sum(rows[i] for i in batch) * max(lengths[i] for i in batch) <= budget
+    order = [lengths[i] for batch in batches for i in batch]
+    assert order == sorted(order, reverse=True)
+
+
+def test_micro_batches_are_as_large_as_the_budget_allows() -> None:
+    assert list(micro_batches([10, 10, 10, 10, 10], [1] * 5, 20)) == [[0, 1], [2, 3], [4]]
+    assert list(micro_batches([5, 100, 5], [1, 9, 1], 20)) == [[1], [0, 2]]
+    assert list(micro_batches([], [], 20)) == []

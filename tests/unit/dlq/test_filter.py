@@ -14,7 +14,7 @@ from handler.dlq.message import DlqMessage
 from tests.support.dlq_queues import dlq_message, text
 
 NOTIFICATION = json.dumps({"Records": [{"s3": {"bucket": {"name": "tickets-raw"}, "object": {"key": "2026/a.json"}}}]})
-ATTRIBUTES = {
+ATTRIBUTES: dict[str, dict[str, Any]] = {
     "source": text("mail"),
     "size": text("7", "Number"),
     "share": text("0.5", "Number.float"),

@@ -108,7 +108,8 @@ def test_second_replay_counts_on_and_keeps_the_first_id(attributes: dict[str, An
 
 
 def test_message_that_sqs_moved_keeps_everything_and_gets_three_attributes() -> None:
-    own = {"source": text("mail"), "weight": text("1.50", "Number"), "raw": {"DataType": "Binary", "BinaryValue": b"x"}}
+    raw = {"DataType": "Binary", "BinaryValue": b"x"}
+    own: dict[str, Any] = {"source": text("mail"), "weight": text("1.50", "Number"), "raw": raw}
     message = dlq_message("m-7", attributes=own)
     entry = prepared(message).entry
     ours = {name: value for name, value in entry["MessageAttributes"].items() if name not in own}

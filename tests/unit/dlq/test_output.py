@@ -8,6 +8,7 @@ import pty
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
@@ -71,9 +72,9 @@ def test_yes_option_asks_nothing(terminal: int, capsys: pytest.CaptureFixture[st
 def test_first_signal_requests_shutdown_and_the_second_stops(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
     with _stopping_on_signals() as shutdown:
-        assert not shutdown.is_requested
+        requested = [shutdown.is_requested]
         os.kill(os.getpid(), number)
-        assert shutdown.is_requested
+        assert [*requested, shutdown.is_requested] == [False, True]
         shutdown.pause(3600)  # returns at once
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
@@ -148,7 +149,7 @@ def test_message_without_a_usable_rejection_is_shown(rejection: object) -> None:
 
 
 def test_json_of_a_message_is_complete() -> None:
-    attributes = {"raw": {"DataType": "Binary", "BinaryValue": b"\x00"}, "source": text("mail")}
+    attributes: dict[str, Any] = {"raw": {"DataType": "Binary", "BinaryValue": b"\x00"}, "source": text("mail")}
     data = message_row(dlq_message(attributes={**attributes, "ReplayCount": text("3", "Number")})).data
     names = ["message_id", "reason", "sent_at", "replay_count", "rejection", "attributes", "body"]
     assert list(data) == names

@@ -1,4 +1,4 @@
-"""From a ticket to the models' text: joining, sentences, micro-batches."""
+"""Words, sentences and paragraphs."""
 
 import re
 import time
@@ -8,40 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrichment.text import micro_batches, sentences, ticket_text, word_count
+from enrichment.text import sentences, word_count
+from enrichment.text.sentences import unwrapped
 
 
 def _split(text: str, start: int = 0) -> list[str]:
     return [text[s.start : s.end] for s in sentences(text, start)]
-
-
-@pytest.mark.parametrize(
-    ("subject", "body", "joined"),
-    [
-        ("Printer", "It is dead.", "Printer. It is dead."),
-        ("Printer?", "It is dead.", "Printer? It is dead."),
-        ("Printer!", "It is dead.", "Printer! It is dead."),
-        ("Printer.", "It is dead.", "Printer. It is dead."),
-        ("Printer:", "It is dead.", "Printer:. It is dead."),
-        (" Printer \n", "\n It is dead. ", "Printer. It is dead."),
-        ("", "It is dead.", "It is dead."),
-        ("  ", "It is dead.", "It is dead."),
-        ("Printer", "", "Printer"),
-        ("Printer", " \n\t ", "Printer"),
-        ("", "", ""),
-    ],
-)
-def test_subject_and_body_are_joined(subject: str, body: str, joined: str) -> None:
-    text, begin = ticket_text(subject, body)
-    assert text == joined
-    assert text[begin:] == body.strip()
-
-
-@given(st.text(), st.text())
-def test_the_body_begins_where_it_is_said_to(subject: str, body: str) -> None:
-    text, begin = ticket_text(subject, body)
-    assert text[begin:] == body.strip()
-    assert text.startswith(subject.strip())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +86,7 @@ close it again
 
 
 def test_lines_that_a_mail_program_wrapped_are_joined() -> None:
-    assert [" ".join(part.split()) for part in _split(WRAPPED)] == [
+    assert [" ".join(part.split()) for part in _split(unwrapped(WRAPPED.split("\n")))] == [
         WRAPPED.partition(" Is there")[0].replace("\n", " "),
         "Is there a cure?",
         "Steps, in the order in which we took them on the machine of the assistant:",
@@ -126,13 +98,13 @@ def test_lines_that_a_mail_program_wrapped_are_joined() -> None:
 
 
 def test_long_lines_of_a_chat_are_not_taken_for_wrapped_ones() -> None:
-    lines = ["i pay for the large options and it shows me the small one since " + "monday " * 9, "please correct it"]
-    assert _split("\n".join(lines)) == [line.strip() for line in lines]
+    lines = ["i pay for the large plan and it shows me the small one since " + "monday " * 9, "please correct it"]
+    assert _split(unwrapped(lines)) == [line.strip() for line in lines]
 
 
 def test_sentences_are_sought_from_a_position_on() -> None:
-    text, begin = ticket_text("Printer. Dead. Again", "It smokes. Help!")
-    assert _split(text, begin) == ["It smokes.", "Help!"]
+    text = "Printer. Dead. Again. It smokes. Help!"
+    assert _split(text, text.index("It")) == ["It smokes.", "Help!"]
 
 
 PIECES = re.findall(r"\S+", "Dr. no. 3. a. J. e.g. p.m. word Word (so so.) ! ?' ... … 。 don't 4.99 😀 字字 - Nov.")
@@ -179,20 +151,3 @@ def test_splitting_takes_time_in_proportion_to_the_text() -> None:
 )
 def test_words_are_counted(text: str, count: int) -> None:
     assert word_count(text) == count
-
-
-@given(st.lists(st.tuples(st.integers(0, 256), st.integers(0, 4)), max_size=60), st.integers(1, 2000))
-def test_micro_batches_share_out_the_tickets_within_the_budget(sizes: list[tuple[int, int]], budget: int) -> None:
-    lengths, rows = [length for length, _ in sizes], [row for _, row in sizes]
-    batches = list(micro_batches(lengths, rows, budget))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
-    for batch in batches:
-        assert len(batch) == 1 or sum(rows[i] for i in batch) * max(lengths[i] for i in batch) <= budget
-    order = [lengths[i] for batch in batches for i in batch]
-    assert order == sorted(order, reverse=True)
-
-
-def test_micro_batches_are_as_large_as_the_budget_allows() -> None:
-    assert list(micro_batches([10, 10, 10, 10, 10], [1] * 5, 20)) == [[0, 1], [2, 3], [4]]
-    assert list(micro_batches([5, 100, 5], [1, 9, 1], 20)) == [[1], [0, 2]]
-    assert list(micro_batches([], [], 20)) == []

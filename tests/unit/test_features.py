@@ -1,4 +1,4 @@
-"""Cue words: what is counted, how far a negation reaches, and what cannot be read."""
+"""Lexical features: what is counted, how far a negation reaches, and what cannot be read."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrichment import BundleInvalid
-from enrichment.cues import SURFACE, Cues
+from enrichment.features import SURFACE, LexicalFeatures
 
 LEXICON = {
     "positive": ["good", "great"],
@@ -17,7 +17,7 @@ LEXICON = {
     "negators": ["not", "never", "no"],
     "intensifiers": ["very"],
 }
-CUES = Cues(
+FEATURES = LexicalFeatures(
     LEXICON,
     {
         "urgency.low": ["no rush", "not urgent", "whenever"],
@@ -28,17 +28,17 @@ CUES = Cues(
 
 
 def _features(text: str) -> dict[str, float]:
-    return dict(zip(CUES.names, CUES.features(text).tolist(), strict=True))
+    return dict(zip(FEATURES.names, FEATURES.features(text).tolist(), strict=True))
 
 
 def _count(text: str, name: str) -> int:
     return round(math.expm1(_features(text)[name]))
 
 
-def test_the_names_are_the_surface_and_the_groups_that_hold_cues() -> None:
-    assert CUES.names == (*SURFACE, "urgency.high", "urgency.low")
-    assert CUES.features("").shape == (len(CUES.names),)
-    assert not CUES.features("").any()
+def test_the_names_are_the_surface_and_the_groups_that_hold_phrases() -> None:
+    assert FEATURES.names == (*SURFACE, "urgency.high", "urgency.low")
+    assert FEATURES.features("").shape == (len(FEATURES.names),)
+    assert not FEATURES.features("").any()
 
 
 @pytest.mark.parametrize(
@@ -120,25 +120,25 @@ def test_the_surface_is_counted() -> None:
 
 @given(st.text())
 def test_any_text_has_finite_features(text: str) -> None:
-    found = CUES.features(text)
+    found = FEATURES.features(text)
     assert all(map(math.isfinite, found.tolist()))
     assert abs(float(found[SURFACE.index("balance")])) <= 1
 
 
-def test_cues_come_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "cues.json"
+def test_word_lists_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "features.json"
     path.write_text(json.dumps({"lexicon": LEXICON, "groups": {"urgency.high": ["down"]}}))
-    assert Cues.from_file(path).names == (*SURFACE, "urgency.high")
+    assert LexicalFeatures.from_file(path).names == (*SURFACE, "urgency.high")
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"lexicon": [], "groups": {}}', '{"lexicon": null}', "\xff"])
-def test_a_file_without_cues_is_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "cues.json"
+def test_a_file_without_word_lists_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "features.json"
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(BundleInvalid, match=r"cues\.json holds no cues .*; rebuild the bundle"):
-        Cues.from_file(path)
+    with pytest.raises(BundleInvalid, match=r"features\.json holds no word lists .*; rebuild the bundle"):
+        LexicalFeatures.from_file(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleInvalid, match=r"cues\.json"):
-        Cues.from_file(tmp_path / "cues.json")
+    with pytest.raises(BundleInvalid, match=r"features\.json"):
+        LexicalFeatures.from_file(tmp_path / "features.json")

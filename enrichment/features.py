@@ -1,7 +1,7 @@
-"""Cue words: what single words and phrases say beside the encoder.
+"""Lexical features: counts of words, phrases and punctuation, which the classifiers read beside the encoder's output.
 
-A sentence vector blurs "not", "but" and "third time"; the cues count them. They are data (taxonomy.toml), the bundle
-carries them, and the classifiers weigh them like any other feature.
+A sentence vector blurs "not", "but" and "third time"; these features count them. The word lists are data
+(taxonomy.toml), and the bundle carries them.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from enrichment.encoder import Floats
 from enrichment.errors import BundleInvalid
 
-__all__ = ["SURFACE", "Cues"]
+__all__ = ["SURFACE", "LexicalFeatures"]
 
 _TOKEN: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[.!?;:,\n]")
 _CONTRASTS: Final = frozenset({"but", "however", "although", "though", "except", "unfortunately", "yet"})
 _NEGATION_REACH: Final = 4  # words: "not at all a good idea"
-SURFACE: Final = (  # features of any text; those of a bundle's own groups of cues follow
+SURFACE: Final = (  # features of any text; one per group of phrases follows
     "positive",
     "negative",
     "negated_positive",
@@ -43,8 +43,8 @@ SURFACE: Final = (  # features of any text; those of a bundle's own groups of cu
 )
 
 
-class Cues:
-    """Counts cues in a text; the vector's length and order are fixed by the data."""
+class LexicalFeatures:
+    """Computes the lexical features of a text; the vector's length and order are fixed by the word lists."""
 
     def __init__(self, lexicon: Mapping[str, Sequence[str]], groups: Mapping[str, Sequence[str]]) -> None:
         self._positive = frozenset(lexicon["positive"])
@@ -55,16 +55,16 @@ class Cues:
         self.names = (*SURFACE, *self._groups)
 
     @classmethod
-    def from_file(cls, path: Path) -> Cues:
-        """Reads the cues of a bundle. Raises BundleInvalid."""
+    def from_file(cls, path: Path) -> LexicalFeatures:
+        """Reads the word lists of a bundle. Raises BundleInvalid."""
         try:
             data: dict[str, Any] = json.loads(path.read_bytes())
             return cls(data["lexicon"], data["groups"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise BundleInvalid(f"{path} holds no cues ({error!r}); rebuild the bundle") from error
+            raise BundleInvalid(f"{path} holds no word lists ({error!r}); rebuild the bundle") from error
 
     def features(self, text: str) -> Floats:
-        """The cue vector of a text, (len(names),): logarithms of counts, shares and signs, all of order 1."""
+        """The vector of a text, shape (len(names),): logarithms of counts, shares and signs, all of order 1."""
         text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
         lowered = text.lower()
         surface = self._surface(text, lowered)
@@ -118,7 +118,7 @@ class Cues:
 
 
 def _pattern(phrases: Sequence[str]) -> re.Pattern[str]:
-    # Longest first, so that of two cues in one place the fuller counts; a final * matches any ending.
+    # Longest first, so that the longer of two phrases at one place counts; a final * matches any ending.
     parts = sorted({phrase.lower() for phrase in phrases}, key=lambda phrase: (-len(phrase), phrase))
     body = "|".join(re.escape(part).replace(r"\*", r"\w*").replace(r"\ ", r"\s+") for part in parts)
     return re.compile(rf"(?<!\w)(?:{body})(?!\w)")

@@ -1,0 +1,75 @@
+"""All steps before the models take time in proportion to the text, whatever it holds."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enrichment.summary.extractive import outline, plain
+
+PUMPED = {
+    "a tag that never ends": "<a " + "=" * 2000 + " " * 4000 + "x",
+    "exclamation marks": "!" * 32_768,
+    "a closing word and spaces": "Thanks" + " " * 32_000 + "§",
+    "dot leaders": "Chapter one " + "." * 32_000 + " 7 and so on",
+    "angle brackets": "<" * 32_768,
+    "a number without end": "&#" + "1" * 30_000 + ";",
+    "ampersands": "&" * 32_768,
+}
+# What a pattern or a loop of the package begins with, ends with, or repeats.
+PIECES = [
+    "<a "
+    "", "<p>", "<b>", "<!--", "<style>", "<div hidden>", "<blockquote>", "<div style='display:none'>", '<b" ="', "</p>", "-->",
+    "On 1 "
+    "", "On Mon, 1 Jan 2026 a wrote ", "wrote:\n", "schrieb ", "From: a\n", "From: a@b.cc\nTo: b\n", "Subject: ", "<a@b.cc> ", "> a\n", ">",
+    "-----", "_____\n", "Original Message ", "at a.b(", "at a(b:1)\n", 'File "x", line 1\n', "#0 ", "a::", "x@http://", "Error: ", "goroutine 1 [",
+    "2026-11-18 02:00:07 "
+    "", "2026-11-18 02:00:07 ERROR x\n", "Nov 18 02:00:07 a ", "[", "]", "{", '{"level":', 'time="', "```\n",
+    "Thanks\n", "Thanks, ", "Best regards, Joe\n", "P.S. ", "--\n", "Name Name\n", "Name ", "this email is confidential ", "intended recipient ",
+    "CAUTION: ", "external ", "[EXTERNAL] ", "this message ", "Hi all, ", "please see below ", "i hope you ",
+    "mr. "
+    "", "U.S. ", "(a! ", "e.g.\n", "...", "! ", "? ", "字。", "ก", "\u200c", "\U000e0041", "&amp; ", "\r\n", "\n", " \n", " ", "\t",
+    "a", "1", "1 ", "-", "- ", "* ", "**", "|", "'", '"', "=", "/", ":", "a:", "a.", ";", ",", "x" * 40, "word ",
+]  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    best = float("inf")
+    for _ in range(3):
+        begin = time.process_time()
+        found = outline("Lamp", text)
+        for sentence in found.sentences[:50]:
+            plain(found.text[sentence.start : sentence.end])
+        best = min(best, time.process_time() - begin)
+    return best
+
+
+@pytest.mark.parametrize("name", PUMPED)
+def test_known_pumps_take_no_second(name: str) -> None:
+    assert _seconds(PUMPED[name]) < 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pump=st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join),
+    before=st.sampled_from(["", "The lift is stuck since Monday morning.\n\n", "<p>The lift</p>", "<b>"]),
+    after=st.sampled_from(["", "§", "x", "\nend", "</p>", '">']),
+)
+def test_twice_the_text_takes_at_most_three_times_as_long(pump: str, before: str, after: str) -> None:
+    def text(size: int) -> str:
+        return before + pump * (size // len(pump)) + after
+
+    half, whole = _seconds(text(16_384)), _seconds(text(32_768))
+    assert whole < 1
+    # Under some milliseconds the clock says more about the machine than about the text.
+    assert whole < 3 * max(half, 0.01)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<b>", "<p>", "<p>a</p>", "a\n", "> a\n", "<div style='display:none'>", "Thanks\n", "a b ", "&amp;", "字。"],
+)
+def test_a_megabyte_takes_about_as_long_as_it_takes_to_read_it(piece: str) -> None:
+    # Five times the budget of half a second.
+    assert _seconds("The lift.\n\n" + piece * (1_048_576 // len(piece.encode()))) < 2.5
