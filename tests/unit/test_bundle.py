@@ -218,7 +218,11 @@ def test_unsafe_file_name_is_rejected(name: str, tmp_path: Path) -> None:
     files = {**FILES, name: b"evil"}
     raw = json.dumps(_manifest(files)).encode()
     with pytest.raises(BundleInvalid, match="is no name of a file in its folder; rebuild the bundle"):
-        install(lambda asked: io.BytesIO(raw if asked == "bundle.json" else files[asked]), tmp_path / "c", place="here")
+        install(
+            lambda requested: io.BytesIO(raw if requested == "bundle.json" else files[requested]),
+            tmp_path / "c",
+            place="here",
+        )
     assert not (tmp_path / "c").exists()
 
 
@@ -226,10 +230,10 @@ def test_unsafe_file_name_is_rejected(name: str, tmp_path: Path) -> None:
 
 
 def test_install_copies_once(folder: Path, tmp_path: Path) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def source(name: str) -> BinaryIO:
-        asked.append(name)
+        requested.append(name)
         return (folder / name).open("rb")
 
     cache = tmp_path / "cache" / "deep"
@@ -237,9 +241,9 @@ def test_install_copies_once(folder: Path, tmp_path: Path) -> None:
     assert target == cache / Bundle.open(folder).digest
     assert Bundle.open(target, verify=True).digest == target.name
     assert (target / "bundle.json").read_bytes() == (folder / "bundle.json").read_bytes()
-    assert sorted(asked) == sorted([*FILES, "bundle.json"])
+    assert sorted(requested) == sorted([*FILES, "bundle.json"])
     assert install(source, str(cache), place="here") == target
-    assert asked[len(FILES) + 1 :] == ["bundle.json"]
+    assert requested[len(FILES) + 1 :] == ["bundle.json"]
     assert _copies(cache) == [target.name]
 
 
@@ -273,11 +277,11 @@ def test_interrupted_copy_is_removed(folder: Path, tmp_path: Path) -> None:
 
 
 def test_concurrent_threads_install_one_copy(folder: Path, tmp_path: Path) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
     start = threading.Barrier(8)
 
     def source(name: str) -> BinaryIO:
-        asked.append(name)
+        requested.append(name)
         return (folder / name).open("rb")
 
     def run(_: int) -> Path:
@@ -287,7 +291,7 @@ def test_concurrent_threads_install_one_copy(folder: Path, tmp_path: Path) -> No
     with ThreadPoolExecutor(8) as pool:
         targets = set(pool.map(run, range(8)))
     assert len(targets) == 1
-    assert asked.count("encoder.onnx") == 1
+    assert requested.count("encoder.onnx") == 1
     Bundle.open(targets.pop(), verify=True)
 
 

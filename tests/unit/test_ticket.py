@@ -63,10 +63,10 @@ def test_plain_ticket_gets_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", ["ticket_id", "customer_id"])
-@pytest.mark.parametrize(("length", "good"), [(0, False), (1, True), (256, True), (257, False)])
-def test_ids_have_1_to_256_characters(name: str, length: int, *, good: bool) -> None:
+@pytest.mark.parametrize(("length", "is_valid"), [(0, False), (1, True), (256, True), (257, False)])
+def test_ids_have_1_to_256_characters(name: str, length: int, *, is_valid: bool) -> None:
     raw = _raw(**{name: "ü" * length})
-    if good:
+    if is_valid:
         assert getattr(parse_ticket(raw), name) == "ü" * length
     else:
         assert str(_error(raw)).startswith(f"{name}: String should have at ")

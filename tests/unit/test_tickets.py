@@ -207,7 +207,7 @@ def test_only_selected_urgencies_are_queried(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selection", "wanted"),
+    ("selection", "expected"),
     [
         (Selection(), {"plain", "old", "login", "angry", "unsure"}),
         (Selection(intent="login_issue"), {"login", "unsure"}),
@@ -220,14 +220,14 @@ def test_only_selected_urgencies_are_queried(harness: Harness) -> None:
         (Selection(("low",), "login_issue", "NEGATIVE", needs_review=True, since=1000), set()),
     ],
 )
-def test_selection_requires_all_its_conditions(harness: Harness, selection: Selection, wanted: set[str]) -> None:
+def test_selection_requires_all_its_conditions(harness: Harness, selection: Selection, expected: set[str]) -> None:
     harness.store("plain")
     harness.store("old", 999)
     harness.store("login", intent="login_issue")
     harness.store("angry", sentiment="NEGATIVE")
     harness.store("unsure", intent="login_issue", sentiment="NEGATIVE", urgency="high", needs_review=True)
-    assert set(ids(harness.repository.newest(selection))) == wanted
-    assert sum(harness.repository.count(selection)["intent"].values()) == len(wanted)
+    assert set(ids(harness.repository.newest(selection))) == expected
+    assert sum(harness.repository.count(selection)["intent"].values()) == len(expected)
 
 
 def test_selective_filter_reads_on_until_the_limit(harness: Harness) -> None:
@@ -330,11 +330,11 @@ def similarity(harness: Harness, ticket_id: str, *, limit: int = 10, among: int 
 
 
 def test_similar_tickets_are_ordered_by_cosine(harness: Harness) -> None:
-    vectors = {"asked": (3.0, 4.0), "same": (6.0, 8.0), "near": (4.0, 3.0), "across": (-4.0, 3.0), "none": (0.0,)}
+    vectors = {"query": (3.0, 4.0), "same": (6.0, 8.0), "near": (4.0, 3.0), "across": (-4.0, 3.0), "none": (0.0,)}
     for created_at, (ticket_id, vector) in enumerate(vectors.items()):
         harness.store(ticket_id, created_at, vector=vector)
     harness.store("against", vector=(-3.0, -4.0))
-    found = similarity(harness, "asked")
+    found = similarity(harness, "query")
     assert [(item.ticket_id, round(cosine, 6)) for cosine, item in found.matches] == [
         ("same", 1.0),
         ("near", 0.96),
@@ -343,11 +343,11 @@ def test_similar_tickets_are_ordered_by_cosine(harness: Harness) -> None:
         ("against", -1.0),
     ]
     assert (found.compared, found.oldest, found.unreadable, found.foreign) == (5, None, 0, 0)
-    assert ids(item for _, item in similarity(harness, "asked", limit=2).matches) == ["same", "near"]
+    assert ids(item for _, item in similarity(harness, "query", limit=2).matches) == ["same", "near"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "among", "compared", "oldest"),
+    ("query", "among", "compared", "oldest"),
     [
         ("t9", 3, ["t8", "t7", "t6"], 6),
         ("t0", 3, ["t9", "t8", "t7"], 7),
@@ -358,17 +358,17 @@ def test_similar_tickets_are_ordered_by_cosine(harness: Harness) -> None:
     ],
 )
 def test_newest_tickets_are_compared_and_the_cutoff_is_reported(
-    harness: Harness, asked: str, among: int, compared: list[str], oldest: int | None
+    harness: Harness, query: str, among: int, compared: list[str], oldest: int | None
 ) -> None:
     for number in range(10):
         harness.store(f"t{number}", number, urgency=URGENCIES[number % 4])
-    found = similarity(harness, asked, among=among)
+    found = similarity(harness, query, among=among)
     assert ids(item for _, item in found.matches) == compared
     assert (found.compared, found.oldest) == (len(compared), oldest)
 
 
 def test_tickets_that_cannot_be_compared_are_counted(harness: Harness) -> None:
-    harness.store("asked")
+    harness.store("query")
     harness.store("foreign", model_version="full@0123456789ab")
     gone = harness.store("gone")
     harness.s3.delete_object(Bucket=harness.place, Key=gone, VersionId=harness.item("gone").s3_version_id)
@@ -380,7 +380,7 @@ def test_tickets_that_cannot_be_compared_are_counted(harness: Harness) -> None:
         harness.dynamodb.put_item(
             TableName=harness.place, Item={**item, "created_at": {"N": "5"}, "model_version": {"S": VERSION}}
         )
-    found = similarity(harness, "asked")
+    found = similarity(harness, "query")
     assert ids(item for _, item in found.matches) == ["foreign"]
     assert (found.compared, found.unreadable, found.foreign) == (5, 4, 1)
 
@@ -392,7 +392,7 @@ def test_similar_to_empty_ticket_raises(harness: Harness) -> None:
 
 
 def test_objects_are_read_concurrently(harness: Harness) -> None:
-    own = harness.store("asked")
+    own = harness.store("query")
     for number in range(8):
         harness.store(f"t{number}")
     barrier = threading.Barrier(4)
@@ -402,18 +402,18 @@ def test_objects_are_read_concurrently(harness: Harness) -> None:
             barrier.wait(timeout=30)  # raises if three others do not arrive
 
     harness.before = meet
-    assert similarity(harness, "asked").compared == 8
+    assert similarity(harness, "query").compared == 8
 
 
 def test_error_or_ctrl_c_stops_reading(harness: Harness) -> None:
-    own = harness.store("asked")
+    own = harness.store("query")
     for number in range(60):
         harness.store(f"t{number}")
 
     def delay(_name: str, _params: dict[str, Any]) -> None:
         time.sleep(0.05)  # the first call must return before all have started
 
-    def refuse(name: str, params: dict[str, Any]) -> None:
+    def deny_access(name: str, params: dict[str, Any]) -> None:
         time.sleep(0.05)
         if name == "GetObject" and params["Key"] != own:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, name)
@@ -421,12 +421,12 @@ def test_error_or_ctrl_c_stops_reading(harness: Harness) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    item, options, harness.before = harness.item("asked"), {"limit": 10, "among": 1000}, delay
+    item, options, harness.before = harness.item("query"), {"limit": 10, "among": 1000}, delay
     with pytest.raises(KeyboardInterrupt):
         similar(harness.repository, item, begin=lambda _: None, advance=interrupt, **options)
     assert 1 < harness.calls.count("GetObject") < 60
     harness.forget_calls()
-    harness.before = refuse
+    harness.before = deny_access
     with pytest.raises(ClientError, match="AccessDenied"):
         similar(harness.repository, item, begin=lambda _: None, advance=lambda: None, **options)
     assert 1 < harness.calls.count("GetObject") < 60
@@ -665,27 +665,27 @@ def test_created_at_selects_among_tickets_with_the_same_id(harness: Harness) -> 
 
 
 def test_similar_reports_what_was_left_out(harness: Harness) -> None:
-    harness.store("asked", 9)
+    harness.store("query", 9)
     harness.store("near", 8, vector=(0.8, 0.6))
     harness.store("foreign", 7, vector=(0.6, 0.8), model_version="other")
     gone = harness.store("gone", 6)
     harness.s3.delete_object(Bucket=harness.place, Key=gone, VersionId=harness.item("gone").s3_version_id)
     harness.store("older", 5)
-    result = run("similar", "asked", "--among", "3")
+    result = run("similar", "query", "--among", "3")
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["0.8000", "0.6000"]
     assert result.stderr == (
         "compared with 3 tickets; tickets older than 1970-01-01T00:00:06Z were not compared (raise --among); "
         "1 of them have no readable object; 1 come from another model version, so their cosines are less meaningful\n"
     )
-    everything = run("similar", "asked", "--json", "--limit", "1")
+    everything = run("similar", "query", "--json", "--limit", "1")
     assert json.loads(everything.stdout)["ticket_id"] == "older"
     assert "left out" not in everything.stderr
 
 
 @pytest.mark.parametrize("command", ["get", "similar"])
 def test_unknown_id_exits_1_with_one_line(harness: Harness, command: str) -> None:
-    result = run(command, "nobody")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "tickets: no ticket nobody\n")
+    result = run(command, "unknown")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "tickets: no ticket unknown\n")
 
 
 @pytest.mark.parametrize("arguments", [("get", "t"), ("show", "--watch")])
