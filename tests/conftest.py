@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def bundle() -> Path:
-    """The compact bundle's folder; the tests run on real weights."""
+    """The compact bundle's folder; tests use the real weights."""
     folder = Path(os.environ.get("TICKET_BUNDLE", REPOSITORY / ".bundles" / "compact"))
     if not (folder / "bundle.json").is_file():
         pytest.fail(f"there is no bundle at {folder}; build it with `make bundle`")

@@ -25,14 +25,14 @@ from enrichment.encoder import Encoder
 from enrichment.text import model_text
 from enrichment.ticket import RawTicket, ticket_from_object
 from events.generator import TicketGenerator
-from tests.bench.baseline import Demo, prepare
+from tests.bench.baseline import TorchBaseline, prepare
 from tests.bench.cold import print_profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 failed = False
 
 
-def say(what: str, value: str, budget: str, ok: bool) -> None:
+def report(what: str, value: str, budget: str, ok: bool) -> None:
     """Prints one figure."""
     global failed  # noqa: PLW0603 - a script's own verdict
     failed |= not ok
@@ -102,7 +102,7 @@ def per_ticket(bundle: Path) -> None:
         rounds=30,
     )
     ratio = ours / bare
-    say(
+    report(
         "compact, a batch of 10, against one bare pass of its encoder",
         f"{ratio:.2f} times",
         "at most 2.5",
@@ -116,22 +116,24 @@ def throughput(bundle: Path, models: Path) -> None:
     import torch
 
     torch.set_num_threads(2)
-    demo = Demo(models)
+    torch_baseline = TorchBaseline(models)
     enricher = Enricher.open(bundle, threads=2)
     batch = tickets_of_eighty_tokens(Encoder.open(Bundle.open(bundle)), 10)
     ours, theirs = interleaved(
-        lambda: enricher.enrich(batch), lambda: demo.enrich(model_text(batch[0].subject, batch[0].body)), rounds=3
+        lambda: enricher.enrich(batch),
+        lambda: torch_baseline.enrich(model_text(batch[0].subject, batch[0].body)),
+        rounds=3,
     )
     ratio = theirs / (ours / 10)
-    say("compact, tickets per second, against the torch demo", f"{ratio:.0f} times", "at least 15", ratio >= 15)
+    report("compact, tickets per second, against the torch demo", f"{ratio:.0f} times", "at least 15", ratio >= 15)
 
 
 def memory(bundle: Path) -> None:
     """Peak memory over 1,000 tickets."""
     metrics = json_of("tests.bench.memory", str(bundle))
     peak, growth = metrics["peak_mb"], metrics["after_1000"] / metrics["after_200"]
-    say("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
-    say("  memory after 1,000 tickets against after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
+    report("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
+    report("  memory after 1,000 tickets against after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
 
 
 def start(bundle: Path, models: Path) -> None:
@@ -146,10 +148,10 @@ def start(bundle: Path, models: Path) -> None:
         begin = time.perf_counter()
         json_of("tests.bench.baseline", str(models))
         seconds["demo"].append(time.perf_counter() - begin)
-    demo = statistics.median(seconds["demo"])
+    torch_baseline = statistics.median(seconds["demo"])
     for kind, share in (("library", 1 / 4), ("handler", 1 / 3)):
-        ratio = statistics.median(seconds[kind]) / demo
-        say(
+        ratio = statistics.median(seconds[kind]) / torch_baseline
+        report(
             f"compact, start to first ticket, {kind}, against the torch stack",
             f"{ratio:.3f}",
             f"at most {share:.3f}",
@@ -170,7 +172,7 @@ def packages() -> None:
             stderr=subprocess.DEVNULL,
         )
         size = sum(path.lstat().st_size for path in Path(target).rglob("*") if path.is_file()) / 1e6
-    say("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
+    report("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
 
 
 def json_of(module: str, *arguments: str) -> dict[str, Any]:

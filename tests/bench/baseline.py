@@ -71,7 +71,7 @@ def prepare(folder: Path) -> None:
     (folder / STAMP).touch()
 
 
-class Demo:
+class TorchBaseline:
     """Its models, loaded."""
 
     def __init__(self, folder: Path) -> None:
@@ -96,5 +96,5 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(2)
-    demo = Demo(Path(sys.argv[1]))
+    torch_baseline = TorchBaseline(Path(sys.argv[1]))
     sys.stdout.write(json.dumps({"loaded": time.perf_counter() - BEGIN}) + "\n")

@@ -21,7 +21,7 @@ from typing import Any
 from events.generator import TicketGenerator
 from handler.local import EmbeddedStack
 from tests.bench.baseline import prepare
-from tests.runtime.container import LambdaContainer, find_rie, sweep
+from tests.runtime.container import LambdaContainer, find_rie, remove_leftovers
 from tests.runtime.deployed import Lambda, Metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,11 +42,11 @@ def main() -> int:
     models = REPOSITORY / ".bundles" / "baseline"
     models.mkdir(parents=True, exist_ok=True)
     prepare(models)
-    sweep()
+    remove_leftovers()
     with EmbeddedStack() as stack:
         function = Lambda(stack, given.image, find_rie(), Metrics())
-        verdicts = [start(function, models), tickets(function, given.batches)]
-        return max(verdicts)
+        exit_codes = [start(function, models), tickets(function, given.batches)]
+        return max(exit_codes)
 
 
 def start(function: Lambda, models: Path) -> int:
@@ -67,10 +67,10 @@ def start(function: Lambda, models: Path) -> int:
     worst = max(limited)
     ok = share <= budget, worst <= LIMIT_MS / 2
     sys.stdout.write(
-        f"{verdict(ok[0])}  {profile}, init under RIE, against the torch stack: {share:.3f} "
+        f"{label(ok[0])}  {profile}, init under RIE, against the torch stack: {share:.3f} "
         f"(budget at most {budget:.3f})\n"
         f"        medians of {ROUNDS}: {statistics.median(ours):.0f} ms against {statistics.median(theirs):.0f} ms\n"
-        f"{verdict(ok[1])}  {profile}, init with {function.function.cpus:.2f} cores, the slowest of {ROUNDS}: "
+        f"{label(ok[1])}  {profile}, init with {function.function.cpus:.2f} cores, the slowest of {ROUNDS}: "
         f"{worst:.0f} ms (budget half of Lambda's {LIMIT_MS} ms)\n"
         f"        its CPU, median: {statistics.median(cpu):.0f} ms\n"
     )
@@ -151,7 +151,7 @@ def logged(log: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
 
 
-def verdict(ok: bool) -> str:
+def label(ok: bool) -> str:
     """As `make bench` says it."""
     return "ok    " if ok else "MISSED"
 

@@ -25,14 +25,14 @@ from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.summarizer import Summarizer
 from enrichment.text import model_text
 from tests.bench import __main__ as bench
-from tests.bench.__main__ import REPOSITORY, interleaved, say, tickets_of_eighty_tokens
-from tests.bench.baseline import SUMMARY, Demo
+from tests.bench.__main__ import REPOSITORY, interleaved, report, tickets_of_eighty_tokens
+from tests.bench.baseline import SUMMARY, TorchBaseline
 from tests.bench.baseline import prepare as prepare_models
 from tests.bench.peer import translator
 from tests.bench.products import products
 
 FORCED = {"min_length": 50}
-TRIED = """
+EXPERIMENTS = """
 What was tried, on two cores with AVX2 and without VNNI (Zen 3), and what it gave:
     one scale per row of tokens, products in int8 with 16-bit-safe weights: exact in any batch, kept
     candidates chosen in the graph, 12 numbers a row instead of 50,264 into Python: kept
@@ -80,7 +80,7 @@ def prepare(models: Path) -> dict[int, Path]:
         from enrichment.export.full import FullRecipe, build
 
         recipe = FullRecipe(Recipe(str(models)), allow_unpinned=True, generation=FORCED)
-        build(recipe, folders[4], _say_progress)
+        build(recipe, folders[4], _print_progress)
     if not (folders[1] / "bundle.json").exists():
         shutil.rmtree(folders[1], ignore_errors=True)
         shutil.copytree(folders[4], folders[1], copy_function=os.link)
@@ -91,7 +91,7 @@ def prepare(models: Path) -> dict[int, Path]:
     return folders
 
 
-def _say_progress(line: str) -> None:
+def _print_progress(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
@@ -100,7 +100,7 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
     import torch
 
     torch.set_num_threads(2)
-    demo = Demo(models)
+    torch_baseline = TorchBaseline(models)
     for beams, folder in folders.items():
         enricher = Enricher.open(folder, threads=2)
         encoder = Encoder.open(Bundle.open(folder))
@@ -110,13 +110,13 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
         stages: dict[str, float] = {}
         ours, theirs, least = interleaved(
             partial(enricher.enrich, batch, observe=partial(_note, stages)),
-            partial(demo.enrich, texts[0], beams),
+            partial(torch_baseline.enrich, texts[0], beams),
             products(lengths, beams),
             rounds=rounds,
         )
         ratio = theirs / (ours / 10)
         name = f"full, {beams} beams, tickets per second, against torch one at a time"
-        say(name, f"{ratio:.1f} times", f"at least {BUDGET[beams]}", ratio >= BUDGET[beams])
+        report(name, f"{ratio:.1f} times", f"at least {BUDGET[beams]}", ratio >= BUDGET[beams])
         sys.stdout.write(f"        {ours * 100:.0f} ms a ticket against {theirs * 1000:.0f}; ")
         sys.stdout.write(", ".join(f"{stage} {seconds * 100:.0f}" for stage, seconds in stages.items()) + "\n")
         sys.stdout.write(
@@ -153,7 +153,7 @@ def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> 
                 partial(summarizer.read, batch), partial(peer.translate_batch, tokens, **options), rounds=rounds
             )
             ratio = theirs / ours
-            say(
+            report(
                 f"summaries, {beams} beams, batch of {size}, against CTranslate2 int8",
                 f"{ratio:.2f} times",
                 "over 1",
@@ -164,7 +164,7 @@ def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> 
 def size(folder: Path) -> None:
     """Megabytes on the disk."""
     total = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    say("full, size of the bundle", f"{total:.0f} MB", "under 350 MB", total < 350)
+    report("full, size of the bundle", f"{total:.0f} MB", "under 350 MB", total < 350)
 
 
 def start(folder: Path, models: Path) -> None:
@@ -180,7 +180,7 @@ def start(folder: Path, models: Path) -> None:
             seconds[name].append(time.perf_counter() - begin)
     ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "torch"))
     ratio = ours / theirs
-    say("full, start to first ticket, against the torch stack", f"{ratio:.2f}", "at most 0.50", ratio <= 0.5)
+    report("full, start to first ticket, against the torch stack", f"{ratio:.2f}", "at most 0.50", ratio <= 0.5)
     sys.stdout.write(f"        {ours:.1f} s against {theirs:.1f}, which is loaded then and has read no ticket\n")
 
 
@@ -188,11 +188,11 @@ def memory(folder: Path) -> None:
     """Peak memory for a batch of ten with 4 beams, and what 200 batches of all lengths add."""
     metrics = bench.json_of("tests.bench.memory_full", str(folder))
     peak = metrics["peak_of_ten"]
-    say("full, peak memory, a batch of 10, 4 beams", f"{peak:.0f} MB", "under 1300 MB", peak < 1300)
+    report("full, peak memory, a batch of 10, 4 beams", f"{peak:.0f} MB", "under 1300 MB", peak < 1300)
     sys.stdout.write(f"        {metrics['peak']:.0f} MB over 200 batches more, of up to 1,024 tokens a ticket\n")
     for name in ("medians", "largest"):
         growth = metrics[name][-1] / metrics[name][0]
-        say(
+        report(
             f"  {name} of the last 50 batches against the same 50, the first",
             f"{growth:.2f} times",
             "at most 1.05",
@@ -214,7 +214,7 @@ def main() -> int:
     against_ctranslate2(folders, models, rounds)
     against_torch(folders, models, rounds)
     memory(folders[4])
-    sys.stdout.write(TRIED)
+    sys.stdout.write(EXPERIMENTS)
     return 1 if bench.failed else 0
 
 

@@ -43,7 +43,7 @@ def native(bundle: Path, tickets: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.cpu)
-def test_results_are_those_of_this_cpu(
+def test_results_equal_this_cpu(
     machine: Machine, bundle: Path, tickets: Path, native: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = enriched(machine.command(["-m", "enrichment", "--bundle", str(bundle), str(tickets)]))

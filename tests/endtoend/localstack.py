@@ -19,7 +19,7 @@ from typing import Self
 from handler.local.emulator import Emulator
 from tests.endtoend.cloud import containers_of
 from tests.endtoend.deployment import REPOSITORY, Deployment, run
-from tests.runtime.container import sweep
+from tests.runtime.container import remove_leftovers
 
 _HOST = "127.0.0.1"
 _PYTHON = REPOSITORY / ".venv-localstack" / "bin" / "python"
@@ -42,7 +42,7 @@ class LocalStack:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            sweep()
+            remove_leftovers()
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="localstack-")))
             tables = Emulator(0, {"AUTH": "false"})
             stack.callback(tables.stop)
@@ -137,4 +137,4 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    sweep()
+    remove_leftovers()

@@ -10,7 +10,7 @@ from typing import Self
 from handler.local.emulator import Emulator
 from tests.endtoend.cloud import SAM, STANDIN, containers_of
 from tests.endtoend.deployment import REGION, ROOT, Deployment, make_client, run
-from tests.runtime.container import LambdaContainer, docker, find_rie, sweep
+from tests.runtime.container import LambdaContainer, docker, find_rie, remove_leftovers
 from tests.runtime.function import Function
 from tests.runtime.proxy import LambdaProxy
 
@@ -34,7 +34,7 @@ class MiniStack:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            sweep()
+            remove_leftovers()
             stack.enter_context(self._proxy)
             emulator = Emulator(0, {f"MINISTACK_LAMBDA_PROXY_{_PREFIX}-ticket-enrichment": self._proxy.url})
             stack.callback(emulator.stop)
@@ -49,7 +49,7 @@ class MiniStack:
             run([*release, "--sam", str(SAM)], url)
             self.deployment = Deployment(url, _STACK)
             stack.callback(self.deployment.close)
-            self._settle_mapping()
+            self._enable_mapping()
             self._stack = stack.pop_all()
         return self
 
@@ -75,7 +75,7 @@ class MiniStack:
         given = {"AWS_ENDPOINT_URL": self.deployment.endpoint_url, "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
         return LambdaContainer(function, rie=find_rie(), environment={**given, **self.deployment.role_credentials()})
 
-    def _settle_mapping(self) -> None:
+    def _enable_mapping(self) -> None:
         # From a template MiniStack 1.5.33 keeps MaximumConcurrency as text, which its poller cannot compare.
         client = self.deployment.client("lambda")
         (mapping,) = client.list_event_source_mappings()["EventSourceMappings"]

@@ -13,7 +13,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from tests.endtoend.deployment import Deployment
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 
 _SECONDS = 240.0  # a machine with other work needs many; nothing waits longer than it must
 _DEPTHS = (
@@ -52,7 +52,7 @@ class Pipeline:
         """Keys of all tickets that the table holds."""
         return {item["s3_key"] for item in self._items()}
 
-    def is_through(self, keys: Iterable[str]) -> bool:
+    def is_finished(self, keys: Iterable[str]) -> bool:
         """Whether all of these tickets are stored, and no message is left."""
         # Asking for the depth costs an emulator little, reading the whole table much.
         return self.depth() == 0 and self.done() >= set(keys)
@@ -68,9 +68,9 @@ class Pipeline:
         entries = Answer(None, self.log()).lines()
         return [entry for entry in entries if entry.get("message") == "ticket" and entry.get("s3_key") == key]
 
-    def dead_letters(self) -> list[DeadLetter]:
+    def rejected_messages(self) -> list[RejectedMessage]:
         """Takes what lies in the dead-letter queue."""
-        return DeadLetter.take_all(self._sqs, self._outputs["DlqUrl"])
+        return RejectedMessage.receive_all(self._sqs, self._outputs["DlqUrl"])
 
     def depth(self, queue: str = "QueueUrl") -> int:
         """How many messages a queue holds, those in work and those put off among them."""
@@ -85,17 +85,17 @@ class Pipeline:
         return int(before)
 
     @contextmanager
-    def unnoticed(self) -> Iterator[None]:
+    def without_notifications(self) -> Iterator[None]:
         """Nobody is told of what is put into the bucket, for as long as the block lasts."""
         bucket = self._outputs["RawBucket"]
-        told = self._s3.get_bucket_notification_configuration(Bucket=bucket)
-        del told["ResponseMetadata"]
-        assert told["QueueConfigurations"]
+        configuration = self._s3.get_bucket_notification_configuration(Bucket=bucket)
+        del configuration["ResponseMetadata"]
+        assert configuration["QueueConfigurations"]
         self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
         try:
             yield
         finally:
-            self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=told)
+            self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=configuration)
 
     def _items(self) -> list[dict[str, Any]]:
         read = TypeDeserializer().deserialize

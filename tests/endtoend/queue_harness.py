@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.endtoend.pipeline import Pipeline, wait_until
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 from tests.support.stack_harness import StackHarness
 
 
@@ -24,17 +24,17 @@ class QueueHarness(StackHarness):
     def invoke(self, event: Mapping[str, Any]) -> Answer:
         """Sends the event's messages, and waits until the function has told of each."""
         self._ids = {self._send(record): record["messageId"] for record in event["Records"]}
-        wait_until(lambda: self._ids.keys() <= self._told(), "the function tells of every message")
+        wait_until(lambda: self._ids.keys() <= self._logged_ids(), "the function tells of every message")
         answer = Answer(None, self._translated(self._pipeline.log()))
         # The mapping keeps the response to itself. A message that is to be retried is told of as failed.
         failed = [id_ for id_ in self._ids.values() if "failed" in {x["outcome"] for x in answer.tickets(id_)}]
         return Answer({"batchItemFailures": [{"itemIdentifier": id_} for id_ in failed]}, answer.log)
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """As Harness.dead_letters."""
+    def rejected_messages(self) -> list[RejectedMessage]:
+        """As Harness.rejected_messages."""
         return [
-            DeadLetter(letter.body, {n: self._translated(v) for n, v in letter.attributes.items()})
-            for letter in super().dead_letters()
+            RejectedMessage(message.body, {n: self._translated(v) for n, v in message.attributes.items()})
+            for message in super().rejected_messages()
         ]
 
     def _send(self, record: Mapping[str, Any]) -> str:
@@ -47,11 +47,11 @@ class QueueHarness(StackHarness):
         )
         return str(sent["MessageId"])
 
-    def _told(self) -> set[str]:
+    def _logged_ids(self) -> set[str]:
         lines = Answer(None, self._pipeline.log()).lines()
         return {line["message_id"] for line in lines if line.get("message") == "ticket"}
 
     def _translated(self, text: Any) -> Any:
-        for ours, theirs in self._ids.items():
-            text = text.replace(ours, theirs) if isinstance(text, str) else text
+        for sent_id, event_id in self._ids.items():
+            text = text.replace(sent_id, event_id) if isinstance(text, str) else text
         return text

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.only("ministack")
 @pytest.fixture(scope="module")
 def harness(pipeline: Pipeline) -> Iterator[QueueHarness]:
     """The deployed system, which hears of an object by the event alone."""
-    with pipeline.unnoticed():
+    with pipeline.without_notifications():
         yield QueueHarness(pipeline)
 
 

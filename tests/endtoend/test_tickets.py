@@ -22,11 +22,11 @@ _NOT_COMPARED = {"processed_at"}
 _IN_THE_TABLE = ("intent", "urgency", "sentiment", "summary", "needs_review", "model_version", "processed_at")
 
 
-def test_tickets_come_out_enriched(pipeline: Pipeline, enricher: Enricher, cloud: Cloud) -> None:
+def test_tickets_are_enriched(pipeline: Pipeline, enricher: Enricher, cloud: Cloud) -> None:
     raw = {f"many/{t['ticket_id']} +&.json": json.dumps(t).encode() for t in made(cloud.tickets, seed=4)}
     assert len(raw) == cloud.tickets
     pipeline.put(raw)
-    wait_until(lambda: pipeline.is_through(raw), "every ticket has an item, and the queue is empty")
+    wait_until(lambda: pipeline.is_finished(raw), "every ticket has an item, and the queue is empty")
     stored = pipeline.stored("many/")
     assert stored.keys() == raw.keys()
     expected = enricher.enrich([RawTicket.model_validate_json(body) for body in raw.values()])
@@ -36,7 +36,7 @@ def test_tickets_come_out_enriched(pipeline: Pipeline, enricher: Enricher, cloud
     assert pipeline.depth("DlqUrl") == 0
 
 
-def test_poison_lies_in_the_dead_letter_queue(pipeline: Pipeline) -> None:
+def test_rejected_messages_are_in_the_dlq(pipeline: Pipeline) -> None:
     good, whole, broken = made(3, seed=5)
     del broken["customer_id"]
     objects = {
@@ -48,15 +48,15 @@ def test_poison_lies_in_the_dead_letter_queue(pipeline: Pipeline) -> None:
     pipeline.put({k: body if isinstance(body, bytes) else json.dumps(body).encode() for k, body in objects.items()})
     wait_until(lambda: pipeline.depth("DlqUrl") == 3, "three dead letters")
     wait_until(lambda: pipeline.depth() == 0, "the queue is empty")
-    letters = pipeline.dead_letters()
-    reasons = {error["s3_key"]: letter for letter in letters for error in letter.rejection["errors"]}
-    assert {key: letter.attributes["Reason"] for key, letter in reasons.items()} == {
+    messages = pipeline.rejected_messages()
+    reasons = {error["s3_key"]: message for message in messages for error in message.rejection["errors"]}
+    assert {key: message.attributes["Reason"] for key, message in reasons.items()} == {
         "poison/not-json.json": "schema_violation",
         "poison/no-customer.json": "schema_violation",
         "poison/too-large.json": "object_too_large",
     }
-    for key, letter in reasons.items():
-        (record,) = json.loads(letter.body)["Records"]
+    for key, message in reasons.items():
+        (record,) = json.loads(message.body)["Records"]
         assert record["s3"]["object"]["key"] == key  # the very notification, which a replay sends again
     assert pipeline.stored("poison/").keys() == {"poison/good.json"}
 

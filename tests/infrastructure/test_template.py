@@ -1,4 +1,4 @@
-"""template.yaml as data: the rules whose breach shows only in production, each of them seen to fail as well."""
+"""Rules for template.yaml whose violation would show only in production; each rule is also tested with a violation."""
 
 from __future__ import annotations
 
@@ -76,15 +76,15 @@ def visibility_is_six_timeouts_and_the_window(template: Template) -> None:
 
 @rule
 def receives_outlast_an_outage_and_not_the_retention(template: Template) -> None:
-    # A stack of before keeps the value 5 that it has for MaxReceiveCount.
+    # An existing stack keeps its value of a parameter, and earlier ones have 5 for MaxReceiveCount.
     assert "MaxReceiveCount" not in template["Parameters"]
     parameter, reference = template["Parameters"]["MaximumReceiveCount"], {"Ref": "MaximumReceiveCount"}
-    # tests/unit/test_outage.py computes how long so many receives take.
+    # tests/unit/test_outage.py computes how long this number of receives takes.
     assert 21 <= parameter["MinValue"] < parameter["Default"] - 5
     queue = of(template, "TicketQueue")
     assert queue["RedrivePolicy"]["maxReceiveCount"] == reference
     assert of(template, "EnrichmentFunction")["Environment"]["Variables"]["MAX_RECEIVE_COUNT"] == reference
-    # The longest that a message can be hidden each time: after a crash, until the visibility timeout is over.
+    # The longest time that a message can be invisible per receive: after a crash, the visibility timeout.
     longest = max(seconds for row in template["Mappings"]["Visibility"].values() for seconds in row.values())
     assert parameter["MaxValue"] * longest < queue["MessageRetentionPeriod"]
 
@@ -171,8 +171,8 @@ def nothing_is_allowed_by_a_star(template: Template) -> None:
         assert "*" not in json.dumps([statement["Action"], statement.get("Principal")])
         assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}
         for resource in listed(statement.get("Resource", [])):
-            assert isinstance(resource, dict), "a resource is named by a reference, never spelled out"
-            # A star stands for what lies in one named bucket or folder, and for nothing else.
+            assert isinstance(resource, dict), "resources must be references, not literal ARNs"
+            # A wildcard is allowed only for the objects of one named bucket or folder.
             assert re.fullmatch(r"[^*]+(\}/\*)?", next(iter(resource.values())) if "Fn::Sub" in resource else "-")
 
 
@@ -193,8 +193,8 @@ def function_starts_as_lambda_starts_images(template: Template) -> None:
 @rule
 def only_versions_are_called(template: Template) -> None:
     function, parameters = of(template, "EnrichmentFunction"), template["Parameters"]
-    assert function["AutoPublishAlias"] == "live"  # SAM's mapping calls it then, not $LATEST
-    # SAM makes a new version of a new image, and of a new hash; not of another MemorySize.
+    assert function["AutoPublishAlias"] == "live"  # SAM's mapping then calls the alias, not $LATEST
+    # SAM publishes a version for a new image or a new hash, but not for another MemorySize.
     assert function["AutoPublishCodeSha256"] == {"Ref": "Release"}
     assert re.fullmatch(parameters["Release"]["AllowedPattern"], parameters["Release"]["Default"])
     assert function["SnapStart"] == {"ApplyOn": {"Fn::If": ["SnapStartOn", "PublishedVersions", "None"]}}
@@ -249,7 +249,7 @@ def test_rule_holds(check: Rule) -> None:
 
 STATEMENT = "EnrichmentRole/Policies/0/PolicyDocument/Statement/0"
 EVENT = "EnrichmentFunction/Events/Tickets/Properties"
-BREACHES: list[tuple[Rule, str, object]] = [
+VIOLATIONS: list[tuple[Rule, str, object]] = [
     (visibility_is_six_timeouts_and_the_window, "Mappings/Visibility/300/5", 1804),
     (visibility_is_six_timeouts_and_the_window, "TicketQueue/VisibilityTimeout", 30),
     (receives_outlast_an_outage_and_not_the_retention, "Parameters/MaximumReceiveCount/MinValue", 20),
@@ -291,8 +291,8 @@ BREACHES: list[tuple[Rule, str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "path", "value"), BREACHES)
-def test_rule_fails_when_it_is_broken(check: Rule, path: str, value: object) -> None:
+@pytest.mark.parametrize(("check", "path", "value"), VIOLATIONS)
+def test_rule_detects_a_violation(check: Rule, path: str, value: object) -> None:
     template = deepcopy(TEMPLATE)
     first, *steps, last = path.split("/")
     node = template[first] if first in template else template["Resources"][first]["Properties"]
@@ -303,5 +303,5 @@ def test_rule_fails_when_it_is_broken(check: Rule, path: str, value: object) -> 
         check(template)
 
 
-def test_every_rule_is_seen_to_fail() -> None:
-    assert {check.__name__ for check, *_ in BREACHES} == {check.__name__ for check in RULES}
+def test_every_rule_has_a_violation() -> None:
+    assert {check.__name__ for check, *_ in VIOLATIONS} == {check.__name__ for check in RULES}

@@ -51,7 +51,7 @@ def _reference(model: Any, text: np.typing.NDArray[np.int64], settings: Generati
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_tokens_equal_those_of_generate(shape: Shape, seed: int, tmp_path: Path) -> None:
+def test_tokens_equal_generate(shape: Shape, seed: int, tmp_path: Path) -> None:
     model = bart(shape, seed)
     batch = texts(shape, seed)
     ours = generator(model, tmp_path, "fp32", OURS)
@@ -81,7 +81,7 @@ def _where_sure(
     return [_reference(exact, batch[i], settings) if i in differing else tokens for i, tokens in enumerate(wanted)]
 
 
-def test_the_rarer_parts_of_a_configuration(tmp_path: Path) -> None:
+def test_rare_configuration_options(tmp_path: Path) -> None:
     model = bart(SHAPES[0], 5, scale_embedding=True)
     model.final_logits_bias += torch.randn(1, 97, generator=torch.Generator().manual_seed(1))
     batch = texts(SHAPES[0], 5)
@@ -92,7 +92,7 @@ def test_the_rarer_parts_of_a_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_batch_is_its_texts_in_any_order(shape: Shape, beams: int, precision: Precision, tmp_path: Path) -> None:
+def test_batch_results_are_independent_of_order(shape: Shape, beams: int, precision: Precision, tmp_path: Path) -> None:
     model = bart(shape, 3)
     # The end is made likelier, so that some texts leave the batch before others.
     model.final_logits_bias[0, 2] = 5.0 if shape is SHAPES[0] else 2.0
@@ -107,7 +107,7 @@ def test_a_batch_is_its_texts_in_any_order(shape: Shape, beams: int, precision: 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("beams", [1, 3, 4])
-def test_a_texts_numbers_do_not_depend_on_the_others(
+def test_logits_do_not_depend_on_the_batch(
     beams: int, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the last bit, however many slots of the cache the other texts' beams need."""

@@ -78,7 +78,7 @@ def test_unknown_event_raises_and_processes_nothing(harness: FakeHarness, odd: A
     with pytest.raises(EventNotUnderstood, match="does not consist of SQS records") as caught:
         harness.handler(odd, context())
     assert "canary" not in str(caught.value)
-    assert (harness.models.seen, harness.letters.rejected, harness.metrics.flushes) == ([], [], 0)
+    assert (harness.models.seen, harness.dead_letters.rejected, harness.metrics.flushes) == ([], [], 0)
 
 
 def test_eventbridge_pipes_list_is_processed(harness: FakeHarness) -> None:
@@ -107,7 +107,7 @@ def test_record_with_non_string_body_is_rejected(harness: FakeHarness, body: Any
     if body == "absent":
         del odd["body"]
     assert harness.invoke(event(odd)).response == NOTHING
-    assert [code for _, _, code in harness.letters.rejected] == ["message_invalid"]
+    assert [code for _, _, code in harness.dead_letters.rejected] == ["message_invalid"]
 
 
 @pytest.mark.parametrize("attributes", [None, [], "x", {"ApproximateReceiveCount": "many", "SentTimestamp": None}])
@@ -161,7 +161,7 @@ def test_cold_start_is_counted(bundle: Path, tmp_path: Path) -> None:
         settings,
         source=harness.source,
         sink=harness.sink,
-        dead_letters=harness.letters,
+        dead_letters=harness.dead_letters,
         failure_counts=harness.failure_counts,
         metrics=harness.metrics,
     )

@@ -34,7 +34,7 @@ def put(harness: FakeHarness, *keys: str, modified: int = 1_795_166_000_000, **f
 
 
 def rejection(harness: FakeHarness) -> tuple[list[dict[str, Any]], str]:
-    ((_, reasons, code),) = harness.letters.rejected
+    ((_, reasons, code),) = harness.dead_letters.rejected
     return [dict(reason) for reason in reasons], code
 
 
@@ -46,7 +46,7 @@ def test_done_ticket_is_stored_and_not_retried(harness: FakeHarness) -> None:
     answer = harness.invoke(event(record(notification("a"))))
     assert answer.response == {"batchItemFailures": []}
     assert outcomes(answer) == ["done"]
-    assert (harness.letters.rejected, harness.letters.deferred) == ([], {})
+    assert (harness.dead_letters.rejected, harness.dead_letters.deferred) == ([], {})
     (line,) = answer.tickets("m-1")
     assert (line["ticket_id"], line["s3_key"]) == ("T-a", "a")
     assert line["milliseconds"].keys() == {"fetch", "enrich", "store"}
@@ -120,7 +120,7 @@ def test_duplicate_message_in_a_batch_is_enriched_once(harness: FakeHarness) -> 
 def test_invalid_duplicates_are_both_rejected(harness: FakeHarness) -> None:
     answer = harness.invoke(event(record(notification("gone")), record(notification("gone"), "m-2")))
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["rejected"], ["rejected"])
-    assert [r["messageId"] for r, _, _ in harness.letters.rejected] == ["m-1", "m-2"]
+    assert [r["messageId"] for r, _, _ in harness.dead_letters.rejected] == ["m-1", "m-2"]
     assert harness.source.fetched == ["gone"]
 
 
@@ -185,11 +185,11 @@ def test_permanent_store_error_rejects_the_message(harness: FakeHarness) -> None
 
 @pytest.mark.parametrize("error", [Throttled("SendMessage: x"), ServiceFailed("SendMessage: x"), ValueError("x")])
 def test_dlq_send_failure_fails_the_record(harness: FakeHarness, error: Exception) -> None:
-    harness.letters.faults.set(error, "m-1")
+    harness.dead_letters.faults.set(error, "m-1")
     answer = harness.invoke(event(record("no JSON"), record("no JSON", "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["rejected"])
-    assert 15 <= harness.letters.deferred["m-1"] <= 30
+    assert 15 <= harness.dead_letters.deferred["m-1"] <= 30
     assert any("sent to the DLQ" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
     assert harness.metrics.outcomes == {"failed": 1, "rejected": 1}
 
@@ -205,12 +205,12 @@ def test_throttled_ticket_is_deferred(harness: FakeHarness, where: str) -> None:
     answer = harness.invoke(event(record(notification("a"), receive_count=3), record(notification("b"), "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
-    assert harness.letters.deferred.keys() == {"m-1"}
-    assert 60 <= harness.letters.deferred["m-1"] <= 120
+    assert harness.dead_letters.deferred.keys() == {"m-1"}
+    assert 60 <= harness.dead_letters.deferred["m-1"] <= 120
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("throttled", "store" if where == "store" else "fetch")
     assert line["receive_count"] == 3
-    assert harness.letters.rejected == []
+    assert harness.dead_letters.rejected == []
     faults.clear()
     assert outcomes(harness.invoke(event(record(notification("a"), "again"))), "again") == ["done"]
 
@@ -228,7 +228,7 @@ def test_out_of_time_is_deferred_like_a_service_failure(harness: FakeHarness) ->
     answer = harness.invoke(event(record(ticket("late"), receive_count=3), record(ticket("soon"), "m-2")))
     assert failed(answer) == {"m-1"}
     assert harness.failure_counts.receives == {}, "it is not the ticket's fault"
-    assert 60 <= harness.letters.deferred["m-1"] <= 120
+    assert 60 <= harness.dead_letters.deferred["m-1"] <= 120
     assert outcomes(answer, "m-2") == ["done"]
 
 
@@ -247,7 +247,7 @@ def test_hanging_call_is_out_of_time_and_blocks_no_other(harness: FakeHarness, s
     answer = harness.invoke(event(record(notification("hangs")), record(notification("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
-    assert harness.letters.deferred.keys() == {"m-1"}
+    assert harness.dead_letters.deferred.keys() == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("out_of_time", stage)
@@ -261,14 +261,14 @@ def test_calls_queued_behind_a_full_pool_fail(harness: FakeHarness) -> None:
     answer = harness.invoke(event(record(notification(*hanging)), record(notification("queued"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1", "m-2"}
-    assert harness.letters.deferred == {}, (
+    assert harness.dead_letters.deferred == {}, (
         "the pool has no room for those calls either; the queue's visibility timeout applies"
     )
 
 
 def test_hanging_dlq_send_fails_the_record(harness: FakeHarness) -> None:
     harness.seconds = [1, 30, 30, 30, 0.23, 30]
-    gate = harness.letters.faults.hang("m-1")
+    gate = harness.dead_letters.faults.hang("m-1")
     answer = harness.invoke(event(record("no JSON"), record(ticket(), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
@@ -278,8 +278,8 @@ def test_hanging_dlq_send_fails_the_record(harness: FakeHarness) -> None:
 def test_hanging_or_failing_defer_is_ignored(harness: FakeHarness) -> None:
     harness.seconds = [1, 30, 30, 30, 0.2]
     harness.models.failures = {name: OutOfTime("x") for name in ("a", "b")}
-    gate = harness.letters.faults_defer.hang("m-1")
-    harness.letters.faults_defer.set(ValueError("x"), "m-2")
+    gate = harness.dead_letters.faults_defer.hang("m-1")
+    harness.dead_letters.faults_defer.set(ValueError("x"), "m-2")
     answer = harness.invoke(event(record(ticket("a")), record(ticket("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1", "m-2"}
@@ -293,7 +293,7 @@ def test_last_receive_rejects_a_failing_message_with_its_reason(harness: FakeHar
     put(harness, "a")
     harness.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
     early = harness.invoke(event(record(notification("a"), receive_count=29)))
-    assert (failed(early), harness.letters.rejected) == ({"m-1"}, [])
+    assert (failed(early), harness.dead_letters.rejected) == ({"m-1"}, [])
     last = harness.invoke(event(record(notification("a"), receive_count=30)))
     assert failed(last) == set()
     (reason,), code = rejection(harness)
@@ -302,7 +302,7 @@ def test_last_receive_rejects_a_failing_message_with_its_reason(harness: FakeHar
 
 
 def test_last_receive_with_dlq_failure_is_left_to_sqs(harness: FakeHarness) -> None:
-    harness.letters.faults.set(Throttled("x"), "m-1")
+    harness.dead_letters.faults.set(Throttled("x"), "m-1")
     answer = harness.invoke(event(record("no JSON", receive_count=30)))
     assert failed(answer) == {"m-1"}
     assert outcomes(answer) == ["failed"]
@@ -335,8 +335,8 @@ def test_fifth_own_failure_rejects_the_message(harness: FakeHarness, how: str, r
         answer = harness.invoke(event(record(notification("a"), receive_count=receives_before + number)))
         (line,) = answer.tickets("m-1")
         assert (line["outcome"], line["own_failures"], failed(answer)) == ("failed", number, {"m-1"})
-        assert 15 * 2 ** (number - 1) <= harness.letters.deferred["m-1"] <= 30 * 2 ** (number - 1)
-    assert harness.letters.rejected == []
+        assert 15 * 2 ** (number - 1) <= harness.dead_letters.deferred["m-1"] <= 30 * 2 ** (number - 1)
+    assert harness.dead_letters.rejected == []
     last = harness.invoke(event(record(notification("a"), receive_count=receives_before + 5)))
     assert (failed(last), outcomes(last)) == (set(), ["rejected"])
     assert rejection(harness)[1] == ("model_failed" if how == "model" else "unexpected")
@@ -380,7 +380,7 @@ def test_failure_that_cannot_be_counted_is_an_outage(harness: FakeHarness, error
         answer = harness.invoke(event(record(notification("a"), receive_count=number)))
         assert outcomes(answer) == ["failed"]
         assert any(line["message"] == "a failure could not be counted" for line in answer.lines())
-    assert harness.letters.deferred["m-1"] >= 450
+    assert harness.dead_letters.deferred["m-1"] >= 450
     last = harness.invoke(event(record(notification("a"), receive_count=30)))
     assert outcomes(last) == ["rejected"]
 
@@ -404,7 +404,7 @@ def test_failed_ticket_fails_the_message_and_rejects_nothing(harness: FakeHarnes
     body = notification("good", "bad", "slow")
     answer = harness.invoke(event(record(body)))
     assert failed(answer) == {"m-1"}
-    assert harness.letters.rejected == []
+    assert harness.dead_letters.rejected == []
     assert outcomes(answer) == ["done", "failed", "failed"]
     harness.source.faults.clear()
     answer = harness.invoke(event(record(body, receive_count=2)))

@@ -12,7 +12,7 @@ import pytest
 from enrichment import Enricher, EnrichmentError, ModelFailed, OutOfTime
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.metrics import EmfMetrics
-from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
+from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_no_canary, valid
 from tests.support.cases import Answer
 from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record
 
@@ -43,10 +43,10 @@ def test_done_and_skipped_tickets_leak_nothing(harness: FakeHarness, enricher: E
     sent = [record(notification("k.json"), "stored"), record(valid("T-2"), "inline"), record(valid("T-2"), "twice")]
     answer = invoke_and_capture(harness, *sent)
     assert [outcomes(answer, name) for name in ("stored", "inline", "twice")] == [["done"], ["done"], ["skipped"]]
-    assert_none_is_told(answer, [])
+    assert_no_canary(answer, [])
     answer = invoke_and_capture(harness, *sent[:2])
     assert outcomes(answer, "stored") + outcomes(answer, "inline") == ["skipped"] * 2
-    assert_none_is_told(answer, [])
+    assert_no_canary(answer, [])
     harness.source.put("k.json", json.dumps(valid("T-1", body="older")).encode(), modified=1)
     assert outcomes(invoke_and_capture(harness, sent[0]), "stored") == ["skipped"]
     assert WORD in harness.object("k.json", "0").decode(), "the enriched ticket contains canaries"
@@ -57,24 +57,24 @@ def test_rejected_objects_leak_nothing(harness: FakeHarness, key: str) -> None:
     harness.source.put(key, BROKEN[key])
     answer = invoke_and_capture(harness, record(notification(key)))
     assert outcomes(answer) == ["rejected"]
-    assert_none_is_told(answer, harness.dead_letters())
+    assert_no_canary(answer, harness.rejected_messages())
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_rejected_messages_keep_their_body_and_leak_nothing(harness: FakeHarness, name: str) -> None:
     answer = invoke_and_capture(harness, record(REFUSED[name], name))
     assert outcomes(answer, name) == ["rejected"]
-    (dlq_message,) = harness.dead_letters()
+    (dlq_message,) = harness.rejected_messages()
     assert dlq_message.body == REFUSED[name]
     assert WORD in dlq_message.body
-    assert_none_is_told(answer, [dlq_message])
+    assert_no_canary(answer, [dlq_message])
 
 
 @pytest.mark.parametrize("name", sorted(SKIPPED))
 def test_skipped_messages_leak_nothing(harness: FakeHarness, name: str) -> None:
     answer = invoke_and_capture(harness, record(SKIPPED[name], name))
     assert outcomes(answer, name) == ["skipped"]
-    assert_none_is_told(answer, harness.dead_letters())
+    assert_no_canary(answer, harness.rejected_messages())
 
 
 UNEXPECTED = ValueError("could not convert 'canary-body'")
@@ -104,20 +104,20 @@ def test_failures_and_last_receives_leak_nothing(
         faults.set(error, "k.json", "T-1")
     answer = invoke_and_capture(harness, record(notification("k.json"), receive_count=receive_count))
     assert outcomes(answer) == ["failed" if receive_count == 1 else "rejected"]
-    dlq_messages = harness.dead_letters()
+    dlq_messages = harness.rejected_messages()
     assert len(dlq_messages) == (receive_count == 30)
-    assert_none_is_told(answer, dlq_messages)
+    assert_no_canary(answer, dlq_messages)
 
 
 def test_store_and_dlq_errors_leak_nothing(harness: FakeHarness) -> None:
     harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T-1")
-    harness.letters.faults.set(UNEXPECTED, "m-2")
-    harness.letters.faults_defer.set(UNEXPECTED, "m-2")
+    harness.dead_letters.faults.set(UNEXPECTED, "m-2")
+    harness.dead_letters.faults_defer.set(UNEXPECTED, "m-2")
     answer = invoke_and_capture(harness, record(valid("T-1")), record("canary", "m-2"))
     assert outcomes(answer) + outcomes(answer, "m-2") == ["rejected", "failed"]
     assert failed(answer) == {"m-2"}
-    dlq_messages = harness.dead_letters()
-    assert_none_is_told(answer, dlq_messages)
+    dlq_messages = harness.rejected_messages()
+    assert_no_canary(answer, dlq_messages)
     assert dlq_messages[0].rejection["errors"][0]["ticket_id"] == "T-1"
 
 

@@ -131,11 +131,11 @@ def test_every_record_has_exactly_one_outcome(
         for name, error in errors.items():
             place.set(error, name)
     for name, error in dlq_faults.items():
-        harness.letters.faults.set(error, name)
+        harness.dead_letters.faults.set(error, name)
     harness.models.failures = dict(model_faults)
     records = [record(body, f"m-{i}", count) for i, (body, count) in enumerate(messages)]
     answer = harness.invoke(event(*records))
-    rejected = [found["messageId"] for found, _, _ in harness.letters.rejected]
+    rejected = [found["messageId"] for found, _, _ in harness.dead_letters.rejected]
     assert len(rejected) == len(set(rejected)), "no message is sent to the DLQ twice"
     logged = 0
     for sent in records:
@@ -143,7 +143,7 @@ def test_every_record_has_exactly_one_outcome(
         outcomes = [line["outcome"] for line in answer.tickets(name)]
         logged += len(outcomes)
         assert outcomes, "every record is logged"
-        assert ("failed" in outcomes) == (name in failed(answer)) == (name in harness.letters.deferred)
+        assert ("failed" in outcomes) == (name in failed(answer)) == (name in harness.dead_letters.deferred)
         assert ("rejected" in outcomes) == (name in rejected)
         assert not {"failed", "rejected"} <= set(outcomes)
         assert name not in dlq_faults or name not in rejected
@@ -190,7 +190,7 @@ def test_every_accepted_ticket_can_be_stored(raw: bytes) -> None:
     try:
         parsed = parse_ticket(raw)
     except TicketInvalid:
-        assert [code for _, _, code in harness.letters.rejected] == ["schema_violation"]
+        assert [code for _, _, code in harness.dead_letters.rejected] == ["schema_violation"]
     else:
         assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
         assert (parsed.ticket_id, parsed.created_at) in harness.sink.items
