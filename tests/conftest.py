@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the bundles, an enricher, and the AWS services."""
+"""Fixtures for all tests: the bundles, an enricher and the AWS services."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from handler.local import EmbeddedStack
     from tests.characterization.harness import Product
 
-# The same examples on every machine, and no time limits: correct tests would fail on a busy machine. To look for new
-# examples: pytest --hypothesis-profile=default
+# The same examples on every machine, and no time limits, which would fail correct code on a busy one. To search for
+# new examples: pytest --hypothesis-profile=default
 settings.register_profile(
     "repeatable", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
 
-# A shell ignores SIGINT in background processes, and children inherit that: tests that interrupt programs would hang.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that interrupt programs would
+# hang.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -32,24 +33,24 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of tests/characterization; it must be registered here, before tests are collected."""
+    """Adds the option of tests/characterization; it must be defined here to exist before collection."""
     parser.addoption(
         "--regenerate",
         nargs="?",
         const="all",
         choices=("all", "behaviour", "models"),
-        help="tests/characterization: write the snapshots instead of comparing with them; "
-        "--regenerate=models only what the models decide",
+        help="tests/characterization: rewrite the snapshots instead of comparing with them; "
+        "--regenerate=models rewrites only the models' results",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers of these tests."""
-    config.addinivalue_line("markers", "last: runs after all other tests because it takes long")
+    """Registers the markers."""
+    config.addinivalue_line("markers", "last: a long test, which runs after all others")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move long tests to the end."""
+    """Moves long tests to the end."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
@@ -70,7 +71,7 @@ def enricher(bundle: Path) -> Enricher:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[EmbeddedStack]:
-    """The AWS services created from template.yaml; tests share them, so each test uses its own keys and ids."""
+    """All AWS services, created from template.yaml; tests share them, so each test uses its own keys and ids."""
     from handler.local import EmbeddedStack
 
     with EmbeddedStack() as embedded:
@@ -88,7 +89,7 @@ def product(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session")
 def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the three models of the full profile, two of them small and random."""
+    """A folder with the full profile's three models; two of them are small and random."""
     from tests.support.small_full import write_source
 
     return write_source(tmp_path_factory.mktemp("models"))

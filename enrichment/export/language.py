@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from enrichment.export.heads import write_npz
+
 __all__ = ["main", "table"]
 
 _LANGUAGES: Final = (
@@ -73,7 +75,7 @@ def main() -> int:
 
     path = Path(__file__).parents[1] / "text" / "language.npz"
     arrays = table(LanguageIdentifier.from_model_file(MODEL_FILE))
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    write_npz(path, arrays, compress=True)
     sys.stdout.write(f"{path}: {path.stat().st_size} bytes, {len(arrays['weights'])} sequences\n")
     return 0
 

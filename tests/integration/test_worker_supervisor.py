@@ -114,7 +114,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_PAUSE", 0.01)
+    monkeypatch.setattr(module, "_MAX_PAUSE", 0.01)
 
 
 @pytest.mark.parametrize("wanted", [1, 3])
@@ -124,7 +124,7 @@ def test_all_processes_start_and_end(tmp_path: Path, wanted: int) -> None:
     assert harness.run(harness.wait_until_ready) == 0
     assert len(harness.pids) == wanted
     assert not any(map(is_alive, harness.pids))
-    assert harness.supervisor.not_ready() == "draining"
+    assert harness.supervisor.not_ready() == "shutting down"
     assert harness.supervisor.failure is None
     assert harness.value('tickets_total{error_type="",outcome="done"}') == wanted
     assert harness.value("ticket_bundle_load_seconds_sum") == 1.5 * wanted
@@ -144,7 +144,7 @@ def test_killed_process_is_replaced(tmp_path: Path, number: signal.Signals) -> N
 
     assert harness.run(kill_one) == 0
     assert harness.value("ticket_process_restarts_total") == 1
-    assert harness.log.count("ended unasked") == 1
+    assert harness.log.count("exited unexpectedly") == 1
     # The reports of the killed process still count.
     assert harness.value('tickets_total{error_type="",outcome="done"}') == 3
 
@@ -170,7 +170,7 @@ def test_fatal_error_is_kept_and_stops_further_starts(tmp_path: Path) -> None:
 def test_repeated_failed_starts_end_the_worker(tmp_path: Path) -> None:
     harness = SupervisorHarness(tmp_path, kind="failed start", wanted=2)
     assert harness.supervisor.run() == 1
-    assert harness.supervisor.failure == "5 processes in a row ended before they were ready (code 3)"
+    assert harness.supervisor.failure == "5 processes in a row exited before they were ready (code 3)"
     assert len(harness.pids) == 5
 
 
@@ -185,7 +185,10 @@ def test_process_that_exceeds_the_grace_period_is_killed(tmp_path: Path) -> None
     harness = SupervisorHarness(tmp_path, kind="ignores SIGTERM", grace=0.3)
     assert harness.run(harness.wait_until_ready) == 1
     assert not any(map(is_alive, harness.pids))
-    assert harness.supervisor.failure == "a process did not end in good order (code -9); its messages come back"
+    assert (
+        harness.supervisor.failure
+        == "a process did not shut down cleanly (code -9); its messages will be delivered again"
+    )
 
 
 def test_second_signal_kills_processes(tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def test_second_signal_kills_processes(tmp_path: Path) -> None:
     def ask_once() -> None:
         harness.wait_until_ready()
         os.kill(os.getpid(), signal.SIGINT)
-        eventually(lambda: harness.supervisor.not_ready() == "draining")
+        eventually(lambda: harness.supervisor.not_ready() == "shutting down")
 
     assert harness.run(ask_once) == 1
     assert not any(map(is_alive, harness.pids))
@@ -203,7 +206,10 @@ def test_second_signal_kills_processes(tmp_path: Path) -> None:
 def test_failed_exit_of_a_process_is_reported(tmp_path: Path) -> None:
     harness = SupervisorHarness(tmp_path, kind="failing")
     assert harness.run(harness.wait_until_ready) == 1
-    assert harness.supervisor.failure == "a process did not end in good order (code 5); its messages come back"
+    assert (
+        harness.supervisor.failure
+        == "a process did not shut down cleanly (code 5); its messages will be delivered again"
+    )
 
 
 def test_signal_before_handlers_are_installed_is_not_a_failure(tmp_path: Path) -> None:
