@@ -55,11 +55,11 @@ def main() -> None:
 
 def check_engine() -> None:
     """Raise BuildError if no Docker engine responds."""
-    remedy = "on Debian, as root: .ci/docker.sh start"
+    fix = "on Debian, as root: .ci/docker.sh start"
     if shutil.which("docker") is None:
-        raise BuildError(f"there is no docker; {remedy}")
+        raise BuildError(f"there is no docker; {fix}")
     if run("docker", "version", "--format", "{{.Server.Version}}").returncode:
-        raise BuildError(f"no Docker engine answers; start one ({remedy})")
+        raise BuildError(f"no Docker engine responds; start one ({fix})")
 
 
 def make_root() -> None:
@@ -67,12 +67,10 @@ def make_root() -> None:
     if run("docker", "image", "inspect", ROOT).returncode == 0:
         return
     if shutil.which("debootstrap") is None:
-        raise BuildError(
-            "there is no debootstrap, which makes the image's root; on Debian: apt-get install debootstrap"
-        )
+        raise BuildError("there is no debootstrap, which builds the base image; on Debian: apt-get install debootstrap")
     if os.geteuid() != 0:
-        raise BuildError("debootstrap makes the image's root as root; run this once as root, later not any more")
-    say(f"Making the image's root of Debian {SUITE}, once; it takes minutes ...")
+        raise BuildError("debootstrap needs root to build the base image; run this as root once")
+    report_progress(f"Building the base image of Debian {SUITE}, once; this takes minutes ...")
     with tempfile.TemporaryDirectory(prefix="standin-root-") as scratch:
         root = Path(scratch) / "root"
         made = run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", SUITE, str(root))
@@ -94,7 +92,7 @@ def gather_site(context: Path) -> None:
     stamp, site = context / "site.state", context / "site"
     if stamp.is_file() and stamp.read_text() == state:
         return
-    say("Gathering the function's dependencies ...")
+    report_progress("Collecting the function's dependencies ...")
     stamp.unlink(missing_ok=True)
     shutil.rmtree(site, ignore_errors=True)
     context.mkdir(parents=True, exist_ok=True)
@@ -119,7 +117,7 @@ def gather_rest(context: Path, bundle: Path) -> None:
 
 def build(context: Path, tag: str) -> None:
     """Build the image and remove the previous one of the same name. Raises BuildError."""
-    say(f"Building {tag} ...")
+    report_progress(f"Building {tag} ...")
     before = image_id(tag)
     command = ("docker", "build", "--network", "none", "--build-arg", f"ROOT={ROOT}", "--tag", tag, str(context))
     built = run(*command)
@@ -145,7 +143,7 @@ def last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "nothing").strip()[:300]
 
 
-def say(line: str) -> None:
+def report_progress(line: str) -> None:
     """Print progress."""
     sys.stderr.write(f"{line}\n")
 

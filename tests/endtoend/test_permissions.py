@@ -105,7 +105,7 @@ def test_rejection_is_retried_until_permitted(pipeline: Pipeline) -> None:
         assert pipeline.lines(key)[0]["outcome"] == "failed"
         assert '"detail":"SendMessage: AccessDenied"' in pipeline.log()
         assert pipeline.depth("DlqUrl") == 0
-    wait_until(lambda: pipeline.depth("DlqUrl") == 1, "the dead letter, once the permission was back")
+    wait_until(lambda: pipeline.depth("DlqUrl") == 1, "the message is in the DLQ once the permission is restored")
     (message,) = pipeline.rejected_messages()
     assert message.attributes["Reason"] == "schema_violation"
 

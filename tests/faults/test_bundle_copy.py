@@ -113,16 +113,16 @@ def test_corrupt_source_file_stops_the_worker(scenario: Scenario, bundle_store: 
     scenario.reconcile(messages)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "gone", "manifest"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest"])
 def test_damaged_copy_is_replaced(scenario: Scenario, bundle_store: BundleStore, tmp_path: Path, damage: str) -> None:
     with worker(bundle_store.environment(), tmp_path / "log") as one:
         one.wait_until("a process is ready")
     (folder,) = bundle_store.cache.iterdir()
     match damage:
-        case "cut short":
+        case "truncated":
             with (folder / ENCODER).open("r+b") as file:
                 file.truncate(1000)
-        case "gone":
+        case "missing":
             (folder / ENCODER).unlink()
         case "manifest":
             (folder / "bundle.json").write_text("{")

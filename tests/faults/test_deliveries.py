@@ -30,8 +30,10 @@ def test_duplicates_are_enriched_once_by_two_workers(scenario: Scenario, tmp_pat
     more = [traffic.again(message) for message in first for _ in range(rng.choice([1, 1, 2, 2, 4]))]
     rng.shuffle(more)
     # Each message next to its duplicate, so that both processes get the same ticket at the same time.
-    beside = [message for one in traffic.mixed(scenario.size(200), uploads=0) for message in (one, traffic.again(one))]
-    messages = [*beside, *first, *more]
+    adjacent = [
+        message for one in traffic.mixed(scenario.size(200), uploads=0) for message in (one, traffic.again(one))
+    ]
+    messages = [*adjacent, *first, *more]
     environment = scenario.stack.environment() | {
         "MODEL_BUNDLE": scenario.bundle.as_uri(),
         "BUNDLE_CACHE_DIR": str(tmp_path / "cache"),

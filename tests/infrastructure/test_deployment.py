@@ -54,7 +54,7 @@ def test_cfn_lint_finds_nothing(text: str) -> None:
         ("aws:SourceArn: !Sub\n", "aws:SourceArn: !GetAtt RawBucket.Arn\n                Spare: !Sub\n", "E3004"),
         ("!Ref MaxTicketBytes", "!Ref MaxBytes", "E1020"),
     ],
-    ids=["property", "circle", "reference"],
+    ids=["property", "circular-dependency", "reference"],
 )
 def test_cfn_lint_detects_an_invalid_template(old: str, new: str, finding: str) -> None:
     assert TEXT.count(old)
@@ -102,8 +102,8 @@ def test_gradual_deployment_uses_codedeploy_with_alarms() -> None:
     update = resources["EnrichmentFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert update["DeploymentGroupName"] == {"Ref": "EnrichmentFunctionDeploymentGroup"}
     (version,) = (name for name in resources if name.startswith("EnrichmentFunctionVersion"))
-    told = resources["NewVersionErrorsAlarm"]["Properties"]["Dimensions"][-1]
-    assert told == {"Name": "ExecutedVersion", "Value": {"Fn::Sub": f"${{{version}.Version}}"}}
+    dimension = resources["NewVersionErrorsAlarm"]["Properties"]["Dimensions"][-1]
+    assert dimension == {"Name": "ExecutedVersion", "Value": {"Fn::Sub": f"${{{version}.Version}}"}}
 
 
 def test_outputs_are_complete() -> None:
@@ -244,7 +244,7 @@ def check(number: int, reason: str = "a reason") -> dict[str, Any]:
         ({"skipped_checks": [check(1, " ")], "bare": [check(1)]}, "CKV_1 Queue: skipped without a reason"),
         ({"skipped_checks": [check(1)], "bare": [check(2)]}, "CKV_1 Queue: skipped, but it passes"),
     ],
-    ids=["good", "failed", "secret", "unreadable", "unreasoned", "needless"],
+    ids=["good", "failed", "secret", "unreadable", "no-reason", "unneeded"],
 )
 def test_scan_reports_problems(checks: dict[str, Any], message: str | None) -> None:
     found = scan_problems(**{"bare": [], "secrets": [], **checks})

@@ -102,14 +102,14 @@ def test_existing_copy_is_reused(small: Path, tmp_path: Path) -> None:
     assert (target / "encoder.onnx").read_bytes() == changed
 
 
-@pytest.mark.parametrize("damage", ["cut short", "gone", "no manifest", "another manifest"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "another manifest"])
 def test_damaged_copy_is_replaced(small: Path, tmp_path: Path, damage: str) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)
     manifest = target / "bundle.json"
     match damage:
-        case "cut short":
+        case "truncated":
             (target / "encoder.onnx").write_bytes(b"the")
-        case "gone":
+        case "missing":
             (target / "encoder.onnx").unlink()
         case "no manifest":
             manifest.unlink()

@@ -126,7 +126,7 @@ def test_missing_bucket_is_a_one_line_error() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("rate", [[], ["--rate", "0"]], ids=["asleep", "busy"])
+@pytest.mark.parametrize("rate", [[], ["--rate", "0"]], ids=["paused", "busy"])
 def test_signal_exits_0(number: signal.Signals, rate: list[str]) -> None:
     command = [sys.executable, "-m", "events.generator", "--out", "-", *rate]
     with subprocess.Popen(

@@ -274,8 +274,8 @@ def test_sigterm_loses_and_duplicates_nothing(harness: Harness, monkeypatch: pyt
         eventually(lambda: harness.stored(names) != [])
         worker.process.send_signal(signal.SIGTERM)
         worker.process.wait(20)
-    left, hidden = harness.waiting()
-    assert hidden == 0
+    left, in_flight = harness.waiting()
+    assert in_flight == 0
     assert left > 0, "the worker was faster than the signal: send more"
     assert len(harness.stored(names)) + left == len(names)
 

@@ -39,7 +39,7 @@ def image() -> str:
     """The function's image: the one without Flox, or TICKET_IMAGE."""
     name = os.environ.get("TICKET_IMAGE", "ticket-enrichment:standin")
     if docker("image", "inspect", name).returncode:
-        pytest.fail(f"there is no image {name}, or no Docker engine that answers; `make image-standin` says which")
+        pytest.fail(f"there is no image {name}, or no Docker engine responds; run `make image-standin` to see which")
     remove_leftovers()
     return name
 
