@@ -136,7 +136,8 @@ def _masked_item(item: Mapping[str, Mapping[str, Any]], enrichment: Mapping[str,
             value = "just now"
         elif repeated is not None:
             expected = Decimal(repr(repeated)) if kind == "N" else repeated
-            stored = TypeDeserializer().deserialize(typed)
+            attribute: Any = typed
+            stored = TypeDeserializer().deserialize(attribute)
             assert expected == stored, f"{name} differs between item and object"
             value = "as in the object"
         masked[name] = {kind: value}

@@ -169,7 +169,7 @@ def test_a_ticket_that_fails_stays_alone(
 
 def test_numbers_that_are_none_are_a_failure_of_the_model(enricher: Enricher, alone: list[EnrichmentData]) -> None:
     def spoil(results: list[Encoded]) -> list[Encoded]:
-        return [Encoded(r.embedding, r.pooled * np.float32(np.nan), r.sentences) for r in results]
+        return [Encoded(r.embedding, r.pooled * np.float32(np.nan), r.adapted, r.sentences) for r in results]
 
     broken = _with(enricher, FakeEncoder(enricher._encoder, spoil))
     with np.errstate(invalid="ignore"):
