@@ -119,9 +119,9 @@ class LambdaContainer:
         deadline = time.monotonic() + _SECONDS_TO_START
         while not _answers(self._port):
             if not self.is_running or time.monotonic() > deadline:
-                text = self.log().strip()[-500:]
+                tail = self.log().strip()[-500:]
                 self.stop()
-                raise ContainerError(f"{self.function.image} did not start: {text or 'no output'}")
+                raise ContainerError(f"{self.function.image} did not start: {tail or 'no output'}")
             time.sleep(0.02)
 
     def stop(self) -> None:
