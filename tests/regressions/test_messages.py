@@ -71,7 +71,6 @@ def test_inline_ticket_with_a_byte_order_mark_is_stored(function: Function) -> N
     assert function.dlq_messages() == []
 
 
-@issue(13, "EventBridge Pipes")
 def test_each_record_of_a_pipes_list_is_stored_or_failed(function: Function) -> None:
     """A pipe deletes every message that the answer does not report as failed."""
     records = [record(raw(f"PIPE-{number}", "Timetable", BODY), f"p-{number}") for number in range(2)]
@@ -154,7 +153,6 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]), Context())))
 """
 
 
-@issue(13, "a model's exception is one JSON line without its message")
 def test_model_exception_is_logged_as_json_without_its_message(function: Function) -> None:
     event = {"Records": [record(raw("MODEL", "Timetable", BODY))]}
     done = run_python(_FAILING_MODEL, function.product.environment, json.dumps(event))

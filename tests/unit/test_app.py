@@ -53,7 +53,7 @@ def test_event_without_messages_is_ignored_with_a_warning(harness: FakeHarness, 
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "unknown",
     [
         {"Records": None},
         {"Records": "none"},
@@ -74,9 +74,9 @@ def test_event_without_messages_is_ignored_with_a_warning(harness: FakeHarness, 
         7,
     ],
 )
-def test_unknown_event_raises_and_processes_nothing(harness: FakeHarness, odd: Any) -> None:
+def test_unknown_event_raises_and_processes_nothing(harness: FakeHarness, unknown: Any) -> None:
     with pytest.raises(EventNotUnderstood, match="does not consist of SQS records") as caught:
-        harness.handler(odd, context())
+        harness.handler(unknown, context())
     assert "canary" not in str(caught.value)
     assert (harness.models.seen, harness.dead_letters.rejected, harness.metrics.flushes) == ([], [], 0)
 
@@ -103,10 +103,10 @@ def test_record_without_id_is_processed_but_not_reported(harness: FakeHarness, m
 
 @pytest.mark.parametrize("body", [None, 7, {}, "absent"])
 def test_record_with_non_string_body_is_rejected(harness: FakeHarness, body: Any) -> None:
-    odd = record("") | {"body": body}
+    malformed = record("") | {"body": body}
     if body == "absent":
-        del odd["body"]
-    assert harness.invoke(event(odd)).response == NOTHING
+        del malformed["body"]
+    assert harness.invoke(event(malformed)).response == NOTHING
     assert [code for _, _, code in harness.dead_letters.rejected] == ["message_invalid"]
 
 
@@ -130,11 +130,11 @@ def test_batches_share_no_state(harness: FakeHarness) -> None:
     assert harness.invoke(event(record(ticket()))).response == NOTHING
 
 
-@pytest.mark.parametrize("odd", [None, object()])
-def test_time_left_defaults_to_one_minute(harness: FakeHarness, odd: Any) -> None:
-    assert harness.handler(event(record(ticket())), odd) == NOTHING
-    (left,) = harness.models.left
-    assert 0 < left <= 60
+@pytest.mark.parametrize("lambda_context", [None, object()])
+def test_time_left_defaults_to_one_minute(harness: FakeHarness, lambda_context: Any) -> None:
+    assert harness.handler(event(record(ticket())), lambda_context) == NOTHING
+    (seconds,) = harness.models.left
+    assert 0 < seconds <= 60
 
 
 def test_time_left_comes_from_the_context(harness: FakeHarness) -> None:

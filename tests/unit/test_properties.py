@@ -85,7 +85,7 @@ ERRORS = st.sampled_from(
 )
 MODEL_ERRORS = st.sampled_from([OutOfTime("x"), ModelFailed("x"), TicketInvalid("x")])
 FAULTS = st.dictionaries(st.sampled_from(KEYS), ERRORS, max_size=2)
-ODD_RECORDS = st.dictionaries(
+RANDOM_RECORDS = st.dictionaries(
     st.sampled_from(["messageId", "receiptHandle", "body", "attributes", "messageAttributes"]), VALUES, max_size=5
 )
 WELL_FORMED = st.tuples(BODIES, st.integers(min_value=1, max_value=6))
@@ -158,26 +158,26 @@ def test_every_record_has_exactly_one_outcome(
 
 
 HARNESS = FakeHarness(FakeModels())
-SQS_RECORDS = ODD_RECORDS.map(lambda fields: {**fields, "eventSource": "aws:sqs"})
-LISTS = st.lists(SQS_RECORDS, max_size=4) | st.lists(SQS_RECORDS | ODD_RECORDS | VALUES, max_size=4)
+SQS_RECORDS = RANDOM_RECORDS.map(lambda fields: {**fields, "eventSource": "aws:sqs"})
+LISTS = st.lists(SQS_RECORDS, max_size=4) | st.lists(SQS_RECORDS | RANDOM_RECORDS | VALUES, max_size=4)
 
 
 @given(VALUES | LISTS | st.fixed_dictionaries({"Records": VALUES | LISTS}))
 @settings(max_examples=200, deadline=None)
-def test_any_event_is_rejected_or_answered_with_its_own_ids(odd: Any) -> None:
+def test_any_event_is_rejected_or_answered_with_its_own_ids(any_event: Any) -> None:
     try:
-        answer = HARNESS.invoke(odd)
+        answer = HARNESS.invoke(any_event)
     except EventNotUnderstood:
-        assert odd
+        assert any_event
         return
     assert answer.response.keys() == {"batchItemFailures"}
-    held = (
-        [r.get("messageId") for r in (odd["Records"] if isinstance(odd, dict) else odd)]
+    sent_ids = (
+        [r.get("messageId") for r in (any_event["Records"] if isinstance(any_event, dict) else any_event)]
         if answer.response["batchItemFailures"]
         else []
     )
     for failure in answer.response["batchItemFailures"]:
-        assert failure["itemIdentifier"] in held
+        assert failure["itemIdentifier"] in sent_ids
         assert failure["itemIdentifier"]
 
 
