@@ -113,7 +113,10 @@ class Options:
     raw_bucket: Annotated[str | None, Option(envvar="RAW_BUCKET", hidden=True)] = None
     force: Annotated[
         bool,
-        Option("--force", help="Accept a source that is not the destination's DLQ (backfill: that is not RAW_BUCKET)."),
+        Option(
+            "--force",
+            help="Accept a source that is not the destination's DLQ (backfill: a bucket that is not RAW_BUCKET).",
+        ),
     ] = False
     yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False
     as_json: Annotated[bool, Option("--json", help="Print JSON instead of text.")] = False
