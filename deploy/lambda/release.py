@@ -222,12 +222,12 @@ def run(command: list[str], name: str, given: str | None = None) -> None:
 def main() -> None:
     """Run one action, or exit with 1 and one line."""
     parser = argparse.ArgumentParser(description="Deploy the stacks to AWS, or delete them.")
-    parser.add_argument("action", choices=["deploy", "observability", "destroy"], help="observability: deploy only that stack")
+    parser.add_argument("action", choices=["deploy", "observability", "destroy"], help="observability: only that stack")
     parser.add_argument("--sam", type=Path, required=True, help="the sam program")
     parser.add_argument("--image", default=IMAGE, help="name of the local Docker image")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "samconfig.toml", help="samconfig.toml")
     parser.add_argument("--environment", default="prod", help="its environment (prod)")
-    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters that override those in the file")
+    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters; they override the file's")
     given = parser.parse_intermixed_args()
     config = Configuration(given.config, given.environment)
     try:
