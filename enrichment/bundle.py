@@ -1,4 +1,4 @@
-"""The model bundle: a folder with `bundle.json` and the files that it lists. Opens, verifies and installs bundles."""
+"""The model bundle: a directory with `bundle.json` and the files it lists. Opens, verifies and installs bundles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _installing: Final = threading.Lock()
 
 
 class Bundle:
-    """An opened bundle: its folder, manifest and digest."""
+    """An open bundle: its directory, manifest and digest."""
 
     def __init__(self, folder: Path, manifest: Manifest, digest: str) -> None:
         self.folder = folder
@@ -32,14 +32,14 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """`<name>@<first 12 digits of the digest>`: the `model_version` of enriched tickets."""
+        """`<name>@<first 12 digits of the digest>`, the `model_version` of an enriched ticket."""
         return f"{self.manifest.name}@{self.digest[:12]}"
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = False) -> Bundle:
-        """Read the manifest and check the size of every file, and with `verify` also its hash.
+        """Reads the manifest and checks the presence and size of every file; with `verify` also every hash.
 
-        Raises BundleMissing, BundleInvalid or BundleCorrupt; the message names the file and how to fix it.
+        Raises BundleMissing, BundleInvalid or BundleCorrupt; the message names the file and the remedy.
         """
         folder = Path(folder)
         try:
@@ -55,7 +55,7 @@ class Bundle:
         return bundle
 
     def path(self, name: str) -> Path:
-        """The path of a file in the manifest. Raises BundleInvalid if the manifest does not list it."""
+        """The path of a file. Raises BundleInvalid if the manifest does not list it."""
         if name not in self.manifest.files:
             raise BundleInvalid(
                 f"{self.folder / MANIFEST} uses the file {name}, but does not list it; rebuild the bundle"
@@ -64,7 +64,7 @@ class Bundle:
 
     @contextmanager
     def opening(self, what: str) -> Iterator[None]:
-        """Convert exceptions in the block, which opens `what`, to BundleInvalid."""
+        """Converts any exception in the block to BundleInvalid; `what` is being opened."""
         try:
             yield
         except BundleInvalid:
@@ -87,11 +87,11 @@ class Bundle:
 
 
 def install(open_file: Callable[[str], BinaryIO], cache: Path | str, *, place: str) -> Path:
-    """Copy a bundle to `<cache>/<digest>` unless that folder exists, and return the folder.
+    """Copies a bundle to `<cache>/<digest>` and returns that directory; does nothing if it already exists.
 
-    `open_file(name)` opens a file of the source, `place` names the source in errors. Files are hashed while they are
-    copied to a temporary folder, which is then renamed: a partial copy is never opened, and of two concurrent copies
-    one wins. Raises BundleInvalid or BundleCorrupt.
+    `open_file(name)` returns a stream of a file of the source, `place` names the source in errors. Files are copied to
+    a temporary directory and hashed during the copy; the directory is then renamed. A partial copy is therefore never
+    opened, and of two concurrent copies one wins. Raises BundleInvalid or BundleCorrupt.
     """
     cache = Path(cache)
     with open_file(MANIFEST) as stream:
@@ -114,19 +114,19 @@ def _copy_all(open_file: Callable[[str], BinaryIO], manifest: Manifest, raw: byt
         try:
             scratch.rename(target)
         except OSError:
-            # Another process was faster, and has verified its copy.
+            # Another process was faster, and verified its copy before the rename.
             if not target.is_dir():
                 raise
 
 
 @contextmanager
 def _scratch(cache: Path, digest: str) -> Iterator[Path]:
-    """A temporary folder next to the target; leftovers of killed processes are removed, or they would fill /tmp."""
-    # The host is part of the name: pods that share a volume have the same few process ids.
+    """A temporary directory next to the target. Deletes those of killed copies, which would fill /tmp."""
+    # The host is part of the name, because pods that share a volume use the same few process ids.
     part = f"{digest}.part-{platform.node()}-"
     for stale in cache.glob(f"{part}*"):
         pid = stale.name.rsplit("-", 1)[-1].split(".")[0]
-        # A process copies once: a folder with our own pid is from an earlier process with the same pid.
+        # A process copies once, so a directory with our own pid is from an earlier process in the same /tmp.
         if not pid.isdigit() or int(pid) == os.getpid() or not _alive(int(pid)):
             shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{part}{os.getpid()}.", dir=cache))

@@ -1,15 +1,15 @@
-"""The errors of the library as one tree.
+"""The library's errors.
 
-    EnrichmentError                 the base; carries `ticket_id`, `code`, `transient`
-    ├── TicketInvalid               permanent: the ticket violates the schema of RawTicket
+    EnrichmentError                 base class, with `ticket_id`, `code` and `transient`
+    ├── TicketInvalid               permanent: the ticket breaks the schema of RawTicket
     ├── ModelFailed                 transient: a model raised on this ticket alone
-    ├── OutOfTime                   transient: not started, because too little time was left
+    ├── OutOfTime                   transient: not started, because not enough time was left
     └── BundleError                 the model bundle cannot be used
-        ├── BundleMissing           there is no bundle at the given place
-        ├── BundleInvalid           its manifest is invalid or does not match its graphs
-        └── BundleCorrupt           a file differs from the manifest
+        ├── BundleMissing           there is no bundle at that location
+        ├── BundleInvalid           the manifest is invalid, or does not match the graphs
+        └── BundleCorrupt           a file does not match the manifest
 
-`code` is stable and used in metrics and as the reason of a DLQ message; the message is for people. No message contains
+`code` is stable and used in metrics and as the `Reason` of DLQ messages; the message is for people. No message contains
 a ticket's subject, body or other customer data.
 """
 
@@ -30,10 +30,10 @@ __all__ = [
 
 
 class EnrichmentError(Exception):
-    """Base of all errors of this library.
+    """Base class of this library's errors.
 
-    `transient` says whether the same ticket may succeed later; `ticket_id` is None if the ticket is unknown or there
-    are several.
+    `transient`: whether the same ticket may succeed later. `ticket_id`: the ticket, None if unknown or not a single
+    one.
     """
 
     code: ClassVar[str] = "enrichment_error"
@@ -51,14 +51,14 @@ class TicketInvalid(EnrichmentError):
 
 
 class ModelFailed(EnrichmentError):
-    """A model raised an exception for this ticket; it is chained as the cause."""
+    """A model raised an exception for this ticket alone; the exception is the cause."""
 
     code = "model_failed"
     transient = True
 
 
 class OutOfTime(EnrichmentError):
-    """The ticket was not started, because too little time was left."""
+    """The ticket was not started, because not enough time was left."""
 
     code = "out_of_time"
     transient = True
@@ -71,18 +71,18 @@ class BundleError(EnrichmentError):
 
 
 class BundleMissing(BundleError):
-    """There is no bundle at the given place."""
+    """There is no bundle at the given location."""
 
     code = "bundle_missing"
 
 
 class BundleInvalid(BundleError):
-    """The manifest is invalid, has another version, or does not match the graphs."""
+    """The manifest cannot be read, has another version, or does not match the graphs."""
 
     code = "bundle_invalid"
 
 
 class BundleCorrupt(BundleError):
-    """A file of the bundle is missing, or differs in size or hash from the manifest."""
+    """A file of the bundle is missing, or its size or hash differs from the manifest."""
 
     code = "bundle_corrupt"

@@ -1,7 +1,7 @@
-"""`bundle.json`, the manifest of a model bundle.
+"""`bundle.json`: the manifest of a model bundle.
 
-It has the size and sha256 of every file, and the source and settings of every model. The sha256 of the canonical
-manifest is the bundle's digest, so bundles with the same digest give the same results.
+The manifest has the size and sha256 of every file, and the source and settings of every model. The sha256 of the
+canonical manifest is the bundle's digest, so two bundles with the same digest give the same results.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _ModelSpec(_Spec):
 
 
 class _FullSpec(_ModelSpec):
-    """A model of the full profile; `words` is its embedding file, `pinned` whether the weights are the pinned ones."""
+    """A model of the full profile; `words` is its embedding, `pinned` whether it has the pinned weights."""
 
     words: str
     pinned: bool
@@ -89,10 +89,10 @@ class HeadSpec(_Spec):
 
 
 class ClassifierSpec(_FullSpec):
-    """A sequence classifier with its own tokenizer; its embedding is part of the graph `file`.
+    """A separate sequence classifier with its own tokenizer; its embedding is part of the graph `file`.
 
-    `labels` are in the order of the outputs; within the bounds `neutral` of the last label's probability, the result is
-    neutral.
+    `labels` are in the order of its outputs. The result is neutral if the last label's probability is within the bounds
+    `neutral`.
     """
 
     kind: Literal["sequence_classifier"]
@@ -105,7 +105,7 @@ class ClassifierSpec(_FullSpec):
 
 
 class GenerationSpec(_Spec):
-    """How summaries are generated; the names are those of generation_config.json."""
+    """How summaries are generated; the fields are those of a generation_config.json."""
 
     num_beams: Annotated[int, Field(ge=1, le=32)]
     length_penalty: float
@@ -143,7 +143,7 @@ class ModelsSpec(_Spec):
     """All models of a bundle, by task."""
 
     encoder: EncoderSpec
-    # Called `cues` in bundles that were built before November 2026; both names stay readable.
+    # Bundles that were built before November 2026 name it `cues`.
     features: Annotated[str, Field(validation_alias=AliasChoices("features", "cues"))]
     intent: HeadSpec
     urgency: HeadSpec
@@ -163,7 +163,7 @@ class Manifest(_Spec):
     profile: Literal["compact", "full"]
     files: dict[str, FileSpec]
     models: ModelsSpec
-    # ISO 639-1; of bundles that name none, the models were trained on English.
+    # ISO 639-1; bundles without this field were trained on English.
     languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2}$")]], Field(min_length=1)] = ["en"]
     verification: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Packs texts without padding: the input format of the full profile's graphs."""
+"""Concatenates texts without padding, as inputs for the graphs of the full profile."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from enrichment.encoder import Floats, Integers
 __all__ = ["GROUP", "HIDDEN", "packed", "whole"]
 
 HIDDEN: Final = np.float32(np.finfo(np.float32).min / 2)
-"""Added to an attention score to mask a token; half of the minimum, so that sums stay finite."""
+"""Added to an attention score, it masks a token; half of the minimum, so that sums stay finite."""
 
 GROUP: Final = 32
-"""Attention sums are computed in groups of this size, so that trailing groups of masked tokens do not change a sum.
+"""Attention adds numbers in groups of this size, so appending groups of masked tokens changes no sum.
 
-With texts padded to whole groups, a text's sums do not depend on the longest text.
+If texts are padded to whole groups, a text's sums do not depend on the longest text.
 """
 
 
 def packed(texts: Sequence[Integers], longest: int | None = None) -> dict[str, Integers | Floats]:
-    """The inputs of a graph for non-empty texts of token ids.
+    """The inputs of a graph for texts of token ids, none of which may be empty.
 
     ids and positions (tokens,): all texts concatenated; place (texts, length): the index of each text's tokens in them;
-    back (tokens,): the inverse of place; mask (texts, 1, 1, length): 0 or `HIDDEN`. `longest` is the length of the
-    longest text if it is not among these.
+    back (tokens,): the inverse; mask (texts, 1, 1, length): 0 or `HIDDEN`. `longest` overrides the length to pad to.
     """
     lengths = np.asarray([len(text) for text in texts])
     inside = np.arange(whole(longest or int(lengths.max()))) < lengths[:, None]

@@ -1,7 +1,7 @@
-"""`make image-standin`: builds the function's image without Flox, with the same contract as Flox's image.
+"""`make image-standin`: builds the function's image without Flox, with the same interface as the image built by Flox.
 
 The base is a minimal Debian with its Python, built once and kept as a separate image. The image adds the function's
-dependencies as wheels at their tested versions, the function's folders of this repository, the model bundle at
+dependencies as wheels at their tested versions, the function's packages, the model bundle at
 /share/ticket-enrichment/bundle, and /bin/ticket-lambda.
 """
 
@@ -32,7 +32,7 @@ UNUSED: Final = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/sha
 
 
 class BuildError(Exception):
-    """The image cannot be built. One line that says how to fix it."""
+    """The image cannot be built; the message is one line with the remedy."""
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def check_engine() -> None:
 
 
 def make_root() -> None:
-    """Build the base image unless it exists. Raises BuildError."""
+    """Build the base image, unless it exists. Raises BuildError."""
     if run("docker", "image", "inspect", ROOT).returncode == 0:
         return
     if shutil.which("debootstrap") is None:
@@ -109,7 +109,7 @@ def gather_rest(context: Path, bundle: Path) -> None:
     shutil.copytree(bundle, context / "bundle")
     for name in ("Dockerfile", "ticket-lambda"):
         shutil.copy(Path(__file__).parent / name, context / name)
-    # Lambda runs it as another user, so the files must not depend on this user's umask.
+    # Lambda runs it as another user, so its permissions must not depend on this user's umask.
     for name in ("packages", "bundle", "ticket-lambda"):
         for path in [context / name, *(context / name).rglob("*")]:
             path.chmod(0o755 if path.is_dir() or name == "ticket-lambda" else 0o644)
