@@ -100,7 +100,7 @@ def measure(bundle: Path, memory: int, batch: int, batches: int) -> Measured:
     return Measured(whole, models, len(log.getvalue().encode()) / tickets, item)
 
 
-def figures(log: str) -> Iterator[dict[str, Any]]:
+def batch_metrics(log: str) -> Iterator[dict[str, Any]]:
     """The EMF metrics of each batch."""
     lines = (json.loads(line) for line in log.splitlines() if line.startswith("{"))
     return (line for line in lines if "TicketsPerBatch" in line)
