@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/features.py enrichment/encoder.py $(wildcard enrichment/text/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check clean bundle bundle-path zip wheel image image-standin deploy destroy deploy-localstack \
+.PHONY: help demo test unit check clean bundle bundle-path zip wheel image image-docker deploy destroy deploy-localstack \
     sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-export soak bench \
     bench-full bench-lambda eval examples format lint types template workflows scan
 
@@ -65,8 +65,8 @@ wheel: $(VENV)/.demo  # Builds the Python package, dist/*.whl
 image:  ## Build the function's image with Flox: ticket-lambda:latest
 	@deploy/lambda/image.sh
 
-image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build an equivalent image with Docker, without Flox
-	@$(BIN)/python -m deploy.standin.build --bundle $(BUNDLE)
+image-docker: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build an equivalent image with Docker, without Flox
+	@$(BIN)/python -m deploy.docker.build --bundle $(BUNDLE)
 
 ## Deploy and run
 deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AWS: PARAMETERS="NAME=VALUE ..."
@@ -83,27 +83,27 @@ deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalS
 	    $(SAM)/bin/sam deploy --config-env localstack && \
 	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
 
-sam-invoke: image-standin $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a sample event: EVENT=events/one-ticket.json
+sam-invoke: image-docker $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a sample event: EVENT=events/one-ticket.json
 	@$(BIN)/python -m tests.sam.local $(EVENT)
 
 cost: $(VENV)/.demo $(BUNDLE)/bundle.json  # Measures the time per ticket and prices a million tickets: COST="--memory 1024 --price NAME=USD"
 	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
 
 ## Slower tests (the first four need Docker, test-cpus needs qemu-user, test-nix needs nix-bin)
-test-lambda: image-standin $(SAM)/.$(SAM_VERSION)  ## Test the image under the runtime interface emulator
+test-lambda: image-docker $(SAM)/.$(SAM_VERSION)  ## Test the image under the runtime interface emulator
 	$(BIN)/python -m pytest tests/runtime
 
-test-e2e: image-standin $(SAM)/.$(SAM_VERSION)  ## Test the deployed stack on MiniStack, with its role enforced
+test-e2e: image-docker $(SAM)/.$(SAM_VERSION)  ## Test the deployed stack on MiniStack, with its role enforced
 	$(BIN)/python -m pytest tests/endtoend
 
 test-localstack: $(VENV)/bin/python  ## Test the deployed stack on LocalStack (also needs Python 3.12 or 3.13)
 	@if python=$${LOCALSTACK_PYTHON:-$$($(BIN)/python tests/endtoend/interpreter.py)}; then \
-	    $(MAKE) --no-print-directory image-standin $(SAM)/.$(SAM_VERSION) && \
+	    $(MAKE) --no-print-directory image-docker $(SAM)/.$(SAM_VERSION) && \
 	    $(MAKE) --no-print-directory $(LOCALSTACK)/.$(LOCALSTACK_VERSION) LOCALSTACK_PYTHON="$$python" && \
 	    $(BIN)/python -m pytest tests/endtoend --cloud localstack; \
 	fi
 
-test-sam: image-standin $(SAM)/.$(SAM_VERSION)  ## Run every sample event with `sam local invoke`
+test-sam: image-docker $(SAM)/.$(SAM_VERSION)  ## Run every sample event with `sam local invoke`
 	$(BIN)/python -m pytest tests/sam
 
 test-zip: $(VENV)/.dev $(BUNDLE)/bundle.json $(SAM)/.$(SAM_VERSION)  ## Test the zip under the runtime interface emulator
@@ -134,7 +134,7 @@ bench-full: $(VENV)/.bench  ## The same for the full profile; takes half an hour
 eval: $(VENV)/.demo  ## Measure the labels' accuracy in five folds by author: DATA=FILE
 	@$(BIN)/python -m enrichment.export.evaluate "$(DATA)"
 
-bench-lambda: image-standin $(SAM)/.$(SAM_VERSION)  # Init time of the image against torch, cost of a ticket
+bench-lambda: image-docker $(SAM)/.$(SAM_VERSION)  # Init time of the image against torch, cost of a ticket
 	@$(BIN)/python -m tests.bench.container
 
 # Parts of `make check`, and the scan that only CI runs -----------------------------------------------------------------

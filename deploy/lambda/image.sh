@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 if ! command -v flox >/dev/null; then
-    echo "error: there is no flox (flox.dev); make image-standin builds an equivalent image without it" >&2
+    echo "error: there is no flox (flox.dev); make image-docker builds an equivalent image without it" >&2
     exit 1
 fi
 if ! command -v docker >/dev/null; then

@@ -36,7 +36,7 @@ STAGES = ("TokenizeLatency", "EncodeLatency", "ClassifyLatency", "SummarizeLaten
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="make bench-lambda", description=__doc__)
-    parser.add_argument("--image", default="ticket-enrichment:standin", help="the image (ticket-enrichment:standin)")
+    parser.add_argument("--image", default="ticket-enrichment:docker", help="the image (ticket-enrichment:docker)")
     parser.add_argument("--batches", type=int, default=BATCHES, help=f"batches of ten long tickets ({BATCHES})")
     given = parser.parse_args()
     models = REPOSITORY / ".bundles" / "baseline"

@@ -8,7 +8,7 @@ from typing import Protocol
 from tests.endtoend.deployment import Deployment
 from tests.runtime.container import LABEL, docker
 
-STANDIN = "ticket-enrichment:standin"
+DOCKER_IMAGE = "ticket-enrichment:docker"
 SAM = Path(".venv-sam/bin/sam")  # in the repository
 
 

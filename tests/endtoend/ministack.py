@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Self
 
 from handler.local.emulator import Emulator
-from tests.endtoend.cloud import SAM, STANDIN, containers_of
+from tests.endtoend.cloud import DOCKER_IMAGE, SAM, containers_of
 from tests.endtoend.deployment import REGION, ROOT, Deployment, make_client, run
 from tests.runtime.container import LambdaContainer, docker, find_rie, remove_leftovers
 from tests.runtime.function import Function
@@ -39,7 +39,7 @@ class MiniStack:
             emulator = Emulator(0, {f"MINISTACK_LAMBDA_PROXY_{_PREFIX}-ticket-enrichment": self._proxy.url})
             stack.callback(emulator.stop)
             emulator.start()
-            assert docker("tag", STANDIN, _IMAGE).returncode == 0, f"there is no {STANDIN}: make image-standin"
+            assert docker("tag", DOCKER_IMAGE, _IMAGE).returncode == 0, f"there is no {DOCKER_IMAGE}: make image-docker"
             stack.callback(docker, "rmi", "--no-prune", _IMAGE)
             url = f"http://127.0.0.1:{emulator.port}"
             make_client("s3", url, ROOT).create_bucket(Bucket=_BUCKET)

@@ -35,7 +35,7 @@ ALL = re.compile(r"commands of this (page|section) are not run here: they need \
 
 # Commands that another test runs: a pattern, and a text that a file must contain.
 ELSEWHERE = {
-    r"make image-standin": ("Makefile", "test-lambda: image-standin"),
+    r"make image-docker": ("Makefile", "test-lambda: image-docker"),
     r"make sam-invoke EVENT=\S+": ("tests/sam/test_sam.py", "local"),
     r"make zip": ("tests/zip/*.py", "function_zip"),
     r"make cost .*": ("tests/integration/test_cost.py", "cost"),

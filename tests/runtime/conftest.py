@@ -37,9 +37,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(scope="session")
 def image() -> str:
     """The function's image: the one without Flox, or TICKET_IMAGE."""
-    name = os.environ.get("TICKET_IMAGE", "ticket-enrichment:standin")
+    name = os.environ.get("TICKET_IMAGE", "ticket-enrichment:docker")
     if docker("image", "inspect", name).returncode:
-        pytest.fail(f"there is no image {name}, or no Docker engine responds; run `make image-standin` to see which")
+        pytest.fail(f"there is no image {name}, or no Docker engine responds; run `make image-docker` to see which")
     remove_leftovers()
     return name
 

@@ -29,7 +29,7 @@ from tests.support.cases import EVENTS, Answer, load_cases
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAM = REPOSITORY / ".venv-sam" / "bin" / "sam"
-IMAGE = "ticket-enrichment:standin"
+IMAGE = "ticket-enrichment:docker"
 FUNCTION = "EnrichmentFunction"
 _REPORT = re.compile(r"^.*REPORT RequestId: ", re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""`make image-standin`: builds the function's image without Flox, with the same interface as the image built by Flox.
+"""`make image-docker`: builds the function's image without Flox, with the same interface as the image built by Flox.
 
 The base is a minimal Debian with its Python, built once and kept as a separate image. The image adds the function's
 dependencies as wheels at their tested versions, the function's packages, the model bundle at
@@ -22,7 +22,7 @@ from deploy.function_packages import PackagingError, copy_modules, dependencies,
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 CONSTRAINTS: Final = REPOSITORY / "deploy" / "constraints.txt"
-IMAGE: Final = "ticket-enrichment:standin"
+IMAGE: Final = "ticket-enrichment:docker"
 SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # the suite's Python; the Dockerfile contains its folder name
 GLIBC: Final = 36  # the suite has 2.36
@@ -37,11 +37,11 @@ class BuildError(Exception):
 
 def main() -> None:
     """Build the image and print its name, or exit with 1 and one line."""
-    parser = argparse.ArgumentParser(prog="make image-standin", description="Build the function's image without Flox.")
+    parser = argparse.ArgumentParser(prog="make image-docker", description="Build the function's image without Flox.")
     parser.add_argument("--bundle", type=Path, required=True, help="the model bundle to include")
     parser.add_argument("--tag", default=IMAGE, help=f"its name ({IMAGE})")
     given = parser.parse_args()
-    context = REPOSITORY / "build" / "standin"
+    context = REPOSITORY / "build" / "docker"
     try:
         check_engine()
         make_root()
@@ -71,7 +71,7 @@ def make_root() -> None:
     if os.geteuid() != 0:
         raise BuildError("debootstrap needs root to build the base image; run this as root once")
     report_progress(f"Building the base image of Debian {SUITE}, once; this takes minutes ...")
-    with tempfile.TemporaryDirectory(prefix="standin-root-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="docker-root-") as scratch:
         root = Path(scratch) / "root"
         made = run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", SUITE, str(root))
         if made.returncode:
