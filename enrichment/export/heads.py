@@ -150,7 +150,8 @@ def folds_of(texts: Sequence[Labelled], target: Doubles, seed: int = _SEED) -> n
     numbers = np.random.default_rng(seed)
     result = np.zeros(len(texts), int)
     if all(item.author for item in texts):
-        sizes = {author: sum(item.author == author for item in texts) for author in sorted({i.author for i in texts})}
+        authors = sorted({str(item.author) for item in texts})
+        sizes = {author: sum(item.author == author for item in texts) for author in authors}
         totals = [0] * FOLDS
         for author in sorted(sizes, key=lambda author: (-sizes[author], numbers.random())):
             fold = totals.index(min(totals))

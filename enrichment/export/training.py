@@ -309,7 +309,7 @@ class Trained:
 
     @property
     def _lexical(self) -> int:
-        return self.data.side.shape[1] % HIDDEN  # fewer than 384; the pooled layers have 384 each
+        return int(self.data.side.shape[1]) % HIDDEN  # fewer than 384; the pooled layers have 384 each
 
     def outputs(self, batch: Sequence[int]) -> dict[Task, torch.Tensor]:
         """The branch's logits for some rows, with gradients."""
@@ -401,7 +401,7 @@ def _loss(
 
 def accepted(data: TrainingSet, task: Task, rows: Sequence[int]) -> Booleans:
     """(len(rows), labels): which labels are accepted."""
-    return cast("Booleans", data.targets[task][rows] > 0)
+    return data.targets[task][rows] > 0
 
 
 def temperature_for(logits: Doubles, allowed: Booleans) -> float:
