@@ -309,7 +309,7 @@ class Trained:
 
     @property
     def _lexical(self) -> int:
-        return int(self.data.side.shape[1]) % HIDDEN  # fewer than 384; the pooled layers have 384 each
+        return int(self.data.side.shape[1] % HIDDEN)  # fewer than 384; the pooled layers have 384 each
 
     def outputs(self, batch: Sequence[int]) -> dict[Task, torch.Tensor]:
         """The branch's logits for some rows, with gradients."""
