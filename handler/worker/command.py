@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from handler.cli.errors import settings_line
+from handler.cli.output import echo
 from handler.metrics import make_logger
 from handler.settings import WorkerSettings
 from handler.worker.health import PortTaken, serve_health
@@ -86,7 +87,7 @@ def _settings() -> WorkerSettings:
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"ticket-processor: {text}", err=True)
+    echo(f"ticket-processor: {text}", err=True)
 
 
 def main() -> None:
