@@ -18,15 +18,16 @@ import pytest
 
 from handler.metrics import Logger
 from handler.worker import supervisor as module
+from handler.worker import watchdog
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # Appends its pid to a file, reports as a process of the worker does, and lives as long as its standard input is open.
 CHILD = """
-import json, os, signal, sys
+import ctypes, json, os, signal, sys
 descriptor, kind, pids = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 signal.signal(signal.SIGTERM, signal.SIG_IGN if kind == "stubborn" else lambda *_: sys.exit(5 if kind == "sore" else 0))
 number = len(open(pids).readlines())
@@ -41,6 +42,16 @@ if kind == "false start" or (kind == "late" and number < 2):
     sys.exit(3)
 report(metrics=[["started", 1.5], ["outcome", "done", None]])
 report(ready=True)
+if kind.startswith("batch"):
+    if kind == "batch stuck" and number >= 1:
+        sys.stdin.read()
+    batch = {"message_ids": ["m1", "m2"], "receipts": ["r1", "r2"], "visibility_timeout": 1, "seconds": 1.5}
+    report(batch_started=batch)
+    if kind == "batch done":
+        report(batch_finished=True)
+    # Called through PyDLL, sleep holds the interpreter lock.
+    ctypes.PyDLL(None).sleep(3 if kind == "batch slow" else 600 if kind == "batch stuck" else 0)
+    report(batch_finished=True)
 if kind == "torn" and number < 2:
     os.write(descriptor, b'{"metrics": [["outco')
     os.kill(os.getpid(), signal.SIGKILL)
@@ -56,14 +67,21 @@ class Crew:
         self._pids.touch()
         self._log = io.StringIO()
         self.metrics = PrometheusMetrics()
+        self.changes: list[tuple[list[str], int]] = []
+        self.confirms = True
         self.supervisor = Supervisor(
             lambda descriptor: [sys.executable, "-S", "-c", CHILD, str(descriptor), kind, str(self._pids)],
             wanted,
             grace,
+            change_visibility=self.change_visibility,
             metrics=self.metrics,
             # A name given twice would be the same logger, which writes to where it first wrote.
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
         )
+
+    def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[bool]:
+        self.changes.append((list(receipts), seconds))
+        return [self.confirms] * len(receipts)
 
     def run(self, meanwhile: Callable[[], object]) -> int:
         """Run it, and end it by SIGTERM once `meanwhile` has returned in another thread."""
@@ -212,6 +230,51 @@ def test_signal_before_a_process_has_its_handlers_is_no_failure(tmp_path: Path) 
     crew.supervisor._command = lambda _: [*slow[:-1], slow[-1].format(str(mark))]
     assert crew.run(lambda: eventually(mark.exists)) == 0
     assert crew.supervisor.failure is None
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+def test_visibility_is_renewed_while_a_process_holds_the_interpreter_lock(tmp_path: Path, confirms: bool) -> None:
+    crew = Crew(tmp_path, kind="batch slow")
+    crew.confirms = confirms
+
+    def renewed() -> None:
+        eventually(lambda: len(crew.changes) >= 4)
+
+    assert crew.run(renewed) == 0
+    assert crew.changes[:4] == [(["r1", "r2"], 1)] * 4
+    assert ("could not be renewed" in crew.log) is not confirms
+
+
+def test_visibility_of_a_finished_batch_is_not_renewed(tmp_path: Path) -> None:
+    crew = Crew(tmp_path, kind="batch done")
+
+    def wait() -> None:
+        crew.ready()
+        time.sleep(1)
+
+    assert crew.run(wait) == 0
+    assert crew.changes == []
+
+
+def test_process_that_overruns_is_killed_and_its_messages_come_back_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_OVERRUN", 1.0)
+    crew, reasons = Crew(tmp_path, kind="batch stuck"), set[str | None]()
+
+    def replaced() -> None:
+        def is_replaced() -> bool:
+            reasons.add(crew.supervisor.not_ready())
+            return len(crew.pids) == 2
+
+        eventually(is_replaced)
+        crew.ready()
+
+    assert crew.run(replaced) == 0
+    assert "a batch overruns its time" in reasons
+    assert crew.changes[-2:] == [(["r1"], 0), (["r2"], 1)]
+    assert crew.log.count("a batch overruns its time; its process is killed") == 1
+    assert crew.value("ticket_process_restarts_total") == 1
 
 
 def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
