@@ -1,7 +1,7 @@
-"""From the body of an SQS message to the tickets that it refers to.
+"""Parses the body of an SQS message into references to tickets.
 
-A body is an S3 notification (of one or several objects), the same in an SNS envelope, an S3 event from EventBridge, or
-a ticket itself.
+A body is an S3 notification (of one or several objects), an S3 notification in an SNS envelope, an S3 event from
+EventBridge, or a ticket.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from handler.errors import MessageInvalid
 __all__ = ["Ignored", "InlineTicket", "Reference", "StoredTicket", "inline_key", "number_attribute", "references"]
 
 _MAX_ENVELOPES: Final = 2  # AWS itself never nests SNS envelopes
-# Families of S3 events that need no enrichment. Logs name only the family, because the rest is the sender's text.
+# Groups of S3 events that need no enrichment. Logs name only the group, because the rest comes from the sender.
 _REMOVALS: Final = ("ObjectRemoved", "LifecycleExpiration", "ObjectRestore:Delete")
 _OTHERS: Final = (
     "IntelligentTiering",
@@ -43,7 +43,7 @@ class StoredTicket:
 
 @dataclass(frozen=True, slots=True)
 class InlineTicket:
-    """A raw ticket in the message itself: its JSON as it was sent."""
+    """A raw ticket in the message itself: its JSON as sent."""
 
     raw: bytes
 

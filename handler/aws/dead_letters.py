@@ -1,7 +1,7 @@
 """The adapter that sends rejected messages to the DLQ with their reason, and defers failed ones.
 
-A DLQ message says why it is there: the attribute `Reason` is a stable code, `Rejection` a JSON object with the errors,
-the stage, the original message id and the time. The body and the sender's attributes stay as they were.
+Two attributes of a DLQ message say why it was rejected: `Reason` is a stable code, `Rejection` a JSON object with the
+errors and their stage, the original message id and the time. The body and the sender's attributes are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SqsDeadLetters"]
 
 _MAX_REJECTION: Final = 16 * 1024  # characters; an attribute is read by people
-_OURS: Final = frozenset({"Reason", "Rejection"})  # a replayed record still has those of its earlier rejection
+_OURS: Final = frozenset({"Reason", "Rejection"})  # a redriven record still has those of its earlier rejection
 
 
 class SqsDeadLetters:
@@ -33,14 +33,14 @@ class SqsDeadLetters:
     def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
         """As DeadLetters.reject; attributes beyond SQS's ten move into `Rejection`.
 
-        A message close to SQS's size limit leaves little room: its errors are shortened, then left out, and if there
-        is no room even for the code, the message is sent unchanged.
+        If the message is close to SQS's size limit, some errors, then all errors are left out; if not even the code
+        fits, the message is sent unchanged.
         """
         body = _body(record)
         self._dlq.send_one(body, _with_reason(record, reasons, code, MAX_BYTES - len(body.encode())))
 
     def defer(self, record: Mapping[str, Any], seconds: int) -> None:
-        """As DeadLetters.defer. If the call fails, the queue's visibility timeout has the same effect, only later."""
+        """As DeadLetters.defer. If the call fails, the message is retried after the queue's visibility timeout."""
         try:
             self._queue.change_visibility_one(record["receiptHandle"], seconds)
         except (MessageError, KeyError):
@@ -49,7 +49,7 @@ class SqsDeadLetters:
 
 def _body(record: Mapping[str, Any]) -> str:
     body = record.get("body")
-    # SQS delivers no record without a body and accepts no empty one.
+    # SQS never delivers a record without a body, and does not accept an empty one.
     return body if isinstance(body, str) and body else json.dumps(record, default=str)
 
 
