@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -205,5 +207,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run() -> int:
+    try:
+        return main()
+    except BrokenPipeError:  # nobody reads any more, as in `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it again when it exits
+        return 128 + signal.SIGPIPE  # what a shell shows for a program that ends by this signal
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())

@@ -86,17 +86,25 @@ class Bundle:
                     raise BundleCorrupt(f"{path} differs from its sha256; copy or build the bundle again")
 
 
-def install(open_file: Callable[[str], BinaryIO], cache: Path | str, *, place: str) -> Path:
+def install(
+    open_file: Callable[[str], BinaryIO], cache: Path | str, *, place: str, expected_digest: str | None = None
+) -> Path:
     """Copies a bundle to `<cache>/<digest>` and returns that directory; does nothing if it already exists.
 
     `open_file(name)` returns a stream of a file of the source, `place` names the source in errors. Files are copied to
     a temporary directory and hashed during the copy; the directory is then renamed. A partial copy is therefore never
-    opened, and of two concurrent copies one wins. Raises BundleInvalid or BundleCorrupt.
+    opened, and of two concurrent copies one wins. Raises BundleInvalid, also if the digest is not the expected one, or
+    BundleCorrupt.
     """
     cache = Path(cache)
     with open_file(MANIFEST) as stream:
         raw = stream.read()
     manifest, digest = read_manifest(raw, place)
+    if expected_digest not in (None, digest):
+        raise BundleInvalid(
+            f"{place} has the digest {digest} instead of the expected {expected_digest}; "
+            "name the bundle that is expected, or expect this one"
+        )
     target = cache / digest
     with _installing:
         if not target.is_dir():

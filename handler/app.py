@@ -67,7 +67,12 @@ def build(
     begin = time.perf_counter()
     metrics = metrics or EmfMetrics(settings.service_name, settings.aws_lambda_function_version)
     if models is None:
-        folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, lambda: client("s3").result())
+        folder = install_bundle(
+            settings.model_bundle,
+            settings.bundle_cache_dir,
+            lambda: client("s3").result(),
+            settings.model_bundle_digest,
+        )
         models = Enricher.open(folder, threads=settings.intra_op_threads)
         metrics.started(time.perf_counter() - begin)
     ports = Ports(

@@ -23,6 +23,12 @@ class Settings(BaseSettings):
     model_bundle: Annotated[
         str, Field(pattern=r"^(file|s3)://.+", description="Location of the model bundle: file:// or s3://")
     ]
+    model_bundle_digest: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[0-9a-f]{64}$", description="Digest that the bundle must have; default: any bundle is accepted"
+        ),
+    ] = None
     bundle_cache_dir: Annotated[
         str,
         Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,26 +20,28 @@ from enrichment.errors import BundleError, BundleInvalid, BundleMissing
 __all__ = ["install_bundle"]
 
 
-def install_bundle(uri: str, cache: str, s3: Callable[[], Any]) -> Path:
+def install_bundle(uri: str, cache: str, s3: Callable[[], Any], digest: str | None = None) -> Path:
     """Copies the bundle at `file:///directory` or `s3://bucket/prefix` to `<cache>/<digest>`; returns that directory.
 
-    Every file is hashed during the copy. An existing copy is trusted, unless a file is missing or has the wrong size;
-    then the bundle is copied again. `s3()` returns a client and is called only for s3://. Raises BundleMissing,
-    BundleInvalid or BundleCorrupt.
+    Every file is hashed during the copy. An existing copy is not hashed again, but it must belong to this user or to
+    root, and others must not be able to write to it; if a file is missing or has the wrong size, the bundle is copied
+    again. `digest` is the expected one, if only that bundle may be used. `s3()` returns a client and is called only for
+    s3://. Raises BundleMissing, BundleInvalid or BundleCorrupt.
     """
     parts = urlparse(uri)
     if parts.scheme == "file":
-        return _whole(_from_folder(Path(unquote(parts.path))), cache, uri)
+        return _whole(_from_folder(Path(unquote(parts.path))), cache, uri, digest)
     if parts.scheme == "s3" and parts.netloc:
         try:
-            return _whole(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, uri)
+            return _whole(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, uri, digest)
         except BotoCoreError as error:
             raise BundleMissing(f"MODEL_BUNDLE {uri} broke off while it was copied ({error}); start again") from error
     raise BundleInvalid(f"MODEL_BUNDLE is {uri!r}; it must be file:///folder or s3://bucket/prefix")
 
 
-def _whole(open_file: Callable[[str], BinaryIO], cache: str, uri: str) -> Path:
-    folder = install(open_file, cache, place=uri)
+def _whole(open_file: Callable[[str], BinaryIO], cache: str, uri: str, digest: str | None) -> Path:
+    folder = install(open_file, cache, place=uri, expected_digest=digest)
+    _check_owner(folder)
     try:
         if Bundle.open(folder).digest == folder.name:
             return folder
@@ -49,7 +52,22 @@ def _whole(open_file: Callable[[str], BinaryIO], cache: str, uri: str) -> Path:
     aside = folder.with_name(f"{folder.name}.part-{platform.node()}-{os.getpid()}.damaged")
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
-    return install(open_file, cache, place=uri)
+    return install(open_file, cache, place=uri, expected_digest=digest)
+
+
+def _check_owner(folder: Path) -> None:
+    """Raises BundleInvalid if another user could have put files there: anybody can create a folder in /tmp."""
+    status = folder.lstat()  # not stat: a link belongs to whoever can change where it leads
+    foreign = stat.S_IWOTH
+    # Kubernetes makes a volume writable to the pod's own group (fsGroup).
+    if status.st_gid not in (os.getegid(), *os.getgroups()):
+        foreign |= stat.S_IWGRP
+    is_private = stat.S_ISDIR(status.st_mode) and not status.st_mode & foreign
+    if not is_private or status.st_uid not in (os.geteuid(), 0):
+        raise BundleInvalid(
+            f"{folder} is not opened: other users can change it; remove it, or set BUNDLE_CACHE_DIR to a "
+            "directory that only this user can write to"
+        )
 
 
 def _from_folder(folder: Path) -> Callable[[str], BinaryIO]:

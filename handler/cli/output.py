@@ -1,12 +1,14 @@
-"""Output of ticket lists: a table on a terminal, tab-separated lines in a pipe, or JSON lines.
+"""Output of the commands: a table on a terminal, tab-separated lines in a pipe, JSON lines, and messages.
 
-Control characters in customer text are removed, so that a subject cannot send escape sequences to the terminal.
+All text passes through `harmless`, so that a subject cannot send escape sequences to the terminal or reverse what is
+displayed. JSON escapes the same characters instead, so that its values stay complete.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, Never
 
+import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -24,7 +27,9 @@ __all__ = [
     "Form",
     "Row",
     "age",
+    "echo",
     "form_of",
+    "harmless",
     "keep_showing",
     "moment",
     "replace_unprintable",
@@ -39,6 +44,14 @@ _GIVE_WAY: Final = frozenset({"ticket", "subject", "summary"})  # columns that s
 _WIDE: Final = 140  # terminal width from which summaries are shown
 _SHOWN_NUMBERS: Final = 4  # numbers shown of a vector
 _UNITS: Final = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+# Persian and Indic words and composed emoji are wrong without these; str.isprintable rejects them as format characters.
+_JOINERS: Final = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+# A sequence is introduced by ESC and [ or ], or by the C1 character that means the same (ECMA-48). What has no end is
+# left to the filter of single characters, so that an unfinished sequence does not hide the text behind it.
+_ESCAPE_SEQUENCE: Final = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colors, cursor movement
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS: titles, links
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -72,16 +85,18 @@ def write_whole(ticket: Mapping[str, Any], place: Mapping[str, str], form: Form)
     """Prints one whole ticket: the stored JSON, or one field per line, with `place` and with vectors shortened."""
     if form == "json":
         sys.stdout.write(_json_line(ticket) + "\n")
+        sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
         return
     fields = list(_fields({**ticket, **place}))
     if form == "lines":
         sys.stdout.writelines(f"{_one_line(name)}\t{_one_line(value)}\n" for name, value in fields)
+        sys.stdout.flush()
         return
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in fields:
-        grid.add_row(Text(_one_line(name)), Text(_harmless(value), style=_STYLES.get(value, "")))
+        grid.add_row(Text(_one_line(name)), Text(harmless(value), style=_STYLES.get(value, "")))
     Console().print(grid)
 
 
@@ -158,7 +173,7 @@ def _is_number(value: Any) -> bool:
 def _json_line(value: Any) -> str:
     """JSON with every unprintable character escaped: the same value, without escape sequences for the terminal."""
     text = json.dumps(value, ensure_ascii=False, default=_plain)
-    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if _is_shown(c) else json.dumps(c)[1:-1] for c in text)
 
 
 def _plain(value: Any) -> Any:
@@ -168,15 +183,25 @@ def _plain(value: Any) -> Any:
     return sorted(value, key=str) if isinstance(value, set) else str(value)
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """Text without escape sequences, C0 and C1 control characters and bidirectional controls; line breaks stay."""
     if text.isprintable():
         return text
-    lines = text.replace("\r\n", "\n")
-    return "".join(c if c.isprintable() or c == "\n" else " " if c.isspace() else "" for c in lines)
+    lines = _ESCAPE_SEQUENCE.sub("", text).replace("\r\n", "\n")
+    return "".join(c if _is_shown(c) or c == "\n" else " " if c.isspace() else "" for c in lines)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character in _JOINERS
 
 
 def _one_line(text: str) -> str:
-    return " ".join(_harmless(text).split())
+    return " ".join(harmless(text).split())
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Prints a message to standard output, or to standard error."""
+    typer.echo(harmless(text), err=err)
 
 
 def replace_unprintable() -> None:

@@ -28,7 +28,7 @@ from botocore.exceptions import BotoCoreError
 from handler.aws.clients import client_factory
 from handler.aws.sqs import MoveTask, Queue, QueueAttributes
 from handler.cli.errors import error_line
-from handler.cli.output import form_of, replace_unprintable, write
+from handler.cli.output import echo, form_of, replace_unprintable, write
 from handler.cli.shutdown import Shutdown, on_shutdown_signal
 from handler.dlq.audit import Audit
 from handler.dlq.backfill import Backfill, list_objects, parse_location
@@ -136,10 +136,10 @@ def redrive(options: Options) -> None:
         task = MoveTask(_client("sqs"), dlq.attributes.arn, target.attributes.arn, rate)
         state = wait_for(task, shutdown, lambda state: advance(state.moved))
     if options.as_json:
-        typer.echo(json.dumps(asdict(state)))
+        echo(json.dumps(asdict(state)))
     else:
         failure = f": {state.failure}" if state.failure else ""
-        typer.echo(f"{state.moved} of about {state.total} messages moved; {state.status}{failure}")
+        echo(f"{state.moved} of about {state.total} messages moved; {state.status}{failure}")
     if state.status != "COMPLETED":
         raise typer.Exit(1)
 
@@ -281,7 +281,7 @@ def _report(stats: Stats, what: str, options: Options) -> None:
         warn(f"{name} failed: {error}")
     if stats.failed > len(stats.failures):
         warn(f"and {stats.failed - len(stats.failures)} more")
-    typer.echo(json.dumps(stats.as_json()) if options.as_json else summary(stats, what, dry_run=options.dry_run))
+    echo(json.dumps(stats.as_json()) if options.as_json else summary(stats, what, dry_run=options.dry_run))
 
 
 def _exit(stats: Stats) -> None:

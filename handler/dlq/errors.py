@@ -10,6 +10,7 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.cli.errors import error_line
+from handler.cli.output import echo, harmless
 from handler.errors import MessageError
 
 __all__ = ["DlqError", "RequestInvalid", "describe", "reported", "warn"]
@@ -69,5 +70,5 @@ def reported() -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-    """Print a line to standard error, without characters that could control the terminal."""
-    typer.echo(f"dlq-replay: {''.join(character for character in text if character.isprintable())}", err=True)
+    """Print a line to standard error."""
+    echo(f"dlq-replay: {' '.join(harmless(text).split())}", err=True)

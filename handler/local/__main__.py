@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from handler.cli.output import echo
 from handler.local import EmbeddedStack, StackError
 
 __all__ = ["app"]
@@ -44,7 +45,7 @@ def up(
                 typer.echo(f"# The stack is up at {stack.endpoint_url}; Ctrl-C ends it.", err=True)
                 stack.wait()
     except StackError as error:
-        typer.echo(str(error), err=True)
+        echo(str(error), err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         typer.echo("# The stack has ended.", err=True)

@@ -28,6 +28,7 @@ from rich.text import Text
 
 from enrichment import Bundle, EnrichmentError
 from events.upload import Upload, make_uploads
+from handler.cli.output import harmless
 from handler.local import EmbeddedStack
 from handler.local.emulator import StackError
 from handler.local.reconciliation import Stats, dead_letters, stored_tickets
@@ -51,7 +52,7 @@ def main(
         with EmbeddedStack() as stack, tempfile.TemporaryDirectory(prefix="ticket-demo-") as scratch:
             result = _run(stack, Path(scratch), bundle.resolve(), make_uploads(count, seed), people)
     except (EnrichmentError, StackError) as error:
-        people.print(f"error: {error}", style="red", markup=False, highlight=False)
+        people.print(harmless(f"error: {error}"), style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
     sys.stdout.write(json.dumps({**result, "bundle": version}) + "\n")
     if result["lost"] or result["failed"]:
@@ -146,16 +147,18 @@ def _print_examples(out: Console, stored: Mapping[str, Mapping[str, Any]]) -> No
         chosen.setdefault(ticket["enrichment"]["sentiment"], ticket)
     for ticket in list(chosen.values())[:3]:
         found = ticket["enrichment"]
-        body = " ".join(ticket["body"].split())
+        body = " ".join(harmless(ticket["body"]).split())
         text = Text(body if len(body) <= 300 else body[:299] + "…", style="dim")
         labels = (
             f"{task} {found[task]} {found[f'{task}_confidence']:.2f}" for task in ("intent", "urgency", "sentiment")
         )
         text.append("\n" + " · ".join(labels), style="not dim bold")
-        text.append(f"\n{found['summary']}", style="not dim")
+        text.append(f"\n{harmless(found['summary'])}", style="not dim")
         numbers = ", ".join(f"{value:.3f}" for value in found["embedding"][:4])
         text.append(f"\n384 numbers: {numbers}, …", style="dim")
-        out.print(Panel(text, title=Text(ticket["subject"] or ticket["ticket_id"]), title_align="left", width=100))
+        out.print(
+            Panel(text, title=Text(harmless(ticket["subject"] or ticket["ticket_id"])), title_align="left", width=100)
+        )
 
 
 @contextmanager

@@ -34,7 +34,7 @@ PARAMETERS = {"ImageUri": "ticket-enrichment:local", "MappingEnabled": "false"}
 # MiniStack 1.5.33 does not support alarms on metric math.
 _OBSERVABILITY_PARAMETERS = {"MetricMathAlarms": "false"}
 # Settings that only make sense in the function's image, or that the user chooses.
-_NOT_PASSED_ON = frozenset({"HOME", "MODEL_BUNDLE", "BUNDLE_CACHE_DIR", "LOG_LEVEL"})
+_NOT_PASSED_ON = frozenset({"HOME", "MODEL_BUNDLE", "MODEL_BUNDLE_DIGEST", "BUNDLE_CACHE_DIR", "LOG_LEVEL"})
 _SECONDS_TO_CREATE = 30.0
 
 

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from handler.aws.clients import client_factory
 from handler.cli.errors import error_line, settings_line
+from handler.cli.output import echo
 from handler.tickets.repository import RepositoryError, TicketRepository
 from handler.tickets.similarity import READERS
 
@@ -49,7 +50,7 @@ def opened() -> Iterator[TicketRepository]:
     try:
         settings = AccessSettings()
     except ValidationError as error:
-        typer.echo(f"tickets: {settings_line(error)}", err=True)
+        echo(f"tickets: {settings_line(error)}", err=True)
         raise typer.Exit(2) from error
     try:
         make = client_factory(settings.aws_endpoint_url)
@@ -60,8 +61,8 @@ def opened() -> Iterator[TicketRepository]:
             client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
         )
     except RepositoryError as error:
-        typer.echo(f"tickets: {error}", err=True)
+        echo(f"tickets: {error}", err=True)
         raise typer.Exit(1) from error
     except (BotoCoreError, ClientError) as error:
-        typer.echo(f"tickets: {error_line(error, _REMEDIES)}", err=True)
+        echo(f"tickets: {error_line(error, _REMEDIES)}", err=True)
         raise typer.Exit(1) from error

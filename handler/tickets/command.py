@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from enrichment.ticket import Priority, Sentiment
-from handler.cli.output import Row, form_of, keep_showing, moment, replace_unprintable, write, write_whole
+from handler.cli.output import Row, echo, form_of, keep_showing, moment, replace_unprintable, write, write_whole
 from handler.tickets.access import opened
 from handler.tickets.options import (
     CreatedOption,
@@ -80,7 +80,7 @@ def show(
             items = load()
             write(map(ticket_row, items), form)
             if not items and form == "table":
-                typer.echo("no such tickets", err=True)
+                echo("no such tickets", err=True)
             return
         with _until_stopped():
             if form == "table":
@@ -167,7 +167,7 @@ def resemble(
                 advance=lambda: bar.advance(task),
             )
         write([ticket_row(other, cosine) for cosine, other in found.matches], form)
-        typer.echo(_caveats(found), err=True)
+        echo(_caveats(found), err=True)
 
 
 def follow_tickets(
@@ -221,7 +221,7 @@ def _find(repository: TicketRepository, ticket_id: str, created_at: int | None) 
         raise RepositoryError(f"no ticket {ticket_id}" + (f" of {created_at}, but of {times}" if times else ""))
     if len(wanted) > 1:
         times = ", ".join(str(item.created_at) for item in wanted[1:])
-        typer.echo(f"the newest of {len(wanted)}; --created-at shows the others: {times}", err=True)
+        echo(f"the newest of {len(wanted)}; --created-at shows the others: {times}", err=True)
     return wanted[0]
 
 

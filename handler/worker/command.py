@@ -13,9 +13,11 @@ import typer
 from pydantic import ValidationError
 
 from handler.cli.errors import settings_line
+from handler.cli.output import echo
 from handler.metrics import make_logger
 from handler.settings import WorkerSettings
 from handler.worker.health import PortTaken, serve_health
+from handler.worker.message_queue import SqsVisibility
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import WorkerOptions
 from handler.worker.supervisor import Supervisor
@@ -58,11 +60,13 @@ def process(
         timeout=timeout,
         grace=grace,
     )
-    metrics = PrometheusMetrics()
+    metrics, visibility = PrometheusMetrics(), SqsVisibility(settings)
+    visibility.prepare()
     supervisor = Supervisor(
         lambda descriptor: [sys.executable, "-P", "-m", "handler.worker.processor", str(descriptor), options.dump()],
         settings.num_workers,
         grace,
+        change_visibility=visibility,
         metrics=metrics,
         logger=make_logger(settings.log_level),
     )
@@ -87,7 +91,7 @@ def _settings() -> WorkerSettings:
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"ticket-processor: {text}", err=True)
+    echo(f"ticket-processor: {text}", err=True)
 
 
 def main() -> None:

@@ -7,16 +7,18 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from typing import Any, Final
 
 from handler.worker.prometheus import CONTENT_TYPE
 
 __all__ = ["PortTaken", "serve_health"]
 
 _TEXT: Final = "text/plain; charset=utf-8"
+_MAX_CONNECTIONS: Final = 32  # at the same time; a probe and a scraper need two
+_BUSY: Final = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
 class PortTaken(Exception):
@@ -52,12 +54,16 @@ def serve_health(port: int, not_ready: Callable[[], str | None], metrics: Callab
                 case _:
                     self._answer(HTTPStatus.NOT_FOUND, b"there is /livez, /readyz and /metrics\n")
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def _answer(self, status: HTTPStatus, body: bytes, kind: str = _TEXT) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Logs nothing: probes come every few seconds."""
@@ -71,7 +77,28 @@ def serve_health(port: int, not_ready: Callable[[], str | None], metrics: Callab
 
 
 class _Server(ThreadingHTTPServer):
+    """Answers 503 when _MAX_CONNECTIONS are open, so that silent clients cannot start threads without end."""
+
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._slots = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._slots.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        request.settimeout(0)  # nobody else waits for this client
+        with suppress(OSError):
+            request.sendall(_BUSY)
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
 
     def server_bind(self) -> None:
         # HTTPServer's own version looks up this machine's name on the network.

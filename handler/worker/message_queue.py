@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
+
+from botocore.exceptions import BotoCoreError
 
 from handler.aws.clients import client_factory
 from handler.aws.sqs import Queue, QueueAttributes, tens
@@ -11,7 +14,7 @@ from handler.errors import MessageError
 from handler.settings import Settings
 from handler.worker.invocation import Message
 
-__all__ = ["MessageQueue", "SqsMessageQueue"]
+__all__ = ["MessageQueue", "SqsMessageQueue", "SqsVisibility"]
 
 
 class MessageQueue(Protocol):
@@ -64,6 +67,30 @@ class SqsMessageQueue:
     def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
         """As MessageQueue.change_visibility."""
         return _unconfirmed(messages, lambda receipts: self._settling.change_visibility(receipts, seconds))
+
+
+class SqsVisibility:
+    """Changes visibility timeouts by receipt handles; for any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._queue: Queue | None = None
+
+    def prepare(self) -> None:
+        """Creates the client in another thread: it takes a second, which is much of a short visibility timeout."""
+        threading.Thread(target=self, args=([], 0), daemon=True).start()
+
+    def __call__(self, receipts: Sequence[str], seconds: int) -> list[bool]:
+        """True for each receipt handle that SQS confirms; at most ten."""
+        try:
+            with self._lock:
+                if self._queue is None:
+                    client = client_factory(self._settings.aws_endpoint_url)
+                    self._queue = Queue(client("sqs", read_timeout=3, attempts=1), self._settings.queue_url)
+            return self._queue.change_visibility(receipts, seconds) if receipts else []
+        except (MessageError, BotoCoreError):  # the process reports what is wrong with the configuration
+            return [False] * len(receipts)
 
 
 def _unconfirmed(messages: Sequence[Message], settle: Callable[[Sequence[str]], list[bool]]) -> list[Message]:

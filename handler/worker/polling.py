@@ -1,30 +1,27 @@
 """What Lambda's event source mapping does, as a loop: receive, invoke the handler, delete what succeeded.
 
-Messages are received with a short visibility timeout, which is renewed while the batch is processed. So the messages
-of a killed process become visible again soon, and so do those that SQS returns to an abandoned long poll: SQS does not
-notice that the client has disconnected (aws-sdk-java issue 2083).
+Messages are received with a short visibility timeout, which the parent renews while the batch is processed. So the
+messages of a killed process become visible again soon, and so do those that SQS returns to an abandoned long poll: SQS
+does not notice that the client has disconnected (aws-sdk-java issue 2083).
 """
 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from handler.errors import MessageError
 from handler.worker.invocation import AnswerMalformed, InvocationContext, Message, failed_ids, function_arn, sqs_event
+from handler.worker.reports import BatchReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from handler.aws.sqs import QueueAttributes
     from handler.cli.shutdown import Shutdown
     from handler.metrics import Logger
     from handler.worker.message_queue import MessageQueue
-    from handler.worker.reports import PollMetrics, WorkerOptions
+    from handler.worker.reports import BatchReports, PollMetrics, WorkerOptions
 
 __all__ = ["FUNCTION_NAME", "Poller"]
 
@@ -36,8 +33,6 @@ _MAX_PAUSE: Final = 30.0
 # Part of the shutdown time that is reserved for deleting messages and not given to the handler.
 _DELETING_SHARE: Final = 0.2
 _MAX_DELETING: Final = 3.0
-# A handler that overruns its time by this many seconds is considered hung; Lambda would have killed it.
-_OVERRUN: Final = 10.0
 
 
 class Poller:
@@ -52,11 +47,11 @@ class Poller:
         *,
         metrics: PollMetrics,
         logger: Logger,
-        hang: Callable[[], None],
+        batches: BatchReports,
         memory_mb: int = 0,
         max_receive_count: int | None = None,
     ) -> None:
-        """`hang()` is called in another thread if the handler overruns its time; it should end the process.
+        """`batches` is told of each batch: the parent renews the visibility timeout and ends a process that overruns.
 
         `max_receive_count` is the handler's setting; it is compared with the queue's.
         """
@@ -66,7 +61,7 @@ class Poller:
         self._options = options
         self._metrics = metrics
         self._logger = logger
-        self._hang = hang
+        self._batches = batches
         self._memory_mb = memory_mb
         self._max_receive_count = max_receive_count
         self._deleting = min(_MAX_DELETING, _DELETING_SHARE * options.grace)
@@ -126,13 +121,19 @@ class Poller:
         self._error, self._errors = None, 0
 
     def _process(self, messages: Sequence[Message], attributes: QueueAttributes) -> None:
-        end = time.monotonic() + (
-            self._options.timeout or attributes.visibility_timeout or self._options.visibility_timeout
+        seconds = self._options.timeout or attributes.visibility_timeout or self._options.visibility_timeout
+        self._batches.batch_started(
+            BatchReport(
+                message_ids=[message["MessageId"] for message in messages],
+                receipts=[message["ReceiptHandle"] for message in messages],
+                visibility_timeout=self._visibility_timeout(attributes),
+                seconds=seconds,
+            )
         )
-        with self._visibility_renewed(messages, self._visibility_timeout(attributes), end):
-            failed = self._invoke(messages, attributes, end)
-            done = [] if failed is None else [m for m in messages if m["MessageId"] not in failed]
-            self._delete(done)
+        failed = self._invoke(messages, attributes, time.monotonic() + seconds)
+        done = [] if failed is None else [m for m in messages if m["MessageId"] not in failed]
+        self._delete(done)
+        self._batches.batch_finished()
         if failed is None:
             # As with Lambda, the batch comes back after the queue's visibility timeout, not at once.
             self._queue.change_visibility(messages, attributes.visibility_timeout)
@@ -179,29 +180,6 @@ class Poller:
                 "messages could not be deleted; they will be delivered again", extra={"message_ids": ids}
             )
             self._metrics.messages("undeleted", len(remaining))
-
-    @contextmanager
-    def _visibility_renewed(self, messages: Sequence[Message], seconds: int, end: float) -> Iterator[None]:
-        """Renews the visibility timeout of messages inside the block, every third of its length."""
-        done = threading.Event()
-
-        def renew() -> None:
-            while not done.wait(seconds / 3):
-                if time.monotonic() > end + _OVERRUN:
-                    self._logger.error("the handler hangs; the process exits and its batch will be retried")
-                    self._hang()
-                    return
-                if remaining := self._queue.change_visibility(messages, seconds):
-                    ids = [message["MessageId"] for message in remaining]
-                    self._logger.warning(
-                        "the visibility timeout of messages could not be renewed", extra={"message_ids": ids}
-                    )
-
-        threading.Thread(target=renew, name="renew-visibility", daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
 
 
 def _jitter(seconds: float) -> float:

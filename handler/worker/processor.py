@@ -26,7 +26,6 @@ from handler.worker.reports import Reporter, WorkerOptions
 
 __all__ = ["process"]
 
-_HUNG: Final = 70  # EX_SOFTWARE
 _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -49,7 +48,7 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         options,
         metrics=reporter,
         logger=logger,
-        hang=lambda: os._exit(_HUNG),
+        batches=reporter,
         memory_mb=_memory_mb(),
         max_receive_count=settings.max_receive_count,
     )

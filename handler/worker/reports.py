@@ -1,7 +1,7 @@
 """Communication between the worker's parent and its processes: options on the command line, reports through a pipe.
 
-Reports are JSON lines: ready, or the reason why the process cannot start, and the metrics of each batch. The parent
-aggregates the metrics, so that the totals in /metrics survive a process and no file has to be shared.
+Reports are JSON lines: ready, or the reason why the process cannot start, start and end of each batch, and its metrics.
+The parent aggregates the metrics, so that the totals in /metrics survive a process and no file has to be shared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 from handler.metrics import Metrics
 
-__all__ = ["PollMetrics", "Reporter", "WorkerMetrics", "WorkerOptions", "replay"]
+__all__ = ["BatchReport", "BatchReports", "PollMetrics", "Reporter", "WorkerMetrics", "WorkerOptions", "replay"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,28 @@ class WorkerOptions:
     def load(cls, text: str) -> Self:
         """The options that `dump` wrote."""
         return cls(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReport:
+    """A batch that a process begins: its messages, their visibility timeout, and the seconds that it may take."""
+
+    message_ids: Sequence[str]
+    receipts: Sequence[str]
+    visibility_timeout: int
+    seconds: float
+
+
+class BatchReports(Protocol):
+    """Tells the parent, which watches over the batch (handler.worker.watchdog)."""
+
+    def batch_started(self, batch: BatchReport) -> None:
+        """A batch begins."""
+        ...
+
+    def batch_finished(self) -> None:
+        """The batch is over; its messages are deleted, or deferred."""
+        ...
 
 
 class PollMetrics(Protocol):
@@ -80,6 +102,14 @@ class Reporter:
     def fatal(self, reason: str) -> None:
         """The process cannot start, and starting it again would not help."""
         self._write({"fatal": reason})
+
+    def batch_started(self, batch: BatchReport) -> None:
+        """As BatchReports.batch_started; sent at once."""
+        self._write({"batch_started": asdict(batch)})
+
+    def batch_finished(self) -> None:
+        """As BatchReports.batch_finished; sent at once."""
+        self._write({"batch_finished": True})
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started."""

@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from typing import Any, Final, Protocol
 
 from handler.cli.shutdown import TICK, on_shutdown_signal
 from handler.metrics import Logger
-from handler.worker.reports import WorkerMetrics, replay
+from handler.worker.reports import BatchReport, WorkerMetrics, replay
+from handler.worker.watchdog import ChangeVisibility, Watchdog
 
 __all__ = ["Supervisor", "SupervisorMetrics"]
 
@@ -42,6 +44,7 @@ class SupervisorMetrics(WorkerMetrics, Protocol):
 @dataclass(eq=False, slots=True)
 class _Child:
     process: subprocess.Popen[bytes]
+    watchdog: Watchdog
     is_ready: bool = False
     fatal: str | None = None
 
@@ -59,12 +62,14 @@ class Supervisor:
         wanted: int,
         grace: float,
         *,
+        change_visibility: ChangeVisibility,
         metrics: SupervisorMetrics,
         logger: Logger,
     ) -> None:
         self._command = command
         self._wanted = wanted
         self._grace = grace
+        self._change_visibility = change_visibility
         self._metrics = metrics
         self._logger = logger
         self._inbox: queue.SimpleQueue[Callable[[], None]] = (
@@ -96,6 +101,8 @@ class Supervisor:
         """Why the worker is not ready, or None; called in other threads."""
         if self._is_shutting_down:
             return "shutting down"
+        if any(child.watchdog.is_overrunning() for child in list(self._children)):
+            return "a batch overruns its time"
         ready = self._ready()
         return None if ready == self._wanted else f"{ready} of {self._wanted} processes have loaded the bundle"
 
@@ -119,26 +126,39 @@ class Supervisor:
 
     def _start(self) -> None:
         reading, writing = os.pipe()
-        child = _Child(
-            subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                self._command(writing),
-                stdin=subprocess.PIPE,
-                pass_fds=(writing,),
-                process_group=0,  # Ctrl-C in the terminal reaches only the parent, which then stops the others
-                # The new interpreter finds the same modules, however this one was started.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)},
-            )
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            self._command(writing),
+            stdin=subprocess.PIPE,
+            pass_fds=(writing,),
+            process_group=0,  # Ctrl-C in the terminal reaches only the parent, which then stops the others
+            # The new interpreter finds the same modules, however this one was started.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)},
         )
+        child = _Child(process, Watchdog(self._change_visibility, process.kill, self._logger))
         os.close(writing)
         self._children.append(child)
         threading.Thread(target=self._listen, args=(child, reading), daemon=True).start()
 
     def _listen(self, child: _Child, reading: int) -> None:
-        with open(reading, "rb") as stream:
-            for line in stream:
-                if line.endswith(b"\n"):  # the unfinished line of a killed process is lost, like its batch
-                    self._inbox.put(partial(self._reported, child, json.loads(line)))
+        watchdog, rest = child.watchdog, b""
+        with open(reading, "rb", buffering=0) as stream:
+            while True:
+                if not select.select([stream], [], [], watchdog.seconds_until_due())[0]:
+                    watchdog.act()
+                    continue
+                part = stream.read(65536)
+                if not part:
+                    break  # the unfinished line of a killed process is lost, like its batch
+                *lines, rest = (rest + part).split(b"\n")
+                for report in map(json.loads, lines):
+                    if "batch_started" in report:
+                        watchdog.started(BatchReport(**report["batch_started"]))
+                    elif "batch_finished" in report:
+                        watchdog.finished()
+                    else:
+                        self._inbox.put(partial(self._reported, child, report))
         code = child.process.wait()
+        watchdog.finished()
         self._inbox.put(partial(self._exited, child, code))
 
     def _reported(self, child: _Child, report: dict[str, Any]) -> None:

@@ -178,6 +178,7 @@ def test_observability_stack_reuses_no_earlier_name() -> None:
     [
         ("NamePrefix", ["", "acme-prod", "a" * 40], ["a", "Acme", "-acme", "acme-", "a" * 41]),
         ("ModelBundle", ["file:///share/ticket-enrichment/bundle"], ["s3://models/full", "file://share", "bundle"]),
+        ("ModelBundleDigest", ["", "0a" * 32], ["0a", "0A" * 32]),
         ("ModelBundleS3", ["", "models/full", "m.x/a/b"], ["models", "models/", "models/*", "s3://models/full"]),
     ],
 )

@@ -20,7 +20,16 @@ Rule = Callable[[Template], None]
 RULES: list[Rule] = []
 
 SETTINGS = {
-    *("MODEL_BUNDLE", "BUNDLE_CACHE_DIR", "RAW_BUCKET", "ENRICHED_BUCKET", "TABLE_NAME", "QUEUE_URL", "DLQ_URL"),
+    *(
+        "MODEL_BUNDLE",
+        "MODEL_BUNDLE_DIGEST",
+        "BUNDLE_CACHE_DIR",
+        "RAW_BUCKET",
+        "ENRICHED_BUCKET",
+        "TABLE_NAME",
+        "QUEUE_URL",
+        "DLQ_URL",
+    ),
     *("MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL", "SERVICE_NAME", "AWS_ENDPOINT_URL", "HOME"),
     "MALLOC_ARENA_MAX",
 }

@@ -102,6 +102,38 @@ def test_existing_copy_is_reused(small: Path, tmp_path: Path) -> None:
     assert (target / "encoder.onnx").read_bytes() == changed
 
 
+@pytest.mark.parametrize("change", ["writable by all", "a link"])
+def test_folder_that_others_can_change_is_not_opened(small: Path, tmp_path: Path, change: str) -> None:
+    target = install_bundle(small.as_uri(), str(tmp_path), no_client)
+    match change:
+        case "writable by all":
+            target.chmod(0o707)
+        case "a link":
+            target.rename(tmp_path / "elsewhere")
+            target.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleInvalid, match=rf"{target} is not opened: other users can change it; remove it, or set"):
+        install_bundle(small.as_uri(), str(tmp_path), no_client)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
+@pytest.mark.parametrize(("user", "group"), [(65534, -1), (-1, 65533)])
+def test_folder_of_another_user_or_group_is_not_opened(small: Path, tmp_path: Path, user: int, group: int) -> None:
+    target = install_bundle(small.as_uri(), str(tmp_path), no_client)
+    target.chmod(0o770)
+    assert install_bundle(small.as_uri(), str(tmp_path), no_client) == target  # writable by this user's own group
+    os.chown(target, user, group)
+    with pytest.raises(BundleInvalid, match="other users can change it"):
+        install_bundle(small.as_uri(), str(tmp_path), no_client)
+
+
+def test_only_the_expected_digest_is_copied(small: Path, tmp_path: Path) -> None:
+    digest = Bundle.open(small).digest
+    with pytest.raises(BundleInvalid, match=rf"has the digest {digest} instead of the expected {'0' * 64}; "):
+        install_bundle(small.as_uri(), str(tmp_path / "cache"), no_client, "0" * 64)
+    assert not (tmp_path / "cache").exists()
+    assert install_bundle(small.as_uri(), str(tmp_path / "cache"), no_client, digest).name == digest
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "another manifest"])
 def test_damaged_copy_is_replaced(small: Path, tmp_path: Path, damage: str) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)

@@ -18,15 +18,16 @@ import pytest
 
 from handler.metrics import Logger
 from handler.worker import supervisor as module
+from handler.worker import watchdog
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 # Appends its pid to a file, reports as a worker process does, and runs until its standard input is closed.
 CHILD = """
-import json, os, signal, sys
+import ctypes, json, os, signal, sys
 descriptor, kind, pids = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 ignore, exit_code = kind == "ignores SIGTERM", 5 if kind == "failing" else 0
 signal.signal(signal.SIGTERM, signal.SIG_IGN if ignore else lambda *_: sys.exit(exit_code))
@@ -42,6 +43,16 @@ if kind == "failed start" or (kind == "slow start" and number < 2):
     sys.exit(3)
 report(metrics=[["started", 1.5], ["outcome", "done", None]])
 report(ready=True)
+if kind.startswith("batch"):
+    if kind == "batch stuck" and number >= 1:
+        sys.stdin.read()
+    batch = {"message_ids": ["m1", "m2"], "receipts": ["r1", "r2"], "visibility_timeout": 1, "seconds": 1.5}
+    report(batch_started=batch)
+    if kind == "batch done":
+        report(batch_finished=True)
+    # Called through PyDLL, sleep holds the interpreter lock.
+    ctypes.PyDLL(None).sleep(3 if kind == "batch slow" else 600 if kind == "batch stuck" else 0)
+    report(batch_finished=True)
 if kind == "incomplete report" and number < 2:
     os.write(descriptor, b'{"metrics": [["outco')
     os.kill(os.getpid(), signal.SIGKILL)
@@ -57,14 +68,21 @@ class SupervisorHarness:
         self._pids.touch()
         self._log = io.StringIO()
         self.metrics = PrometheusMetrics()
+        self.changes: list[tuple[list[str], int]] = []
+        self.confirms = True
         self.supervisor = Supervisor(
             lambda descriptor: [sys.executable, "-S", "-c", CHILD, str(descriptor), kind, str(self._pids)],
             wanted,
             grace,
+            change_visibility=self.change_visibility,
             metrics=self.metrics,
             # A unique name: a second logger with the same name would write to the first one's stream.
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
         )
+
+    def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[bool]:
+        self.changes.append((list(receipts), seconds))
+        return [self.confirms] * len(receipts)
 
     def run(self, action: Callable[[], object]) -> int:
         """Run the supervisor, and end it with SIGTERM after `action` has returned in another thread."""
@@ -219,6 +237,51 @@ def test_signal_before_handlers_are_installed_is_not_a_failure(tmp_path: Path) -
     harness.supervisor._command = lambda _: [*slow[:-1], slow[-1].format(str(mark))]
     assert harness.run(lambda: eventually(mark.exists)) == 0
     assert harness.supervisor.failure is None
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+def test_visibility_is_renewed_while_a_process_holds_the_interpreter_lock(tmp_path: Path, confirms: bool) -> None:
+    harness = SupervisorHarness(tmp_path, kind="batch slow")
+    harness.confirms = confirms
+
+    def renewed() -> None:
+        eventually(lambda: len(harness.changes) >= 4)
+
+    assert harness.run(renewed) == 0
+    assert harness.changes[:4] == [(["r1", "r2"], 1)] * 4
+    assert ("could not be renewed" in harness.log) is not confirms
+
+
+def test_visibility_of_a_finished_batch_is_not_renewed(tmp_path: Path) -> None:
+    harness = SupervisorHarness(tmp_path, kind="batch done")
+
+    def wait() -> None:
+        harness.wait_until_ready()
+        time.sleep(1)
+
+    assert harness.run(wait) == 0
+    assert harness.changes == []
+
+
+def test_process_that_overruns_is_killed_and_its_messages_come_back_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_OVERRUN", 1.0)
+    harness, reasons = SupervisorHarness(tmp_path, kind="batch stuck"), set[str | None]()
+
+    def replaced() -> None:
+        def is_replaced() -> bool:
+            reasons.add(harness.supervisor.not_ready())
+            return len(harness.pids) == 2
+
+        eventually(is_replaced)
+        harness.wait_until_ready()
+
+    assert harness.run(replaced) == 0
+    assert "a batch overruns its time" in reasons
+    assert harness.changes[-2:] == [(["r1"], 0), (["r2"], 1)]
+    assert harness.log.count("a batch overruns its time; its process is killed") == 1
+    assert harness.value("ticket_process_restarts_total") == 1
 
 
 def test_processes_end_when_the_parent_is_killed(tmp_path: Path) -> None:

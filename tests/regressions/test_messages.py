@@ -116,7 +116,6 @@ def test_number_in_an_unknown_field_keeps_its_digits(number: str, function: Func
     assert f'"balance":{number},' in body.decode()
 
 
-@issue(16, "joiners in terminal output")
 @pytest.mark.parametrize("subject", ["کتاب\u200cها", "👩\u200d🚒 at the door"])
 def test_tickets_get_prints_joiners(subject: str, function: Function) -> None:
     function.invoke(raw("JOINED", subject, BODY))
@@ -163,7 +162,6 @@ def test_model_exception_is_logged_as_json_without_its_message(function: Functio
     assert any(json.loads(line).get("level") == "ERROR" and "ValueError" in line for line in lines)
 
 
-@issue(16, "the health server answers HEAD")
 def test_worker_answers_head(product: Product) -> None:
     with ticket_processor(product.environment | {"QUEUE_URL": product.queue}) as (port, _):
         wait_until(lambda: get(port, "/livez")[0] != 0)
@@ -173,7 +171,6 @@ def test_worker_answers_head(product: Product) -> None:
         connection.close()
 
 
-@issue(16, "output that is cut off")
 def test_enrichment_with_a_closed_pipe_ends_quietly(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "tickets.jsonl"
     file.write_text((json.dumps(raw("HEAD", "Timetable", BODY)) + "\n") * 64, encoding="utf-8")

@@ -42,6 +42,7 @@ def test_documentation_lists_each_setting_with_its_default() -> None:
     assert {name for name in ALL_SETTINGS if not documented[name]} == {
         *(name for name in ALL_SETTINGS if fields[name].is_required()),
         "AWS_ENDPOINT_URL",
+        "MODEL_BUNDLE_DIGEST",
     }
 
 
@@ -56,8 +57,9 @@ def test_template_has_the_same_defaults() -> None:
         for name, parameter in parameters.items()
         if parameter in TEMPLATE["Parameters"]
     }
-    assert defaults.keys() == {"MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL"}
-    assert defaults == {name: Settings.model_fields[name.lower()].default for name in defaults}
+    assert defaults.keys() == {"MODEL_BUNDLE_DIGEST", "MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL"}
+    # An empty variable counts as unset.
+    assert defaults == {name: Settings.model_fields[name.lower()].default or "" for name in defaults}
     assert function_environment()["BUNDLE_CACHE_DIR"] == Settings.model_fields["bundle_cache_dir"].default
     assert function_environment()["SERVICE_NAME"]["Fn::If"][-1] == Settings.model_fields["service_name"].default
 
@@ -65,6 +67,7 @@ def test_template_has_the_same_defaults() -> None:
 def test_setting_names_are_stable() -> None:
     assert {
         "MODEL_BUNDLE",
+        "MODEL_BUNDLE_DIGEST",
         "BUNDLE_CACHE_DIR",
         "RAW_BUCKET",
         "ENRICHED_BUCKET",
@@ -115,6 +118,7 @@ def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("model_bundle", "/folder"),
         ("model_bundle", "https://elsewhere/bundle"),
+        ("model_bundle_digest", "0123456789ab"),
         ("raw_bucket", ""),
         ("max_receive_count", 0),
         ("max_ticket_bytes", 0),

@@ -29,7 +29,7 @@ from typer.testing import CliRunner, Result
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
 from handler.aws.storage import AwsTicketSink
-from handler.cli.output import age, moment, write, write_whole
+from handler.cli.output import age, harmless, moment, write, write_whole
 from handler.ports import Write
 from handler.settings import Settings
 from handler.tickets.access import AccessSettings
@@ -463,10 +463,35 @@ def test_lines_have_nine_columns_and_no_control_characters(capsys: pytest.Captur
     item = item.model_copy(update={"language": "de"})
     write([ticket_row(item), ticket_row(item, 0.5)], "lines")
     plain, with_cosine = capsys.readouterr().out.splitlines()
-    cells = ["1970-01-01T00:00:00Z", "low", "", "", "yes", "T 1", "Re: your bill ]0;owned31m txt.exe ✓ é", "Two lines."]
+    cells = ["1970-01-01T00:00:00Z", "low", "", "", "yes", "T 1", "Re: your bill txt.exe ✓ é", "Two lines."]
     cells.append("de")
     assert plain.split("\t") == cells
     assert with_cosine.split("\t") == ["0.5000", *cells]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[1;31mb\x1b[0m", "ab"),
+        ("a\x9b2Jb", "ab"),
+        ("a\x1b]8;;http://x\x1b\\link\x1b]8;;\x07b", "alinkb"),
+        ("a\x1bP1$r0\x9cb", "ab"),
+        ("an unfinished \x1b]0;title", "an unfinished ]0;title"),
+        ("\x07\x08\x7f\x85a\x8d\x1bcb", " acb"),
+        ("\u202eevil\u202c \u2066i\u2067j\u2069 \u200f", "evil ij "),
+        ("one\r\ntwo\tthree", "one\ntwo three"),
+        ("نمی\u200cخواهم", "نمی\u200cخواهم"),
+        ("क्\u200dष 👩\u200d🚒 ❤\ufe0f", "क्\u200dष 👩\u200d🚒 ❤\ufe0f"),
+    ],
+)
+def test_text_keeps_joiners_and_loses_what_controls_a_terminal(text: str, shown: str) -> None:
+    assert harmless(text) == shown
+
+
+def test_json_keeps_joiners_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    write_whole({"subject": "نمی\u200cخواهم \u202e\x9b"}, {}, "json")
+    out = capsys.readouterr().out
+    assert out == '{"subject": "نمی\u200cخواهم \\u202e\\u009b"}\n'
 
 
 def test_json_lines_are_printable_and_equal_the_item(capsys: pytest.CaptureFixture[str]) -> None:
@@ -501,7 +526,7 @@ def test_whole_ticket_has_one_field_per_line(capsys: pytest.CaptureFixture[str])
     assert dict(line.split("\t") for line in capsys.readouterr().out.splitlines()) == {
         "ticket_id": "T",
         "created_at": "1970-01-01T00:00:00Z",
-        "body": "one two[31m",
+        "body": "one two",
         "priority": "null",
         "metadata.tags": "a, b",
         "metadata.extra": "{}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+import time
 
 import pytest
 
@@ -38,6 +39,31 @@ def test_probes_and_metrics(port: int) -> None:
         assert get(port, "/")[0] == 404
     with pytest.raises(ConnectionRefusedError):
         get(port, "/livez")
+
+
+def test_head_is_answered_like_get_without_the_body(port: int) -> None:
+    with serve_health(port, lambda: "starting", lambda: b"up 1\n"):
+        for path, status, length in (("/livez", 200, 6), ("/readyz", 503, 9), ("/metrics", 200, 5), ("/no", 404, 38)):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                client.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+                head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+            assert f" {status} ".encode() in head
+            assert f"Content-Length: {length}".encode() in head
+            assert body == b""
+
+
+def test_connections_are_bounded_and_slots_are_given_back(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.worker.health._MAX_CONNECTIONS", 2)
+    with serve_health(port, lambda: None, lambda: b""):
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(2)]
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            assert client.makefile("rb").read().startswith(b"HTTP/1.0 503 ")
+        for client in silent:
+            client.close()
+        deadline = time.monotonic() + 5
+        while get(port, "/livez")[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_disconnecting_client_is_not_logged(port: int, capfd: pytest.CaptureFixture[str]) -> None:

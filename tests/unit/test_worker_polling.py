@@ -18,7 +18,7 @@ from handler.errors import MessageError, ServiceFailed, Throttled
 from handler.metrics import Logger
 from handler.worker import polling
 from handler.worker.polling import Poller
-from handler.worker.reports import WorkerOptions
+from handler.worker.reports import BatchReport, WorkerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +44,6 @@ class Queue:
         self.deletions: list[list[str]] = []
         self.receives: list[tuple[int, int]] = []
         self.failing_calls: Counter[str] = Counter()
-        self.renewed = threading.Event()
         self.max_receive_count: int | None = 30
 
     def attributes(self) -> QueueAttributes:
@@ -74,9 +73,7 @@ class Queue:
 
     def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
         self.visibility_changes.append(([message["MessageId"] for message in messages], seconds))
-        if len(self.visibility_changes) >= 2:
-            self.renewed.set()
-        return list(messages) if self.failing_calls["change_visibility"] else []
+        return []
 
 
 class Metrics(Counter[tuple[Any, ...]]):
@@ -91,6 +88,16 @@ class Metrics(Counter[tuple[Any, ...]]):
 
     def flush(self) -> None:
         pass
+
+
+class Batches(list[BatchReport | None]):
+    """What the parent is told; None is the end of a batch."""
+
+    def batch_started(self, batch: BatchReport) -> None:
+        self.append(batch)
+
+    def batch_finished(self) -> None:
+        self.append(None)
 
 
 class PauselessShutdown(Shutdown):
@@ -109,7 +116,7 @@ class Harness:
         self.shutdown = PauselessShutdown()
         self.queue = Queue(self.shutdown, *batches)
         self.metrics = Metrics()
-        self.hung = threading.Event()
+        self.batches = Batches()
         self._log = io.StringIO()
         self.poller = Poller(
             self.queue,
@@ -119,7 +126,7 @@ class Harness:
             metrics=self.metrics,
             # The same name would return the same logger, which keeps its first stream.
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
-            hang=self.hung.set,
+            batches=self.batches,
             memory_mb=512,
             max_receive_count=30,
         )
@@ -230,38 +237,33 @@ def test_undeletable_message_is_logged_once() -> None:
     assert harness.metrics["messages", "deleted"] == 2
 
 
-def test_visibility_is_renewed_only_while_the_handler_runs() -> None:
-    harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("ab"), visibility_timeout=1)
-    harness.run()
-    for thread in threading.enumerate():
-        if thread.name == "renew-visibility":
-            thread.join(5)
-            assert not thread.is_alive()
-    assert harness.queue.receives[0] == (10, 1)
-    assert harness.queue.visibility_changes == [(["a", "b"], 1)] * 2
-    assert harness.queue.remaining == set()
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 360), (7.5, 7.5)])
+def test_parent_is_told_of_each_batch(timeout: float | None, seconds: float) -> None:
+    harness = Harness(fail(), batch("ab"), batch("c"), visibility_timeout=20, timeout=timeout).run()
+    first, second = (
+        BatchReport(
+            message_ids=list(names),
+            receipts=[f"handle-{name}" for name in names],
+            visibility_timeout=20,
+            seconds=seconds,
+        )
+        for names in ("ab", "c")
+    )
+    assert harness.batches == [first, None, second, None]
 
 
-def test_failed_visibility_renewal_is_logged() -> None:
-    harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("a"), visibility_timeout=1)
-    harness.queue.failing_calls["change_visibility"] = 1
+def test_end_of_a_batch_is_told_after_its_messages_are_deleted() -> None:
+    deleted: list[int] = []
+    harness = Harness(fail(), batch("ab"))
+    harness.batches.batch_finished = lambda: deleted.append(len(harness.queue.deletions))  # type: ignore[method-assign]
     harness.run()
-    assert [(line["level"], line["message_ids"]) for line in harness.lines] == [("WARNING", ["a"])] * 2
+    assert deleted == [1]
 
 
 @pytest.mark.parametrize(("visibility_timeout", "effective"), [(30, 30), (5000, 360)])
 def test_visibility_timeout_is_capped_by_the_queue(visibility_timeout: int, effective: int) -> None:
     harness = Harness(fail(), batch("a"), visibility_timeout=visibility_timeout, batch_size=4).run()
     assert harness.queue.receives[0] == (4, effective)
-
-
-def test_hanging_handler_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "_OVERRUN", 0.0)
-    harness = Harness(lambda *_: harness.hung.wait(10) and None, batch("a"), visibility_timeout=1, timeout=0.01)
-    harness.run()
-    assert harness.hung.is_set()
-    assert harness.queue.visibility_changes == []
-    assert [line["level"] for line in harness.lines] == ["ERROR"]
 
 
 def test_current_batch_finishes_within_the_shutdown_time() -> None:

@@ -112,7 +112,7 @@ def test_our_own_bugs_keep_their_traceback() -> None:
 
 def test_control_characters_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     warn("key \x1b[2J\u202e failed\n")
-    assert capsys.readouterr().err == "dlq-replay: key [2J failed\n"
+    assert capsys.readouterr().err == "dlq-replay: key failed\n"
 
 
 # -- messages
