@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from enrichment.errors import TicketInvalid
 
@@ -31,8 +32,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
-# Numbers from 2^53 on are no longer exact in a JavaScript reader, nor as a double anywhere.
-MAX_CREATED_AT: Final = 2**53 - 1
+MAX_CREATED_AT: Final = 253_402_300_799
+"""The end of the year 9999 in Unix time, the last moment that datetime, SQL and ISO 8601 can express."""
+
 _MAX_BITS: Final = 1024  # of an integer; as many as the largest double has
 _MAX_DEPTH: Final = 200  # the JSON reader's own limit; the writer's is not far above
 _PRIORITIES: Final = ("critical", "high", "medium", "low")
@@ -73,6 +75,22 @@ class RawTicket(_Model):
     customer_id: Identifier
     priority: Priority | None = None
     metadata: TicketMetadata = Field(default_factory=TicketMetadata)
+
+    @field_validator("subject", "body", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: Any) -> Any:
+        return "" if value is None else value
+
+    @field_validator("created_at", mode="before")
+    @classmethod
+    def _milliseconds_get_a_hint(cls, value: Any) -> Any:
+        if isinstance(value, int) and MAX_CREATED_AT < value <= 1000 * MAX_CREATED_AT:
+            raise PydanticCustomError(
+                "milliseconds",
+                "Input should be less than or equal to {limit}; it looks like milliseconds, and seconds are expected",
+                {"limit": MAX_CREATED_AT},
+            )
+        return value
 
     @field_validator("priority", mode="before")
     @classmethod

@@ -19,10 +19,11 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import EnrichmentData, enriched_json, parse_ticket
-from handler.errors import ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
-from handler.messages import Ignored, StoredTicket, inline_key, number_attribute, references
+from handler.compression import decompress
+from handler.errors import KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
+from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, inline_key, number_attribute, references
 from handler.outcome import MessageState, Outcome, TicketState
-from handler.ports import Ports, TicketSource, Write
+from handler.ports import Ports, Write
 
 __all__ = ["Batch", "MessageFailed"]
 
@@ -112,7 +113,7 @@ class Batch:
         ports, reference = self._ports, ticket.reference
         if isinstance(reference, StoredTicket):
             stored = ports.source.fetch(reference)
-            raw, ticket.modified = stored.raw, stored.modified
+            raw, ticket.modified = decompress(stored.raw, ports.max_ticket_bytes), stored.modified
         else:
             assert not isinstance(reference, Ignored)
             raw = reference.raw
@@ -126,6 +127,11 @@ class Batch:
         ticket.raw_sha256 = hashlib.sha256(raw).hexdigest()
         stored_key = reference.key if isinstance(reference, StoredTicket) else None
         ticket.key = stored_key or inline_key(parsed.ticket_id, parsed.created_at)
+        if stored_key is None and len(ticket.key) > MAX_KEY_BYTES:  # the key is ASCII
+            raise KeyTooLong(
+                f"the id needs an S3 key of {len(ticket.key)} bytes, S3 allows {MAX_KEY_BYTES}; use a shorter id, or "
+                "store the ticket in the raw bucket"
+            )
         known = ports.sink.known(parsed.ticket_id, parsed.created_at)
         if known is None:
             return None
@@ -170,7 +176,7 @@ class Batch:
         write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
         commit = self._ports.sink.store(write)
         if commit == "tie" and isinstance(ticket.reference, StoredTicket):
-            _refuse_replaced(self._ports.source, ticket.reference, ticket.raw_sha256)
+            _refuse_replaced(self._ports, ticket.reference, ticket.raw_sha256)
         return None if commit else "stale"
 
     def _run_stage(
@@ -263,11 +269,12 @@ class Batch:
         return Unexpected(f"{stage} raised {type(error).__name__}")
 
 
-def _refuse_replaced(source: TicketSource, reference: StoredTicket, sha256: str) -> None:
+def _refuse_replaced(ports: Ports, reference: StoredTicket, sha256: str) -> None:
     """Raises ObjectReplaced if the object's content no longer has this hash.
 
     S3's times have a resolution of one second, so of two versions within a second the older might be stored last.
     """
     with suppress(ObjectGone):
-        if hashlib.sha256(source.fetch(reference).raw).hexdigest() != sha256:
+        raw = decompress(ports.source.fetch(reference).raw, ports.max_ticket_bytes)
+        if hashlib.sha256(raw).hexdigest() != sha256:
             raise ObjectReplaced("the object was overwritten while this version was enriched")

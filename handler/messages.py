@@ -1,7 +1,7 @@
 """From the body of an SQS message to the tickets that it refers to.
 
 A body is an S3 notification (of one or several objects), the same in an SNS envelope, an S3 event from EventBridge, or
-a ticket itself.
+a ticket itself. A byte order mark at the beginning of a body is ignored, as at the beginning of an object.
 """
 
 from __future__ import annotations
@@ -16,8 +16,21 @@ import pydantic_core
 
 from handler.errors import MessageInvalid
 
-__all__ = ["Ignored", "InlineTicket", "Reference", "StoredTicket", "inline_key", "number_attribute", "references"]
+__all__ = [
+    "MAX_KEY_BYTES",
+    "Ignored",
+    "InlineTicket",
+    "Reference",
+    "StoredTicket",
+    "inline_key",
+    "number_attribute",
+    "references",
+]
 
+MAX_KEY_BYTES: Final = 1024
+"""The longest key that S3 accepts, in UTF-8."""
+
+_MAX_RECORDS: Final = 100  # of a notification; S3 sends one. More would delay the other messages of a batch.
 _MAX_ENVELOPES: Final = 2  # AWS itself never nests SNS envelopes
 # Families of S3 events that need no enrichment. Logs name only the family, because the rest is the sender's text.
 _REMOVALS: Final = ("ObjectRemoved", "LifecycleExpiration", "ObjectRestore:Delete")
@@ -30,6 +43,8 @@ _OTHERS: Final = (
     "ReducedRedundancyLostObject",
     "Replication",
 )
+# SNS sends these when a subscription begins or ends. There is nothing to enrich in them.
+_SNS_CONFIRMATIONS: Final = frozenset({"SubscriptionConfirmation", "UnsubscribeConfirmation"})
 _FROM_EVENTBRIDGE: Final = {"Object Created": "ObjectCreated:*", "Object Deleted": "ObjectRemoved:*"}
 
 
@@ -77,17 +92,28 @@ def number_attribute(record: Mapping[str, Any], name: str) -> int | None:
 
 def _from_text(text: str, envelopes: int) -> list[Reference]:
     try:
-        raw = text.encode()
+        raw = text.removeprefix("\ufeff").encode()
         data = pydantic_core.from_json(raw, allow_inf_nan=True)
     except ValueError as error:
         raise MessageInvalid("the message is not JSON; send an S3 notification or a ticket") from error
     if not isinstance(data, Mapping):
         raise MessageInvalid("the message is JSON, but not an object; send an S3 notification or a ticket")
-    if "ticket_id" in data:  # a ticket, even if it also has fields of a notification
-        return [InlineTicket(raw)]
+    # What has a ticket_id is a ticket, even if it also has fields of a notification.
+    if "ticket_id" not in data:
+        found = _from_envelope(data, envelopes)
+        if found is not None:
+            return found
+    return [InlineTicket(raw)]
+
+
+def _from_envelope(data: Mapping[str, Any], envelopes: int) -> list[Reference] | None:
+    """What a message of S3, SNS or EventBridge refers to; None if it is none of them."""
     if data.get("Event") == "s3:TestEvent":
         return [Ignored("s3:TestEvent")]
-    if data.get("Type") == "Notification" and isinstance(data.get("Message"), str):
+    kind = data.get("Type")
+    if isinstance(kind, str) and kind in _SNS_CONFIRMATIONS and isinstance(data.get("TopicArn"), str):
+        return [Ignored(f"sns:{kind}")]
+    if kind == "Notification" and isinstance(data.get("Message"), str):
         if not envelopes:
             raise MessageInvalid("the message is wrapped in too many SNS envelopes")
         return _from_text(data["Message"], envelopes - 1)
@@ -95,40 +121,50 @@ def _from_text(text: str, envelopes: int) -> list[Reference]:
         return _from_records(data["Records"])
     if data.get("source") == "aws.s3" and "detail-type" in data:
         return [_from_eventbridge(data)]
-    return [InlineTicket(raw)]
+    return None
 
 
 def _from_records(records: list[Any]) -> list[Reference]:
     if not records:
         raise MessageInvalid("the notification has no records")
+    if len(records) > _MAX_RECORDS:
+        raise MessageInvalid(
+            f"the notification has {len(records)} records, at most {_MAX_RECORDS} are processed together; "
+            "send each object in a message of its own, as dlq-replay backfill does"
+        )
     found: list[Reference] = []
     for number, record in enumerate(records):
         try:
             event, s3 = record["eventName"], record["s3"]
-            bucket, key = s3["bucket"]["name"], s3["object"]["key"]
-        except (KeyError, TypeError) as error:
+            bucket, stored = s3["bucket"]["name"], s3["object"]
+            key, size = stored["key"], stored.get("size")
+        except (AttributeError, KeyError, TypeError) as error:
             raise MessageInvalid(f"record {number} of the notification has no eventName, bucket or key") from error
         # Keys in S3's own notifications are URL-encoded, with + for a space; those of EventBridge are not.
-        found.append(_reference(event, bucket, key, encoded=True))
+        found.append(_reference(event, bucket, key, size, encoded=True))
     return list(dict.fromkeys(found))
 
 
 def _from_eventbridge(data: Mapping[str, Any]) -> Reference:
     try:
         kind, detail = data["detail-type"], data["detail"]
-        bucket, key = detail["bucket"]["name"], detail["object"]["key"]
-    except (KeyError, TypeError) as error:
+        bucket, stored = detail["bucket"]["name"], detail["object"]
+        key, size = stored["key"], stored.get("size")
+    except (AttributeError, KeyError, TypeError) as error:
         raise MessageInvalid("the EventBridge event has no detail with bucket and key") from error
     event = _FROM_EVENTBRIDGE.get(kind, "another") if isinstance(kind, str) else kind
-    return _reference(event, bucket, key, encoded=False)
+    return _reference(event, bucket, key, size, encoded=False)
 
 
-def _reference(event: Any, bucket: Any, key: Any, *, encoded: bool) -> Reference:
+def _reference(event: Any, bucket: Any, key: Any, size: Any, *, encoded: bool) -> Reference:
     if not all(isinstance(part, str) and part for part in (event, bucket, key)):
         raise MessageInvalid("the notification's event name, bucket or key is not a string")
     kind = event.removeprefix("s3:")
     if kind.startswith("ObjectCreated"):
-        return StoredTicket(bucket, unquote_plus(key) if encoded else key)
+        key = unquote_plus(key) if encoded else key
+        if key.endswith("/") and size == 0:
+            return Ignored("folder marker")  # the S3 console stores an empty object when someone creates a folder
+        return StoredTicket(bucket, key)
     for family in _REMOVALS:
         if kind.startswith(family):
             return Ignored(f"s3:{family}")

@@ -3,8 +3,8 @@
 If the handler rejected a message, it has the attributes `Reason` (a stable code) and `Rejection` (JSON); if SQS moved
 it, after too many receives, it has neither. A replay sends body and attributes as the original sender wrote them:
 `Reason` and `Rejection` are removed, and attributes that the handler moved into `Rejection`, because SQS allows ten
-only, become attributes again. As far as there is room, a replay adds `ReplayCount`, `OriginalMessageId` (the id at the
-first delivery, however many replays followed) and `ReplayedAt`.
+only or because the sender used one of these two names, become attributes again. As far as there is room, a replay adds
+`ReplayCount`, `OriginalMessageId` (the id at the first delivery, however many replays followed) and `ReplayedAt`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from handler.aws.sqs import (
     QueueAttributes,
     attribute_bytes,
     attribute_from_event,
+    system_attributes,
 )
 
 __all__ = ["NO_REASON", "DlqMessage", "Lineage", "Outgoing", "Unsendable", "batches", "prepare", "timestamp"]
@@ -116,9 +117,11 @@ class DlqMessage:
         moved = self.rejection.get("attributes")
         found = {name: attribute_from_event(value) for name, value in moved.items()} if isinstance(moved, dict) else {}
         for name, value in self.attributes.items():
+            if name in _HANDLER_ATTRIBUTES:
+                continue
             # SQS returns empty lists beside the value, which it refuses to accept.
             found[name] = {key: value[key] for key in ("DataType", "StringValue", "BinaryValue") if key in value}
-        return {name: value for name, value in found.items() if value is not None and name not in _HANDLER_ATTRIBUTES}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -158,10 +161,7 @@ def prepare(message: DlqMessage, lineage: Lineage, destination: QueueAttributes)
     entry: dict[str, Any] = {"MessageBody": message.body}
     if attributes:
         entry["MessageAttributes"] = attributes
-    if "AWSTraceHeader" in message.system:
-        entry["MessageSystemAttributes"] = {"AWSTraceHeader": _string(message.system["AWSTraceHeader"])}
-    if "MessageGroupId" in message.system:  # a FIFO queue's order, or a standard queue's fairness
-        entry["MessageGroupId"] = message.system["MessageGroupId"]
+    entry |= system_attributes(message.system)
     if destination.is_fifo:
         # The original id would make SQS drop a replay within five minutes. This one is the same if the send is retried.
         entry["MessageDeduplicationId"] = f"{message.message_id}-replay-{count}"

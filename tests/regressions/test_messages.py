@@ -55,7 +55,6 @@ def created(bucket: str, key: str, size: int) -> dict[str, Any]:
     }
 
 
-@issue(16, "folder markers of the S3 console are skipped")
 @pytest.mark.parametrize("key", ["inbox/", "inbox/2027 spring/"])
 def test_a_folder_made_in_the_console_is_skipped(key: str, function: Function) -> None:
     bucket = function.product.environment["RAW_BUCKET"]
@@ -64,7 +63,6 @@ def test_a_folder_made_in_the_console_is_skipped(key: str, function: Function) -
     assert function.dead_letters() == []
 
 
-@issue(16, "a byte order mark before an inline ticket")
 def test_inline_ticket_with_a_byte_order_mark_is_stored(function: Function) -> None:
     function.invoke("\ufeff" + json.dumps(raw("BYTE-ORDER", "Timetable", BODY)))
     assert function.item("BYTE-ORDER") is not None
@@ -81,14 +79,12 @@ def test_pipes_list_of_records_is_processed_or_refused(function: Function) -> No
         assert function.item(f"PIPE-{number}") is not None or f"p-{number}" in failed
 
 
-@issue(16, "MessageGroupId survives the DLQ")
 def test_dead_letter_keeps_the_message_group(function: Function) -> None:
     function.invoke("{", MessageGroupId="customer-31")
     (letter,) = function.dead_letters()
     assert letter["Attributes"].get("MessageGroupId") == "customer-31"
 
 
-@issue(16, "created_at in milliseconds")
 def test_created_at_in_milliseconds_is_rejected(function: Function) -> None:
     function.invoke(raw("MILLI", "Timetable", BODY, created_at=CREATED * 1000))
     assert function.item("MILLI", CREATED * 1000) is None
@@ -96,7 +92,6 @@ def test_created_at_in_milliseconds_is_rejected(function: Function) -> None:
     assert "millisecond" in letter["MessageAttributes"]["Rejection"]["StringValue"]
 
 
-@issue(16, "inline keys longer than S3 takes")
 @pytest.mark.parametrize("letter", ["船", "😀"])
 def test_inline_id_never_makes_a_key_that_s3_refuses(letter: str, function: Function) -> None:
     """The embedded S3 takes such keys, AWS does not."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -167,6 +170,57 @@ def test_rejected_goes_to_the_dead_letters_with_its_reason(harness: FakeHarness)
     assert "customer_id" in reason["detail"]
     assert "ticket_id" not in reason
     assert harness.metrics.errors == {("rejected", "schema_violation"): 1}
+
+
+def test_gzip_objects_are_read(harness: FakeHarness) -> None:
+    plain = json.dumps(ticket("GZ")).encode()
+    harness.source.put("gz", gzip.compress(plain[:50]) + gzip.compress(plain[50:]))
+    answer = harness.invoke(event(record(notification("gz"))))
+    assert outcomes(answer) == ["done"]
+    item = harness.item("GZ", 1_795_165_200)
+    assert item is not None
+    assert item["content_sha256"] == hashlib.sha256(plain).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (gzip.compress(bytes(64 * 1024 * 1024)), "object_too_large"),
+        (gzip.compress(b"{}")[:-9], "schema_violation"),
+        (gzip.compress(b"{}")[:12] + b"garbage", "schema_violation"),
+        (b"\x1f\x8b", "schema_violation"),
+    ],
+    ids=["bomb", "cut", "damaged", "header"],
+)
+def test_gzip_objects_that_cannot_be_read_are_rejected(harness: FakeHarness, body: bytes, code: str) -> None:
+    harness.source.put("gz", body)
+    tracemalloc.start()
+    harness.invoke(event(record(notification("gz"))))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rejection(harness)[1] == code
+    assert peak < 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize(("letter", "count", "good"), [("😀", 82, True), ("😀", 84, False), ("a", 256, True)])
+def test_an_inline_id_whose_key_is_too_long_is_rejected(
+    harness: FakeHarness, letter: str, count: int, *, good: bool
+) -> None:
+    answer = harness.invoke(event(record(ticket(letter * count))))
+    if good:
+        assert outcomes(answer) == ["done"]
+    else:
+        (reason,), code = rejection(harness)
+        assert code == "key_too_long"
+        assert "S3 allows 1024" in reason["detail"]
+
+
+def test_many_records_in_one_message_leave_its_neighbours_alone(harness: FakeHarness) -> None:
+    put(harness, "good")
+    many = record(notification(*map(str, range(8000))), "many")
+    answer = harness.invoke(event(many, record(notification("good"))))
+    assert (outcomes(answer, "many"), outcomes(answer)) == (["rejected"], ["done"])
+    assert harness.source.fetched == ["good"]
 
 
 def test_an_inline_ticket_has_the_same_limit_as_an_object() -> None:

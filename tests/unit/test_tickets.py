@@ -28,6 +28,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
+from enrichment.ticket import MAX_CREATED_AT
 from handler.aws.storage import AwsTicketSink
 from handler.cli.output import age, moment, write, write_whole
 from handler.ports import Write
@@ -263,8 +264,8 @@ def test_an_id_is_looked_up_by_the_key_of_the_table(harness: Harness) -> None:
 
 
 def test_the_largest_time_is_exact(harness: Harness) -> None:
-    harness.store("late", 2**53 - 1)
-    assert harness.item("late").created_at == 2**53 - 1
+    harness.store("late", MAX_CREATED_AT)
+    assert harness.item("late").created_at == MAX_CREATED_AT
 
 
 def test_an_item_of_somebody_elses_making_is_named(harness: Harness) -> None:
