@@ -102,7 +102,6 @@ def test_inline_id_never_makes_a_key_that_s3_refuses(letter: str, function: Func
     assert item is not None or len(function.dead_letters()) == 1
 
 
-@issue(16, "numbers in unknown fields")
 @pytest.mark.parametrize("number", ["90071992547409931.125", "0.1000000000000000000001", "1.50"])
 def test_number_in_an_unknown_field_is_kept_digit_for_digit(number: str, function: Function) -> None:
     function.invoke(json.dumps(raw("DIGITS", "Timetable", BODY))[:-1] + f', "balance": {number}}}')
