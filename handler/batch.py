@@ -21,7 +21,7 @@ from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import EnrichmentData, enriched_json, parse_ticket
 from handler.compression import decompress
 from handler.errors import KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
-from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, inline_key, number_attribute, references
+from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, references
 from handler.outcome import MessageState, Outcome, TicketState
 from handler.ports import Ports, Write
 
@@ -87,7 +87,7 @@ class Batch:
     # -- parse
 
     def _message(self, record: Mapping[str, Any]) -> MessageState:
-        sent = number_attribute(record, "SentTimestamp")
+        sent = first_sent(record)
         modified = int(time.time() * 1000) if sent is None else sent
         body = record.get("body")
         try:
@@ -100,7 +100,10 @@ class Batch:
         owned = [reference not in self._tickets for reference in found]
         # A duplicate delivery within one batch is enriched once.
         tickets = [self._tickets.setdefault(reference, TicketState(reference, modified)) for reference in found]
-        for ticket in tickets:
+        for ticket, reference in zip(tickets, found, strict=True):
+            if isinstance(reference, StoredTicket) and isinstance(ticket.reference, StoredTicket):
+                # Of several notifications about one object, the latest is most likely about the version that is read.
+                ticket.reference = max(ticket.reference, reference, key=lambda one: one.event_time)
             ticket.modified = max(ticket.modified, modified)
             if isinstance(ticket.reference, Ignored):
                 ticket.end("skipped", ticket.reference.what)
@@ -114,9 +117,12 @@ class Batch:
         if isinstance(reference, StoredTicket):
             stored = ports.source.fetch(reference)
             raw, ticket.modified = decompress(stored.raw, ports.max_ticket_bytes), stored.modified
+            if reference.etag and reference.etag == stored.etag:
+                ticket.modified = max(stored.modified, reference.event_time)
+            is_exact = ticket.modified > stored.modified
         else:
             assert not isinstance(reference, Ignored)
-            raw = reference.raw
+            raw, is_exact = reference.raw, True
             if len(raw) > ports.max_ticket_bytes:
                 raise ObjectTooLarge(
                     f"the ticket has {len(raw)} bytes, MAX_TICKET_BYTES allows {ports.max_ticket_bytes}"
@@ -138,6 +144,11 @@ class Batch:
         same = (ticket.raw_sha256, ports.models.version, ticket.key)
         if (known.content_sha256, known.model_version, known.s3_key) == same:
             return "already enriched"
+        # The same content under another bundle is not stale, whichever of its notifications came. If only the second is
+        # known, the object as it is now is at least as new as what was stored of it; the store checks a tie again.
+        same_second = known.s3_key == ticket.key and known.source_modified // 1000 == ticket.modified // 1000
+        if known.content_sha256 == ticket.raw_sha256 or (not is_exact and same_second):
+            ticket.modified = max(ticket.modified, known.source_modified)
         return "stale" if known.source_modified > ticket.modified else None
 
     def _enrich(self, tickets: Sequence[TicketState]) -> dict[TicketState, EnrichmentData]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote, unquote_plus
 
@@ -17,11 +18,13 @@ import pydantic_core
 from handler.errors import MessageInvalid
 
 __all__ = [
+    "FIRST_SENT",
     "MAX_KEY_BYTES",
     "Ignored",
     "InlineTicket",
     "Reference",
     "StoredTicket",
+    "first_sent",
     "inline_key",
     "number_attribute",
     "references",
@@ -29,6 +32,9 @@ __all__ = [
 
 MAX_KEY_BYTES: Final = 1024
 """The longest key that S3 accepts, in UTF-8."""
+
+FIRST_SENT: Final = "FirstSentTimestamp"
+"""Attribute of a replayed message: the SentTimestamp of its first delivery."""
 
 _MAX_RECORDS: Final = 100  # of a notification; S3 sends one. More would delay the other messages of a batch.
 _MAX_ENVELOPES: Final = 2  # AWS itself never nests SNS envelopes
@@ -50,10 +56,16 @@ _FROM_EVENTBRIDGE: Final = {"Object Created": "ObjectCreated:*", "Object Deleted
 
 @dataclass(frozen=True, slots=True)
 class StoredTicket:
-    """A raw ticket in a bucket; `key` is decoded."""
+    """A raw ticket in a bucket; `key` is decoded.
+
+    `etag` and `event_time` (milliseconds) are those of the version that the notification is about, if it has them. They
+    do not count in comparisons: whatever the version, the object as it is now is read.
+    """
 
     bucket: str
     key: str
+    etag: str = field(default="", compare=False)
+    event_time: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,32 @@ def number_attribute(record: Mapping[str, Any], name: str) -> int | None:
     attributes = record.get("attributes")
     text = str(attributes.get(name, "")) if isinstance(attributes, Mapping) else ""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def first_sent(record: Mapping[str, Any]) -> int | None:
+    """When a message was sent first, in milliseconds; None if neither SQS nor an attribute says so.
+
+    A replay is a new message, whose SentTimestamp is that of the replay. Its attribute FirstSentTimestamp has the first
+    one; a message that SQS redrove from the DLQ still has the `Rejection` that the handler gave it.
+    """
+    sent = number_attribute(record, "SentTimestamp")
+    if sent is None:
+        return None
+    attributes = record.get("messageAttributes")
+    texts = {
+        name: attribute["stringValue"]
+        for name, attribute in (attributes.items() if isinstance(attributes, Mapping) else ())
+        if isinstance(attribute, Mapping) and isinstance(attribute.get("stringValue"), str)
+    }
+    earlier = number_attribute({"attributes": texts}, FIRST_SENT)
+    if earlier is None and "Rejection" in texts:
+        try:
+            rejection = pydantic_core.from_json(texts["Rejection"])
+        except ValueError:
+            rejection = None
+        if isinstance(rejection, Mapping):
+            earlier = number_attribute({"attributes": rejection}, "first_sent")
+    return sent if earlier is None else min(sent, earlier)
 
 
 def _from_text(text: str, envelopes: int) -> list[Reference]:
@@ -141,8 +179,23 @@ def _from_records(records: list[Any]) -> list[Reference]:
         except (AttributeError, KeyError, TypeError) as error:
             raise MessageInvalid(f"record {number} of the notification has no eventName, bucket or key") from error
         # Keys in S3's own notifications are URL-encoded, with + for a space; those of EventBridge are not.
-        found.append(_reference(event, bucket, key, size, encoded=True))
-    return list(dict.fromkeys(found))
+        reference = _reference(event, bucket, key, size, encoded=True)
+        if isinstance(reference, StoredTicket):
+            reference = replace(reference, **_version(stored.get("eTag"), record.get("eventTime")))
+        found.append(reference)
+    # Of several notifications about one object the last one counts.
+    return list({reference: reference for reference in found}.values())
+
+
+def _version(etag: Any, event_time: Any) -> dict[str, Any]:
+    """The fields of StoredTicket that say which version a notification is about; none if one of them is not there."""
+    try:
+        moment = datetime.fromisoformat(event_time)
+    except (TypeError, ValueError):
+        return {}
+    if moment.tzinfo is None or not isinstance(etag, str):
+        return {}
+    return {"etag": etag, "event_time": round(moment.timestamp() * 1000)}
 
 
 def _from_eventbridge(data: Mapping[str, Any]) -> Reference:

@@ -1,8 +1,9 @@
 """The adapter that sends rejected messages to the DLQ with their reason, and defers failed ones.
 
 A DLQ message says why it is there: the attribute `Reason` is a stable code, `Rejection` a JSON object with the errors,
-the stage, the original message id and the time. The body, the sender's attributes, MessageGroupId and AWSTraceHeader
-stay as they were; a sender's own attribute `Reason` or `Rejection` moves into our `Rejection`.
+the stage, the original message id, the time, and when the message was sent first (`first_sent`, in milliseconds). The
+body, the sender's attributes, MessageGroupId and AWSTraceHeader stay as they were; a sender's own attribute `Reason` or
+`Rejection` moves into our `Rejection`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from handler.aws.sqs import (
     system_attributes,
 )
 from handler.errors import MessageError
+from handler.messages import first_sent
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -99,8 +101,10 @@ def _with_reason(
     free = [(name, value) for name, value in own.items() if name not in _OURS]
     kept: dict[str, Attribute] = dict(free[: MAX_ATTRIBUTES - len(_OURS)])
     moved = {name: value for name, value in theirs.items() if name not in kept}
+    sent = first_sent(record)
     base: dict[str, Any] = {
         "message_id": record.get("messageId"),
+        **({} if sent is None else {"first_sent": sent}),
         "rejected_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         **({"attributes": moved} if moved else {}),
     }

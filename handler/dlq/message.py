@@ -4,7 +4,8 @@ If the handler rejected a message, it has the attributes `Reason` (a stable code
 it, after too many receives, it has neither. A replay sends body and attributes as the original sender wrote them:
 `Reason` and `Rejection` are removed, and attributes that the handler moved into `Rejection`, because SQS allows ten
 only or because the sender used one of these two names, become attributes again. As far as there is room, a replay adds
-`ReplayCount`, `OriginalMessageId` (the id at the first delivery, however many replays followed) and `ReplayedAt`.
+`ReplayCount`, `OriginalMessageId` (the id at the first delivery, however many replays followed), `FirstSentTimestamp`
+(its time, which orders the versions of an inline ticket) and `ReplayedAt`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from handler.aws.sqs import (
     attribute_from_event,
     system_attributes,
 )
+from handler.messages import FIRST_SENT
 
 __all__ = ["NO_REASON", "DlqMessage", "Lineage", "Outgoing", "Unsendable", "batches", "prepare", "timestamp"]
 
@@ -35,7 +37,7 @@ NO_REASON: Final = "redriven"
 
 _HANDLER_ATTRIBUTES: Final = frozenset({"Reason", "Rejection"})
 # In order of importance. The time is the first to be left out: SQS's SentTimestamp says the same.
-_REPLAY_ATTRIBUTES: Final = ("ReplayCount", "OriginalMessageId", "ReplayedAt")
+_REPLAY_ATTRIBUTES: Final = ("ReplayCount", FIRST_SENT, "OriginalMessageId", "ReplayedAt")
 
 
 class Unsendable(Exception):
@@ -97,6 +99,15 @@ class DlqMessage:
         found = self.rejection.get("message_id")
         return found if isinstance(found, str) and found else self.message_id
 
+    @property
+    def first_sent(self) -> int | None:
+        """Milliseconds: when the message was sent first, however many replays followed."""
+        known = _text(self._restored.get(FIRST_SENT)) or str(self.rejection.get("first_sent", ""))
+        if re.fullmatch("[0-9]{1,18}", known):
+            return int(known)
+        # The handler's copy in the DLQ is a new message; one that SQS moved keeps its time.
+        return None if "Rejection" in self.attributes or "Reason" in self.attributes else self.sent_at
+
     @cached_property
     def sender_attributes(self) -> Mapping[str, Attribute]:
         """The original sender's attributes, in the form that boto3 sends."""
@@ -154,7 +165,11 @@ def prepare(message: DlqMessage, lineage: Lineage, destination: QueueAttributes)
         "ReplayedAt": _string(timestamp()),
     }
     size = len(message.body.encode()) + attribute_bytes(attributes)
+    if message.first_sent is not None:
+        ours[FIRST_SENT] = {"DataType": "Number", "StringValue": str(message.first_sent)}
     for name in _REPLAY_ATTRIBUTES:
+        if name not in ours:
+            continue
         more = attribute_bytes({name: ours[name]})
         if len(attributes) < MAX_ATTRIBUTES and size + more <= destination.max_message_bytes:
             attributes[name], size = ours[name], size + more
@@ -165,7 +180,7 @@ def prepare(message: DlqMessage, lineage: Lineage, destination: QueueAttributes)
     if destination.is_fifo:
         # The original id would make SQS drop a replay within five minutes. This one is the same if the send is retried.
         entry["MessageDeduplicationId"] = f"{message.message_id}-replay-{count}"
-    left_out = tuple(name for name in _REPLAY_ATTRIBUTES if name not in attributes)
+    left_out = tuple(name for name in _REPLAY_ATTRIBUTES if name in ours and name not in attributes)
     return Outgoing(message, lineage, entry, size, left_out)
 
 

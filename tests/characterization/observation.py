@@ -109,6 +109,7 @@ class _Reader:
         rejection |= {
             "message_id": self._message(rejection["message_id"]),
             "rejected_at": digits_as_zeros(rejection["rejected_at"]),
+            "first_sent": without_times_and_ids(rejection["first_sent"], {}),
         }
         attributes["Rejection"]["StringValue"] = rejection
         return {

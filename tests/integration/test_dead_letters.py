@@ -80,7 +80,8 @@ def test_attributes_of_all_types_survive_with_the_body_and_the_reason(
     told = json.loads(attributes.pop("Rejection")["StringValue"])
     assert attributes == own
     assert told.pop("rejected_at").endswith("Z")
-    assert told == {"message_id": received["messageId"], "errors": [REASON]}
+    sent = int(received["attributes"]["SentTimestamp"])
+    assert told == {"message_id": received["messageId"], "first_sent": sent, "errors": [REASON]}
 
 
 def test_what_is_beyond_ten_attributes_moves_into_the_rejection(

@@ -200,7 +200,7 @@ def _check_letter(record: Mapping[str, Any], expected: Mapping[str, Any], letter
     _same("Reason", letter.attributes["Reason"], expected["reason"])
     own = {name: value for name, value in letter.attributes.items() if name not in {"Reason", "Rejection"}}
     _same("attributes of the sender", own, expected.get("attributes", {}))
-    _same("fields of Rejection", set(letter.rejection), {"message_id", "rejected_at", "errors"})
+    _same("fields of Rejection", set(letter.rejection), {"message_id", "first_sent", "rejected_at", "errors"})
     for error, wanted in zip(letter.rejection["errors"], expected["errors"], strict=True):
         if not error.pop("detail"):
             raise AssertionError(f"the error says nothing to people: {error}")

@@ -384,5 +384,5 @@ def failed(answer: Answer) -> set[str]:
 
 def _letter(record: Mapping[str, Any], reasons: Iterable[Mapping[str, Any]], code: str) -> DeadLetter:
     own = {name: value["stringValue"] for name, value in (record.get("messageAttributes") or {}).items()}
-    rejection = {"message_id": record.get("messageId"), "rejected_at": "", "errors": list(reasons)}
+    rejection = {"message_id": record.get("messageId"), "first_sent": 0, "rejected_at": "", "errors": list(reasons)}
     return DeadLetter(record["body"], {**own, "Reason": code, "Rejection": json.dumps(rejection)})

@@ -14,6 +14,7 @@ import pytest
 from enrichment import Enricher, ModelFailed, OutOfTime
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, backoff_seconds, overall
+from handler.ports import RawObject
 from tests.support.cases import Answer
 from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record, ticket
 
@@ -145,6 +146,87 @@ def test_an_inline_ticket_that_came_twice_in_a_batch_is_as_old_as_the_younger_me
     stored = harness.item("T", 1_795_165_200)
     assert stored is not None
     assert stored["source_modified"] == 1_795_166_102_009
+
+
+def _text(value: str) -> dict[str, str]:
+    return {"dataType": "String", "stringValue": value}
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"FirstSentTimestamp": _text("1795166102000")},
+        {"Rejection": _text('{"message_id": "m", "first_sent": 1795166102000, "errors": []}')},
+    ],
+    ids=["replayed", "redriven"],
+)
+def test_the_replay_of_an_old_inline_ticket_is_stale(harness: FakeHarness, attributes: dict[str, Any]) -> None:
+    new = record(ticket("T", subject="new"), "new")
+    new["attributes"]["SentTimestamp"] = "1795166102001"
+    harness.invoke(event(new))
+    old = record(ticket("T", subject="old"), "old", messageAttributes=attributes)
+    old["attributes"]["SentTimestamp"] = "1795169999999"
+    assert notes(harness.invoke(event(old)), "old") == ["stale"]
+
+
+@pytest.mark.parametrize("value", ["1895166102000", "-1", "soon", "9" * 20])
+def test_a_first_time_that_cannot_be_right_is_ignored(harness: FakeHarness, value: str) -> None:
+    harness.invoke(event(record(ticket("T"), messageAttributes={"FirstSentTimestamp": _text(value)})))
+    stored = harness.item("T", 1_795_165_200)
+    assert stored is not None
+    assert stored["source_modified"] == 1_795_166_102_000
+
+
+def version(subject: str, milliseconds: int, etag: str, key: str = "v") -> tuple[RawObject, dict[str, Any]]:
+    """A version of an object as it is read, and its notification."""
+    body = notification(key)
+    body["Records"][0]["s3"]["object"]["eTag"] = etag
+    body["Records"][0]["eventTime"] = f"2026-11-20T09:15:00.{milliseconds:03}Z"
+    raw = json.dumps(ticket("T", subject=subject)).encode()
+    return RawObject(raw, 1_795_166_100_000, etag), body
+
+
+def _stored(harness: FakeHarness) -> tuple[str, int]:
+    item = harness.item("T", 1_795_165_200)
+    assert item is not None
+    return item["subject"], item["source_modified"]
+
+
+def test_of_two_versions_within_a_second_the_newer_wins(harness: FakeHarness) -> None:
+    (first, about_first), (second, about_second) = version("one", 118, "a"), version("two", 730, "b")
+    harness.source.objects["v"] = second
+    harness.invoke(event(record(about_second)))
+    assert _stored(harness) == ("two", 1_795_166_100_730)
+    harness.source.objects["v"] = first  # as a worker that has read it before the second one was written
+    assert notes(harness.invoke(event(record(about_first)))) == ["stale"]
+    assert _stored(harness) == ("two", 1_795_166_100_730)
+
+
+def test_the_time_of_another_version_is_not_used(harness: FakeHarness) -> None:
+    (first, _), (_, about_second) = version("one", 118, "a"), version("two", 730, "b")
+    harness.source.objects["v"] = first
+    harness.invoke(event(record(about_second)))
+    assert _stored(harness) == ("one", 1_795_166_100_000)
+
+
+def test_a_backfill_with_whole_seconds_enriches_again_what_an_event_has_stored(harness: FakeHarness) -> None:
+    found, about = version("one", 118, "a")
+    harness.source.objects["v"] = found
+    harness.invoke(event(record(about)))
+    _, backfill = version("one", 0, "a")
+    handler = harness.build(FakeModels("newer@000000000000"))
+    harness.handler = handler
+    assert outcomes(harness.invoke(event(record(backfill)))) == ["done"]
+    assert _stored(harness) == ("one", 1_795_166_100_118)
+
+
+def test_a_version_without_its_own_notification_replaces_an_older_one_of_the_same_second(harness: FakeHarness) -> None:
+    (first, about_first), (second, _) = version("one", 118, "a"), version("two", 730, "b")
+    harness.source.objects["v"] = first
+    harness.invoke(event(record(about_first)))
+    harness.source.objects["v"] = second
+    assert outcomes(harness.invoke(event(record(about_first)))) == ["done"]
+    assert _stored(harness)[0] == "two"
 
 
 def test_test_events_and_removals_are_skipped_without_a_look_at_the_stores(harness: FakeHarness) -> None:
