@@ -35,19 +35,19 @@ help:  # Lists the targets that have a description, under their headings
 	@awk 'BEGIN { FS = ":.*## " } /^## / { print substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' \
 	    $(firstword $(MAKEFILE_LIST))
 
-## Start here (needs Python 3.11 to 3.13 only)
+## Start here (needs only Python 3.11 to 3.13)
 demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this machine
 	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE)
 
-unit: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run the unit tests: after each edit
+unit: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run the unit tests, after each edit
 	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/unit
 
-test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run all tests that need nothing but Python, with coverage
+test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run all tests that need only Python, with coverage
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
-check: format lint types template workflows test  ## Run the linters, the type checker and `make test`
+check: format lint types template workflows test  ## Run the linters, the type checker and `make test`, before each commit
 
-clean:  ## Remove the virtual environments, the bundles and build/
+clean:  ## Delete the virtual environments, the bundles and build/
 	rm -rf $(VENV) $(CHECKOV) $(SAM) $(LOCALSTACK) $(ACTIONLINT) .bundles .cpus build
 
 ## Build
@@ -56,7 +56,7 @@ bundle: $(BUNDLE)/bundle.json  ## Build the compact model bundle
 bundle-path: $(BUNDLE)/bundle.json  # Prints the bundle's folder, after building it if necessary
 	@echo $(abspath $(BUNDLE))
 
-zip: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Build dist/function.zip and the template that deploys it
+zip: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Build dist/function.zip and its template
 	@$(BIN)/python -m deploy.lambda.function_zip --python $(ZIP_PYTHON) --architecture $(ARCHITECTURE) --bundle $(BUNDLE)
 
 wheel: $(VENV)/.demo  # Builds the Python package, dist/*.whl
@@ -65,20 +65,20 @@ wheel: $(VENV)/.demo  # Builds the Python package, dist/*.whl
 image:  ## Build the function's image with Flox: ticket-lambda:latest
 	@deploy/lambda/image.sh
 
-image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build the same image with Docker alone
+image-standin: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build an equivalent image with Docker, without Flox
 	@$(BIN)/python -m deploy.standin.build --bundle $(BUNDLE)
 
 ## Deploy and run
 deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AWS: PARAMETERS="NAME=VALUE ..."
 	@$(BIN)/python deploy/lambda/release.py deploy --sam $(SAM)/bin/sam --image $(IMAGE) $(PARAMETERS)
 
-destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stack from AWS; the tickets stay
+destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stacks from AWS; buckets, table and images are kept
 	@$(BIN)/python deploy/lambda/release.py destroy --sam $(SAM)/bin/sam
 
 deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
 	@$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/_localstack/health", timeout=9)' \
 	    $(AWS_ENDPOINT_URL) 2>/dev/null || { echo "error: no LocalStack answers at $(AWS_ENDPOINT_URL);" \
-	    "start one, or name it: make deploy-localstack AWS_ENDPOINT_URL=http://..." >&2; exit 1; }
+	    "start one, or set its address: make deploy-localstack AWS_ENDPOINT_URL=http://..." >&2; exit 1; }
 	@export AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= && \
 	    $(SAM)/bin/sam deploy --config-env localstack && \
 	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
@@ -86,52 +86,52 @@ deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalS
 sam-invoke: image-standin $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a sample event: EVENT=events/one-ticket.json
 	@$(BIN)/python -m tests.sam.local $(EVENT)
 
-cost: $(VENV)/.demo $(BUNDLE)/bundle.json  # Measures a ticket and prices a million: COST="--memory 1024 --price NAME=USD"
+cost: $(VENV)/.demo $(BUNDLE)/bundle.json  # Measures the time per ticket and prices a million tickets: COST="--memory 1024 --price NAME=USD"
 	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
 
-## Slower tests (the first four need Docker, test-cpus qemu-user, test-nix nix-bin)
-test-lambda: image-standin $(SAM)/.$(SAM_VERSION)  ## The image under the runtime interface emulator
+## Slower tests (the first four need Docker, test-cpus needs qemu-user, test-nix needs nix-bin)
+test-lambda: image-standin $(SAM)/.$(SAM_VERSION)  ## Test the image under the runtime interface emulator
 	$(BIN)/python -m pytest tests/runtime
 
-test-e2e: image-standin $(SAM)/.$(SAM_VERSION)  ## The deployed stack on MiniStack, with its role enforced
+test-e2e: image-standin $(SAM)/.$(SAM_VERSION)  ## Test the deployed stack on MiniStack, with its role enforced
 	$(BIN)/python -m pytest tests/endtoend
 
-test-localstack: $(VENV)/bin/python  ## The deployed stack on LocalStack (needs Python 3.12 or 3.13 too)
+test-localstack: $(VENV)/bin/python  ## Test the deployed stack on LocalStack (also needs Python 3.12 or 3.13)
 	@if python=$${LOCALSTACK_PYTHON:-$$($(BIN)/python tests/endtoend/interpreter.py)}; then \
 	    $(MAKE) --no-print-directory image-standin $(SAM)/.$(SAM_VERSION) && \
 	    $(MAKE) --no-print-directory $(LOCALSTACK)/.$(LOCALSTACK_VERSION) LOCALSTACK_PYTHON="$$python" && \
 	    $(BIN)/python -m pytest tests/endtoend --cloud localstack; \
 	fi
 
-test-sam: image-standin $(SAM)/.$(SAM_VERSION)  ## Every sample event through `sam local invoke`
+test-sam: image-standin $(SAM)/.$(SAM_VERSION)  ## Run every sample event with `sam local invoke`
 	$(BIN)/python -m pytest tests/sam
 
-test-zip: $(VENV)/.dev $(BUNDLE)/bundle.json $(SAM)/.$(SAM_VERSION)  ## The zip under the runtime interface emulator
+test-zip: $(VENV)/.dev $(BUNDLE)/bundle.json $(SAM)/.$(SAM_VERSION)  ## Test the zip under the runtime interface emulator
 	$(BIN)/python -m pytest tests/zip
 
-test-faults: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Fault injection: 20,000 messages, each accounted for
+test-faults: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Inject faults while 20,000 messages are processed; none may be lost
 	$(BIN)/python -m pytest -s --show-capture=no tests/faults
 
-test-cpus: $(VENV)/.dev $(BUNDLE)/bundle.json  ## The bundle on emulated CPUs: AVX2 only, SSE4.2, Arm
+test-cpus: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Test the bundle on emulated CPUs: AVX2 only, SSE4.2, Arm
 	$(BIN)/python -m pytest tests/cpus
 
-test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Whole bundles, built by the command line
+test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build whole bundles with the command line
 	$(BIN)/python -m pytest tests/export
 
-test-nix: $(VENV)/.dev  ## The Nix expressions of .flox/pkgs, evaluated
+test-nix: $(VENV)/.dev  ## Evaluate the Nix expressions of .flox/pkgs
 	$(BIN)/python -m pytest tests/nix
 
-soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Memory and open files of a worker over 5,000 tickets
+soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Check memory and open files of a worker over 5,000 tickets
 	@$(BIN)/python -m tests.bench.soak --bundle $(BUNDLE)
 
 ## Measure
-bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Latency, throughput and memory, as ratios within one run
+bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Measure latency, throughput and memory, as ratios within one run
 	@$(BIN)/python -m tests.bench --bundle $(BUNDLE)
 
-bench-full: $(VENV)/.bench  ## The same for the full profile's summaries: half an hour
+bench-full: $(VENV)/.bench  ## The same for the full profile; takes half an hour
 	@$(BIN)/python -m tests.bench.full
 
-eval: $(VENV)/.demo  ## Accuracy of the labels by author, five folds: DATA=FILE
+eval: $(VENV)/.demo  ## Measure the labels' accuracy in five folds by author: DATA=FILE
 	@$(BIN)/python -m enrichment.export.evaluate "$(DATA)"
 
 bench-lambda: image-standin $(SAM)/.$(SAM_VERSION)  # Init time of the image against torch, cost of a ticket
@@ -171,7 +171,7 @@ scan: $(CHECKOV)/.$(CHECKOV_VERSION)
 $(VENV)/.demo: pyproject.toml deploy/constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python .ci/torch_build.py
 	@echo "Installing into $(VENV) ..." >&2
-	@$(PIP) install -qq --no-compile -c deploy/constraints.txt pip  # an older one knows no dependency groups
+	@$(PIP) install -qq --no-compile -c deploy/constraints.txt pip  # older versions do not support dependency groups
 	@$(PIP) install -qq --no-compile -c deploy/constraints.txt -e '.[export,cli,local]'
 	@touch $@
 
@@ -210,5 +210,5 @@ $(LOCALSTACK)/.$(LOCALSTACK_VERSION): tests/endtoend/localstack-constraints.txt 
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) or sys.version_info >= (3, 14))' || \
-		{ echo "error: $(PYTHON) is no Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12" >&2; exit 1; }
+		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13; choose one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }

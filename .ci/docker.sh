@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A Docker engine for CI: `start` installs what is missing and starts one where none answers, `stop` ends the one that
-# `start` started, and no other. As root, on Debian.
+# A Docker engine for CI: `start` installs missing packages and starts an engine if none responds; `stop` ends only the
+# engine that `start` started. Runs as root on Debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-state=build/docker # of the engine that this script started
+state=build/docker # state of the engine that this script started
 log=$state/log
 
 answers() { docker version >/dev/null 2>&1; }
 
-# With a bridge as Docker wants it; without one where this machine's kernel lets nobody make any: builds and tests use
-# no network or the host's.
+# By default with a bridge network; without one if the kernel does not allow it: builds and tests use no network or the
+# host's.
 launch() {
     dockerd --pidfile "$PWD/$state/dockerd.pid" "$@" >"$log" 2>&1 &
     local pid=$!
@@ -33,12 +33,12 @@ start)
     missing=()
     command -v dockerd >/dev/null || answers || missing+=(docker.io)
     command -v docker >/dev/null || missing+=(docker.io)
-    command -v debootstrap >/dev/null || missing+=(debootstrap) # makes the stand-in image's root
+    command -v debootstrap >/dev/null || missing+=(debootstrap) # builds the base image
     if ((${#missing[@]})); then
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -q
         apt-get install -yq --no-install-recommends "${missing[@]}"
-        # A package of its own from Debian 13 on.
+        # A separate package since Debian 13.
         command -v docker >/dev/null || apt-get install -yq --no-install-recommends docker-cli
     fi
     answers && exit 0
@@ -53,7 +53,7 @@ stop)
     [[ -f $state/pid ]] || exit 0
     pid=$(<$state/pid)
     rm $state/pid
-    [[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]] || exit 0 # it has ended, and its number may be another's
+    [[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]] || exit 0 # it has ended, and its pid may have been reused
     kill "$pid" 2>/dev/null || exit 0
     while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
     ;;

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# checkov 3.3 has no rules for what the second one contains, alarms and a dashboard.
+# checkov 3.3 has no rules for the contents of the second one, alarms and a dashboard.
 TEMPLATES = [REPOSITORY / "template.yaml", REPOSITORY / "deploy" / "observability.yaml"]
-# What is deployed, and what deploys it.
+# Files that are deployed or that deploy.
 FOLDERS = [".ci", "deploy", "handler"]
 FILES = ["Makefile", "pyproject.toml", "samconfig.toml", "template.yaml"]
 SUFFIXES = {"", ".json", ".nix", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
@@ -26,7 +26,7 @@ NOTHING: dict[str, Any] = {"failed_checks": [], "skipped_checks": [], "passed_ch
 
 
 def scan(framework: str, *files: Path) -> dict[str, Any]:
-    """Give checkov's results: lists of failed, skipped and passed checks."""
+    """Return checkov's results: lists of failed, skipped and passed checks."""
     # --skip-download keeps it from asking its vendor.
     options = ["--framework", framework, "--skip-download", "--compact", "--output", "json"]
     done = subprocess.run(  # noqa: S603 - the interpreter that runs this, and files of this repository

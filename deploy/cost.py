@@ -1,8 +1,8 @@
-"""What a million tickets cost on AWS: the time per ticket measured here, priced by the parts: `make cost`.
+"""`make cost`: measures the time per ticket on this machine and prices a million tickets on AWS, by item.
 
-The handler runs on as many cores as Lambda gives with that memory, against the embedded stack; where that is a part of
-a core, the time counts so much longer. Prices are those of us-east-1 as they were known when this was written; check
-them, and give others with --price.
+The handler runs on as many cores as Lambda provides with the given memory, against the embedded stack; if that is less
+than one core, the time is scaled up. Prices are those of us-east-1 when this was written; check them, and set others
+with --price.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from events.generator import TicketGenerator
 from handler.local import EmbeddedStack
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
-MB_PER_CPU: Final = 1769  # Lambda gives one virtual CPU with each so many megabytes
+MB_PER_CPU: Final = 1769  # Lambda provides one vCPU per this much memory
 MILLION: Final = 1_000_000
-WARM_UP: Final = 3  # batches that are not counted
+WARM_UP: Final = 3  # batches that are not measured
 # USD in us-east-1: per GB-second (x86_64, first tier), per GB of logs, and per million of everything else.
 PRICES: Final = {
     "gb-second": 0.0000166667,
@@ -43,7 +43,7 @@ PRICES: Final = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What a ticket takes: milliseconds of a warm function, of these the models', bytes of log, bytes of its item."""
+    """Per ticket: milliseconds of a warm function, the models' part of them, bytes of log, bytes of its item."""
 
     milliseconds: float
     model_milliseconds: float
@@ -52,7 +52,7 @@ class Measured:
 
 
 class Context:
-    """What Lambda gives to the handler beside the event."""
+    """A minimal Lambda context."""
 
     function_name = "cost"
     memory_limit_in_mb = "0"
@@ -60,25 +60,26 @@ class Context:
     aws_request_id = "cost"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Give as much as the shortest timeout."""
+        """The shortest timeout."""
         return 60_000
 
 
 def cores(memory: int) -> int:
-    """The whole cores that Lambda gives with that memory, at least one, at most those that are here."""
+    """The whole cores that Lambda provides with this memory, at least one, at most those of this machine."""
     return max(1, min(memory // MB_PER_CPU, len(os.sched_getaffinity(0))))
 
 
 def measure(bundle: Path, memory: int, batch: int, batches: int) -> Measured:
-    """Run the handler over batches of made-up tickets."""
+    """Run the handler on batches of synthetic tickets."""
     milliseconds, log = [], io.StringIO()
     with EmbeddedStack() as stack, tempfile.TemporaryDirectory() as cache:
         threads = cores(memory)
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # not the stack, which runs already
+        # This does not affect the stack's process, which already runs.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
         os.environ.update(stack.environment())
         os.environ.update(MODEL_BUNDLE=bundle.resolve().as_uri(), BUNDLE_CACHE_DIR=cache, INTRA_OP_THREADS=str(threads))
         with contextlib.redirect_stdout(log):
-            from handler.app import build  # the logger keeps the stream that it first sees
+            from handler.app import build  # imported here because the logger keeps the first stdout that it sees
             from handler.settings import Settings
 
             handler = build(Settings())
@@ -91,28 +92,28 @@ def measure(bundle: Path, memory: int, batch: int, batches: int) -> Measured:
         items = stack.client("dynamodb").scan(TableName=stack.outputs["TableName"], Limit=100)["Items"]
         item = statistics.fmean(len(json.dumps(item)) for item in items)
     tickets = batch * batches
-    # Below one core Lambda lets the function run a part of the time.
+    # Below one core, Lambda runs the function for part of the time only.
     share = max(1.0, MB_PER_CPU / memory) / batch
-    # The median: what else happens on this machine is not what Lambda would take money for.
+    # The median, because other work on this machine is not billed by Lambda.
     whole = share * statistics.median(milliseconds[WARM_UP:])
-    models = share * statistics.median(map(model_milliseconds, figures(log.getvalue())))
+    models = share * statistics.median(map(model_milliseconds, batch_metrics(log.getvalue())))
     return Measured(whole, models, len(log.getvalue().encode()) / tickets, item)
 
 
-def figures(log: str) -> Iterator[dict[str, Any]]:
-    """The metrics of each batch, as it writes them for CloudWatch."""
+def batch_metrics(log: str) -> Iterator[dict[str, Any]]:
+    """The EMF metrics of each batch."""
     lines = (json.loads(line) for line in log.splitlines() if line.startswith("{"))
     return (line for line in lines if "TicketsPerBatch" in line)
 
 
 def model_milliseconds(line: Mapping[str, Any]) -> float:
-    """What the models took of a batch: all stages but those that wait for AWS."""
+    """The models' time for a batch: all stages except those that wait for AWS."""
     waits = {"FetchLatency", "StoreLatency"}
     return sum(sum(value) for name, value in line.items() if name.endswith("Latency") and name not in waits)
 
 
 def events(stack: EmbeddedStack, batch: int, count: int) -> Iterator[dict[str, Any]]:
-    """Events as Lambda gives them: each with a batch of notifications, whose tickets lie in the bucket."""
+    """SQS events with a batch of notifications each; their tickets are put into the bucket."""
     s3, bucket, tickets = stack.client("s3"), stack.outputs["RawBucket"], TicketGenerator(seed=1, start=1_795_000_000)
     for number in range(count):
         records = []
@@ -121,12 +122,12 @@ def events(stack: EmbeddedStack, batch: int, count: int) -> Iterator[dict[str, A
             s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(next(tickets)).encode())
             place_of_it = {"bucket": {"name": bucket}, "object": {"key": key}}
             body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": place_of_it}]})
-            records.append({"messageId": key, "body": body, "attributes": {}})
+            records.append({"messageId": key, "body": body, "attributes": {}, "eventSource": "aws:sqs"})
         yield {"Records": records}
 
 
 def priced(found: Measured, memory: int, batch: float, prices: Mapping[str, float]) -> dict[str, float]:
-    """USD for a million tickets, each an object and a message of its own, by what is paid for."""
+    """USD per million tickets by item, with one object and one message per ticket."""
     units = -(-found.item_bytes // 1024)  # a write of the item, and one of its place in the index
     return {
         "Lambda, time": found.milliseconds / 1000 * memory / 1024 * MILLION * prices["gb-second"],
@@ -141,13 +142,13 @@ def priced(found: Measured, memory: int, batch: float, prices: Mapping[str, floa
 
 
 def main() -> None:
-    """Measure, or take what was measured elsewhere, and print the bill."""
+    """Measure, and print the price of a million tickets."""
     parser = argparse.ArgumentParser(prog="make cost", description="Price a million tickets.")
     parser.add_argument("--bundle", type=Path, default=REPOSITORY / ".bundles" / "compact", help="the model bundle")
     parser.add_argument("--memory", type=int, default=2048, help="the function's memory in MB (2048)")
     parser.add_argument("--batch", type=int, default=10, help="tickets in a batch (10; see TicketsPerBatch)")
     parser.add_argument("--batches", type=int, default=20, help="batches to measure (20)")
-    parser.add_argument("--milliseconds", type=float, help="time per ticket from your own dashboard, not from here")
+    parser.add_argument("--milliseconds", type=float, help="time per ticket from your own dashboard")
     parser.add_argument("--price", action="append", default=[], metavar="NAME=USD", help=f"one of {', '.join(PRICES)}")
     given = parser.parse_args()
     try:

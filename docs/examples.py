@@ -92,7 +92,7 @@ def excerpt(lines: Sequence[Text]) -> list[Text]:
 
 
 def picture(output: str) -> str:
-    """An SVG of the output: a terminal with a background of its own, for light and dark pages."""
+    """An SVG of the output: a terminal with its own background, for light and dark pages."""
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.assemble(("$ ", "green"), ("make demo", "bold")))
     for line in excerpt([Text.from_ansi(line) for line in output.splitlines()]):

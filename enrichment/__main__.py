@@ -30,7 +30,7 @@ _COLUMNS = (
     "review_share",
     "accuracy_without_review",
 )
-_CHUNK = 32  # tickets at once: enough to fill micro-batches, few enough for a lively progress bar
+_CHUNK = 32  # tickets per call: enough to fill micro-batches, few enough for a smooth progress bar
 
 
 class _Advance(Protocol):
@@ -38,7 +38,7 @@ class _Advance(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Enrich the tickets of a file. The exit code is 0, 1 when some tickets failed, 2 when nothing could be done."""
+    """Enrich the tickets of a file. Returns the exit code: 1 if some tickets failed, 2 if it could not start."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["score"]:
         return _score(arguments[1:])
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _enrich(enricher: Enricher, chunk: Sequence[tuple[int, bytes]], name: str) -> int:
-    """Writes what could be enriched to standard output, and names the rest on standard error."""
+    """Writes enriched tickets to standard output and errors to standard error; returns the number enriched."""
     tickets: list[tuple[int, RawTicket]] = []
     for number, line in chunk:
         try:
@@ -81,7 +81,7 @@ def _enrich(enricher: Enricher, chunk: Sequence[tuple[int, bytes]], name: str) -
 
 
 def _score(arguments: Sequence[str]) -> int:
-    """Print how good a bundle's labels are on a labelled file. The exit code is 0, or 2 when nothing could be done."""
+    """Print the accuracy of a bundle on a labelled file. Returns the exit code: 2 if it could not start."""
     options = _score_parser().parse_args(arguments)
     try:
         enricher = Enricher.open(options.bundle, threads=options.threads)
@@ -101,7 +101,7 @@ def _score(arguments: Sequence[str]) -> int:
 
 
 def _print_scores(figures: Mapping[str, Any]) -> None:
-    """Tables of rich where it is installed (the `cli` extra), else plain columns."""
+    """Prints tables with rich if it is installed (the `cli` extra), otherwise plain columns."""
     columns = ("task", "tickets", "accuracy", "macro-F1", "confidence", "calibration error", "review", "right without")
     rows = [[task, *(_cell(found[name]) for name in _COLUMNS)] for task, found in figures["tasks"].items()]
     if "all_tasks" in figures:
@@ -139,13 +139,13 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     for row in rows:
         table.add_row(*row)
     console = Console()
-    # Output that goes to a file is not folded to the width of a terminal that it never sees.
+    # Output to a file is not wrapped to a terminal's width.
     Console(width=None if console.is_terminal else 250).print(table)
 
 
 @contextmanager
 def _progress() -> Iterator[_Advance]:
-    """A progress bar on a terminal, where rich is installed (the `cli` extra); else nothing."""
+    """A progress bar on a terminal if rich is installed (the `cli` extra), otherwise nothing."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -166,7 +166,7 @@ def _no_bar(_tickets: int, /) -> None:
 def _score_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m enrichment score",
-        description="Compare a bundle's labels with those of a labelled file.",
+        description="Measure how accurate a bundle's labels are on a labelled file.",
     )
     parser.add_argument(
         "file",
@@ -174,9 +174,14 @@ def _score_parser() -> argparse.ArgumentParser:
         help="JSON lines with subject, body, and intent, urgency or sentiment: a label or a list of accepted labels",
     )
     parser.add_argument(
-        "--bundle", default=".bundles/compact", metavar="DIR", help="the model bundle's folder (default: %(default)s)"
+        "--bundle",
+        default=".bundles/compact",
+        metavar="DIR",
+        help="directory of the model bundle (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the models (default: all available cores)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads for the models (default: all available cores)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
@@ -184,13 +189,19 @@ def _score_parser() -> argparse.ArgumentParser:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m enrichment",
-        description="Enrich support tickets: JSON lines in, JSON lines out. Failures go to standard error.",
+        description="Enrich support tickets: JSON lines in, JSON lines out. Errors go to standard error.",
+        epilog="`python -m enrichment score FILE` measures a bundle's accuracy on a labelled file.",
     )
-    parser.add_argument("file", metavar="FILE", help="raw tickets, one JSON object a line; - for standard input")
+    parser.add_argument("file", metavar="FILE", help="raw tickets, one JSON object per line; - is standard input")
     parser.add_argument(
-        "--bundle", default=".bundles/compact", metavar="DIR", help="the model bundle's folder (default: %(default)s)"
+        "--bundle",
+        default=".bundles/compact",
+        metavar="DIR",
+        help="directory of the model bundle (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the models (default: the cores there are)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads for the models (default: all available cores)"
+    )
     return parser
 
 

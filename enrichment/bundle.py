@@ -1,4 +1,4 @@
-"""The model bundle: a folder with `bundle.json` and the files that it names; opening, verifying, installing one."""
+"""The model bundle: a directory with `bundle.json` and the files it lists. Opens, verifies and installs bundles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _installing: Final = threading.Lock()
 
 
 class Bundle:
-    """An opened bundle: its folder, its manifest, its digest."""
+    """An open bundle: its directory, manifest and digest."""
 
     def __init__(self, folder: Path, manifest: Manifest, digest: str) -> None:
         self.folder = folder
@@ -32,14 +32,14 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """`<name>@<first 12 digits of the digest>`: what `model_version` of an enriched ticket says."""
+        """`<name>@<first 12 digits of the digest>`, the `model_version` of an enriched ticket."""
         return f"{self.manifest.name}@{self.digest[:12]}"
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = False) -> Bundle:
-        """Reads the manifest and checks that every file is there in its full size; with `verify` every hash too.
+        """Reads the manifest and checks the presence and size of every file; with `verify` also every hash.
 
-        Raises BundleMissing, BundleInvalid or BundleCorrupt; the message names the file and how to mend it.
+        Raises BundleMissing, BundleInvalid or BundleCorrupt; the message names the file and the remedy.
         """
         folder = Path(folder)
         try:
@@ -55,7 +55,7 @@ class Bundle:
         return bundle
 
     def path(self, name: str) -> Path:
-        """Where the file of that name lies; only files that the manifest names have one."""
+        """The path of a file. Raises BundleInvalid if the manifest does not list it."""
         if name not in self.manifest.files:
             raise BundleInvalid(
                 f"{self.folder / MANIFEST} uses the file {name}, but does not list it; rebuild the bundle"
@@ -64,12 +64,12 @@ class Bundle:
 
     @contextmanager
     def opening(self, what: str) -> Iterator[None]:
-        """Says BundleInvalid of whatever is raised within, while `what` is opened."""
+        """Converts any exception in the block to BundleInvalid; `what` is being opened."""
         try:
             yield
         except BundleInvalid:
             raise
-        except Exception as error:  # ONNX Runtime and tokenizers raise types of their own, some of them bare
+        except Exception as error:  # ONNX Runtime and tokenizers raise their own types, some of them plain Exception
             raise BundleInvalid(f"{self.folder}: {what} cannot be opened: {error}; rebuild the bundle") from error
 
     def _check(self, name: str, spec: FileSpec, *, verify: bool) -> None:
@@ -87,11 +87,11 @@ class Bundle:
 
 
 def install(open_file: Callable[[str], BinaryIO], cache: Path | str, *, place: str) -> Path:
-    """Copies a bundle to `<cache>/<digest>` and returns that folder; copies nothing when it stands there already.
+    """Copies a bundle to `<cache>/<digest>` and returns that directory; does nothing if it already exists.
 
-    `open_file(name)` gives a stream of the source's file of that name, `place` names the source in errors. Files are
-    hashed while they are copied, under a temporary name, and renamed into place together: a half copy is never
-    opened, and of two copies at once one wins. Raises BundleInvalid or BundleCorrupt.
+    `open_file(name)` returns a stream of a file of the source, `place` names the source in errors. Files are copied to
+    a temporary directory and hashed during the copy; the directory is then renamed. A partial copy is therefore never
+    opened, and of two concurrent copies one wins. Raises BundleInvalid or BundleCorrupt.
     """
     cache = Path(cache)
     with open_file(MANIFEST) as stream:
@@ -114,19 +114,19 @@ def _copy_all(open_file: Callable[[str], BinaryIO], manifest: Manifest, raw: byt
         try:
             scratch.rename(target)
         except OSError:
-            # Another process was faster. What stands under its digest was verified by that process.
+            # Another process was faster, and verified its copy before the rename.
             if not target.is_dir():
                 raise
 
 
 @contextmanager
 def _scratch(cache: Path, digest: str) -> Iterator[Path]:
-    """A temporary folder beside the target; leftovers of copies that were killed are swept, they would fill /tmp."""
-    # By host: pods that share a volume all have the same few process ids, each its own.
+    """A temporary directory next to the target. Deletes those of killed copies, which would fill /tmp."""
+    # The host is part of the name, because pods that share a volume use the same few process ids.
     part = f"{digest}.part-{platform.node()}-"
     for stale in cache.glob(f"{part}*"):
         pid = stale.name.rsplit("-", 1)[-1].split(".")[0]
-        # A process copies once: what bears our own pid is from one that had it before, in this same /tmp.
+        # A process copies once, so a directory with our own pid is from an earlier process in the same /tmp.
         if not pid.isdigit() or int(pid) == os.getpid() or not _alive(int(pid)):
             shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{part}{os.getpid()}.", dir=cache))

@@ -1,6 +1,6 @@
 """Intent, urgency and sentiment: linear classifiers over the encoder's output and lexical features.
 
-The full profile has a sequence classifier of its own for sentiment.
+The full profile has a separate sequence classifier for sentiment.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ class Head:
         self._bias = bias
 
     def probabilities(self, features: Floats) -> dict[str, float]:
-        """Label to probability, for one feature vector of shape (features,)."""
+        """The probability of each label for one feature vector of shape (features,)."""
         logits = features @ self._weights + self._bias
         shifted = np.exp(logits - logits.max())
         return dict(zip(self.labels, (shifted / shifted.sum()).tolist(), strict=True))
 
     def unknown(self) -> dict[str, float]:
-        """What is said of a text that holds nothing: every label is as likely as another."""
+        """The probabilities for an empty text: uniform."""
         return dict.fromkeys(self.labels, 1.0 / len(self.labels))
 
 
 def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
-    """The linear classifiers of a bundle; `features` is the length of the vectors that they will get.
+    """The linear classifiers of a bundle; `features` is the length of their input vectors.
 
-    Raises BundleInvalid where arrays and manifest differ.
+    Raises BundleInvalid if the arrays do not match the manifest.
     """
     heads: dict[Task, Head] = {}
     for task in TASKS:
         spec = getattr(bundle.manifest.models, task)
         if not isinstance(spec, HeadSpec):
-            continue  # a model of its own
+            continue  # a separate model
         path = bundle.path(spec.file)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -76,9 +76,9 @@ def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """What the classifiers say of a text: per task the probabilities and the label.
+    """The predictions for a text: probabilities and label per task.
 
-    `truncated` says whether a model of its own for sentiment saw only the beginning, None where there is none.
+    `truncated`: whether a separate sentiment model saw only the beginning of the text; None without such a model.
     """
 
     scores: dict[Task, dict[str, float]]
@@ -87,7 +87,7 @@ class Classified:
 
 
 class Classifiers:
-    """All classifiers of a bundle; safe for use by several threads."""
+    """All classifiers of a bundle. Thread-safe."""
 
     def __init__(
         self, lexical: LexicalFeatures, heads: Mapping[Task, Head], sentiment: SequenceClassifier | None = None
@@ -98,7 +98,7 @@ class Classifiers:
 
     @classmethod
     def open(cls, bundle: Bundle, encoder: Encoder, *, threads: int | None = None) -> Classifiers:
-        """Opens the classifiers of a bundle, which read what its encoder gives. Raises BundleInvalid."""
+        """Opens the classifiers of a bundle, which read its encoder's output. Raises BundleInvalid."""
         models = bundle.manifest.models
         lexical = LexicalFeatures.from_file(bundle.path(models.features))
         heads = open_heads(bundle, encoder.features + len(lexical.names))
@@ -107,19 +107,19 @@ class Classifiers:
         return cls(lexical, heads)
 
     def classify(self, texts: Sequence[str], encoded: Sequence[Encoded | None]) -> list[Classified]:
-        """The labels of each text, given what the encoder says of it: None of a text without tokens."""
+        """The predictions for each text from the encoder's output, which is None for a text without tokens."""
         judged: dict[int, Judgement] = {}
         if self._sentiment is not None and (full := [i for i, e in enumerate(encoded) if e is not None]):
             judged = dict(zip(full, self._sentiment.judge([texts[i] for i in full]), strict=True))
         return [self._classified(*pair, judged.get(i)) for i, pair in enumerate(zip(texts, encoded, strict=True))]
 
     def threshold(self, task: Task) -> float:
-        """The confidence under which somebody should have a look."""
+        """The confidence below which a ticket needs review."""
         sentiment = self._sentiment
         return sentiment.threshold if task == "sentiment" and sentiment is not None else self._heads[task].threshold
 
     def warm_up(self, text: str) -> None:
-        """Runs the model that has not run yet, if there is one."""
+        """Runs the separate sentiment model once, if there is one."""
         if self._sentiment is not None:
             self._sentiment.judge([text])
 

@@ -1,8 +1,8 @@
 """The sentence encoder: tokenise, run, mean-pool, normalise.
 
 Reference: all-MiniLM-L6-v2 as sentence-transformers runs it (256 tokens, mean over the unmasked tokens, unit length).
-The exported graph gives, in one pass, the last hidden state, the means of several layers (`pooled`) and, from a second
-branch of its upper layers that is trained for classification only, another vector (`adapted`).
+In one pass, the exported graph returns the last hidden state, the means of several layers (`pooled`) and another vector
+(`adapted`) from a second branch of its upper layers, which is trained only for classification.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _NO_BRANCH: Final = np.zeros(0, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A tokenised text: `ids` (n,), their character spans `offsets` (n, 2), without special tokens.
+    """A tokenised text: `ids` (n,) and their character spans `offsets` (n, 2), without special tokens.
 
-    `cut` says that the text went on beyond what is read at all, `windows` how many rows of the encoder it fills.
+    `windows` is the number of encoder rows it fills, `cut` whether the text was longer than the maximum.
     """
 
     ids: Integers
@@ -51,11 +51,11 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What the encoder says of a text.
+    """The encoder's output for a text.
 
     embedding: (dimensions,), unit length. pooled: (layers * dimensions,), means over the first window, the last layer
     last. adapted: the classification branch's vector, of length 0 in bundles without one. sentences: (number of
-    sentences, dimensions), unit length, zero where a sentence lies beyond the windows.
+    sentences, dimensions), unit length, zero for a sentence beyond the windows.
     """
 
     embedding: Floats
@@ -65,12 +65,12 @@ class Encoded:
 
     @property
     def features(self) -> Floats:
-        """What the classifiers read of it: pooled, then adapted."""
+        """The part that the classifiers read: pooled, then adapted."""
         return np.concatenate([self.pooled, self.adapted])
 
 
 class Encoder:
-    """MiniLM over ONNX Runtime; safe for use by several threads."""
+    """MiniLM on ONNX Runtime. Thread-safe."""
 
     def __init__(self, texts: ParallelSession, tokenizer: Tokenizer, max_tokens: int, max_windows: int) -> None:
         self._texts = texts
@@ -84,7 +84,7 @@ class Encoder:
 
     @classmethod
     def open(cls, bundle: Bundle, *, threads: int | None = None) -> Encoder:
-        """Opens the encoder of a bundle. Raises BundleInvalid where graph or tokenizer do not fit the manifest."""
+        """Opens the encoder of a bundle. Raises BundleInvalid if graph or tokenizer do not match the manifest."""
         spec = bundle.manifest.models.encoder
         with bundle.opening("the encoder"):
             texts = ParallelSession(bundle.path(spec.file), threads=threads)
@@ -106,7 +106,7 @@ class Encoder:
         return int(self._widths["pooled"]) + int(self._widths.get("adapted", 0))
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokenises; what lies beyond `max_windows` windows is cut and reported."""
+        """Tokenises texts; a text longer than `max_windows` windows is cut."""
         limit = self._window * self._max_windows
         result = []
         for text, encoding in zip(
@@ -125,7 +125,7 @@ class Encoder:
         return result
 
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text, without special ones."""
+        """Number of tokens of a text, without special tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def is_beyond_first_window(self, tokens: Tokens) -> bool:
@@ -135,8 +135,8 @@ class Encoder:
     def encode(self, batch: Sequence[Tokens], spans: Sequence[Sequence[Sentence]]) -> list[Encoded]:
         """Runs the encoder over all windows of all texts; `spans[i]` are the sentences of text i.
 
-        Every text must have at least one token. A text's result does not depend on its neighbours, but for rounding
-        in the last digits: the int8 graph scales activations by row of tokens.
+        Every text must have at least one token. A text's result does not depend on the other texts, except for
+        rounding in the last digits: the int8 graph scales activations per token row.
         """
         size = self._window
         pieces = [tokens.ids[at : at + size] for tokens in batch for at in range(0, len(tokens.ids), size)]
@@ -179,7 +179,7 @@ class Encoder:
 
 
 def _sentence_means(states: Floats, offsets: Integers, spans: Sequence[Sentence]) -> Floats:
-    """Unit means of the token states within each span: the same numbers that the embedding is the mean of."""
+    """Mean of the token states within each span, scaled to unit length."""
     means = np.zeros((len(spans), states.shape[-1]), np.float32)
     starts = offsets[:, 0]
     for index, span in enumerate(spans):

@@ -1,11 +1,11 @@
-"""The public face of the library: tickets in, enrichments out.
+"""The library's entry point: tickets in, enrichments out.
 
     enricher = Enricher.open("path/to/bundle")
     for ticket, result in zip(tickets, enricher.enrich(tickets)):
-        ...                      # EnrichmentData, or an EnrichmentError that says why there is none
+        ...                      # EnrichmentData, or the EnrichmentError of this ticket
 
-Tickets go through the models in micro-batches of about equal length, shared out among the cores. A ticket's result
-does not depend on its neighbours, and what goes wrong with one ticket stays with it.
+The models process tickets in micro-batches of similar length, distributed over the cores. A ticket's result does not
+depend on the other tickets, and an error of one ticket does not affect them.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from enrichment.ticket import EnrichmentData, RawTicket
 __all__ = ["Enricher", "Observe", "TimeLeft", "micro_batches"]
 
 TimeLeft = Callable[[], float]
-"""Seconds that are left; asked before the text of each ticket is processed, and before each micro-batch."""
+"""Returns the seconds left; called before each ticket's text is processed, and before each micro-batch."""
 Observe = Callable[[str, float, int], None]
 """Called with a stage ("tokenize", "encode", "classify", "summarize"), its seconds and its number of tickets."""
 
-_BUDGET: Final = 1024  # tokens of a micro-batch: more takes memory and gains no speed
-_HEADROOM: Final = 1.5  # an estimate of time is trusted up to this factor
+_BUDGET: Final = 1024  # tokens of a micro-batch: more would need more memory without being faster
+_HEADROOM: Final = 1.5  # safety factor of time estimates
 _FEWEST_TO_LEARN_FROM: Final = 64  # tokens
-_SUMMARIZER_ROW: Final = 12.0  # by their numbers of weights: 135 million to 11 million
+_SUMMARIZER_ROW: Final = 12.0  # cost of its row in encoder rows, by number of weights: 135 to 11 million
 _WARM_UP: Final = (
     "The first run of a session is slower than the others, so it is made before a ticket waits for it. " * 3
 )
@@ -60,7 +60,7 @@ class _Watch:
 
 
 class Enricher:
-    """Enriches tickets with the models of one bundle; `enrich` may be called by several threads."""
+    """Enriches tickets with the models of one bundle; `enrich` is thread-safe."""
 
     def __init__(
         self, bundle: Bundle, encoder: Encoder, classifiers: Classifiers, summarizer: Summarizer | None = None
@@ -70,14 +70,14 @@ class Enricher:
         self._encoder = encoder
         self._classifiers = classifiers
         self._summarizer = summarizer
-        # What a ticket costs beside its tokens: a generated summary is computed in rows like theirs.
+        # The cost of a ticket in addition to its tokens: a generated summary is computed in token rows, too.
         self._extra = summarizer.rows if summarizer else 0
         self._nothing: Floats = np.zeros(bundle.manifest.models.encoder.dimensions, np.float32)
         self._seconds_per_token = self._warm_up()
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = False, threads: int | None = None) -> Enricher:
-        """Opens a bundle; `verify` checks every file's hash, `threads` bounds the cores used (None: all).
+        """Opens a bundle; `verify` checks every file's hash, `threads` limits the cores used (None: all).
 
         Raises BundleError.
         """
@@ -96,9 +96,9 @@ class Enricher:
     ) -> list[EnrichmentData | EnrichmentError]:
         """One result or one error per ticket, in order; never raises for a bad ticket.
 
-        `time_left` gives the seconds left: a ticket that would not fit is not started and comes back as OutOfTime. A
-        micro-batch that raises is run again ticket by ticket, and what then still raises is ModelFailed, with the
-        exception as its cause. Nothing is logged: an exception's message may quote the ticket.
+        `time_left` returns the seconds left: a ticket that would not fit is not started and returned as OutOfTime. A
+        micro-batch that raises is rerun ticket by ticket; a ticket that raises again is returned as ModelFailed, with
+        the exception as its cause. Nothing is logged, because an exception's message may quote the ticket.
         """
         watch = _Watch(time_left or _forever, observe or _nobody)
         begin = time.perf_counter()
@@ -118,9 +118,9 @@ class Enricher:
         return [results[i] for i in range(len(tickets))]
 
     def _read(self, tickets: Sequence[RawTicket], watch: _Watch) -> list[_Item | EnrichmentError]:
-        """What is known of tickets before the models run.
+        """Outline and tokens of each ticket, computed before the models run.
 
-        A ticket that cannot be read, or for which no time is left, does not affect the others.
+        A ticket that raises, or for which no time is left, does not affect the others.
         """
         results: dict[int, _Item | EnrichmentError] = {}
         outlines: dict[int, Outline] = {}
@@ -141,7 +141,7 @@ class Enricher:
         return [results[i] for i in range(len(tickets))]
 
     def _tokenize(self, outlines: Sequence[Outline]) -> Sequence[Tokens | Exception]:
-        """Per text its tokens, or what its tokenization raised: all in one call, one by one if that call raises."""
+        """Tokens or the exception per text: all in one call, or one by one if that call raises."""
         try:
             return self._encoder.tokenize([o.text for o in outlines])
         except Exception as error:  # an isolation boundary, as above
@@ -152,13 +152,13 @@ class Enricher:
         cost += self._extra * len(part)
         left = watch.time_left()
         if self._expected_seconds(cost) > left:
-            if len(part) > 1:  # a part of it may still fit
+            if len(part) > 1:  # half of it may still fit
                 half = len(part) // 2
                 return [*self._micro_batch(part[:half], watch), *self._micro_batch(part[half:], watch)]
             return [OutOfTime(f"not started: {left:.1f} s left", ticket_id=part[0].ticket.ticket_id)]
         try:
             return [*self._models(part, cost, watch)]
-        except Exception as error:  # an isolation boundary: no ticket takes its neighbours along
+        except Exception as error:  # an isolation boundary: one ticket must not fail the others
             if len(part) > 1:
                 return [result for item in part for result in self._micro_batch([item], watch)]
             return [_failed(part[0].ticket, error)]
@@ -200,7 +200,7 @@ class Enricher:
 
     def _result(self, item: _Item, encoded: Encoded | None, classified: Classified, summary: Summary) -> EnrichmentData:
         labels = dict(classified.labels)
-        # A label that is none of the model's own (NEUTRAL between two sides) is as sure as the likelier side.
+        # NEUTRAL may not be a label of the model; its confidence is then that of the most probable label.
         confidence = {
             task: classified.scores[task].get(labels[task], max(classified.scores[task].values())) for task in TASKS
         }
@@ -215,7 +215,7 @@ class Enricher:
         language = detect(item.outline.text)
         reasons: list[str] = [task for task in TASKS if confidence[task] < self._classifiers.threshold(task)]
         if language is not None and language not in self.bundle.manifest.languages:
-            reasons = ["language"]  # says more than what follows from it
+            reasons = ["language"]  # the cause; uncertain labels only follow from it
         return EnrichmentData.model_validate(
             {
                 "embedding": [round(value, 7) for value in embedding.tolist()],
@@ -236,9 +236,9 @@ class Enricher:
         return tokens * self._seconds_per_token * _HEADROOM
 
     def _learn(self, tokens: int, seconds: float) -> None:
-        """Corrects the estimate: quickly when a run was slower than expected, slowly when it was faster."""
-        # How long a short run took says little about a token: one pause of a busy machine, counted for nine tokens,
-        # would keep the next long ticket from being started although there is time.
+        """Updates the estimate: quickly if a run was slower than expected, slowly if it was faster."""
+        # A short run says little about the time per token: one pause of a busy machine, attributed to nine tokens,
+        # would prevent the next long ticket from being started although there is time.
         seen = seconds / max(tokens, _FEWEST_TO_LEARN_FROM)
         if seen > self._seconds_per_token:
             self._seconds_per_token += 0.5 * (seen - self._seconds_per_token)
@@ -254,7 +254,7 @@ class Enricher:
         seconds = (time.perf_counter() - begin) / tokens.cost
         if self._summarizer is not None:
             self._summarizer.warm_up(_WARM_UP)
-            # A row of the summariser costs some ten times a row of the encoder; the first batch tells exactly.
+            # A row of the summariser costs about ten times a row of the encoder; the first batch corrects this.
             seconds *= _SUMMARIZER_ROW
         return seconds
 
@@ -262,8 +262,8 @@ class Enricher:
 def micro_batches(lengths: Sequence[int], rows: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Groups indices by length so that rows times the longest length stays within `budget` tokens.
 
-    `lengths[i]` is the length of item i's longest row, `rows[i]` how many rows it has. An item too big for the
-    budget comes alone. Longest first: the memory arena then reaches its final size at once instead of growing
+    `lengths[i]` is the length of item i's longest row, `rows[i]` its number of rows. An item that exceeds the budget
+    gets its own batch. Longest first, so that the memory arena reaches its final size immediately instead of growing
     (https://github.com/microsoft/onnxruntime/issues/11627).
     """
     batch: list[int] = []

@@ -1,16 +1,16 @@
-"""Everything that goes wrong while a ticket is enriched, as one tree.
+"""The library's errors.
 
-    EnrichmentError                 the base; carries `ticket_id`, `code`, `transient`
+    EnrichmentError                 base class, with `ticket_id`, `code` and `transient`
     ├── TicketInvalid               permanent: the ticket breaks the schema of RawTicket
     ├── ModelFailed                 transient: a model raised on this ticket alone
-    ├── OutOfTime                   transient: not started, the time left would not have sufficed
+    ├── OutOfTime                   transient: not started, because not enough time was left
     └── BundleError                 the model bundle cannot be used
-        ├── BundleMissing           there is no bundle at that place
-        ├── BundleInvalid           its manifest is not one, or contradicts its graphs
-        └── BundleCorrupt           a file is not what the manifest says
+        ├── BundleMissing           there is no bundle at that location
+        ├── BundleInvalid           the manifest is invalid, or does not match the graphs
+        └── BundleCorrupt           a file does not match the manifest
 
-`code` is stable and fit for metrics and for a dead-letter's reason; the message is for people. No message holds a
-ticket's subject, body or other customer data.
+`code` is stable and used in metrics and as the `Reason` of DLQ messages; the message is for people. No message contains
+a ticket's subject, body or other customer data.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = [
 
 
 class EnrichmentError(Exception):
-    """Base of all errors of this library.
+    """Base class of this library's errors.
 
-    `transient` says whether the same ticket may succeed later, `ticket_id` which ticket it was (None: not known, or
-    no single one).
+    `transient`: whether the same ticket may succeed later. `ticket_id`: the ticket, None if unknown or not a single
+    one.
     """
 
     code: ClassVar[str] = "enrichment_error"
@@ -45,20 +45,20 @@ class EnrichmentError(Exception):
 
 
 class TicketInvalid(EnrichmentError):
-    """The ticket can never be enriched: it is not JSON, or breaks the schema."""
+    """The ticket can never be enriched: it is not JSON, or violates the schema."""
 
     code = "schema_violation"
 
 
 class ModelFailed(EnrichmentError):
-    """A model raised, on this ticket by itself; the cause is chained."""
+    """A model raised an exception for this ticket alone; the exception is the cause."""
 
     code = "model_failed"
     transient = True
 
 
 class OutOfTime(EnrichmentError):
-    """The ticket was not started, because what was left of the time would not have been enough."""
+    """The ticket was not started, because not enough time was left."""
 
     code = "out_of_time"
     transient = True
@@ -71,18 +71,18 @@ class BundleError(EnrichmentError):
 
 
 class BundleMissing(BundleError):
-    """No bundle lies at the given place."""
+    """There is no bundle at the given location."""
 
     code = "bundle_missing"
 
 
 class BundleInvalid(BundleError):
-    """The manifest cannot be read, is of another version, or does not fit the graphs."""
+    """The manifest cannot be read, has another version, or does not match the graphs."""
 
     code = "bundle_invalid"
 
 
 class BundleCorrupt(BundleError):
-    """A file of the bundle is absent, or differs in size or hash from what the manifest says."""
+    """A file of the bundle is missing, or its size or hash differs from the manifest."""
 
     code = "bundle_corrupt"

@@ -1,7 +1,7 @@
-"""Lexical features: counts of words, phrases and punctuation, which the classifiers read beside the encoder's output.
+"""Lexical features: counts of words, phrases and punctuation, which the classifiers read with the encoder's output.
 
-A sentence vector blurs "not", "but" and "third time"; these features count them. The word lists are data
-(taxonomy.toml), and the bundle carries them.
+A sentence embedding hardly reflects "not", "but" and "third time"; these features count them. The word lists are data
+(taxonomy.toml) and part of the bundle.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class LexicalFeatures:
 
 
 def _pattern(phrases: Sequence[str]) -> re.Pattern[str]:
-    # Longest first, so that the longer of two phrases at one place counts; a final * matches any ending.
+    # Longest first, so that the longer of two phrases that start at the same position counts; * matches any ending.
     parts = sorted({phrase.lower() for phrase in phrases}, key=lambda phrase: (-len(phrase), phrase))
     body = "|".join(re.escape(part).replace(r"\*", r"\w*").replace(r"\ ", r"\s+") for part in parts)
     return re.compile(rf"(?<!\w)(?:{body})(?!\w)")

@@ -1,7 +1,7 @@
-"""`bundle.json`: what a model bundle says of itself.
+"""`bundle.json`: the manifest of a model bundle.
 
-The manifest says of every file its size and sha256, of every model where it came from and how it is to be run. The
-sha256 of the canonical manifest is the bundle's digest, so two bundles with one digest give the same results.
+The manifest has the size and sha256 of every file, and the source and settings of every model. The sha256 of the
+canonical manifest is the bundle's digest, so two bundles with the same digest give the same results.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class _Spec(BaseModel):
 
 
 class FileSpec(_Spec):
-    """A file: size in bytes, and hash."""
+    """A file's size in bytes and its hash."""
 
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]
 
 
 class _ModelSpec(_Spec):
-    """A model: its tokenizer, and where its weights are from."""
+    """A model: its tokenizer and the source of its weights."""
 
     tokenizer: str
     source: str
@@ -59,7 +59,7 @@ class _ModelSpec(_Spec):
 
 
 class _FullSpec(_ModelSpec):
-    """One of the full profile; `words` is its embedding, `pinned` whether the weights are those of the pins."""
+    """A model of the full profile; `words` is its embedding, `pinned` whether it has the pinned weights."""
 
     words: str
     pinned: bool
@@ -89,10 +89,10 @@ class HeadSpec(_Spec):
 
 
 class ClassifierSpec(_FullSpec):
-    """A sequence classifier of its own, with its tokenizer; its embedding is part of the graph `file`.
+    """A separate sequence classifier with its own tokenizer; its embedding is part of the graph `file`.
 
-    `labels` stand in the order of its outputs; `neutral` are the bounds of the last label's probability within which
-    it takes no side.
+    `labels` are in the order of its outputs. The result is neutral if the last label's probability is within the bounds
+    `neutral`.
     """
 
     kind: Literal["sequence_classifier"]
@@ -105,7 +105,7 @@ class ClassifierSpec(_FullSpec):
 
 
 class GenerationSpec(_Spec):
-    """How summaries are generated, in the words of a generation_config.json."""
+    """How summaries are generated; the fields are those of a generation_config.json."""
 
     num_beams: Annotated[int, Field(ge=1, le=32)]
     length_penalty: float
@@ -120,7 +120,7 @@ class GenerationSpec(_Spec):
 
 
 class AbstractiveSpec(_FullSpec):
-    """The abstractive summary: an encoder and a decoder, which share the file `words`."""
+    """The abstractive summary: an encoder and a decoder that share the file `words`."""
 
     kind: Literal["abstractive"]
     encoder: str
@@ -143,7 +143,7 @@ class ModelsSpec(_Spec):
     """All models of a bundle, by task."""
 
     encoder: EncoderSpec
-    # Called `cues` in bundles that were built before November 2026; both names stay readable.
+    # Bundles that were built before November 2026 name it `cues`.
     features: Annotated[str, Field(validation_alias=AliasChoices("features", "cues"))]
     intent: HeadSpec
     urgency: HeadSpec
@@ -163,18 +163,18 @@ class Manifest(_Spec):
     profile: Literal["compact", "full"]
     files: dict[str, FileSpec]
     models: ModelsSpec
-    # ISO 639-1; of bundles that name none, the models were trained on English.
+    # ISO 639-1; bundles without this field were trained on English.
     languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2}$")]], Field(min_length=1)] = ["en"]
     verification: dict[str, Any]
 
 
 def canonical(manifest: dict[str, Any]) -> bytes:
-    """The one spelling of a manifest whose sha256 is the digest: sorted keys, no spaces, UTF-8."""
+    """The canonical form of a manifest, whose sha256 is the digest: sorted keys, no spaces, UTF-8."""
     return json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def read_manifest(raw: bytes, place: str) -> tuple[Manifest, str]:
-    """A manifest and its digest from the bytes of bundle.json; `place` is named in errors. Raises BundleInvalid."""
+    """Parse bundle.json; return the manifest and its digest. `place` names it in errors. Raises BundleInvalid."""
     try:
         data = json.loads(raw)
         manifest = Manifest.model_validate(data)

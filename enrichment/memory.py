@@ -1,7 +1,7 @@
-"""Memory that was freed goes back to the system.
+"""Returns freed memory to the operating system.
 
-glibc keeps what lies below a piece that is still in use: after batches of many sizes, a process that needs 600 MB can
-hold a gigabyte. Lambda stops a function for what it holds, not for what it needs.
+glibc keeps freed memory below a block that is still in use: after batches of many sizes, a process that needs 600 MB
+can occupy 1 GB. Lambda stops a function for the memory it occupies, not for what it needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["give_back"]
 def _find() -> Callable[[int], int] | None:
     try:
         return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library: musl's and macOS's have no such call
+    except (AttributeError, OSError, TypeError):  # musl and macOS do not have malloc_trim
         return None
 
 
@@ -24,6 +24,6 @@ _trim: Final = _find()
 
 
 def give_back() -> None:
-    """Gives back what is free, where the C library can; takes some milliseconds."""
+    """Returns freed memory to the system if the C library supports it; takes a few milliseconds."""
     if _trim is not None:
         _trim(0)

@@ -1,4 +1,4 @@
-"""Texts one behind the other, without padding: what the graphs of the full profile take."""
+"""Concatenates texts without padding, as inputs for the graphs of the full profile."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from enrichment.encoder import Floats, Integers
 __all__ = ["GROUP", "HIDDEN", "packed", "whole"]
 
 HIDDEN: Final = np.float32(np.finfo(np.float32).min / 2)
-"""Added to a score of attention it hides a token; halved, so that sums of it stay finite."""
+"""Added to an attention score, it masks a token; half of the minimum, so that sums stay finite."""
 
 GROUP: Final = 32
-"""Attention sums in groups of so many numbers: whole groups of hidden ones that follow change no sum.
+"""Attention adds numbers in groups of this size, so appending groups of masked tokens changes no sum.
 
-Padded to whole groups, a text's sums do not depend on the longest text.
+If texts are padded to whole groups, a text's sums do not depend on the longest text.
 """
 
 
 def packed(texts: Sequence[Integers], longest: int | None = None) -> dict[str, Integers | Floats]:
-    """The inputs of a graph for some texts of token ids, none of them empty.
+    """The inputs of a graph for texts of token ids, none of which may be empty.
 
-    ids and positions (tokens,), all texts one behind the other; place (texts, length), where each text's tokens stand
-    in them; back (tokens,), the way back; mask (texts, 1, 1, length), 0 or `HIDDEN`. `longest` is the length of the
-    longest text, where that is none of these.
+    ids and positions (tokens,): all texts concatenated; place (texts, length): the index of each text's tokens in them;
+    back (tokens,): the inverse; mask (texts, 1, 1, length): 0 or `HIDDEN`. `longest` overrides the length to pad to.
     """
     lengths = np.asarray([len(text) for text in texts])
     inside = np.arange(whole(longest or int(lengths.max()))) < lengths[:, None]
@@ -42,5 +41,5 @@ def packed(texts: Sequence[Integers], longest: int | None = None) -> dict[str, I
 
 
 def whole(count: int, group: int = GROUP) -> int:
-    """A number of tokens, filled up to whole groups."""
+    """A number of tokens, rounded up to whole groups."""
     return -(-count // group) * group

@@ -1,4 +1,4 @@
-"""How good predictions are against a labelled file: `python -m enrichment score FILE.jsonl`.
+"""Accuracy of predictions on a labelled file: `python -m enrichment score FILE.jsonl`.
 
 A prediction counts as right when it is one of the labels accepted for its text. Macro-F1 and the confusion table
 compare it with itself where it is accepted, else with the first accepted label.
@@ -89,7 +89,7 @@ def _example(row: object, number: int, labels: Mapping[Task, Collection[str]]) -
 
 
 def score(enricher: Enricher, examples: Sequence[Example]) -> dict[str, Any]:
-    """Enriches the tickets and scores them: figures per task, and for the tickets that have labels for all tasks."""
+    """Enriches the tickets and scores the results per task, and for all tasks if every ticket has all labels."""
     results: list[EnrichmentData] = []
     for begin in range(0, len(examples), _CHUNK):
         for result in enricher.enrich([example.ticket for example in examples[begin : begin + _CHUNK]]):
@@ -120,7 +120,7 @@ def score(enricher: Enricher, examples: Sequence[Example]) -> dict[str, Any]:
 def score_task(
     accepted: Sequence[Sequence[str]], predicted: Sequence[str], confidence: Doubles, threshold: float
 ) -> dict[str, Any]:
-    """One task's figures: accuracy, macro-F1, calibration error, shares for review, and the confusion table."""
+    """One task's results: accuracy, macro-F1, calibration error, review share and confusion table."""
     wanted = [p if p in a else a[0] for p, a in zip(predicted, accepted, strict=True)]
     right = np.asarray([w == p for w, p in zip(wanted, predicted, strict=True)])
     labels = sorted({*wanted, *predicted})

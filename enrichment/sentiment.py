@@ -1,6 +1,6 @@
-"""Sentiment by a sequence classifier: DistilBERT over ONNX Runtime.
+"""Sentiment by a sequence classifier: DistilBERT on ONNX Runtime.
 
-Reference: transformers' text-classification pipeline with truncation. Where neither side is sure, it is NEUTRAL.
+Reference: transformers' text-classification pipeline with truncation. NEUTRAL if neither label is probable enough.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEUTRAL = "NEUTRAL"
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A label, what the model gives each of its labels, and whether it saw only the text's beginning."""
+    """A prediction: the label, the probability of each label, and whether only the beginning of the text was read."""
 
     label: str
     probabilities: dict[str, float]
@@ -33,7 +33,7 @@ class Judgement:
 
 
 class SequenceClassifier:
-    """A classifier with a tokenizer of its own; safe for use by several threads."""
+    """A classifier with its own tokenizer. Thread-safe."""
 
     def __init__(self, texts: ParallelSession, tokenizer: Tokenizer, spec: ClassifierSpec) -> None:
         self._texts = texts
@@ -44,7 +44,7 @@ class SequenceClassifier:
 
     @classmethod
     def open(cls, bundle: Bundle, spec: ClassifierSpec, *, threads: int | None = None) -> SequenceClassifier:
-        """Opens the classifier of a bundle. Raises BundleInvalid where graph or tokenizer do not fit the manifest."""
+        """Opens the classifier of a bundle. Raises BundleInvalid if graph or tokenizer do not match the manifest."""
         with bundle.opening("the sentiment classifier"):
             texts = ParallelSession(bundle.path(spec.file), threads=threads)
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
@@ -67,7 +67,7 @@ class SequenceClassifier:
         return np.concatenate(self._texts.each([len(text) for text in ids], run))
 
     def judge(self, texts: Sequence[str]) -> list[Judgement]:
-        """One judgement per text; none of them may be empty."""
+        """One prediction per text; no text may be empty."""
         encodings = self._tokenizer.encode_batch([text[:MAX_CHARACTERS] for text in texts])
         logits = self.logits([np.asarray(encoding.ids, np.int64) for encoding in encodings])
         powers = np.exp(logits - logits.max(1, keepdims=True))
@@ -76,11 +76,11 @@ class SequenceClassifier:
         return [self._judgement(row.tolist(), c) for row, c in zip(probabilities, cut, strict=True)]
 
     def unknown(self) -> Judgement:
-        """What is said of a text that holds nothing."""
+        """The prediction for an empty text."""
         labels = self._spec.labels
         return Judgement(self.fallback, dict.fromkeys(labels, 1 / len(labels)), truncated=False)
 
-    def _judgement(self, row: list[float], truncated: bool) -> Judgement:  # noqa: FBT001 - private, and named where it is read
+    def _judgement(self, row: list[float], truncated: bool) -> Judgement:  # noqa: FBT001 - private
         low, high = self._spec.neutral
         scores = dict(zip(self._spec.labels, row, strict=True))
         label = NEUTRAL if low <= row[-1] <= high else max(scores, key=scores.__getitem__)

@@ -1,7 +1,7 @@
-"""The tickets: what comes in, what goes out.
+"""Raw and enriched tickets.
 
-Validation is strict where a wrong value would be stored for good (`ticket_id`, `created_at`) and forgiving where it
-would only lose a ticket (an unknown priority counts as absent). Unknown fields are carried through as JSON: their
+Validation is strict where a wrong value would be stored permanently (`ticket_id`, `created_at`) and lenient where
+strictness would only lose a ticket (an unknown priority counts as absent). Unknown fields are kept as JSON text: their
 numbers keep all digits, and they take no more memory than their text.
 """
 
@@ -38,8 +38,8 @@ SCHEMA_VERSION: Final = 1
 MAX_CREATED_AT: Final = 253_402_300_799
 """The end of the year 9999 in Unix time, the last moment that datetime, SQL and ISO 8601 can express."""
 
-_MAX_BITS: Final = 1024  # of an integer; as many as the largest double has
-_MAX_DEPTH: Final = 200  # the JSON reader's own limit; the writer's is not far above
+_MAX_BITS: Final = 1024  # of an integer: the largest double has as many
+_MAX_DEPTH: Final = 200  # the JSON parser's limit; the serializer's is only slightly higher
 # One ticket is parsed at a time: its parsed form may need sixty times the memory of its JSON, until it is validated.
 _PARSING: Final = threading.Lock()
 _PRIORITIES: Final = ("critical", "high", "medium", "low")
@@ -51,7 +51,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Model(BaseModel):
-    # Errors end up in logs and in message attributes: they must never show what a customer wrote.
+    # Errors are written to logs and message attributes, so they must never contain customer text.
     model_config = ConfigDict(hide_input_in_errors=True, extra="allow")
 
     # The unknown fields of a ticket that was read from JSON, as text. Those of a decoded object are in model_extra.
@@ -74,7 +74,7 @@ class TicketMetadata(_Model):
 
 
 class RawTicket(_Model):
-    """A ticket as it lies in the raw bucket."""
+    """A ticket as stored in the raw bucket."""
 
     ticket_id: Identifier
     subject: str
@@ -114,7 +114,7 @@ class RawTicket(_Model):
 
 
 class EnrichmentData(_Model):
-    """What the models say about one ticket."""
+    """The models' results for one ticket."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
 
@@ -124,7 +124,7 @@ class EnrichmentData(_Model):
     intent: str
     intent_confidence: Probability
     urgency: Priority
-    urgency_confidence: Annotated[Probability, Field(description="1.0 where the ticket's own priority decided")]
+    urgency_confidence: Annotated[Probability, Field(description="1.0 if the ticket's own priority was used")]
     sentiment: Sentiment
     sentiment_confidence: Probability
     summary: str
@@ -135,7 +135,7 @@ class EnrichmentData(_Model):
         Field(description="per task the probability of every label, from the text alone"),
     ]
     needs_review: Annotated[
-        bool, Field(description="a confidence is below its task's threshold, or the models do not know the language")
+        bool, Field(description="a confidence is below its task's threshold, or the models do not support the language")
     ]
     review_reasons: Annotated[
         list[Literal["language", "intent", "urgency", "sentiment"]],
@@ -150,13 +150,13 @@ class EnrichmentData(_Model):
 
 
 class EnrichedTicket(RawTicket):
-    """The raw ticket, flat, and its enrichment."""
+    """The fields of the raw ticket, and its enrichment."""
 
     enrichment: EnrichmentData
 
 
 def enriched_json(ticket: RawTicket, enrichment: EnrichmentData) -> bytes:
-    """The object that is stored: UTF-8 JSON, the raw fields flat, then `enrichment`."""
+    """The object to store: UTF-8 JSON with the raw ticket's fields, then `enrichment`."""
     members = {
         name: pydantic_core.to_json(value) for name, value in ticket.model_dump().items() if name != "enrichment"
     }
@@ -172,7 +172,7 @@ def parse_ticket(raw: bytes | str) -> RawTicket:
     Unknown fields are not in `model_extra` but kept as they were written, for enriched_json. Raises TicketInvalid,
     whose message names the fields and what is wrong with them, but never their values.
     """
-    # The mark at the beginning is written by some Windows tools, and allowed to be ignored (RFC 8259).
+    # Some Windows tools write a byte order mark; RFC 8259 allows parsers to ignore it.
     raw = raw.removeprefix(codecs.BOM_UTF8) if isinstance(raw, bytes) else raw.removeprefix("\ufeff")
     with _PARSING:
         return _parse(raw)
@@ -216,21 +216,21 @@ def ticket_from_object(data: object) -> RawTicket:
 
 
 def enriched_ticket_schema() -> str:
-    """The JSON Schema of an enriched ticket, as it is committed beside this module."""
+    """The JSON Schema of an enriched ticket, which is committed next to this module."""
     return json.dumps(EnrichedTicket.model_json_schema(mode="serialization"), indent=2, sort_keys=True) + "\n"
 
 
 def _summary_of(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:5]:
-        # Keys inside `metadata` are the customer's own: name only as far as the schema goes.
+        # Keys in `metadata` may be customer text: name only those that the schema defines.
         place = ".".join(str(p) for p in item["loc"] if p in RawTicket.model_fields or p in TicketMetadata.model_fields)
         parts.append(f"{place or 'ticket'}: {item['msg']}")
     return "; ".join(parts)
 
 
 def _refuse_what_json_cannot_hold(fields: Mapping[str, object], ticket_id: str | None) -> None:
-    """What decodes, and could not be written again: 1e999 is infinity, an integer or a nesting may have no end."""
+    """Rejects values that can be parsed but not serialized again: infinity (1e999), huge integers, deep nesting."""
     stack: list[tuple[object, int]] = [(value, 1) for value in (*fields, *fields.values())]
     while stack:
         item, depth = stack.pop()
@@ -257,7 +257,7 @@ def _is_utf8(text: bytes | str) -> bool:
 
 
 def _without_input(error: ValueError) -> str:
-    # jiter's messages hold a position and a rule ("expected value at line 1 column 3"), never a value.
+    # jiter's messages contain a position and a rule ("expected value at line 1 column 3"), never a value.
     return str(error).splitlines()[0][:200]
 
 

@@ -157,7 +157,9 @@ def generate(
     bucket: Annotated[str | None, typer.Option(help="Put each ticket into this S3 bucket as <ticket_id>.json.")] = None,
     out: Annotated[
         str | None,
-        typer.Option(help="Write one line of JSON per ticket to this file, which is overwritten; - is stdout."),
+        typer.Option(
+            help="Write one line of JSON per ticket to this file, which is overwritten; - is standard output."
+        ),
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=0, help="Stop after this number of tickets. Default: no limit.")
@@ -166,7 +168,7 @@ def generate(
         float | None,
         typer.Option(min=0, help="Tickets per minute; 0: no pauses. Default: 8 to 15 s apart, at most 7 per minute."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same tickets.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same tickets.")] = None,
     start: Annotated[
         int | None,
         typer.Option(
@@ -174,7 +176,7 @@ def generate(
         ),
     ] = None,
 ) -> None:
-    """Generate support tickets and send them to an S3 bucket or a file, until stopped.
+    """Generate synthetic support tickets and write them to an S3 bucket or a file, until stopped.
 
     SIGTERM and Ctrl-C stop it after the current ticket. AWS_ENDPOINT_URL selects another endpoint, for an emulator.
     """

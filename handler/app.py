@@ -1,4 +1,4 @@
-"""The composition root: builds the real ports where none are given, and the handler that Lambda calls."""
+"""The composition root: builds the adapters and the handler that Lambda calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONNECTIONS: Final = 16  # concurrent reads and writes; each client's HTTP pool
 
 
 class EventNotUnderstood(Exception):
-    """The event holds something that is not an SQS record, so none of it was processed; Lambda tries it again."""
+    """The event contains something other than SQS records, so none of it was processed; Lambda retries it."""
 
 
 def build(
@@ -43,13 +43,13 @@ def build(
     metrics: Metrics | None = None,
     logger: Logger | None = None,
 ) -> Handler:
-    """Builds the Lambda handler from settings; ports that are not given are the real ones.
+    """Builds the Lambda handler from settings; ports that are not given are the AWS adapters and the real models.
 
     Raises BundleError if the model bundle cannot be used.
     """
     pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ticket")
-    # One thread makes the clients, from one session, while this one opens the models: separate threads would need a
-    # session each, and each session parses the service descriptions again.
+    # One thread creates the clients, from one session, while this thread opens the models: separate threads would need
+    # a session each, and each session would parse the service descriptions again.
     client_thread = ThreadPoolExecutor(1, thread_name_prefix="client")
     make_client = client_factory(settings.aws_endpoint_url)
 

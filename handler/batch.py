@@ -1,7 +1,7 @@
 """One SQS batch: fetch all tickets, enrich them together, store them, then settle each record.
 
-Every record has one outcome: done, skipped, rejected or failed. A message with several tickets is failed if one of them
-failed (then none of it is rejected yet), otherwise rejected if one was rejected, otherwise done if one is done.
+Every record has one outcome: done, skipped, rejected or failed. A message with several tickets is failed if any of them
+failed (then none is rejected yet), otherwise rejected if any was rejected, otherwise done if any is done.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ __all__ = ["Batch", "MessageFailed"]
 
 _R = TypeVar("_R")
 
-# The models do not get all of the function's time: this share, at most these seconds, is reserved for the steps after
-# them.
+# Part of the function's time that is reserved for the steps after the models.
 _RESERVE_SHARE: Final = 0.15
-_MAX_RESERVE: Final = 5.0
-# Shares of the reserve that a step leaves to the steps after it.
+_MAX_RESERVE: Final = 5.0  # seconds
+# Shares of the reserve that each stage leaves to the stages after it.
 _KEEP_FETCHING: Final = 1.0
 _KEEP_STORING: Final = 0.4
 _KEEP_SETTLING: Final = 0.05
@@ -41,7 +40,7 @@ _MIN_WAIT: Final = 0.05  # seconds
 
 
 class MessageFailed(Exception):
-    """Tells Powertools that a record is to be retried."""
+    """Tells Powertools that a record must be retried."""
 
 
 class Batch:
@@ -73,11 +72,11 @@ class Batch:
             self._unsettled[str(message.record.get("messageId"))].append((message, settling))
 
     def settle(self, record: SQSRecord) -> None:
-        """Waits until a record is settled and reports its outcome. Raises MessageFailed if it is to be retried."""
+        """Waits until a record is settled and reports its outcome. Raises MessageFailed if it must be retried."""
         self._settle(*self._unsettled[record.message_id].popleft())
 
     def close(self) -> None:
-        """Settles records without an id, which Powertools cannot handle or report, and ends the batch."""
+        """Settles records without an id, which Powertools cannot process or report, and ends the batch."""
         for rest in self._unsettled.values():
             for message, settling in rest:
                 with suppress(MessageFailed):
@@ -201,8 +200,8 @@ class Batch:
     ) -> None:
         """Runs `work` for all tickets concurrently, until only the share `keep` of the reserve is left.
 
-        A returned note ends a ticket as skipped, an error as failed or rejected. A ticket that gets no answer in time
-        is OutOfTime; if its call returns later, that changes nothing.
+        A returned note makes the ticket skipped, an error makes it failed or rejected. A ticket whose call does not
+        return in time is OutOfTime; a later result is ignored.
         """
         if not tickets:
             return
@@ -273,7 +272,7 @@ class Batch:
         return future.result() if error is None else self._as_failure(error, stage, names)
 
     def _as_failure(self, error: BaseException, stage: str, names: Mapping[str, Any]) -> EnrichmentError:
-        """The error itself if it is one of ours, otherwise Unexpected, with its traceback logged."""
+        """The error itself if it is an EnrichmentError, otherwise Unexpected, with its traceback logged."""
         if isinstance(error, EnrichmentError):
             return error
         self._ports.logger.error("unexpected", extra={"stage": stage, "traceback": trace(error), **names})
@@ -283,7 +282,7 @@ class Batch:
 def _refuse_replaced(ports: Ports, reference: StoredTicket, sha256: str) -> None:
     """Raises ObjectReplaced if the object's content no longer has this hash.
 
-    S3's times have a resolution of one second, so of two versions within a second the older might be stored last.
+    LastModified has a resolution of one second, so of two versions within a second the older one might be stored last.
     """
     with suppress(ObjectGone):
         raw = decompress(ports.source.fetch(reference).raw, ports.max_ticket_bytes)

@@ -11,10 +11,10 @@
         ├── ObjectReplaced               transient: the object was overwritten during processing
         ├── Throttled                    transient: a service throttles requests
         ├── ServiceFailed                transient: a service answered 5xx, timed out, or denied access
-        └── Unexpected                   transient: a bug of ours, caught at an isolation boundary
+        └── Unexpected                   transient: a bug in this code, caught at an isolation boundary
 
-Permanent errors are rejected at once; after transient ones SQS delivers the message again. Error texts contain ids and
-codes, never customer text. handler.aws.errors maps botocore's errors to these.
+Messages with permanent errors are rejected immediately; messages with transient errors are retried. Error texts contain
+ids and codes, never customer text. handler.aws.errors maps botocore's errors to these.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ __all__ = [
 
 
 class MessageError(EnrichmentError):
-    """Base of what goes wrong with a message."""
+    """Base class of errors of a message."""
 
     code = "message_error"
 
 
 class MessageInvalid(MessageError):
-    """The message holds neither a notification that is understood nor a ticket."""
+    """The message is neither a known notification nor a ticket."""
 
     code = "message_invalid"
 
@@ -76,13 +76,13 @@ class BucketUnexpected(MessageError):
 
 
 class StoreRefused(MessageError):
-    """A store will never accept the ticket."""
+    """S3 or DynamoDB will never accept the ticket."""
 
     code = "store_refused"
 
 
 class ObjectReplaced(MessageError):
-    """The object was overwritten during processing, within one second: the resolution of its LastModified."""
+    """The object was overwritten during processing, within the one-second resolution of LastModified."""
 
     code = "object_replaced"
     transient = True
@@ -96,14 +96,14 @@ class Throttled(MessageError):
 
 
 class ServiceFailed(MessageError):
-    """A service failed, timed out or denied access. This can be repaired, so the ticket is retried."""
+    """A service failed, timed out or denied access. This can be fixed, so the ticket is retried."""
 
     code = "service_failed"
     transient = True
 
 
 class Unexpected(MessageError):
-    """A bug of ours, caught at an isolation boundary; retried."""
+    """A bug in this code, caught at an isolation boundary; retried."""
 
     code = "unexpected"
     transient = True

@@ -1,4 +1,4 @@
-"""What Lambda imports: everything slow happens here, during init, so that a snapshot holds the loaded models."""
+"""The module that Lambda imports. The models are loaded here, during init, so that a snapshot contains them."""
 
 from handler.app import build
 from handler.settings import Settings

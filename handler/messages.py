@@ -1,7 +1,7 @@
-"""From the body of an SQS message to the tickets that it refers to.
+"""Parses the body of an SQS message into references to tickets.
 
-A body is an S3 notification (of one or several objects), the same in an SNS envelope, an S3 event from EventBridge, or
-a ticket itself. A byte order mark at the beginning of a body is ignored, as at the beginning of an object.
+A body is an S3 notification (of one or several objects), an S3 notification in an SNS envelope, an S3 event from
+EventBridge, or a ticket. A byte order mark at its beginning is ignored, as at the beginning of an object.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIRST_SENT: Final = "FirstSentTimestamp"
 
 _MAX_RECORDS: Final = 100  # of a notification; S3 sends one. More would delay the other messages of a batch.
 _MAX_ENVELOPES: Final = 2  # AWS itself never nests SNS envelopes
-# Families of S3 events that need no enrichment. Logs name only the family, because the rest is the sender's text.
+# Groups of S3 events that need no enrichment. Logs name only the group, because the rest comes from the sender.
 _REMOVALS: Final = ("ObjectRemoved", "LifecycleExpiration", "ObjectRestore:Delete")
 _OTHERS: Final = (
     "IntelligentTiering",
@@ -70,7 +70,7 @@ class StoredTicket:
 
 @dataclass(frozen=True, slots=True)
 class InlineTicket:
-    """A raw ticket in the message itself: its JSON as it was sent."""
+    """A raw ticket in the message itself: its JSON as sent."""
 
     raw: bytes
 

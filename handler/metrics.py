@@ -48,9 +48,9 @@ class Metrics(Protocol):
 class EmfMetrics:
     """CloudWatch's embedded metric format (EMF): JSON lines on standard output, per batch.
 
-    `service` is a dimension of every metric, so that the metrics of two functions in one account stay separate. For a
-    published `version`, its outcomes are also written with the dimension `version`, so that a deployment is judged by
-    the new version's own results.
+    `service` is a dimension of every metric, so that the metrics of two functions in one account stay separate. The
+    outcomes of a published `version` are also written with the dimension `version`, so that the deployment alarms see
+    only the new version's results.
     """
 
     def __init__(self, service: str = SERVICE, version: str = UNPUBLISHED) -> None:

@@ -1,4 +1,4 @@
-"""The outcome of a ticket, and of the message that contains or names it."""
+"""The outcome of a ticket, and of the message that contains or refers to it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["MessageState", "Outcome", "TicketState", "backoff_seconds", "overall
 
 Outcome = Literal["done", "skipped", "rejected", "failed"]
 
-# Ceilings of the retry delays, in seconds. With MAX_RECEIVE_COUNT 30 a message is retried for at least 11,265 s (29
-# delays, each at least half its ceiling), and for over two hours (7,215 s) even if nine of these receives crash.
+# Upper limits of the retry delays, in seconds. With MAX_RECEIVE_COUNT 30 a message is retried for at least 11,265 s (29
+# delays, each at least half its limit), and for over two hours (7,215 s) even if nine of these receives crash.
 _FIRST_DELAY: Final = 30
 _LONGEST_DELAY: Final = 900
 _ORDER: Final[tuple[Outcome, ...]] = ("failed", "rejected", "done", "skipped")
-_OWN_FAULT: Final = (ModelFailed, Unexpected)  # every other transient error is a service's, or a lack of time
+_OWN_FAULT: Final = (ModelFailed, Unexpected)  # other transient errors are caused by a service or a lack of time
 _MAX_OWN_FAILURES: Final = 5
 
 
@@ -61,10 +61,10 @@ class TicketState:
 
 @dataclass(eq=False)
 class MessageState:
-    """A record of the event and the tickets that it refers to; `owned` says which of them it brought first.
+    """A record of the event and the tickets it refers to; `owned[i]` is False if an earlier record has ticket i too.
 
-    `own_failures` is at how many receives the message failed through its own fault, this one included; None if this
-    time it did not, or could not be counted.
+    `own_failures` is the number of receives at which the message caused its own failure, including this one; None if it
+    did not fail that way this time, or if the count is unavailable.
     """
 
     record: Mapping[str, Any]
@@ -88,7 +88,7 @@ class MessageState:
         return next(t.error.code for t in self.tickets if t.error is not None)
 
     def errors(self) -> list[dict[str, Any]]:
-        """The errors of all bad tickets, for the attribute `Rejection`."""
+        """The errors of all tickets, for the attribute `Rejection`."""
         return [
             {"error": t.error.code, "detail": str(t.error), "stage": t.stage, **t.names()}
             for t in self.tickets
@@ -97,9 +97,9 @@ class MessageState:
 
     @property
     def is_own_fault(self) -> bool:
-        """Whether the message failed and each of its failed tickets did so in the models or in our own code.
+        """Whether the message failed and all of its failed tickets failed in the models or in our own code.
 
-        A ticket that waits for a service, or had no time, is good as far as we know, and keeps the message alive.
+        A ticket that failed because of a service, or had no time, may be good, so the message keeps being retried.
         """
         failures = [t.error for t in self.tickets if (t.outcome or "failed") == "failed"]
         return bool(failures) and all(isinstance(error, _OWN_FAULT) for error in failures)
@@ -107,12 +107,12 @@ class MessageState:
     def conclude(self, max_receive_count: int) -> Outcome:
         """The outcome that follows from those of the tickets; after the last attempt `failed` becomes `rejected`."""
         outcome = overall(t.outcome or "failed" for t in self.tickets)
-        # At the limit of receives SQS itself would move the message to the DLQ, without a reason.
+        # At the last receive: otherwise SQS itself would move the message to the DLQ, without a reason.
         exhausted = (self.own_failures or 0) >= _MAX_OWN_FAILURES or self.receive_count >= max_receive_count
         return "rejected" if outcome == "failed" and exhausted else outcome
 
     def delay(self) -> int:
-        """Seconds for which a failed message is deferred: longer with each receive, or with each failure of its own."""
+        """Seconds until a failed message becomes visible again: longer with each receive, or each own failure."""
         return backoff_seconds(self.own_failures or self.receive_count)
 
     def lines(self) -> list[tuple[Outcome, str | None, dict[str, Any]]]:
@@ -122,7 +122,7 @@ class MessageState:
     def _line(self, ticket: TicketState, *, owned: bool) -> tuple[Outcome, str | None, dict[str, Any]]:
         final, note = ticket.outcome or "failed", ticket.note
         if ticket.error is not None:
-            final = self.outcome  # a bad ticket is retried or rejected together with its message
+            final = self.outcome  # a ticket with an error is retried or rejected together with its message
         elif final == "done" and not owned:
             final, note = "skipped", "duplicate in the batch"
         extra = {"outcome": final, **self.names(), **ticket.names()}
@@ -133,7 +133,7 @@ class MessageState:
             extra["receive_count"] = self.receive_count
             if self.own_failures is not None:
                 extra["own_failures"] = self.own_failures
-        # A copy, because a call that returns too late may still add its time.
+        # A copy, because a call that returns late may still add its time.
         return final, ticket.error.code if ticket.error else None, {**extra, "milliseconds": dict(ticket.milliseconds)}
 
 
@@ -146,8 +146,8 @@ def overall(outcomes: Iterable[Outcome]) -> Outcome:
 def backoff_seconds(attempts: int) -> int:
     """Seconds to wait after this number of failed attempts: equal jitter, half to all of 30, 60, 120 ... 900 s.
 
-    The half that is not random makes the sum of all delays outlast an outage, however unlucky a message is.
+    The half that is not random guarantees a minimum for the sum of all delays, which outlasts a two-hour outage.
     """
     ceiling = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(max(attempts, 1) - 1, 10))
-    # SystemRandom, because containers that Lambda restores from one snapshot share the state of `random`.
+    # SystemRandom, because containers restored from the same snapshot share the state of `random`.
     return random.SystemRandom().randint(ceiling // 2, ceiling)

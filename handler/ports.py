@@ -37,7 +37,7 @@ class RawObject:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the table says of a ticket that was enriched before."""
+    """The table's data about a ticket that was enriched before."""
 
     content_sha256: str
     model_version: str
@@ -47,7 +47,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One enriched ticket on its way out: `body` goes to S3 under `key`, an extract to the table."""
+    """An enriched ticket to store: `body` in S3 under `key`, an extract in the table."""
 
     ticket: RawTicket
     enrichment: EnrichmentData
@@ -62,7 +62,7 @@ Commit: TypeAlias = Literal["clear", "tie"]
 
 
 class TicketSource(Protocol):
-    """Gives raw tickets."""
+    """Reads raw tickets."""
 
     def fetch(self, reference: StoredTicket) -> RawObject:
         """Reads an object. Raises ObjectGone, ObjectTooLarge, BucketUnexpected, Throttled or ServiceFailed."""
@@ -70,16 +70,16 @@ class TicketSource(Protocol):
 
 
 class TicketSink(Protocol):
-    """Takes enriched tickets."""
+    """Stores enriched tickets."""
 
     def known(self, ticket_id: str, created_at: int) -> Known | None:
-        """What is committed of a ticket. Raises Throttled or ServiceFailed."""
+        """The committed state of a ticket, None if there is none. Raises Throttled or ServiceFailed."""
         ...
 
     def store(self, write: Write) -> Commit | None:
         """Stores a ticket: the object first, then the item, which commits it.
 
-        None where a newer version was committed already. Raises StoreRefused, Throttled or ServiceFailed.
+        Returns None if a newer version is already committed. Raises StoreRefused, Throttled or ServiceFailed.
         """
         ...
 
@@ -92,17 +92,17 @@ class DeadLetters(Protocol):
         ...
 
     def defer(self, record: Mapping[str, Any], seconds: int) -> None:
-        """Makes a failed message visible again after `seconds`. An error is ignored: SQS retries it later anyway."""
+        """Makes a failed message visible again after `seconds`. Errors are ignored: SQS retries the message anyway."""
         ...
 
 
 class FailureCounts(Protocol):
-    """Counts the failures of each message that are its own fault."""
+    """Counts the failures that each message caused itself."""
 
     def add(self, message_id: str, receive_count: int) -> int:
-        """Notes that a message failed at this receive and returns at how many receives it has failed by now.
+        """Records that a message failed at this receive; returns the number of receives at which it has failed.
 
-        The same receive counts once, however often it is added. Raises Throttled or ServiceFailed.
+        Adding the same receive again has no effect. Raises Throttled or ServiceFailed.
         """
         ...
 
@@ -126,7 +126,7 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
-    """Everything that a batch needs from outside."""
+    """The external dependencies of a batch."""
 
     source: TicketSource
     sink: TicketSink

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     raw_bucket: Annotated[Name, Field(description="Bucket of the raw tickets")]
     enriched_bucket: Annotated[Name, Field(description="Bucket of the enriched tickets; versioned")]
     table_name: Annotated[Name, Field(description="DynamoDB table of the tickets")]
-    queue_url: Annotated[Name, Field(description="Queue that the messages come from")]
+    queue_url: Annotated[Name, Field(description="Queue of the tickets to enrich")]
     dlq_url: Annotated[Name, Field(description="Dead-letter queue for rejected messages")]
     max_receive_count: Annotated[
         int,
@@ -43,9 +43,9 @@ class Settings(BaseSettings):
             "dead-letter queue, with its reason",
         ),
     ] = 30
-    max_ticket_bytes: Annotated[int, Field(ge=1, description="Largest raw ticket that is read")] = 1024 * 1024
+    max_ticket_bytes: Annotated[int, Field(ge=1, description="Maximum size of a raw ticket")] = 1024 * 1024
     intra_op_threads: Annotated[
-        int | None, Field(ge=1, description="Threads of the models; default: the number of cores")
+        int | None, Field(ge=1, description="Number of threads for the models; default: the number of cores")
     ] = None
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(description="Minimum log level")
@@ -63,7 +63,7 @@ class WorkerSettings(Settings):
     """Additional settings of the worker."""
 
     batch_size: Annotated[int, Field(ge=1, le=10, description="Maximum number of messages per receive")] = 10
-    num_workers: Annotated[int, Field(ge=1, le=64, description="Number of processes; each loads the models")] = 1
+    num_workers: Annotated[int, Field(ge=1, le=64, description="Number of processes, each with its own models")] = 1
     health_port: Annotated[
         int, Field(ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0: no server")
     ] = 0

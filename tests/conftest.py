@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the bundles, an enricher, and the AWS services."""
+"""Fixtures for all tests: the bundles, an enricher and the AWS services."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from handler.local import EmbeddedStack
     from tests.characterization.harness import Product
 
-# The same examples on every machine, and no limits of time: a busy one would fail what is right. To look for new
-# examples: pytest --hypothesis-profile=default
+# The same examples on every machine, and no time limits, which would fail correct code on a busy one. To search for
+# new examples: pytest --hypothesis-profile=default
 settings.register_profile(
     "repeatable", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
 
-# A shell starts what it puts into the background with SIGINT ignored, and children inherit that: tests that interrupt
-# programs would wait for ever.
+# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that interrupt programs would
+# hang.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,30 +33,30 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the switch of tests/characterization; only here is it known before the tests are collected."""
+    """Adds the option of tests/characterization; it must be defined here to exist before collection."""
     parser.addoption(
         "--regenerate",
         nargs="?",
         const="all",
         choices=("all", "behaviour", "models"),
-        help="tests/characterization: write the snapshots anew instead of comparing with them; "
-        "--regenerate=models only what the models decide",
+        help="tests/characterization: rewrite the snapshots instead of comparing with them; "
+        "--regenerate=models rewrites only the models' results",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the marks of these tests."""
-    config.addinivalue_line("markers", "last: takes so long that everything else runs before it")
+    """Registers the markers."""
+    config.addinivalue_line("markers", "last: a long test, which runs after all others")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what takes long at the end."""
+    """Moves long tests to the end."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 @pytest.fixture(scope="session")
 def bundle() -> Path:
-    """The compact bundle's folder; the tests run on real weights."""
+    """The compact bundle's folder; tests use the real weights."""
     folder = Path(os.environ.get("TICKET_BUNDLE", REPOSITORY / ".bundles" / "compact"))
     if not (folder / "bundle.json").is_file():
         pytest.fail(f"there is no bundle at {folder}; build it with `make bundle`")
@@ -71,7 +71,7 @@ def enricher(bundle: Path) -> Enricher:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[EmbeddedStack]:
-    """Every AWS service, made from template.yaml; tests share it, so each uses keys and ids of its own."""
+    """All AWS services, created from template.yaml; tests share them, so each test uses its own keys and ids."""
     from handler.local import EmbeddedStack
 
     with EmbeddedStack() as embedded:
@@ -80,7 +80,7 @@ def stack() -> Iterator[EmbeddedStack]:
 
 @pytest.fixture(scope="session")
 def product(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """The handler and the worker on a stack of their own, whose stores and queues a test may empty."""
+    """The handler and the worker on a separate stack, whose stores and queues a test may empty."""
     from tests.characterization.harness import Product
 
     with Product.started(bundle, tmp_path_factory.mktemp("cache")) as found:
@@ -89,7 +89,7 @@ def product(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session")
 def full_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the full profile's three models, two of them small and random."""
+    """A folder with the full profile's three models; two of them are small and random."""
     from tests.support.small_full import write_source
 
     return write_source(tmp_path_factory.mktemp("models"))

@@ -1,5 +1,5 @@
-# Powertools for AWS Lambda, which nixpkgs lacks, from its source distribution. The version is that of
-# deploy/constraints.txt; with another one the hash is another, and `flox build` tells it.
+# Powertools for AWS Lambda from its source distribution, because nixpkgs does not have it. The version is that in
+# deploy/constraints.txt; another version needs another hash, which `flox build` prints.
 {
   lib,
   fetchPypi,

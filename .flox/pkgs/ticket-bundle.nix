@@ -1,6 +1,6 @@
-# The compact model bundle, at /share/ticket-enrichment/bundle: the official weights, each file by its hash, and the
-# export, which holds its result against sentence-transformers. Its digest follows nixpkgs' versions of torch and
-# transformers, so it may be another one than that of `make bundle`.
+# The compact model bundle, at /share/ticket-enrichment/bundle: built from the official weights, pinned by hash, by the
+# export, which compares its result with sentence-transformers. The digest depends on nixpkgs' versions of torch and
+# transformers, so it may differ from that of `make bundle`.
 {
   lib,
   fetchurl,
@@ -10,7 +10,7 @@
 }:
 
 let
-  # enrichment/export/sources.py pins the first three too; the others are what sentence-transformers reads besides.
+  # enrichment/export/sources.py also pins the first three; sentence-transformers needs the others.
   repository = "sentence-transformers/all-MiniLM-L6-v2";
   revision = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41";
   files = {
@@ -55,7 +55,7 @@ stdenvNoCC.mkDerivation {
     runHook postInstall
   '';
 
-  # Hashes every file again and runs the models.
+  # Verifies every hash again and runs the models.
   doInstallCheck = true;
   installCheckPhase = ''
     runHook preInstallCheck

@@ -1,4 +1,4 @@
-# The Python package of this repository: library, function and their neighbours, as pyproject.toml describes it.
+# The complete Python package of this repository, as pyproject.toml describes it.
 {
   lib,
   aws-lambda-powertools,
@@ -43,7 +43,7 @@ python313Packages.buildPythonPackage {
       python313Packages.typer
     ];
     lambda = [ python313Packages.awslambdaric ];
-    # In the versions that nixpkgs has. Without the package that carries weights: ticket-bundle fetches them.
+    # In nixpkgs' versions. Without the package that contains the weights, which ticket-bundle fetches.
     export = [
       python313Packages.onnx
       python313Packages.optimum-onnx

@@ -1,4 +1,4 @@
-# Made-up tickets for a bucket. Without the library, whose models it has no use for.
+# Sends synthetic tickets to a bucket. Without the library, because it needs no models.
 {
   lib,
   makeWrapper,
@@ -24,7 +24,7 @@ stdenvNoCC.mkDerivation {
   };
 
   nativeBuildInputs = [ makeWrapper ];
-  # Not in lib/python3.13/site-packages: an environment puts that on PYTHONPATH, before what a developer works on.
+  # Not in lib/python3.13/site-packages, which an environment puts on PYTHONPATH before the developer's own code.
   installPhase = ''
     runHook preInstall
     mkdir -p $out/share/ticket-generator

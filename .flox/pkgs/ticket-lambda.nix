@@ -1,5 +1,5 @@
-# What Lambda starts, /bin/ticket-lambda: its runtime client, which is given the name of the handler, in a Python with
-# the function. A plain exec, because Lambda has no /dev/fd for process substitution and only /tmp is writable.
+# /bin/ticket-lambda, which Lambda starts: the runtime client with the handler's name, in a Python environment with the
+# function. A plain exec, because Lambda has no /dev/fd for process substitution and only /tmp is writable.
 {
   lib,
   python313,
@@ -9,7 +9,7 @@
 }:
 
 let
-  # The function's folders, the same as in deploy/function_packages.py: no programs and no training data in the image.
+  # The function's packages, as in deploy/function_packages.py: no other programs and no training data.
   handlerFolders = lib.filterAttrs (_: type: type == "directory") (builtins.readDir ../../handler);
   function = ticket-enrichment.overridePythonAttrs (_: {
     src = lib.fileset.toSource {

@@ -1,5 +1,5 @@
-# The long-poll worker, `tickets` to ask for what it made, `dlq-replay` for what it could not make. Only these of all that the interpreter has: the
-# package goes beside others into one environment.
+# The long-poll worker, with `tickets` and `dlq-replay`. Only these programs, because the package is installed next to
+# others in one environment.
 {
   lib,
   python313,
@@ -22,7 +22,7 @@ stdenvNoCC.mkDerivation {
     runHook postInstall
   '';
 
-  # Imports what the program needs beside the function, whose own imports ticket-enrichment checks.
+  # Imports what the programs need in addition to the function, whose imports ticket-enrichment checks.
   doInstallCheck = true;
   installCheckPhase = ''
     runHook preInstallCheck

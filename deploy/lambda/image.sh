@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# `make image`: the function's image by Flox, for this machine's processor, as ticket-lambda:latest in Docker.
+# `make image`: builds the function's image with Flox for this architecture, as ticket-lambda:latest in Docker.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 if ! command -v flox >/dev/null; then
-    echo "error: there is no flox (flox.dev); without it, make image-standin builds an image of the same contract" >&2
+    echo "error: there is no flox (flox.dev); make image-standin builds an equivalent image without it" >&2
     exit 1
 fi
 if ! command -v docker >/dev/null; then
-    echo "error: there is no docker, which is given the image; install it" >&2
+    echo "error: there is no docker, which stores the image; install it" >&2
     exit 1
 fi
 

@@ -3,8 +3,8 @@
 The first stack is template.yaml. The second has the same name plus "-observability" and is deploy/observability.yaml:
 the alarms and the dashboard. It is updated after the first, with the first one's outputs and parameters.
 
-Parameters of both come from samconfig.toml, where sam saves the answers of the first deployment, and from the command
-line. Added to them are the image, its architecture, and a hash of the function's parameters, so that every change
+The parameters of both stacks come from samconfig.toml, where sam saves the answers of the first deployment, and from
+the command line. The image, its architecture and a hash of the function's parameters are added, so that every change
 publishes a version.
 """
 
@@ -43,7 +43,7 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True)
 class Configuration:
-    """One environment of samconfig.toml, read again at each use: sam saves answers there while it runs."""
+    """An environment of samconfig.toml, read again for each use, because sam writes answers to the file."""
 
     file: Path
     environment: str
@@ -60,7 +60,7 @@ class Configuration:
         return str(self.read()["stack_name"])
 
     def parameters(self) -> dict[str, str]:
-        """The parameters of both templates that are saved there."""
+        """The saved parameters of both templates."""
         return overrides(self.read().get("parameter_overrides", []))
 
     def client(self, service: str) -> Any:
@@ -106,7 +106,7 @@ def destroy(sam: Path, config: Configuration) -> None:
     name = config.stack_name()
     stack = existing(config, name)
     region = config.read().get("region")  # which `sam delete` does not read
-    # The alarms first: without their function, they would only say that it is gone.
+    # The alarms first: they make no sense without the function.
     for each in (f"{name}-observability", name):
         if stack_named(config, each):
             command = [str(sam), "delete", "--config-env", config.environment, "--config-file", str(config.file)]
@@ -200,7 +200,7 @@ def parameter_names(template: Path) -> set[str]:
 
 
 def declared(parameters: Mapping[str, str]) -> Mapping[str, str]:
-    """The parameters themselves. Raises ReleaseError for one that no template declares: sam would ignore it."""
+    """Returns the parameters. Raises ReleaseError for one that no template declares, which sam would ignore."""
     if unknown := parameters.keys() - parameter_names(TEMPLATE) - parameter_names(OBSERVABILITY):
         raise ReleaseError(f"neither template has a parameter {', '.join(sorted(unknown))}; check its spelling")
     return parameters
@@ -221,13 +221,13 @@ def run(command: list[str], name: str, given: str | None = None) -> None:
 
 def main() -> None:
     """Run one action, or exit with 1 and one line."""
-    parser = argparse.ArgumentParser(description="Deploy to AWS, or delete what was deployed.")
-    parser.add_argument("action", choices=["deploy", "observability", "destroy"], help="observability: its stack alone")
+    parser = argparse.ArgumentParser(description="Deploy the stacks to AWS, or delete them.")
+    parser.add_argument("action", choices=["deploy", "observability", "destroy"], help="observability: only that stack")
     parser.add_argument("--sam", type=Path, required=True, help="the sam program")
-    parser.add_argument("--image", default=IMAGE, help="name of the image in the local Docker")
+    parser.add_argument("--image", default=IMAGE, help="name of the local Docker image")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "samconfig.toml", help="samconfig.toml")
     parser.add_argument("--environment", default="prod", help="its environment (prod)")
-    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters, overriding those of the file")
+    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters; they override the file's")
     given = parser.parse_intermixed_args()
     config = Configuration(given.config, given.environment)
     try:

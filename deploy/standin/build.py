@@ -1,8 +1,8 @@
-"""Builds the stand-in image, `make image-standin`: FROM scratch, with the same contract as the image that Flox makes.
+"""`make image-standin`: builds the function's image without Flox, with the same interface as the image built by Flox.
 
-A minimal Debian with its Python is the root, made once and kept as an image of its own. On it come the function's
-dependencies as wheels at their tested versions, this repository's two packages without the programs beside the
-function, the model bundle at /share/ticket-enrichment/bundle, and /bin/ticket-lambda.
+The base is a minimal Debian with its Python, built once and kept as a separate image. The image adds the function's
+dependencies as wheels at their tested versions, the function's packages, the model bundle at
+/share/ticket-enrichment/bundle, and /bin/ticket-lambda.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ REPOSITORY: Final = Path(__file__).resolve().parents[2]
 CONSTRAINTS: Final = REPOSITORY / "deploy" / "constraints.txt"
 IMAGE: Final = "ticket-enrichment:standin"
 SUITE: Final = "bookworm"
-PYTHON: Final = "3.11"  # that suite's; the Dockerfile names its folder
-GLIBC: Final = 36  # its 2.36
-ROOT: Final = f"ticket-enrichment-root:{SUITE}-1"  # the number counts changes of what goes into it
-# Debian's own files that a function never reads.
+PYTHON: Final = "3.11"  # the suite's Python; the Dockerfile contains its folder name
+GLIBC: Final = 36  # the suite has 2.36
+ROOT: Final = f"ticket-enrichment-root:{SUITE}-1"  # increase the number when its contents change
+# Debian's files that the function never reads.
 UNUSED: Final = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "var/log")
 
 
 class BuildError(Exception):
-    """The image cannot be built: one line that names the remedy."""
+    """The image cannot be built; the message is one line with the remedy."""
 
 
 def main() -> None:
-    """Build it, say what came out, and exit with 1 and a line where that fails."""
-    parser = argparse.ArgumentParser(prog="make image-standin", description="Build the stand-in image.")
-    parser.add_argument("--bundle", type=Path, required=True, help="the model bundle that it holds")
+    """Build the image and print its name, or exit with 1 and one line."""
+    parser = argparse.ArgumentParser(prog="make image-standin", description="Build the function's image without Flox.")
+    parser.add_argument("--bundle", type=Path, required=True, help="the model bundle to include")
     parser.add_argument("--tag", default=IMAGE, help=f"its name ({IMAGE})")
     given = parser.parse_args()
     context = REPOSITORY / "build" / "standin"
@@ -54,25 +54,23 @@ def main() -> None:
 
 
 def check_engine() -> None:
-    """Raise BuildError where no Docker engine answers."""
-    remedy = "on Debian, as root: .ci/docker.sh start"
+    """Raise BuildError if no Docker engine responds."""
+    fix = "on Debian, as root: .ci/docker.sh start"
     if shutil.which("docker") is None:
-        raise BuildError(f"there is no docker; {remedy}")
+        raise BuildError(f"there is no docker; {fix}")
     if run("docker", "version", "--format", "{{.Server.Version}}").returncode:
-        raise BuildError(f"no Docker engine answers; start one ({remedy})")
+        raise BuildError(f"no Docker engine responds; start one ({fix})")
 
 
 def make_root() -> None:
-    """Make the root as an image of its own, unless it is there. Raises BuildError."""
+    """Build the base image, unless it exists. Raises BuildError."""
     if run("docker", "image", "inspect", ROOT).returncode == 0:
         return
     if shutil.which("debootstrap") is None:
-        raise BuildError(
-            "there is no debootstrap, which makes the image's root; on Debian: apt-get install debootstrap"
-        )
+        raise BuildError("there is no debootstrap, which builds the base image; on Debian: apt-get install debootstrap")
     if os.geteuid() != 0:
-        raise BuildError("debootstrap makes the image's root as root; run this once as root, later not any more")
-    say(f"Making the image's root of Debian {SUITE}, once; it takes minutes ...")
+        raise BuildError("debootstrap needs root to build the base image; run this as root once")
+    report_progress(f"Building the base image of Debian {SUITE}, once; this takes minutes ...")
     with tempfile.TemporaryDirectory(prefix="standin-root-") as scratch:
         root = Path(scratch) / "root"
         made = run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", SUITE, str(root))
@@ -88,13 +86,13 @@ def make_root() -> None:
 
 
 def gather_site(context: Path) -> None:
-    """Install the function's dependencies into `context/site`, unless they are there. Raises PackagingError."""
+    """Install the function's dependencies into `context/site` unless they are up to date. Raises PackagingError."""
     wanted, machine = dependencies("lambda"), platform.machine()
     state = hashlib.sha256(repr((wanted, machine, PYTHON, GLIBC)).encode() + CONSTRAINTS.read_bytes()).hexdigest()
     stamp, site = context / "site.state", context / "site"
     if stamp.is_file() and stamp.read_text() == state:
         return
-    say("Gathering the function's dependencies ...")
+    report_progress("Collecting the function's dependencies ...")
     stamp.unlink(missing_ok=True)
     shutil.rmtree(site, ignore_errors=True)
     context.mkdir(parents=True, exist_ok=True)
@@ -103,7 +101,7 @@ def gather_site(context: Path) -> None:
 
 
 def gather_rest(context: Path, bundle: Path) -> None:
-    """Copy our packages, the bundle and the wrapper into the context. Raises PackagingError."""
+    """Copy the function's folders, the bundle and the entry point into the context. Raises PackagingError."""
     require_bundle(bundle)
     for name in ("packages", "bundle"):
         shutil.rmtree(context / name, ignore_errors=True)
@@ -111,15 +109,15 @@ def gather_rest(context: Path, bundle: Path) -> None:
     shutil.copytree(bundle, context / "bundle")
     for name in ("Dockerfile", "ticket-lambda"):
         shutil.copy(Path(__file__).parent / name, context / name)
-    # Lambda runs it as a user of its own, whatever this user's umask was.
+    # Lambda runs it as another user, so its permissions must not depend on this user's umask.
     for name in ("packages", "bundle", "ticket-lambda"):
         for path in [context / name, *(context / name).rglob("*")]:
             path.chmod(0o755 if path.is_dir() or name == "ticket-lambda" else 0o644)
 
 
 def build(context: Path, tag: str) -> None:
-    """Build the image, and remove the one that had its name before. Raises BuildError."""
-    say(f"Building {tag} ...")
+    """Build the image and remove the previous one of the same name. Raises BuildError."""
+    report_progress(f"Building {tag} ...")
     before = image_id(tag)
     command = ("docker", "build", "--network", "none", "--build-arg", f"ROOT={ROOT}", "--tag", tag, str(context))
     built = run(*command)
@@ -127,26 +125,26 @@ def build(context: Path, tag: str) -> None:
         sys.stderr.write(built.stdout[-3000:])
         raise BuildError(f"docker build ended with: {last_line(built.stderr)}")
     if before and before != image_id(tag):
-        run("docker", "rmi", before)  # refused where a container or another name still needs it, which is right
+        run("docker", "rmi", before)  # Docker refuses if a container or another tag still uses it
 
 
 def image_id(tag: str) -> str:
-    """The image of that name; empty where there is none."""
+    """The id of the image with this name; empty if there is none."""
     return run("docker", "image", "inspect", "--format", "{{.Id}}", tag).stdout.strip()
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command and keep what it says."""
+    """Run a command and capture its output."""
     return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - commands of this module
 
 
 def last_line(text: str) -> str:
-    """The line that says what went wrong."""
+    """The last line of a program's output, which usually has the error."""
     return next((line for line in reversed(text.splitlines()) if line.strip()), "nothing").strip()[:300]
 
 
-def say(line: str) -> None:
-    """Tell people what takes time."""
+def report_progress(line: str) -> None:
+    """Print progress."""
     sys.stderr.write(f"{line}\n")
 
 

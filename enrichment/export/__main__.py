@@ -19,7 +19,7 @@ app = typer.Typer(help="Build a model bundle.", no_args_is_help=True, pretty_exc
 
 
 class PrecisionChoice(StrEnum):
-    """Numbers of the encoder's weights and products."""
+    """Precision of the encoder's weights and matrix products."""
 
     INT8 = "int8"
     FP32 = "fp32"
@@ -32,41 +32,45 @@ def _commands() -> None:
 
 @app.command()
 def compact(
-    out: Annotated[Path, typer.Option(help="The folder to build; an older bundle there is replaced.", file_okay=False)],
-    source: Annotated[str, typer.Option(help="Where MiniLM comes from: package, hub, or a folder.")] = "package",
+    out: Annotated[Path, typer.Option(help="Directory to build; an existing bundle is replaced.", file_okay=False)],
+    source: Annotated[str, typer.Option(help="Source of MiniLM: package, hub or a directory.")] = "package",
     precision: Annotated[
-        PrecisionChoice, typer.Option(help="int8 is four times smaller and faster.")
+        PrecisionChoice, typer.Option(help="Precision of the weights; int8 is smaller and faster.")
     ] = PrecisionChoice.INT8,
-    taxonomy: Annotated[Path, typer.Option(help="Labels, examples and phrases (TOML).", dir_okay=False)] = TAXONOMY,
-    tickets: Annotated[Path, typer.Option(help="Labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
+    taxonomy: Annotated[
+        Path, typer.Option(help="File with labels, examples and phrases (TOML).", dir_okay=False)
+    ] = TAXONOMY,
+    tickets: Annotated[Path, typer.Option(help="File with labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
 ) -> None:
-    """One encoder for everything: embedding, intent, urgency, sentiment, extractive summary."""
+    """Build the compact bundle: one MiniLM encoder for labels, embedding and extractive summary."""
     _run(lambda say: _compact(source, precision, taxonomy, tickets, out, say), out)
 
 
 @app.command()
 def full(
-    out: Annotated[Path, typer.Option(help="The folder to build; an older bundle there is replaced.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Directory to build; an existing bundle is replaced.", file_okay=False)],
     source: Annotated[
-        str, typer.Option(help="Where the three models come from: hub, or a folder that holds them by their names.")
+        str, typer.Option(help="Source of the three models: hub, or a directory with one subdirectory per model.")
     ] = "hub",
     precision: Annotated[
-        PrecisionChoice, typer.Option(help="int8 is four times smaller and faster.")
+        PrecisionChoice, typer.Option(help="Precision of the weights; int8 is smaller and faster.")
     ] = PrecisionChoice.INT8,
     allow_unpinned: Annotated[  # noqa: FBT002 - a flag of the shell
-        bool, typer.Option("--allow-unpinned", help="Take other weights than those of the pinned revisions.")
+        bool, typer.Option("--allow-unpinned", help="Accept weights other than those of the pinned revisions.")
     ] = False,
-    taxonomy: Annotated[Path, typer.Option(help="Labels, examples and phrases (TOML).", dir_okay=False)] = TAXONOMY,
-    tickets: Annotated[Path, typer.Option(help="Labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
+    taxonomy: Annotated[
+        Path, typer.Option(help="File with labels, examples and phrases (TOML).", dir_okay=False)
+    ] = TAXONOMY,
+    tickets: Annotated[Path, typer.Option(help="File with labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
 ) -> None:
-    """MiniLM, DistilBERT for sentiment, DistilBART for abstractive summaries."""
+    """Build the full bundle: MiniLM, DistilBERT for sentiment, DistilBART for abstractive summaries."""
     _run(lambda say: _full(source, precision, taxonomy, tickets, allow_unpinned, out, say), out)
 
 
 def _run(build: Callable[[Callable[[str], None]], Bundle], out: Path) -> None:
-    """Builds, says how it goes on, and turns what goes wrong into one line."""
+    """Builds a bundle, prints progress, and turns errors into one line."""
     begin = time.perf_counter()
-    # Like Ctrl-C, so that what is half made is taken away.
+    # Treated like Ctrl-C, so that a partial bundle is removed.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def say(line: str) -> None:
@@ -117,7 +121,7 @@ def _full(
 
 
 def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A table's lines from nested figures."""
+    """The lines of a table from nested numbers."""
     for name, value in figures.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name} ")

@@ -136,8 +136,9 @@ def _pool(graph: Graph, states: str, queries: Floats) -> None:
     share = graph.node("Div", row.output[0], count.output[0])
     absent = graph.node("Sub", row.output[0], graph.constant(1.0, np.float32))
     penalty = graph.node("Mul", absent.output[0], graph.constant(1e9, np.float32))
-    products = graph.node("MatMul", states, graph.constant(queries.T, np.float32))
-    scores = graph.node("Transpose", products.output[0], perm=[0, 2, 1])
+    # The constant is the first factor, where the quantizer does not look for weights: this product stays exact.
+    columns = graph.node("Transpose", states, perm=[0, 2, 1])
+    scores = graph.node("MatMul", graph.constant(queries, np.float32), columns.output[0])
     masked = graph.node("Add", scores.output[0], penalty.output[0])
     attention = graph.node("Softmax", masked.output[0], axis=-1)
     weights = graph.node("Concat", share.output[0], attention.output[0], axis=1)  # (batch, 4, tokens)
@@ -145,6 +146,6 @@ def _pool(graph: Graph, states: str, queries: Floats) -> None:
     adapted = graph.node("Reshape", means.output[0], graph.constant([-1, ADAPTED], np.int64))
     adapted.output[0] = "adapted"
     graph.nodes += [
-        *(mask, row, count, share, absent, penalty, products, scores, masked, attention, weights, means, adapted)
+        *(mask, row, count, share, absent, penalty, columns, scores, masked, attention, weights, means, adapted)
     ]
     graph.outputs.append(helper.make_tensor_value_info("adapted", TensorProto.FLOAT, ["batch", ADAPTED]))

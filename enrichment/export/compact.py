@@ -30,7 +30,16 @@ from enrichment.export.graph import (
     spell_out_embeddings,
     spell_out_normalisation,
 )
-from enrichment.export.heads import FOLDS, FittedHead, Shipped, accepted_matrix, features, fit_head, folds_of
+from enrichment.export.heads import (
+    FOLDS,
+    FittedHead,
+    Shipped,
+    accepted_matrix,
+    features,
+    fit_head,
+    folds_of,
+    write_npz,
+)
 from enrichment.export.quantize import Calibration, quantize_products, quantize_words
 from enrichment.export.sources import MINILM, ExportError, find_model
 from enrichment.export.weights import Precision
@@ -105,9 +114,8 @@ def write_models(
     else:
         lexical = LexicalFeatures.from_file(folder / "features.json")
         heads = {task: shipped.head(task, lexical) for task in tasks}
-    with (folder / "heads.npz").open("wb") as file:
-        arrays = {f"{task}.{part}": getattr(heads[task], part) for task in tasks for part in ("weights", "bias")}
-        np.savez(file, **arrays)
+    arrays = {f"{task}.{part}": getattr(heads[task], part) for task in tasks for part in ("weights", "bias")}
+    write_npz(folder / "heads.npz", arrays)
     say("verifying against sentence-transformers")
     verification = _verify(folder, weights, recipe.precision, [item.text for item in tickets], say)
     return _entries(recipe, taxonomy, heads), verification

@@ -169,14 +169,17 @@ def _rounded(value: float) -> float:
 
 def main(
     data: Annotated[
-        Path, typer.Argument(help="tickets_public.jsonl, beside the other data sets.", exists=True, dir_okay=False)
+        Path,
+        typer.Argument(
+            help="tickets_public.jsonl, in the directory of the other data sets.", exists=True, dir_okay=False
+        ),
     ],
     without_public: Annotated[  # noqa: FBT002 - a command-line flag
-        bool, typer.Option("--without-public", help="Train without public tickets, and predict all of them.")
+        bool, typer.Option("--without-public", help="Train without the public tickets, and predict all of them.")
     ] = False,
-    source: Annotated[str, typer.Option(help="Where MiniLM comes from: package, hub, or a folder.")] = "package",
+    source: Annotated[str, typer.Option(help="Source of MiniLM: package, hub or a directory.")] = "package",
 ) -> None:
-    """Train on four fifths of the authors, predict the rest, and print accuracies with 95 % intervals."""
+    """Cross-validate in five folds split by author, and print accuracies with 95 % intervals."""
     try:
         weights = find_model(MINILM, source)
         typer.echo("reading all texts", err=True)

@@ -6,11 +6,13 @@ are split by author, since texts of one author are similar and would make every 
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,7 @@ __all__ = [
     "head_figures",
     "softmax",
     "threshold_of",
+    "write_npz",
 ]
 
 COEFFICIENTS: Final = Path(__file__).parent / "classifiers.npz"
@@ -95,7 +98,7 @@ class Shipped:
                 f"{task}.weights": head.weights.astype(np.float16),
                 f"{task}.bias": head.bias.astype(np.float32),
             }
-        np.savez_compressed(coefficients, **cast("dict[str, Any]", arrays))
+        write_npz(coefficients, arrays, compress=True)
         data = {
             "heads": {
                 task: {"labels": [*head.labels], "threshold": head.threshold, "training": head.training}
@@ -150,7 +153,9 @@ def folds_of(texts: Sequence[Labelled], target: Doubles, seed: int = _SEED) -> n
     numbers = np.random.default_rng(seed)
     result = np.zeros(len(texts), int)
     if all(item.author for item in texts):
-        sizes = {author: sum(item.author == author for item in texts) for author in sorted({i.author for i in texts})}
+        sizes = {
+            author: sum(item.author == author for item in texts) for author in sorted({i.author or "" for i in texts})
+        }
         totals = [0] * FOLDS
         for author in sorted(sizes, key=lambda author: (-sizes[author], numbers.random())):
             fold = totals.index(min(totals))
@@ -296,3 +301,15 @@ def _loss(logits: Doubles, target: Doubles) -> float:
     """Mean cross-entropy."""
     shifted = logits - logits.max(1, keepdims=True)
     return float(-(target * (shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))).sum(1).mean())
+
+
+def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], *, compress: bool = False) -> None:
+    """Writes arrays as an .npz file whose bytes depend on the arrays only.
+
+    numpy.savez streams the entries, and the ZIP headers of streamed entries differ between patch releases of Python.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), archive.compression)

@@ -1,7 +1,8 @@
 """The table of enrichment/text/language.npz, made from py3langid's model: `python -m enrichment.export.language`.
 
 py3langid (BSD licence) knows 140 languages by 100,000 byte sequences; loading it takes 0.8 s of CPU time and 77 MB. The
-table keeps the languages that tickets are written in, and of each the sequences that say most for it: 0.5 MB, some 15 ms.
+table keeps the languages that tickets are written in, and of each the sequences that are the strongest evidence for it:
+0.4 MB, loaded in about 15 ms.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from enrichment.export.heads import write_npz
+
 __all__ = ["main", "table"]
 
 _LANGUAGES: Final = (
-    "ar bg bn ca cs da de el en es et fa fi fr gu he hi hr hu hy id it ja ka km kn ko lt lv ml mr ms my ne nl no pa pl pt ro "
-    "ru sk sl sr sv ta te th tl tr uk ur uz vi zh"
+    "ar bg bn ca cs da de el en es et fa fi fr gu he hi hr hu hy id it ja ka km kn ko lt lv ml mr ms my ne nl no pa pl "
+    "pt ro ru sk sl sr sv ta te th tl tr uk ur uz vi zh"
 ).split()
 _PER_LANGUAGE: Final = 350
 _LONGEST: Final = 6  # bytes
@@ -72,7 +75,7 @@ def main() -> int:
 
     path = Path(__file__).parents[1] / "text" / "language.npz"
     arrays = table(LanguageIdentifier.from_model_file(MODEL_FILE))
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    write_npz(path, arrays, compress=True)
     sys.stdout.write(f"{path}: {path.stat().st_size} bytes, {len(arrays['weights'])} sequences\n")
     return 0
 

@@ -36,16 +36,16 @@ _SEED: Final = 100
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="The folder of the public data sets.", exists=True, file_okay=False)],
+    data: Annotated[Path, typer.Argument(help="Directory of the public data sets.", exists=True, file_okay=False)],
     without_public: Annotated[  # noqa: FBT002 - a command-line flag
-        bool, typer.Option("--without-public", help="Leave out the public tickets, which state no licence.")
+        bool, typer.Option("--without-public", help="Leave out the public tickets, which have no stated licence.")
     ] = False,
     calibrate_quantizer: Annotated[  # noqa: FBT002 - a command-line flag
-        bool, typer.Option("--calibrate", help="Compute the quantizer's smoothing exponents anew.")
+        bool, typer.Option("--calibrate", help="Recompute the quantizer's smoothing exponents.")
     ] = False,
-    source: Annotated[str, typer.Option(help="Where MiniLM comes from: package, hub, or a folder.")] = "package",
+    source: Annotated[str, typer.Option(help="Source of MiniLM: package, hub or a directory.")] = "package",
 ) -> None:
-    """Train the classification branch and its heads, and write them beside this module."""
+    """Train the classification branch and its heads, and write them next to this module."""
 
     def say(line: str) -> None:
         typer.echo(line, err=True)

@@ -61,12 +61,12 @@ class Settings:
     first_label: float = 0.7  # share of the loss for the first label; the rest for the probability of all accepted ones
     mix: Mapping[str, int] = field(
         default_factory=lambda: {
-            "public": 3,
+            "public": 4,
             "own": 1,
             "opinions": 1,
-            "banking77": 1000,
-            "sst2": 2000,
-            "senti4sd": 400,
+            "banking77": 2500,
+            "sst2": 4500,
+            "senti4sd": 500,
         }
     )
 
@@ -309,7 +309,7 @@ class Trained:
 
     @property
     def _lexical(self) -> int:
-        return self.data.side.shape[1] % HIDDEN  # fewer than 384; the pooled layers have 384 each
+        return int(self.data.side.shape[1] % HIDDEN)  # fewer than 384; the pooled layers have 384 each
 
     def outputs(self, batch: Sequence[int]) -> dict[Task, torch.Tensor]:
         """The branch's logits for some rows, with gradients."""
@@ -401,7 +401,7 @@ def _loss(
 
 def accepted(data: TrainingSet, task: Task, rows: Sequence[int]) -> Booleans:
     """(len(rows), labels): which labels are accepted."""
-    return cast("Booleans", data.targets[task][rows] > 0)
+    return data.targets[task][rows] > 0
 
 
 def temperature_for(logits: Doubles, allowed: Booleans) -> float:

@@ -1,8 +1,7 @@
-"""An abstractive summary: DistilBART's encoder and decoder over ONNX Runtime, searched with beams.
+"""Abstractive summaries: DistilBART's encoder and decoder on ONNX Runtime, with beam search.
 
-The texts of a batch decode together, or in two halves side by side, and a text that is finished leaves. A text's tokens
-do not depend on its neighbours: rows of tokens are never padded but within attention, and int8 scales belong to a row
-of tokens.
+The texts of a batch are decoded together, or in two halves concurrently; finished texts are removed. A text's tokens do
+not depend on the other texts: token rows are padded only within attention, and int8 scales are per token row.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from enrichment.summary.beam import BeamSearch, Generation
 
 __all__ = ["Generator"]
 
-_STEPS: Final = 8  # until a cache with several beams is tidied: a step reads all of its slots
-_SLOTS: Final = 16  # the same with one beam, which forgets nothing
+_STEPS: Final = 8  # steps until unused slots of a cache with several beams are removed: a step reads all slots
+_SLOTS: Final = 16  # slots by which a cache with one beam grows
 
 
 class Generator:
-    """Summaries as tokens.
+    """Generates summaries as tokens.
 
-    `half` is a session of the decoder for the halves of a batch, which then decode side by side: the operators of a
-    step are small, so that threads which share each of them spend much of their time waiting for each other.
+    `half` is a decoder session for the halves of a batch, which are then decoded concurrently: the operators of a step
+    are small, so threads that share them would spend much of their time waiting for each other.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Generator:
 
     @property
     def has_halves(self) -> bool:
-        """Whether several texts are decoded by another session than one text alone."""
+        """Whether several texts use another decoder session than a single text."""
         return self._half is not None
 
     def generate(self, texts: Sequence[Integers]) -> list[list[int]]:
@@ -91,7 +90,7 @@ class Generator:
             binding = self._encoder.session.io_binding()
             for name, value in feeds.items():
                 binding.bind_cpu_input(name, value)
-            for name, array in cross.items():  # written where they are read, without a copy
+            for name, array in cross.items():  # written directly, without a copy
                 binding.bind_ortvalue_output(name, _value(array[part]))
             self._encoder.session.run_with_iobinding(binding, options)
             return np.asarray(feeds["mask"], np.float32)
@@ -100,11 +99,11 @@ class Generator:
 
 
 class _Decoding:
-    """The decoder's state: caches, and which slots of them are whose ancestors.
+    """The decoder's state: caches, and which of their slots are ancestors of which beam.
 
-    The first slots of a cache are written in turn, one per beam and step. When they are full, those that are still an
-    ancestor of some beam move behind them, and the others are forgotten. A text's slots thus do not depend on the other
-    texts, but for how many empty ones follow.
+    The first slots of a cache are written one after the other, one per beam and step. When they are full, slots that
+    are still an ancestor of a beam are moved behind them, and the others are dropped. Except for the number of empty
+    slots at the end, a text's slots therefore do not depend on the other texts.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class _Decoding:
         self._cross = {**cross, "cross_mask": cross_mask}
         _, heads, _, size = cross["cross_k0"].shape
         self._names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
-        # With one beam all texts have equal numbers of slots, and none needs to be filled up.
+        # With one beam all texts have the same number of slots, so none is padded.
         self._group = GROUP if self._beams > 1 else 1
         self._block = whole(_STEPS * self._beams, self._group) if self._beams > 1 else _SLOTS
         self._cache = np.zeros((len(self._names), texts, heads, self._block, size), np.float32)
@@ -128,13 +127,13 @@ class _Decoding:
         self._log_probs: ort.OrtValue | None = None
 
     def begin(self, prefix: list[int]) -> tuple[Floats, Integers]:
-        """Reads the tokens that all sequences begin with; the candidates are the same for all beams."""
+        """Reads the tokens that all sequences start with; the candidates are the same for all beams."""
         texts, length = len(self._seen), len(prefix)
         ids = np.broadcast_to(np.asarray(prefix), (texts, length))
         order = np.where(np.tri(length, dtype=np.bool_), np.float32(0), HIDDEN)
         hidden = np.full((texts, 1, length, self._cache.shape[3]), HIDDEN, np.float32)
         mask = np.concatenate([hidden, np.broadcast_to(order, (texts, 1, length, length))], -1)
-        # Once a batch: memory that is given back at every step costs more than it is worth.
+        # Once per batch: releasing memory at every step costs more time than it is worth.
         scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask, tidy_run())
         self._seen[:, :, :, :length] = 0
         shape = (texts, self._beams, scores.shape[-1])
@@ -142,7 +141,7 @@ class _Decoding:
         return np.broadcast_to(scores[:, -1:], shape), np.broadcast_to(tokens[:, -1:], shape)
 
     def step(self, ids: Integers, position: int) -> tuple[Floats, Integers]:
-        """Reads one more token of every beam, ids (texts, beams); candidates (texts, beams, count)."""
+        """Reads one more token per beam, ids (texts, beams); returns candidates (texts, beams, count)."""
         self._prefix = 0
         if self._used + self._beams > self._block:
             self._forget()
@@ -157,18 +156,19 @@ class _Decoding:
         return result
 
     def reorder(self, kept: Integers, parents: Integers) -> None:
-        """Lets texts leave, and gives every beam the ancestors of its parent."""
+        """Removes finished texts, and gives every beam the ancestors of its parent."""
         if len(kept) < len(self._seen):
-            self._cache = np.take(self._cache, kept, 1)  # contiguous, as indexing would not be: it is written in place
+            # take() returns a contiguous array, unlike indexing; the cache is written in place.
+            self._cache = np.take(self._cache, kept, 1)
             self._cross = {name: value[kept] for name, value in self._cross.items()}
             self._fixed = {}
         self._seen = np.take_along_axis(self._seen[kept], parents[:, None, :, None], 2)
 
     def rows(self, numbers: Integers) -> Floats:
-        """All log-probabilities of some rows of the last step."""
+        """All log-probabilities of the given rows of the last step."""
         assert self._log_probs is not None
         everything: Floats = self._log_probs.numpy()
-        if self._prefix:  # one row a text served all its beams
+        if self._prefix:  # all beams of a text share one row
             return everything[numbers // self._beams * self._prefix + self._prefix - 1]
         return everything[numbers]
 
@@ -188,7 +188,7 @@ class _Decoding:
         return scores.numpy().reshape(*ids.shape, -1), tokens.numpy().reshape(*ids.shape, -1)
 
     def _forget(self) -> None:
-        """Makes room in the first slots."""
+        """Frees the first slots."""
         live = (self._seen == 0).any((1, 2))
         counts = live.sum(1)
         slots = self._block + whole(int(counts.max()), self._group)
@@ -205,7 +205,7 @@ class _Decoding:
 
 
 def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:
-    """Candidates of which only one token is possible."""
+    """Candidates with only one possible token."""
     beams = shape[1]
     scores = np.full((*shape, 2 * beams), -np.inf, np.float32)
     scores[:, :, 0] = 0

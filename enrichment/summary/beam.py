@@ -1,7 +1,7 @@
-"""Beam search, without a model: what is kept of the candidates that each step brings.
+"""Beam search without a model: selects from the candidates of each step.
 
-Reference: `generate` of transformers 4.57 (`_beam_search` and its logits processors), token for token, for each text
-as if it were alone in its batch; greedy search is beam search with one beam. All texts advance together, as arrays.
+Gives the same tokens as `generate` in transformers 4.57 (`_beam_search` and its logits processors) for each text alone
+in its batch. Greedy search is beam search with one beam. All texts advance together, as arrays.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["BeamSearch", "Generation"]
 
 Booleans: TypeAlias = npt.NDArray[np.bool_]
 Rows = Callable[[Integers], Floats]
-"""All log-probabilities (len(rows), vocabulary) of the rows with these numbers, when its candidates do not suffice."""
+"""Returns all log-probabilities (len(rows), vocabulary) of the given rows, if their candidates are not enough."""
 
-_NEVER: Final = np.float32(-1e9)  # as transformers scores a sequence that must not be chosen
+_NEVER: Final = np.float32(-1e9)  # the score in transformers of a sequence that must not be chosen
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How summaries are generated; names and meaning as in a model's generation_config.json.
+    """How summaries are generated; names and meaning are those of a model's generation_config.json.
 
-    Lengths count the start token and the end token. `early_stopping` False and "never" go on while a running beam may
-    still surpass the finished ones, by a rough and by a certain estimate.
+    Lengths include the start token and the end token. With `early_stopping` False or "never", the search continues
+    while a running beam may still exceed the finished ones, by a heuristic (False) or a guaranteed (never) estimate.
     """
 
     num_beams: int
@@ -45,21 +45,21 @@ class Generation:
 
     @property
     def prefix(self) -> list[int]:
-        """The tokens that every sequence begins with."""
+        """The tokens that every sequence starts with."""
         forced = self.forced_bos_token_id
         start = [self.decoder_start_token_id]
         return start if forced is None or self.max_length <= 2 or forced == self.eos_token_id else [*start, forced]
 
     @property
     def candidates(self) -> int:
-        """Candidates per row and step that suffice nearly always: twice the beams, and some that may be banned."""
+        """Candidates per row and step that are nearly always enough: twice the beams, and a few that may be banned."""
         return 2 * self.num_beams + 4
 
 
 class BeamSearch:
-    """The state of a search for a number of texts.
+    """The state of a search over several texts.
 
-    sequences: (texts, beams, max_length), the running ones; length: how much of them is written, the same for all.
+    sequences: (texts, beams, max_length), the running ones; length: their current length, the same for all.
     """
 
     def __init__(self, texts: int, settings: Generation) -> None:
@@ -69,7 +69,7 @@ class BeamSearch:
         self.length = len(settings.prefix)
         self.sequences = np.full((texts, beams, longest), settings.eos_token_id, np.int64)
         self.sequences[:, :, : self.length] = settings.prefix
-        # All beams are equal at first: only the first may bring candidates.
+        # All beams are equal at first, so only the first one contributes candidates.
         self._scores = np.full((texts, beams), _NEVER, np.float32)
         self._scores[:, 0] = 0
         self._finished = _Finished.none(texts, beams, longest)
@@ -78,16 +78,16 @@ class BeamSearch:
 
     @property
     def forced(self) -> int | None:
-        """The only token that may come next, if there is one: no model needs to be asked."""
+        """The only token that may come next, or None; with one, the model need not run."""
         return self._settings.forced_eos_token_id if self.length == self._settings.max_length - 1 else None
 
     def advance(self, scores: Floats, tokens: Integers, rows: Rows) -> tuple[Integers, Integers]:
-        """Takes one step, from candidates (texts, beams, count) in falling order of log-probability.
+        """Takes one step, from candidates (texts, beams, count) in descending order of log-probability.
 
-        Returns which texts go on, as indices into those before the step, and of each of their beams its parent.
+        Returns the texts that continue, as indices into those before the step, and the parent of each of their beams.
         """
         settings, beams = self._settings, self._settings.num_beams
-        if self.forced is None:  # a token that must come may even be a banned one
+        if self.forced is None:  # a forced token is allowed even if it is banned
             scores, tokens = self._allowed(scores, tokens, rows)
         texts, _, count = scores.shape
         total = (scores + self._scores[:, :, None]).reshape(texts, beams * count)
@@ -118,7 +118,7 @@ class BeamSearch:
         return kept, parents[kept]
 
     def results(self) -> list[list[int]]:
-        """The best sequence of every text, once none is left."""
+        """The best sequence of every text, after the search."""
         return [self._results[text] for text in sorted(self._results)]
 
     @property
@@ -126,7 +126,7 @@ class BeamSearch:
         return True if self._settings.num_beams == 1 else self._settings.early_stopping
 
     def _allowed(self, scores: Floats, tokens: Integers, rows: Rows) -> tuple[Floats, Integers]:
-        """The candidates without those that are banned; where too few are left, from all the log-probabilities."""
+        """The candidates without banned ones; if too few are left, those of all log-probabilities."""
         settings = self._settings
         repeats, follows = self._repeats()
         banned = ((tokens[..., None] == follows[:, :, None, :]) & repeats[:, :, None, :]).any(-1)
@@ -150,7 +150,7 @@ class BeamSearch:
         return scores, tokens
 
     def _repeats(self) -> tuple[Booleans, Integers]:
-        """Where earlier tokens equal the last ones, and the token that followed there and must not follow again."""
+        """Positions where earlier tokens equal the last ones, and the token that followed there, which is banned."""
         size = self._settings.no_repeat_ngram_size
         seen = self.sequences[:, :, : self.length]
         starts = self.length - size + 1
@@ -162,10 +162,10 @@ class BeamSearch:
         return match, seen[:, :, size - 1 :]
 
     def _finish(self, top: Floats, ended: Booleans, sequences: Integers) -> None:
-        """Puts what has ended among the finished sequences, where its score is good enough."""
+        """Adds ended sequences to the finished ones if their scores are good enough."""
         beams = self._settings.num_beams
         candidate = ended.copy()
-        candidate[:, beams:] = False  # the others stand by only so that enough can go on
+        candidate[:, beams:] = False  # the others only ensure that enough beams can continue
         full = self._finished.real.all(1, keepdims=True) & (self._early is True)
         penalty = np.float32(float(self.length) ** self._settings.length_penalty)
         scores: Floats = top / penalty
@@ -174,7 +174,7 @@ class BeamSearch:
         self._finished = self._finished.merged(scores, candidate, sequences, self.length + 1)
 
     def _may_improve(self) -> Booleans:
-        """Whether the best running beam may still surpass the worst finished one."""
+        """Whether the best running beam may still exceed the worst finished one."""
         settings = self._settings
         certain = self._early == "never" and settings.length_penalty > 0
         length = (settings.max_length if certain else self.length) - 1
@@ -193,7 +193,7 @@ class BeamSearch:
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """The best finished sequences of every text, the best first; `real` says which are there at all."""
+    """The best finished sequences of every text, best first; `real` is False for empty places."""
 
     scores: Floats
     real: Booleans
@@ -211,7 +211,7 @@ class _Finished:
         )
 
     def merged(self, scores: Floats, real: Booleans, sequences: Integers, length: int) -> _Finished:
-        """With new ones among them, as many as before."""
+        """Merges new sequences and keeps the best, as many as before."""
         if not real.any():
             return self
         joined = np.concatenate([self.scores, scores], 1)

@@ -1,7 +1,7 @@
-"""A summary made of the ticket's own sentences.
+"""Extractive summaries: a selection of the ticket's own sentences.
 
-Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) over sentence vectors that come from the same encoder
-pass as the embedding: near to the whole ticket, unlike what was chosen already, in the order of the text.
+Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) over sentence vectors from the same encoder pass as the
+embedding: sentences that are similar to the whole ticket and dissimilar to each other, in the order of the text.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from enrichment.text.sentences import CJK, UNSPACED
 
 __all__ = ["Outline", "beginning", "closed", "is_item", "outline", "plain", "summarize"]
 
-_NOVELTY: Final = 0.35  # weight of "says something new" against "stands close to the whole"
-_LEAD: Final = 0.08  # the first sentences of a ticket state the matter more often than the last
-# Contextual vectors of one ticket lie close together: from 0.7 (an aside) to 0.98 (the matter itself) from the whole.
-_ASIDE: Final = 0.2  # what stands so much further off than the nearest is left out, even where there is room
-_NAMED: Final = 0.25  # the subject names the matter: what takes its words up stands nearer to it
-_SAME: Final = 0.94  # cosine of two sentences that say the same
-_MAX_CHARACTERS: Final = 1000  # a word of any length is a single token to the encoder, and a summary is for people
-_ITEM: Final = 0.1  # an item says little without its list
+_NOVELTY: Final = 0.35  # weight of redundancy against relevance
+_LEAD: Final = 0.08  # bonus of the first sentences, which state the problem more often than the last ones
+# Sentence vectors of one ticket are similar: their cosines with the whole range from 0.7 (an aside) to 0.98.
+_ASIDE: Final = 0.2  # a sentence this much less similar than the most similar one is left out, even if it would fit
+_NAMED: Final = 0.25  # bonus of sentences that share words with the subject, which names the problem
+_SAME: Final = 0.94  # cosine from which two sentences say the same
+_MAX_CHARACTERS: Final = 1000  # of a sentence: the encoder may read a very long word as one token
+_ITEM: Final = 0.1  # penalty of a list item, which says little without its list
 _ENDS: Final = ".!?。！？…"
 _MARKS: Final = str.maketrans({"。": ".", "！": "!", "？": "?", "…": "..."})
 _PIECE: Final = re.compile(rf"[{CJK}，、]|[{UNSPACED}](?:[^\w\s{CJK}，、]|[ะาำๅ])*+|[^\s{CJK}{UNSPACED}，、]++")
@@ -39,7 +39,7 @@ _PARTICLES: Final = re.compile(
     r"need|only|please|problem|question|request|since|some|still|than|that|their|them|there|these|they|this|urgent|"
     r"very|want|what|when|where|which|will|with|would|your)\b"
 )
-# What a text that was cut must not end with.
+# Words and punctuation that a shortened text must not end with.
 _DANGLING: Final = re.compile(
     r"(?:[\s,;:–—(-]|\b(?:and|or|but|so|the|an?|to|of|in|on|at|by|for|from|with|that|which|who|because|if|when|as|is|are|"
     r"was|were|be|been|has|have|had|will|would|can|could|do|does|than|my|our|your|not|no|i|we|you|it|this))++\Z",
@@ -52,7 +52,8 @@ class Outline:
     """A ticket as the summary sees it.
 
     `text` is what the models read, `begin` where the body begins in it; `sentences` are the candidates as spans of it,
-    `words` is the length of the whole body, with what was left out of it, `cut` says that the body goes on beyond what was read.
+    `words` is the length of the whole body, with what was left out; `cut` says that the body continues beyond what was
+    read.
     """
 
     text: str
@@ -87,7 +88,7 @@ def summarize(
 ) -> str:
     """The summary, at most `max_tokens` tokens; `vectors` (sentences, dimensions) are those of `ticket.sentences`.
 
-    A body under `min_words` words is summarised by its subject, or by itself where there is no subject.
+    If the body has fewer than `min_words` words, the summary is the subject, or the body if there is no subject.
     """
     texts = [plain(ticket.text[s.start : s.end]) for s in ticket.sentences]
     read = [i for i, text in enumerate(texts) if text and vectors[i].any()]
@@ -102,7 +103,7 @@ def summarize(
         near = vectors @ embedding
         relevance = near + np.where(items, np.float32(-_ITEM), lead) + merits + np.float32(_NAMED) * named
         whole = " ".join(_ended(texts[i]) for i in _choose(relevance, near, vectors, costs, max_tokens))
-        if read and not whole:  # every sentence is longer than the summary may be: the beginning of the nearest
+        if read and not whole:  # every sentence is too long: the beginning of the most relevant one
             nearest = max(read, key=lambda i: float(relevance[i]))
             whole = _fit(texts[nearest], max_tokens, count_tokens)
     return closed(whole or beginning(ticket, max_tokens, count_tokens))
@@ -111,7 +112,7 @@ def summarize(
 def beginning(
     ticket: Outline, max_tokens: int, count_tokens: Callable[[str], int], *, subject_first: bool = True
 ) -> str:
-    """The subject, or else the beginning of the body, as far as it fits; the other way round if so asked."""
+    """The subject, or the body if that is empty, shortened to `max_tokens`; reversed unless `subject_first`."""
     texts = [ticket.subject, ticket.text[ticket.begin : MAX_CHARACTERS]]
     for text in texts if subject_first else reversed(texts):
         if fitting := _fit(" ".join(text.split()), max_tokens, count_tokens):
@@ -120,13 +121,13 @@ def beginning(
 
 
 def closed(text: str) -> str:
-    """The text, stripped, ending in `.`, `!` or `?`: a full stop is added where it ends in another sign."""
+    """The text, stripped, ending in `.`, `!` or `?`; a full stop is added if necessary."""
     text = _ended(text)
     return text[:-1] + text[-1:].translate(_MARKS)
 
 
 def plain(sentence: str) -> str:
-    """A sentence without its bullet or number, marks of Markdown, and the greeting that it begins with."""
+    """A sentence without bullet, number, Markdown and greeting."""
     text = " ".join(sentence.replace("**", "").split())
     if match := _LABEL.match(text):
         text = text[match.end() :]
@@ -144,10 +145,10 @@ def _ended(text: str) -> str:
 
 
 def _choose(relevance: Floats, near: Floats, vectors: Floats, costs: dict[int, int], left: int) -> list[int]:
-    """The sentences to take, in their order.
+    """The selected sentences, in the order of the text.
 
-    `near` is the cosine of each with the whole, `relevance` the same with all that its words say for it; `costs` are
-    their tokens, `left` how many there may be.
+    `near` is the cosine of each with the whole ticket, `relevance` the same with all bonuses; `costs` are their numbers
+    of tokens, `left` is the maximum number of tokens.
     """
     chosen: list[int] = []
     redundancy = dict.fromkeys(costs, 0.0)
@@ -166,19 +167,19 @@ def _choose(relevance: Floats, near: Floats, vectors: Floats, costs: dict[int, i
 
 
 def _share_named(sentence: str, wanted: set[str]) -> float:
-    """How much of the subject's words a sentence takes up, 0 to 1."""
+    """The share of the subject's words that a sentence contains, 0 to 1."""
     return min(1.0, len(wanted & _stems(sentence)) / min(3, len(wanted))) if wanted else 0.0
 
 
 def _stems(text: str) -> set[str]:
-    # Five letters tell "charged" from "chart" and not from "charge"; words under four are mostly particles.
+    # Five letters distinguish "charged" from "chart" but not from "charge"; shorter words are mostly particles.
     return {word[:5] for word in re.findall(r"\w{4,}", _PARTICLES.sub(" ", text.lower()))}
 
 
 def _fit(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
-    """As many whole words from the beginning as fit, to the end of a clause where one is near.
+    """As many words from the beginning as fit, shortened to the end of a clause if one is near.
 
-    A single word that is too long gives an empty text.
+    Empty if the first word is too long.
     """
     if len(text) <= _MAX_CHARACTERS and count_tokens(closed(text)) <= max_tokens:
         return text

@@ -1,7 +1,7 @@
-"""What the words of a sentence say for it: an agent needs the request, or what is wrong, rather than the background.
+"""Scores a sentence by its words: agents need the request, or what is wrong, rather than the background.
 
-The weights are those of a linear ranking, fitted so that the sentence that an agent needs most comes before the others
-of its ticket (tests/parity/test_summaries.py has the tickets and the measurement). They are in units of a cosine.
+The weights come from a linear ranking, fitted so that the sentence that an agent needs most ranks first in its ticket
+(tests/parity/test_summaries.py has the tickets and the measurement). They are in units of a cosine.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Final
 
 __all__ = ["merit"]
 
-_LONGEST: Final = 1000  # characters that are looked at
+_LONGEST: Final = 1000  # characters that are read
 
-# What is asked, and what is wrong.
+# Requests and problems.
 _REQUEST: Final = re.compile(
     r"\?$|\bplease (?!find\b|note\b|see\b|allow\b|do not hesitate|let me know if|feel free|accept\b)|"
     r"\b(?:could|can|would|will) (?:you|someone|somebody|anyone)\b|\b(?:may|can|could) (?:i|we)\b|\bkindly\b|"
@@ -39,7 +39,7 @@ _PROBLEM: Final = re.compile(
     r"(?:does|do|did|is|was|has|have|had|will|wo|ca|could|would|are|were)n['’]t)\b",
     re.IGNORECASE,
 )
-# What is polite, or tells of the writer.
+# Polite phrases, and information about the writer.
 _POLITE: Final = re.compile(
     r"\b(?:thank|thanks|grateful for|look(?:ing)? forward|at your disposal|regards|compliment|satisfied|content with|"
     r"pleased|happy to|excellent|"
@@ -70,7 +70,7 @@ _BACKGROUND: Final = re.compile(
 
 
 def merit(sentence: str) -> float:
-    """How much more a sentence says of the matter than its nearness to the whole ticket shows."""
+    """The score of a sentence's words, which is added to its cosine with the whole ticket."""
     sentence = sentence[:_LONGEST].rstrip(" .!")
     return (
         0.28 * _found(_REQUEST, sentence)

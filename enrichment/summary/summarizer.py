@@ -35,7 +35,7 @@ class Summary:
 
 
 class Summarizer:
-    """DistilBART with its tokenizer; safe for use by several threads."""
+    """DistilBART with its tokenizer. Thread-safe."""
 
     def __init__(self, generator: Generator, tokenizer: Tokenizer, spec: AbstractiveSpec) -> None:
         self._generator = generator
@@ -44,11 +44,11 @@ class Summarizer:
 
     @classmethod
     def open(cls, bundle: Bundle, spec: AbstractiveSpec, *, threads: int | None = None) -> Summarizer:
-        """Opens the summariser of a bundle. Raises BundleInvalid where its files do not fit the manifest."""
+        """Opens the summariser of a bundle. Raises BundleInvalid if its files do not match the manifest."""
         bundle.path(spec.words)
         threads = threads or available_cores()
         with bundle.opening("the summariser"), ThreadPoolExecutor(1) as beside:
-            # A decoder takes longest to open: it packs the weights of the whole vocabulary.
+            # A decoder takes longest to open, because it packs the weights of the whole vocabulary.
             halves = beside.submit(_half, bundle.path(spec.decoder), spec.generation.num_beams, threads)
             decoder = make_session(bundle.path(spec.decoder), threads=threads)
             encoder = ParallelSession(bundle.path(spec.encoder), threads=threads)
@@ -66,37 +66,37 @@ class Summarizer:
 
     @property
     def rows(self) -> int:
-        """Rows of tokens that a summary costs, beside those of its source."""
+        """Token rows that a summary costs, in addition to those of its source."""
         settings = self._generator.settings
         return settings.num_beams * settings.max_length
 
     def summarize(self, tickets: Sequence[Outline]) -> list[Summary]:
         """A summary of each ticket.
 
-        A body under `min_words` words is summarised by its subject, or by itself where there is no subject. So few words
-        of the writer's own above a quoted mail are the summary themselves.
+        A body under `min_words` words is summarised by its subject, or by itself if there is no subject. If the
+        writer's own words above a quoted mail are so few, they are the summary.
         """
         long = [i for i, t in enumerate(tickets) if t.own_words >= self._spec.min_words]
         generated = dict(zip(long, self.read([tickets[i].text for i in long]), strict=True)) if long else {}
         return [generated.get(i) or Summary(self._short(ticket), truncated=False) for i, ticket in enumerate(tickets)]
 
     def shortened(self, length: int) -> Summarizer:
-        """The same, but for summaries of at most so many tokens."""
+        """The same summariser for summaries of at most `length` tokens."""
         settings = self._generator.settings
         longest = min(length, settings.max_length)
         settings = replace(settings, max_length=longest, min_length=min(settings.min_length, longest))
         return Summarizer(self._generator.with_settings(settings), self._tokenizer, self._spec)
 
     def warm_up(self, text: str) -> None:
-        """Runs every part once: what reads one text, and what reads several, if that is another."""
+        """Runs every session once: with one text, and with two if several texts use another session."""
         for count in (1, 2) if self._generator.has_halves else (1,):
             self.shortened(_WARM_UP_LENGTH).read([text] * count)
 
     def read(self, texts: Sequence[str]) -> list[Summary]:
-        """A generated summary of each text, however short; none of them may be empty."""
+        """A generated summary of each text, even of a short one; no text may be empty."""
         encodings = self._tokenizer.encode_batch([text[:MAX_CHARACTERS] for text in texts])
         tokens = self._generator.generate([np.asarray(encoding.ids, np.int64) for encoding in encodings])
-        give_back()  # caches of all sizes have come and gone
+        give_back()  # caches of many sizes have been allocated and freed
         cut = [bool(e.overflowing) or len(text) > MAX_CHARACTERS for e, text in zip(encodings, texts, strict=True)]
         return [
             Summary(_ended(self._tokenizer.decode(ids, skip_special_tokens=True)), c)
@@ -104,7 +104,7 @@ class Summarizer:
         ]
 
     def ids(self, text: str) -> np.typing.NDArray[np.int64]:
-        """A text as token ids, cut at the longest source."""
+        """A text as token ids, cut at the maximum source length."""
         return np.asarray(self._tokenizer.encode(text).ids, np.int64)
 
     def _short(self, ticket: Outline) -> str:
@@ -116,9 +116,9 @@ class Summarizer:
 
 
 def _half(decoder: Path, beams: int, threads: int) -> ort.InferenceSession | None:
-    """A session for halves of a batch, where they pay: with one beam they gain nothing over the whole.
+    """A session for halves of a batch, or None: with one thread or one beam, halves are not faster.
 
-    Two run at a time, each on a thread of its own; any further threads help both.
+    Two halves run at a time, each on its own thread; further threads are shared.
     """
     return make_session(decoder, threads=threads - 1) if threads > 1 and beams > 1 else None
 

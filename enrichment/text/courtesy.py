@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from enrichment.text.patterns import Pattern
 from enrichment.text.sentences import word_count
 
 __all__ = ["is_boilerplate", "is_courtesy", "points_elsewhere", "without_greeting"]
@@ -20,16 +21,16 @@ _HELLO: Final = (
     r"sehr geehrte[rs]?|liebe[rs]?|beste|geachte|goedemorgen|goedemiddag|goedendag|ciao|buongiorno|buonasera|gentile|"
     r"salve|olá|oi|bom dia|boa tarde|prezad[oa]s?|caro|cara|hej|hei|god dag|kære|kjære)"
 )
-_GREETING: Final = re.compile(
+_GREETING: Final = Pattern(
     rf"{_HELLO}\b(?:(?: [^\s,:]{{1,40}}+){{0,5}}+[,:]|"
     rf"(?:,? (?:{_WHOM}\b|(?-i:[A-Z])[\w.'’-]{{0,40}}+)){{0,5}}+[.!\s–—-]*+)$",
     re.IGNORECASE,
 )
-_LEADING_GREETING: Final = re.compile(
+_LEADING_GREETING: Final = Pattern(
     rf"{_HELLO}\b(?: (?:[^\s,.!?:]|\.(?=\s[A-Z])){{1,40}}){{0,7}} ?[,!:–—-]\s(?=\S)",
     re.IGNORECASE,
 )
-_COURTESY: Final = re.compile(
+_COURTESY: Final = Pattern(
     r"(?:(?:i )?hope (?:you|this|all|everyone)\b.{0,60}|"
     r"(?:many |and )?thanks?(?: you| a lot| so much| very much)?(?: in advance)?"
     r"(?: for (?:your|the|any) (?:help|time|support|assistance|patience|attention|understanding)[^.!?]{0,30})?|"
@@ -45,7 +46,7 @@ _COURTESY: Final = re.compile(
     re.IGNORECASE,
 )
 # "Please see below", "FYI", "Siehe unten": what stands there instead is the matter.
-_POINTER: Final = re.compile(
+_POINTER: Final = Pattern(
     r"\b(?:fyi|see (?:the )?(?:below|attached|following)|(?:mail|e-mail|email|message|thread|request|case|chain|"
     r"issue|ticket) "
     r"below|below (?:mail|e-mail|email|message|thread|request|case|chain|issue|ticket|is|are)|as below|forwarded? "
@@ -61,7 +62,7 @@ _POINTER: Final = re.compile(
     re.IGNORECASE,
 )
 # A row of a table, a frame of a stack trace, a line of a log, a heading in Markdown.
-_MACHINE: Final = re.compile(
+_MACHINE: Final = Pattern(
     r"[^|\n]*+\|[^|\n]*+\||at [\w$.<>]{1,200}\(|File \"|\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d|#{1,6} |\*\*[^*]++\*\*$"
 )
 _LONGEST: Final = 200  # characters: no courtesy is longer

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
+
+from enrichment.text.patterns import Pattern
 
 __all__ = ["machine_lines"]
 
 _LONGEST: Final = 500  # characters of a line that are looked at
 _NAME: Final = r"[\w$.<>`\[\]+/@#~-]{1,200}"
-# A frame of a stack trace: Java, Kotlin, .NET (in three languages), JavaScript, Python, Go, Ruby, PHP, Rust, C, Swift, Perl.
-_FRAME: Final = re.compile(
+# A frame of a stack trace: Java, .NET (in several languages), JavaScript, Python, Go, Ruby, PHP, Rust, C, Swift, Perl.
+_FRAME: Final = Pattern(
     rf"at (?:async |new )?{_NAME}(?: \[as [^\]]{{1,60}}\])? \((?:[^()]{{0,300}}:\d|native|<anonymous>|index \d|eval "
     rf"at)|at {_NAME}\(|at (?:https?|file|node|webpack[\w-]*|app)://?\S+:\d+|at \S+:\d+:\d+$|"
     rf"at <anonymous>|(?:bei|à|en|in|w) {_NAME}\([^()]{{0,200}}\)(?: (?:in|dans|en|w) .{{1,200}}:\s?(?:Zeile|ligne|"
@@ -35,7 +37,7 @@ _FRAME: Final = re.compile(
     r"\w{1,60}Error|\w{0,60}Exception)\b"
 )
 # The name of an exception with its message; a writer may say so too, so it counts only beside a frame.
-_EXCEPTION: Final = re.compile(
+_EXCEPTION: Final = Pattern(
     r"(?:Unhandled |Uncaught |Caused by: |Exception in thread \"[^\"]{1,80}\" |Fatal error: |java\.|System\.|"
     r"\(?node:\d+\)? )?"
     r"[\w$.:]{0,200}(?:Error|Exception|Throwable|Warning|Fault|Exit|Interrupt|Failure)(?:\(\w*\))?(?:\s?[:(].{0,500}|"
@@ -49,7 +51,7 @@ _LEVEL: Final = (
 )
 _TIME: Final = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
 _ISO: Final = rf"\d{{4}}[-/.]\d\d[-/.]\d\d[T ]{_TIME}(?:\s?(?:Z|UTC|[+-]\d\d:?\d\d))?"
-_LOG: Final = re.compile(
+_LOG: Final = Pattern(
     # syslog and journald
     rf"(?:<\d{{1,3}}>(?:1 )?)?(?:(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) {{1,2}}\d{{1,2}} {_TIME}|{_ISO})"
     rf" [\w.:-]{{1,80}} "
@@ -71,11 +73,12 @@ _LOG: Final = re.compile(
     r"\d\d:\d\d:\d\d|[A-Z]{4,8}\b)"
 )
 # A bare date and time may be the writer's; two or more in a row that look alike are a log.
-_STAMP: Final = re.compile(
+_STAMP: Final = Pattern(
     rf"[\[(]?(?:{_ISO}|\d\d[./-]\d\d[./-]\d{{4}} {_TIME}|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
     rf" {{1,2}}\d{{1,2}} {_TIME}|\[?{_TIME}\]?)[\])]?[\s|:,-]"
 )
-_FENCE: Final = re.compile(r"(?:```|~~~)[\w+-]{0,20}$")
+_PROGRAM: Final = Pattern(r"[\[\]{}=]|\w\.\w{1,80}\.\w|\w\(|\w\[\d{1,10}\]|\w:\s|/\w{1,80}/")
+_FENCE: Final = Pattern(r"(?:```|~~~)[\w+-]{0,20}$")
 
 
 def machine_lines(lines: Sequence[str], raw: Sequence[str]) -> set[int]:
@@ -90,8 +93,9 @@ def machine_lines(lines: Sequence[str], raw: Sequence[str]) -> set[int]:
             found.add(number)
         if _STAMP.match(head):
             stamped.append(number)
-    found.update(a for a, b in zip(stamped, stamped[1:], strict=False) if _near(lines, a, b))
-    found.update(b for a, b in zip(stamped, stamped[1:], strict=False) if _near(lines, a, b))
+    for first, second in pairwise(stamped):
+        if second == first + 1 and _is_log(lines[first]) and _is_log(lines[second]):
+            found.update((first, second))
     for number in sorted(found):
         _beside(lines, raw, number, found)
     return found
@@ -110,17 +114,11 @@ def _fenced(lines: Sequence[str]) -> set[int]:
     return found
 
 
-def _near(lines: Sequence[str], first: int, second: int) -> bool:
-    """Whether two lines with timestamps belong to one log, rather than to a writer's own diary of the fault."""
-    if second - first > 1:
-        return False
-    # Machines name a program, a thread or a level behind the time; people go on in words.
-    return all(
-        re.search(
-            r"[\[\]{}=]|\w\.\w+\.\w|\w+\(|[\w-]+\[\d+\]|\w:\s|/\w+/", lines[n][_STAMP.match(lines[n]).end() :][:200]
-        )
-        for n in (first, second)
-    )  # type: ignore[union-attr]
+def _is_log(line: str) -> bool:
+    """Whether what follows a timestamp is a machine's, rather than a writer's own diary of the fault."""
+    stamp = _STAMP.match(line)
+    # Machines name a program, a thread or a level after the time; people go on in words.
+    return stamp is not None and _PROGRAM.search(line, stamp.end(), stamp.end() + 200) is not None
 
 
 def _beside(lines: Sequence[str], raw: Sequence[str], number: int, found: set[int]) -> None:

@@ -1,9 +1,9 @@
 """Quoted mail: where a mail program has put an older message into a text.
 
 Quoted is what follows a header that a mail program wrote: a block of From, Sent, To and Subject, a line such as "On
-<date>, <name> <address> wrote:", or a line such as "---- Original Message ----"; and lines that begin with ">". Languages
-and clients: see tests/unit/text. A booking's From and To, a line of underscores, or the writer's own "on Monday your
-hotline wrote:" begins no mail. When in doubt, the words stay.
+<date>, <name> <address> wrote:", or a line such as "---- Original Message ----"; and lines that begin with ">".
+tests/unit/text/test_mail.py lists clients and languages. A booking's From and To, a line of underscores, or the
+writer's own "on Monday your hotline wrote:" begins no mail. When in doubt, the words stay.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from enrichment.text.patterns import Pattern
+
 __all__ = ["Header", "find_header", "inline_attribution", "is_quoted_line", "names_a_writer"]
 
 _FIELDS: Final = {
-    "from": "from von de da van fra från od lähettäjä expéditeur absender mittente afzender afsender remitente remetente",
+    "from": (
+        "from von de da van fra från od lähettäjä expéditeur absender mittente afzender afsender remitente remetente"
+    ),
     "sent": (
         "sent date gesendet datum envoyé enviado enviada fecha data inviato verzonden sendt dato skickat lähetetty "
-        "wysłano "
-        "odesláno|sent on|sent at|gesendet am|envoyé le|enviado el|enviada em|enviado em|date d'envoi|data de envio|"
-        "data invio|verzonden op|dato sendt|päiväys"
+        "wysłano odesláno|sent on|sent at|gesendet am|envoyé le|enviado el|enviada em|enviado em|date d'envoi|"
+        "data de envio|data invio|verzonden op|dato sendt|päiväys"
     ),
-    "to": "to an à a para aan til till do vastaanottaja destinataire empfänger destinatario destinatário ontvanger komu|pour",
+    "to": (
+        "to an à a para aan til till do pour vastaanottaja destinataire empfänger destinatario destinatário ontvanger "
+        "komu"
+    ),
     "subject": "subject betreff objet asunto assunto oggetto onderwerp emne ämne temat aihe předmět sujet betr re",
     "other": (
         "cc bcc kopie copie copia cópia kopi kopia cci cco ccn importance priority priorität wichtigkeit attachments "
@@ -42,10 +48,10 @@ _FIELD_OF: Final = {
 _MAX_GAP: Final = 1  # blank lines between two fields: some converters put one after each
 _MAX_CONTINUED: Final = 3  # lines of a long list of recipients
 
-_SEPARATOR: Final = re.compile(
+_SEPARATOR: Final = Pattern(
     r"[-_*=~–—]{2,}+\s*+(?P<what>[^\W\d_][^\n_=*~]{2,60}?)\s*[-_*=~–—]{2,}+:?$|(?P<begin>[^\W\d_][^\n:]{8,60}+)\s?:$"
 )
-_ORIGINAL: Final = re.compile(
+_ORIGINAL: Final = Pattern(
     r"(?:original|forwarded|reply|replied|quoted|previous)\s(?:message|mail|e-mail|email|appointment)|"
     r"(?:ursprüngliche|weitergeleitete|original)[a-z-]{0,3}\s?-?(?:nachricht|mail|e-mail|termin)|originalnachricht|"
     r"message\s(?:d'origine|original|transféré|réexpédié|initial)|courriel\s(?:original|transféré)|"
@@ -56,7 +62,7 @@ _ORIGINAL: Final = re.compile(
     r"(?:oryginalna|przekazana)\swiadomość|původní\szpráva",
     re.IGNORECASE,
 )
-_BEGIN: Final = re.compile(
+_BEGIN: Final = Pattern(
     r"(?:begin forwarded message|anfang der weitergeleiteten (?:nachricht|e-mail)|début du (?:message|courriel) "
     r"(?:transféré|réexpédié)|"
     r"inicio del mensaje reenviado|inizio messaggio inoltrato|inizio del messaggio inoltrato|"
@@ -65,16 +71,14 @@ _BEGIN: Final = re.compile(
     re.IGNORECASE,
 )
 
-_ADDRESS: Final = re.compile(r"[\w.+%-]{1,64}+@[\w-]{1,63}+\.[\w.-]{2,}|<\s?mailto:|@[\w-]{2,63}+\.\w{2,}")
-_DATE: Final = re.compile(
+_ADDRESS: Final = Pattern(r"[\w.+%-]{1,64}+@[\w-]{1,63}+\.[\w.-]{2,}|<\s?mailto:|@[\w-]{2,63}+\.\w{2,}")
+_DATE: Final = Pattern(
     r"\b(?:19|20)\d\d\b|\b\d{1,2}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{1,2}[.:]\d\d\b|\b\d{1,2}h\d\d\b|"
     r"\b\d{1,2}(?:st|nd|rd|th)?\.? (?:de )?[^\W\d_]{3,9}\b|\b[^\W\d_]{3,9}\.? \d{1,2}\b"
 )
-_FULL_DATE: Final = re.compile(
-    r"\b(?:19|20)\d\d\b|\b\d{1,2}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{4}[./-]\d{1,2}[./-]\d{1,2}\b"
-)
-_TIME: Final = re.compile(r"\b\d{1,2}[:.h]\d\d\b")
-_OPENER: Final = re.compile(
+_FULL_DATE: Final = Pattern(r"\b(?:19|20)\d\d\b|\b\d{1,2}[./-]\d{1,2}[./-]\d{2,4}\b|\b\d{4}[./-]\d{1,2}[./-]\d{1,2}\b")
+_TIME: Final = Pattern(r"\b\d{1,2}[:.h]\d\d\b")
+_OPENER: Final = Pattern(
     r"(?:on|am|le|el|il|op|den|em|på|vào|dnia|dne|w dniu|a|om|no dia|il giorno|at|"
     r"(?:mon|tue|wed|thu|fri|sat|sun|mo|di|mi|do|fr|sa|so|lun|mar|mer|jeu|ven|sam|dim|mié|jue|vie|sáb|dom|gio|ma|wo|"
     r"vr|za|zo|"
@@ -86,12 +90,12 @@ _WROTE: Final = (
     r"skrev|escreveu|"
     r"napisał(?:\(a\)|a)?|написал(?:\(а\)|а)?|kirjoitti|yazdı|napsal(?:\(a\)|a)?|írta|sent the following)"
 )
-_ATTRIBUTION: Final = re.compile(
+_ATTRIBUTION: Final = Pattern(
     rf"[^\n]{{0,350}}?(?<!\w){_WROTE}(?!\w)(?:[^\n:]|:(?=[\w/])){{0,200}}?\s*+(?::|-{{2,}}+:?|–|—)\s*+$", re.IGNORECASE
 )
-# "2026-11-18 10:02 GMT+01:00 Support <help@workspace.example>:"
-_DATED_SENDER: Final = re.compile(r"\d{4}[-/年.]\d{1,2}[-/月.]\d{1,2}[^\n<>]{0,80}<[^\s<>]{1,80}@[^\s<>]{1,80}>\s?:?$")
-_OWN: Final = re.compile(
+# A date and a sender alone: 2026-11-18 10:02 GMT+01:00 Support <help@workspace.example>
+_DATED_SENDER: Final = Pattern(r"\d{4}[-/年.]\d{1,2}[-/月.]\d{1,2}[^\n<>]{0,80}<[^\s<>]{1,80}@[^\s<>]{1,80}>\s?:?$")
+_OWN: Final = Pattern(
     r"\b(?:you|your|yours|i|we|my|our|he|she|they|the|an?|this|that|his|her|their|someone|somebody|"
     r"du|ihr|ihre?[nmrs]?|ich|wir|mein\w{0,2}|unser\w{0,2}|dein\w{0,2}|der|die|das|ein\w{0,2}|man|"
     r"vous|votre|vos|je|nous|notre|mon|ma|la|les|un|une|ce|cette|on|"
@@ -103,7 +107,7 @@ _OWN: Final = re.compile(
 _JOINED: Final = 4  # lines into which mail programs wrap an attribution
 _LONGEST: Final = 400  # characters of one
 # In one line with what it quotes, as systems that drop line ends leave it.
-_INLINE: Final = re.compile(
+_INLINE: Final = Pattern(
     r"(?<!\w)(?:On|Am|Le|El|Il|Op|Den|Em) (?=[^\n]{0,40}\d)[^\n<>]{6,120}<(?:mailto:)?[^\s<>@]{1,64}@[^\s<>@]{1,80}>"
     rf"[^\n<>:]{{0,40}}?(?:(?<= ){_WROTE}) ?:|(?<!\w)(?:Am|Op|Den) (?=[^\n]{{0,40}}\d)[^\n<>]{{6,80}}(?:schrieb|"
     rf"schreef|skrev) "
@@ -208,9 +212,9 @@ def _field_block(lines: Sequence[str], start: int) -> tuple[int, dict[str, str]]
         line = lines[at]
         field = _field(line)
         if field is not None:
-            if field[0] in found and field[0] != "other":
-                break  # the next mail's
             name, value = field
+            if name in found and name != "other":
+                break  # the next mail's
             found[name] = value
             continued = gap = 0
             end = at + 1
@@ -236,7 +240,7 @@ def _field_block(lines: Sequence[str], start: int) -> tuple[int, dict[str, str]]
 
 
 def _field(line: str) -> tuple[str, str] | None:
-    name, colon, value = line[:60].partition(":")
+    name, colon, _ = line[:60].partition(":")
     if not colon:
         return None
     field = _FIELD_OF.get(" ".join(name.strip(" *_>|\t").lower().split()))

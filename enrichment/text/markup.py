@@ -1,7 +1,7 @@
 """HTML to lines of text: a tokenizer in one linear pass, without a tree.
 
-Real parsers are not linear on hostile input: selectolax 1.0.2 takes 27 s for 100,000 nested <div>, because the standard
-asks a tree builder to search its stack of open elements, and html.parser of Python 3.11 is quadratic on comments that do
+Parsers are not linear on hostile input: selectolax 1.0.2 takes 27 s for 100,000 nested <div>, because the standard asks
+a tree builder to search its stack of open elements, and html.parser of older Pythons is quadratic on comments that do
 not close. A text needs no tree: only where lines end, what is hidden, and what quotes another mail.
 """
 
@@ -126,49 +126,47 @@ class _Reader:
         self._marks: list[list[Any]] = []  # [name, depth, what it does], the innermost last
         self._quoted, self._hidden, self._pre = 0, False, False
         self._boundary = False
+        self._open_ended: set[str] = set()
 
     def read(self, *, keep_hidden: bool) -> list[Line]:
         """All lines."""
         text, end, size = self._text, 0, 0
         flat = any((m[2] or "").lower() in _BLOCKS for m in _TAG.finditer(text))
-        open_ended: set[str] = set()
         for match in _TAG.finditer(text):
-            start = match.start()
-            if start < end:
-                continue  # within a comment or an element whose content is not text
-            name = match[2]
-            if name is not None:
-                name = name.lower()
-                if name not in _KNOWN and ":" not in name:
-                    continue  # no tag of HTML: it stays in the text
+            start, name = match.start(), (match[2] or "").lower()
+            if start < end or (name and name not in _KNOWN and ":" not in name):
+                continue  # within a comment or an element that is not text, or no tag of HTML
             if start > end and (keep_hidden or not self._hidden):
-                piece = text[end:start]
-                size += len(piece)
-                self._add(piece, flat=flat and not self._pre)
+                size += start - end
+                self._add(text[end:start], flat=flat and not self._pre)
                 if size > self._limit:
                     end = len(text)
                     break
             end = match.end()
-            if name is None:
-                if match[4] and "-->" not in open_ended:
-                    close = text.find("-->", end - 2 if text[end : end + 1] != ">" else end)
-                    if close < 0:
-                        open_ended.add("-->")
-                    else:
-                        end = close + 3
-            elif name in _UNSEEN:
-                if not match[1] and name not in open_ended:
-                    closing = _closing(name).search(text, end)
-                    if closing is None:
-                        open_ended.add(name)
-                    else:
-                        end = closing.end()
-            else:
+            if name and name not in _UNSEEN:
                 self._tag(name, match[1] != "", match[3])
+            elif name or match[4]:
+                end = self._end_of_unseen(match, name)
         if end < len(text) and (keep_hidden or not self._hidden):
             self._add(text[end : end + self._limit], flat=flat and not self._pre)
         self._end_line()
         return self._lines
+
+    def _end_of_unseen(self, match: re.Match[str], name: str) -> int:
+        """Where a comment, or an element whose content is not text, ends; behind its tag if nothing closes it."""
+        end = match.end()
+        if match[1] or name in self._open_ended:
+            return end
+        if name:
+            found = _closing(name).search(self._text, end)
+            close = found.end() if found else -1
+        else:
+            # The shortest comments are <!--> and <!--->.
+            close = self._text.find("-->", end if self._text[end : end + 1] == ">" else end - 2) + 3
+        if close < end:
+            self._open_ended.add(name)  # so that the rest is searched once
+            return end
+        return close
 
     def _add(self, piece: str, *, flat: bool) -> None:
         if flat:
@@ -218,19 +216,24 @@ class _Reader:
             self._boundary = True
         if name in _VOID or name in {"body", "html"} or attributes.endswith("/"):
             return False
+        what = self._effect(name, attributes)
+        return what is not None and self._push(name, what)
+
+    def _effect(self, name: str, attributes: str) -> str | None:
+        what = None
         if _HIDDEN.search(attributes):
-            return self._push(name, "hide")
-        if _QUOTE.search(attributes) or (name == "blockquote" and _QUOTE_IN_BLOCKQUOTE.search(attributes)):
-            return self._push(name, "quote")
-        if size := _FONT_SIZE.search(attributes):
+            what = "hide"
+        elif _QUOTE.search(attributes) or (name == "blockquote" and _QUOTE_IN_BLOCKQUOTE.search(attributes)):
+            what = "quote"
+        elif name == "blockquote":
+            what = "indent" if _INDENTED.search(attributes) else "block"
+        elif size := _FONT_SIZE.search(attributes):
             # Layouts set 0 on a row and the real size on its cells; preheaders are set in 0 or 1.
             if float(size[1]) <= 1:
-                return self._push(name, "tiny")
-            if any(mark[2] == "tiny" for mark in self._marks):
-                return self._push(name, "normal")
-        if name == "blockquote":
-            return self._push(name, "indent" if _INDENTED.search(attributes) else "block")
-        return False
+                what = "tiny"
+            elif any(mark[2] == "tiny" for mark in self._marks):
+                what = "normal"
+        return what
 
     def _push(self, name: str, what: str) -> bool:
         if len(self._marks) >= _MAX_MARKS:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from enrichment.text.patterns import Pattern
+
 __all__ = ["is_notice", "without_banner"]
 
 _THIS_MAIL: Final = (
@@ -29,12 +31,12 @@ _MARK: Final = (
     r"atención|aviso|advertencia|precaución|cuidado|atenção|avviso|avertissement|prudence|let op|waarschuwing|advarsel|"
     r"obs|notice|notice|important|be careful|security notice|stop|ext)"
 )
-_SAYS_OUTSIDE: Final = re.compile(
+_SAYS_OUTSIDE: Final = Pattern(
     rf"[\W_]{{0,20}}(?:(?:{_MARK})[\W_]{{1,12}}(?:(?:e-?mail|mail|sender|message|nachricht|absender)[\W_]{{1,12}})?)?"
     rf"(?:{_THIS_MAIL})(?:[^.!?\n]|\.(?=\w)){{0,120}}?{_OUTSIDE}(?:[^.!?\n]|\.(?=\w)){{0,160}}(?:[.!?]+|$)",
     re.IGNORECASE,
 )
-_ALONE: Final = re.compile(
+_ALONE: Final = Pattern(
     r"[\W_]{0,20}(?:caution|warning|achtung|attention|\*+|-+)?[\W_]{0,12}(?:external|extern(?:e|er|es)?|externo|"
     r"esterno|ekstern)[\W_]{1,3}"
     r"(?:e-?mail|sender|message|mail|nachricht|absender|courriel|expéditeur|correo|mittente|afzender|afsender)"
@@ -48,7 +50,7 @@ _ALONE: Final = re.compile(
     re.IGNORECASE,
 )
 # What a banner says next; never enough by itself.
-_ADVICE: Final = re.compile(
+_ADVICE: Final = Pattern(
     r"[\W_]{0,10}(?:please )?(?:(?:do not|don't|never|avoid|be (?:careful|cautious|wary|vigilant)|use caution|"
     r"exercise caution|think before|treat|verify|only click|"
     r"stop and think|report|learn why|some people who received|make sure|ensure|if (?:you (?:are unsure|don't|do not|"
@@ -60,14 +62,14 @@ _ADVICE: Final = re.compile(
     r"[^.!?\n]{0,260}(?:[.!?]+|$)",
     re.IGNORECASE,
 )
-_BANNER_TAIL: Final = re.compile(
+_BANNER_TAIL: Final = Pattern(
     r"link|attach|click|sender|content|open|trust|safe|suspicious|caution|phish|why this is important|"
     r"anh[aä]ng|anlage|absender|vertrau|pièce|lien|expéditeur|enlace|adjunto|remitente|"
     r"allegat|mittente|bijlage|afzender|vedhæft|afsender|anexo|remetente",
     re.IGNORECASE,
 )
 
-_SINGLE: Final = re.compile(
+_SINGLE: Final = Pattern(
     r"[\W_]{0,8}(?:please (?:consider|think of) the environment|think before (?:you )?print|bitte denken sie an die "
     r"umwelt|"
     r"pensez à l'environnement|avant d'imprimer|antes de imprimir|prima di stampare|denk aan het milieu|tænk på "
@@ -79,37 +81,57 @@ _SINGLE: Final = re.compile(
 )
 # Families of what a legal notice says; it says things of at least three, and who reads it never does.
 _SAYS: Final = tuple(
-    re.compile(pattern, re.IGNORECASE)
+    Pattern(pattern, re.IGNORECASE)
     for pattern in (
-        r"confidential|privileged|vertraulich|confidentiel|confidencial|riservat|vertrouwelijk|fortrolig|proprietary|"
-        r"geheim|geschützt|konfidenti|poufn",
-        r"intended (?:only|solely|exclusively|for|recipient|addressee)|for the (?:sole|exclusive) use|solely for|"
-        r"only for the (?:use|person|addressee|individual)|(?:ausschlie(?:ß|ss)lich|nur|allein|lediglich) für|"
-        r"bestimmungsgemäß|(?:ist|sind) .{0,40}bestimmt|destiné|exclusivement|réservé|exclusiv[ao]|(?:únic|exclusiv|"
-        r"sol)amente|dirigid[oa]|destinad|esclusiv|destinat|"
-        r"uitsluitend|alleen bestemd|bestemd (?:voor|is)|udelukkende|kun (?:beregnet|bestemt)|beregnet (?:til|for)|"
-        r"endast avsett",
-        r"recipient|addressee|empfänger|adressat|destinataire|destinatari|destinatário|geadresseerde|ontvanger|"
-        r"modtager|mottagare|person or entity|to whom (?:it is|they are) addressed",
-        r"(?:this|the) (?:e-?mail|message|communication|transmission|mail)|diese[rs]? (?:e-?mail|mail|nachricht)|"
-        r"ce(?:t|tte)? (?:e-?mail|message|courriel|transmission)|"
-        r"este (?:correo|mensaje|e-?mail)|quest[oa] (?:e-?mail|messaggio|mail|comunicazione)|dit (?:bericht|e-?mail)|"
-        r"deze (?:e-?mail|mail)|denne (?:e-?mail|mail|besked|meddelelse)|est[ae] (?:e-?mail|mensagem|correio)|any "
-        r"attachments?|anhänge|anlagen|pièces jointes|allegati",
-        r"\b(?:delete|destroy|löschen|vernichten|supprimer|détruire|eliminar|elimine|borr|destru|cancell|distrugg|"
-        r"verwijder|vernietig|slet|apag|elimin)",
-        r"in error|by mistake|irrtümlich|versehentlich|par erreur|por error|por equivocación|per errore|ten onrechte|"
-        r"per abuis|abusievelijk|ved en fejl|ved en fejltagelse|por engano|nicht der richtige|not the (?:intended|"
-        r"named)|"
-        r"n'êtes pas le|no es (?:el|usted)|non (?:è|siete) il|niet de (?:beoogde|geadresseerde)|ikke (?:er )?den|não "
-        r"(?:é|for)",
-        r"prohibited|unauthori[sz]ed|untersagt|nicht gestattet|unbefugt|interdite?s?\b|prohibid|vietat|proibid|"
-        r"verboden|niet toegestaan|forbudt|strictly|"
-        r"disclos|disseminat|weitergabe|divulg|diffusion|verspreid|openbaarmaking|videregiv|dissémin|views|opinions|"
-        r"liability|virus|haftung|responsab|aansprakelijk",
+        (
+            r"confidential|privileged|vertraulich|confidentiel|confidencial|riservat|vertrouwelijk|fortrolig|"
+            r"proprietary|"
+            r"geheim|geschützt|konfidenti|poufn"
+        ),
+        (
+            r"intended (?:only|solely|exclusively|for|recipient|addressee)|for the (?:sole|exclusive) use|solely for|"
+            r"only for the (?:use|person|addressee|individual)|(?:ausschlie(?:ß|ss)lich|nur|allein|lediglich) für|"
+            r"bestimmungsgemäß|(?:ist|sind) .{0,40}bestimmt|destiné|exclusivement|réservé|exclusiv[ao]|(?:únic|"
+            r"exclusiv|"
+            r"sol)amente|dirigid[oa]|destinad|esclusiv|destinat|"
+            r"uitsluitend|alleen bestemd|bestemd (?:voor|is)|udelukkende|kun (?:beregnet|bestemt)|beregnet (?:til|for)|"
+            r"endast avsett"
+        ),
+        (
+            r"recipient|addressee|empfänger|adressat|destinataire|destinatari|destinatário|geadresseerde|ontvanger|"
+            r"modtager|mottagare|person or entity|to whom (?:it is|they are) addressed"
+        ),
+        (
+            r"(?:this|the) (?:e-?mail|message|communication|transmission|mail)|diese[rs]? (?:e-?mail|mail|nachricht)|"
+            r"ce(?:t|tte)? (?:e-?mail|message|courriel|transmission)|"
+            r"este (?:correo|mensaje|e-?mail)|quest[oa] (?:e-?mail|messaggio|mail|comunicazione)|dit (?:bericht|"
+            r"e-?mail)|"
+            r"deze (?:e-?mail|mail)|denne (?:e-?mail|mail|besked|meddelelse)|est[ae] (?:e-?mail|mensagem|correio)|any "
+            r"attachments?|anhänge|anlagen|pièces jointes|allegati"
+        ),
+        (
+            r"\b(?:delete|destroy|löschen|vernichten|supprimer|détruire|eliminar|elimine|borr|destru|cancell|distrugg|"
+            r"verwijder|vernietig|slet|apag|elimin)"
+        ),
+        (
+            r"in error|by mistake|irrtümlich|versehentlich|par erreur|por error|por equivocación|per errore|ten "
+            r"onrechte|"
+            r"per abuis|abusievelijk|ved en fejl|ved en fejltagelse|por engano|nicht der richtige|not the (?:intended|"
+            r"named)|"
+            r"n'êtes pas le|no es (?:el|usted)|non (?:è|siete) il|niet de (?:beoogde|geadresseerde)|ikke (?:er )?den|"
+            r"não "
+            r"(?:é|for)"
+        ),
+        (
+            r"prohibited|unauthori[sz]ed|untersagt|nicht gestattet|unbefugt|interdite?s?\b|prohibid|vietat|proibid|"
+            r"verboden|niet toegestaan|forbudt|strictly|"
+            r"disclos|disseminat|weitergabe|divulg|diffusion|verspreid|openbaarmaking|videregiv|dissémin|views|"
+            r"opinions|"
+            r"liability|virus|haftung|responsab|aansprakelijk"
+        ),
     )
 )
-_PERSONAL: Final = re.compile(
+_PERSONAL: Final = Pattern(
     r"\b(?:I|I'm|my|ich|mein\w*|je|j'ai|mon|ma|mes|yo|mi|mio|mia|ik|mijn|jeg|min|mit|eu|meu|minha)\b"
 )
 

@@ -1,8 +1,8 @@
 """From a ticket to the text that every model reads: the subject, and what the writer says.
 
-A body is turned into lines, and each line gets one kind: the writer's own words, or what mail programs, mail servers and
-machines put beside them. Own lines make the text. Where nothing of the writer's is left, the rest is the matter: a
-forwarded mail, a quotation, a stack trace.
+A body is turned into lines, and each line gets one kind: the writer's own words, or what mail programs, mail servers
+and machines add. Own lines make the text. If nothing of the writer is left, the rest is the matter: a forwarded mail, a
+quotation, a stack trace.
 """
 
 from __future__ import annotations
@@ -167,7 +167,9 @@ def _keep_last(texts: list[str], kinds: list[_Kind], start: int, end: int, rest:
             kinds[line] = _Kind.BANNER
 
 
-def _find_quoted(texts: list[str], kinds: list[_Kind], lines: list[Line], subject: str) -> None:
+def _find_quoted(  # noqa: C901 - one pass over the lines, one branch per kind of line
+    texts: list[str], kinds: list[_Kind], lines: list[Line], subject: str
+) -> None:
     """Marks quoted mail, and the headers that announce it."""
     replied = _REPLY.match(subject) is not None
     weak_quotes = replied

@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from enrichment.text.patterns import Pattern
+
 __all__ = ["is_device_line", "signature_start"]
 
 _MAX_LINES: Final = 14  # of a signature
 _MAX_WORDS: Final = 70
 _MAX_LINE: Final = 120  # characters of one of its lines
 
-_CLOSING: Final = re.compile(
+_CLOSING: Final = Pattern(
     r"(?:(?:(?:with|many|my|our|very|sunny|sincere) ){0,2}(?:(?:kind(?:est)?|best|warm(?:est)?|friendly) )"
     r"?(?:regards|wishes|greetings)|"
     r"(?:[\w-]{1,12} ){0,2}(?:regards|wishes|greetings)(?: from [\w-]{1,20})?|"
@@ -36,8 +38,8 @@ _CLOSING: Final = re.compile(
     r"(?P<rest>[\s,.!;–—-].*)?$",
     re.IGNORECASE,
 )
-_DELIMITER: Final = re.compile(r"(?:--|—|__)\s?$")
-_DEVICE: Final = re.compile(
+_DELIMITER: Final = Pattern(r"(?:--|—|__)\s?$")
+_DEVICE: Final = Pattern(
     r"(?:sent (?:from|via|with|using)|get|von|gesendet (?:von|mit|über)|envoyé (?:de|depuis|avec)|télécharger|"
     r"obtenez|enviado (?:desde|con|do|de|a partir)|obtener|inviato (?:da|con)|scarica|"
     r"verzonden (?:vanaf|met|via)|verstuurd (?:vanaf|met|via)|download|sendt (?:fra|med)|hent|skickat från|holen sie "
@@ -48,20 +50,20 @@ _DEVICE: Final = re.compile(
     r"mobil|tablet|thunderbird|zoho mail|spark|airmail)\b[^?!\n]{0,50}$",
     re.IGNORECASE,
 )
-_POSTSCRIPT: Final = re.compile(r"p\.? ?s\.?[:.,\s]", re.IGNORECASE)
-_SENTENCE: Final = re.compile(
+_POSTSCRIPT: Final = Pattern(r"p\.? ?s\.?[:.,\s]", re.IGNORECASE)
+_SENTENCE: Final = Pattern(
     r"(?:please|can|could|would|will|shall|i|i'm|i've|i'd|we|we've|we're|my|our|it|it's|this|that|these|those|there|"
     r"if|and|but|also|so|however|when|what|why|how|where|who|is|are|do|does|did|"
     r"the|a|an|you|your|in|on|at|for|since|after|before|because|now|still|bitte|ich|wir|es|das|die|der|je|nous|il|"
     r"merci de|por favor|yo|no|non|io|ik|wij|het|jeg|vi|det|eu)\b",
     re.IGNORECASE,
 )
-_CONTACT: Final = re.compile(
+_CONTACT: Final = Pattern(
     r"[\w.+-]{1,64}@[\w.-]{2,80}|\bwww\.|https?://|\b(?:tel|phone|mobile|mobil|fax|cell|office|direct|telefon|"
     r"e-?mail|ph|m|t|f|p|o|d)\b\.?\s?[:.+(\d]|\+?\d[\d\s()./-]{6,20}\d",
     re.IGNORECASE,
 )
-_NAME_WORD: Final = re.compile(r"[^\W\d_][\w.'’&-]*$")
+_NAME_WORD: Final = Pattern(r"[^\W\d_][\w.'’&-]*$")
 _PARTICLES: Final = frozenset("and of the from aus de da di do dos van von der den la le du del & zu af y e".split())
 # Title case at the end of a ticket that is no name.
 _MATTER: Final = frozenset(

@@ -1,4 +1,4 @@
-"""From MODEL_BUNDLE to a verified bundle on this machine's own disk, copied once per container."""
+"""Copies the bundle at MODEL_BUNDLE to the local disk, once per container, and verifies it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["install_bundle"]
 
 
 def install_bundle(uri: str, cache: str, s3: Callable[[], Any]) -> Path:
-    """Copies the bundle at `file:///folder` or `s3://bucket/prefix` to `<cache>/<digest>` and returns that folder.
+    """Copies the bundle at `file:///directory` or `s3://bucket/prefix` to `<cache>/<digest>`; returns that directory.
 
-    Every file is hashed on the way. What stands there already is trusted, unless a file of it is absent or cut short:
-    then it is copied anew. `s3()` makes a client where one is needed. Raises BundleMissing, BundleInvalid or
-    BundleCorrupt.
+    Every file is hashed during the copy. An existing copy is trusted, unless a file is missing or has the wrong size;
+    then the bundle is copied again. `s3()` returns a client and is called only for s3://. Raises BundleMissing,
+    BundleInvalid or BundleCorrupt.
     """
     parts = urlparse(uri)
     if parts.scheme == "file":
@@ -44,8 +44,8 @@ def _whole(open_file: Callable[[str], BinaryIO], cache: str, uri: str) -> Path:
             return folder
     except BundleError:
         pass
-    # Left as it is, every start in this container would fail, however often it is tried. The name is one that the
-    # sweep of enrichment.bundle knows, should this process be killed now.
+    # If the damaged copy stayed, every start in this container would fail. enrichment.bundle deletes directories with
+    # this name pattern, in case this process is killed now.
     aside = folder.with_name(f"{folder.name}.part-{platform.node()}-{os.getpid()}.damaged")
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
@@ -69,7 +69,7 @@ def _from_s3(client: Any, bucket: str, prefix: str) -> Callable[[str], BinaryIO]
     def open_file(name: str) -> BinaryIO:
         key = f"{prefix}/{name}" if prefix else name
         try:
-            # Closed, not entered: what a StreamingBody gives to `with` is the bare stream, without botocore's errors.
+            # closing(), because a StreamingBody used in `with` yields the raw stream, whose errors are not botocore's.
             return cast("BinaryIO", closing(client.get_object(Bucket=bucket, Key=key)["Body"]))
         except (ClientError, BotoCoreError) as error:
             raise BundleMissing(

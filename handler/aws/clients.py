@@ -1,4 +1,4 @@
-"""The one factory of AWS clients: for the function, the worker and the commands."""
+"""Creates all AWS clients: those of the function, the worker and the commands."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["client_factory"]
 def client_factory(endpoint_url: HttpUrl | str | None) -> Callable[..., Any]:
     """Returns `client(service, *, connections, read_timeout, connect_timeout, attempts)`, on one boto3 session.
 
-    One session, because making clients from it parses each service description once. boto3 sessions are not
-    thread-safe: call the factory from one thread at a time; the clients themselves may be shared.
-    `connections` is the size of the HTTP pool, timeouts are in seconds, `attempts` counts the first call too.
+    All clients share one session, which parses each service description only once. boto3 sessions are not thread-safe:
+    call the factory from one thread at a time; the clients themselves are thread-safe. `connections` is the size of
+    the HTTP pool, timeouts are in seconds, and `attempts` includes the first call.
     """
     session: list[boto3.session.Session] = []
 

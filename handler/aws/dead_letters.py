@@ -1,9 +1,9 @@
 """The adapter that sends rejected messages to the DLQ with their reason, and defers failed ones.
 
-A DLQ message says why it is there: the attribute `Reason` is a stable code, `Rejection` a JSON object with the errors,
-the stage, the original message id, the time, and when the message was sent first (`first_sent`, in milliseconds). The
-body, the sender's attributes, MessageGroupId and AWSTraceHeader stay as they were; a sender's own attribute `Reason` or
-`Rejection` moves into our `Rejection`.
+Two attributes of a DLQ message say why it was rejected: `Reason` is a stable code, `Rejection` a JSON object with the
+errors and their stage, the original message id, the time, and when the message was sent first (`first_sent`, in
+milliseconds). The body, the sender's attributes, MessageGroupId and AWSTraceHeader are kept; a sender's own attribute
+`Reason` or `Rejection` moves into our `Rejection`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class SqsDeadLetters:
     def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
         """As DeadLetters.reject; attributes beyond SQS's ten move into `Rejection`.
 
-        A message close to SQS's size limit leaves little room: its errors are shortened, then left out, and if there
-        is no room even for the code, the message is sent unchanged.
+        If the message is close to SQS's size limit, some errors, then all errors are left out; if not even the code
+        fits, the message is sent unchanged.
         """
         body = _body(record)
         attributes = _with_reason(record, reasons, code, MAX_BYTES - len(body.encode()))
         self._dlq.send_one(body, attributes, system_attributes(record.get("attributes") or {}))
 
     def defer(self, record: Mapping[str, Any], seconds: int) -> None:
-        """As DeadLetters.defer. If the call fails, the queue's visibility timeout has the same effect, only later."""
+        """As DeadLetters.defer. If the call fails, the message is retried after the queue's visibility timeout."""
         try:
             self._queue.change_visibility_one(record["receiptHandle"], seconds)
         except (MessageError, KeyError):
@@ -82,7 +82,7 @@ def _codes(error: type[EnrichmentError]) -> frozenset[str]:
 
 def _body(record: Mapping[str, Any]) -> str:
     body = record.get("body")
-    # SQS delivers no record without a body and accepts no empty one.
+    # SQS never delivers a record without a body, and does not accept an empty one.
     return body if isinstance(body, str) and body else json.dumps(record, default=str)
 
 

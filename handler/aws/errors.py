@@ -1,4 +1,4 @@
-"""Errors of botocore as errors of the handler: permanent or transient."""
+"""Maps botocore's errors to the handler's errors, which are permanent or transient."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _THROTTLES: Final = frozenset(
 
 
 def from_aws(error: ClientError | BotoCoreError, operation: str) -> MessageError:
-    """Map the error of a call to AWS; `operation` is the API's name of the call and begins the text of the result.
+    """Map the error of an AWS call; `operation` is the name of the API operation, and the result's text starts with it.
 
-    Raise the result `from error`: the command line tools read AWS's own words from there.
+    Raise the result `from error`: the commands read AWS's message from there.
     """
     if not isinstance(error, ClientError):
         return ServiceFailed(f"{operation}: {type(error).__name__}")

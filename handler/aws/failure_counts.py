@@ -1,7 +1,7 @@
-"""How often each message failed through its own fault, counted where every container and worker sees it.
+"""Counts the failures that each message caused itself, in the table, which all containers and workers share.
 
-SQS has one receive counter for all causes. After an outage of two hours a good message has been received 20 times, so
-that counter cannot tell a ticket whose model fails from one that waited for DynamoDB.
+SQS's receive count includes all causes. After an outage of two hours a good message has been received 20 times, so the
+receive count cannot distinguish a ticket whose model fails from one that waited for DynamoDB.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DynamoFailureCounts"]
 
-_KEPT: Final = 14 * 24 * 3600  # seconds: no message stays in a queue of SQS for longer
-_CREATED_AT: Final = -1  # no ticket has it, so an item that counts never takes the place of a ticket's
+_KEPT: Final = 14 * 24 * 3600  # seconds: SQS's longest retention period
+_CREATED_AT: Final = -1  # no ticket has this value, so these items never overwrite a ticket's
 
 
 class DynamoFailureCounts:
-    """FailureCounts in the table of the tickets: an item per message, without the attributes that its index needs.
+    """FailureCounts in the table of the tickets: one item per message, which is not in the index.
 
-    DynamoDB deletes the item after two weeks, by its time to live `expires_at`.
+    DynamoDB deletes the item after two weeks (time to live, attribute `expires_at`).
     """
 
     def __init__(self, client: DynamoDBClient, table: str) -> None:
@@ -33,7 +33,7 @@ class DynamoFailureCounts:
         self._table = table
 
     def add(self, message_id: str, receive_count: int) -> int:
-        """As FailureCounts.add. A set of receives, not a number: botocore may repeat a call that was carried out."""
+        """As FailureCounts.add. A set of receives, not a counter, because botocore may retry a call that succeeded."""
         try:
             answer = self._client.update_item(
                 TableName=self._table,

@@ -1,9 +1,9 @@
-"""Every call to SQS that this project makes: the function's, the worker's and dlq-replay's.
+"""All calls to SQS: those of the function, the worker and dlq-replay.
 
-When a whole call fails, the error that handler.aws.errors.from_aws makes of it is raised: Throttled or ServiceFailed.
-A batch call can also succeed for some of its entries only. Each batch method therefore returns one result per entry, in
-the order of the entries, and an entry counts as done only if SQS lists it under `Successful`: an answer may list the
-others under `Failed` or leave them out.
+If a call fails completely, Throttled or ServiceFailed is raised (handler.aws.errors.from_aws). A batch call can also
+succeed for only some of its entries. Each batch method therefore returns one result per entry, in the same order, and
+an entry counts as done only if SQS lists it under `Successful`: a response can list the others under `Failed`, or omit
+them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Attribute = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueAttributes:
-    """The attributes of a queue that matter here. The three numbers of messages are SQS's estimates."""
+    """The attributes of a queue that are used here. The three numbers of messages are SQS's estimates."""
 
     arn: str
     visibility_timeout: int = 30  # seconds
@@ -148,7 +148,7 @@ class Queue:
         return self._settle("DeleteMessageBatch", self._client.delete_message_batch, receipts)
 
     def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[bool]:
-        """Make a batch invisible for `seconds` from now on, 0 makes it visible; True where SQS confirms it."""
+        """Make a batch invisible for `seconds` from now; 0 makes it visible. True where SQS confirms it."""
         change = self._client.change_message_visibility_batch
         return self._settle("ChangeMessageVisibilityBatch", change, receipts, VisibilityTimeout=seconds)
 
@@ -181,7 +181,7 @@ class MoveTaskState:
 
 
 class MoveTask:
-    """A StartMessageMoveTask from a DLQ to a queue, started at once. Raises Throttled or ServiceFailed."""
+    """A StartMessageMoveTask from a DLQ to a queue; the constructor starts it. Raises Throttled or ServiceFailed."""
 
     def __init__(
         self, client: SQSClient, source_arn: str, destination_arn: str, max_per_second: int | None = None
@@ -194,7 +194,7 @@ class MoveTask:
         self._handle = answer["TaskHandle"]
 
     def state(self) -> MoveTaskState:
-        """Ask SQS how far the task is."""
+        """Ask SQS for the task's progress."""
         tasks = self._client.list_message_move_tasks
         results = _call("ListMessageMoveTasks", tasks, SourceArn=self._source_arn, MaxResults=10).get("Results", [])
         if not results:
@@ -210,7 +210,7 @@ class MoveTask:
         )
 
     def cancel(self) -> None:
-        """Ask SQS to stop the task. Messages that were moved stay moved."""
+        """Ask SQS to stop the task. Messages that were already moved stay in the destination."""
         _call("CancelMessageMoveTask", self._client.cancel_message_move_task, TaskHandle=self._handle)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AwsTicketSink", "S3TicketSource"]
 
-_MAX_SUBJECT: Final = 1000  # characters; the table serves lists; S3 holds the whole subject
+_MAX_SUBJECT: Final = 1000  # characters; the table is for lists, S3 has the whole subject
 
 
 class S3TicketSource:
@@ -32,7 +32,7 @@ class S3TicketSource:
         self._max_bytes = max_bytes
 
     def fetch(self, reference: StoredTicket) -> RawObject:
-        """As TicketSource.fetch; reads no more than the limit, whatever the object's size."""
+        """As TicketSource.fetch; does not read objects that exceed the limit."""
         if reference.bucket != self._bucket:
             raise BucketUnexpected("the notification names a bucket other than RAW_BUCKET")
         try:
@@ -49,7 +49,7 @@ class S3TicketSource:
 
 
 class AwsTicketSink:
-    """Enriched tickets in a versioned bucket, and their extract in a table."""
+    """Enriched tickets in a versioned bucket, with an extract in a table."""
 
     def __init__(self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str) -> None:
         self._s3 = s3
@@ -79,7 +79,7 @@ class AwsTicketSink:
         )
 
     def store(self, write: Write) -> Commit | None:
-        """As TicketSink.store. The item names the object's version, so readers that follow it see whole writes only."""
+        """As TicketSink.store. The item contains the object's version, so its readers never see a partial write."""
         try:
             put = self._s3.put_object(
                 Bucket=self._bucket, Key=write.key, Body=write.body, ContentType="application/json"
@@ -132,7 +132,9 @@ def _item(write: Write, version_id: str) -> dict[str, Any]:
     }
     return {
         **{name: {"S": value} for name, value in texts.items()},
-        # DynamoDB holds decimals: the shortest text that reads back as the same float.
+        # DynamoDB stores decimals: repr() is the shortest text that reads back as the same float.
         **{name: {"N": str(Decimal(repr(value)))} for name, value in numbers.items()},
         "needs_review": {"BOOL": found.needs_review},
+        "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
+        "language": {"S": found.language} if found.language else {"NULL": True},
     }

@@ -1,1 +1,1 @@
-"""What the commands share: output, errors, option values and shutdown."""
+"""Code that the commands share: output, errors, option values and shutdown."""

@@ -12,7 +12,7 @@ __all__ = ["error_line", "settings_line"]
 
 _CREDENTIALS: Final = "renew the AWS credentials"
 _NETWORK: Final = "check AWS_ENDPOINT_URL and the network"
-# By AWS's error code, or by the name of botocore's exception; those that are the same for every command.
+# By AWS error code or botocore exception name; the same for every command.
 _REMEDIES: Final = {
     "ConnectTimeoutError": _NETWORK,
     "EndpointConnectionError": _NETWORK,

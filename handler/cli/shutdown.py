@@ -1,4 +1,4 @@
-"""Graceful shutdown: a waiting thread is woken by the shutdown signal, a working one sees how much time is left."""
+"""Graceful shutdown: the signal wakes a waiting thread; a working thread can read how much time is left."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TICK: Final = 0.5  # seconds
 
 
 class Shutdown:
-    """Whether shutdown was requested; the process then has `grace` seconds. Only one thread may wait on it."""
+    """The state of a shutdown: after the request, the process has `grace` seconds. Only one thread may wait on it."""
 
     def __init__(self, grace: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._grace = grace

@@ -1,19 +1,19 @@
-"""The audit file: one JSON line for each thing that was done, from which the next run with the same file continues.
+"""The audit file: one JSON line per event, from which the next run with the same file continues.
 
-Lines are written in the order of the work and flushed before the next call to SQS. They hold ids, reasons and keys,
-never a body. Each has `time` and `event`:
+Lines are written in order and flushed before the next call to SQS. They contain ids, reasons and keys, never a body.
+Each has `time` and `event`:
 
-    begin     source, destination         a run starts; a file belongs to one pair of source and destination
+    begin     source, destination         a run starts; a file belongs to one source and destination
     sending   message_ids                 a batch is about to be sent
     sent      message_id, new_message_id  SQS accepted the message; it can be deleted from the DLQ
     failed    message_id or key, error    SQS did not accept it; it stays in the DLQ, or in S3
-    deleted   message_id                  it is deleted from the DLQ
-    refused   message_id, replay_count    it was replayed too often (--max-replays) and stays in the DLQ
+    deleted   message_id                  the message is deleted from the DLQ
+    refused   message_id, replay_count    the message was replayed too often (--max-replays) and stays in the DLQ
     enqueued  count, last_key             a backfill sent this many keys, up to this one
 
-To resume, a run reads the whole file first. A message that is `sent` but not `deleted` is deleted when it is received
-again, and not sent a second time. A message that is in `sending` with no result may have arrived or not: it is sent
-again, so it can arrive twice. A backfill continues after its `last_key`, and starts with the keys that failed.
+To resume, a run reads the whole file first. A message that was `sent` but not `deleted` is deleted when it is received
+again, and not sent a second time. A message in `sending` without a result may or may not have arrived: it is sent
+again, so it can arrive twice. A backfill first retries the keys that failed, then continues after its `last_key`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class History:
         self.enqueued = 0
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take one line into account. Raises KeyError or TypeError if it is not one of ours."""
+        """Apply one line. Raises KeyError or TypeError if it is not a line of an audit file."""
         match line["event"]:
             case "sending":
                 self.in_doubt.update(line["message_ids"])
@@ -68,9 +68,9 @@ class History:
 
 
 class Audit:
-    """Writes an audit file, from `with` to its end; with no path it writes nothing and its history is empty.
+    """Writes an audit file inside its `with` block; without a path it writes nothing and its history is empty.
 
-    Raises RequestInvalid if the file cannot be opened, is locked by another process or is about other queues.
+    Raises RequestInvalid if the file cannot be opened, is locked by another process or belongs to other queues.
     """
 
     def __init__(self, path: Path | None = None, subject: Mapping[str, str] | None = None) -> None:
@@ -137,7 +137,7 @@ class Audit:
 
 
 def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """The complete lines; the one that a killed process was writing is terminated, and ignored from now on."""
+    """The complete lines. A line that a killed process left incomplete is terminated and ignored."""
     for raw in file:
         with suppress(ValueError):
             yield json.loads(raw)

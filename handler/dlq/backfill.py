@@ -1,8 +1,8 @@
-"""A backfill: stored raw tickets are enriched again, for example after a new bundle. The DLQ plays no part in it.
+"""Backfill: enriches stored raw tickets again, for example after a new bundle. It does not use the DLQ.
 
-Each key becomes the notification that S3 sent when the object was put. S3 lists keys in byte order, so the last key
-that was sent is all that a run has to know to continue, and a million keys take no more memory than ten. A kill makes
-at most one batch come twice, and the handler skips what it has enriched already.
+For each key, it sends the notification that S3 sent when the object was put. S3 lists keys in byte order, so a run only
+needs the last key to continue, and a million keys take no more memory than ten. After a kill, at most one batch is sent
+twice, and the handler skips tickets that it has already enriched.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Backfill", "list_objects", "notification", "parse_location"]
 
-_MAX_FAILURES: Final = 1000  # more keys would fail for the same cause
+_MAX_FAILURES: Final = 1000  # after that, the run stops: other keys would fail for the same cause
 
 
 def parse_location(url: str) -> tuple[str, str]:
@@ -73,7 +73,7 @@ def notification(bucket: str, item: Mapping[str, Any]) -> str:
 
 
 class Backfill:
-    """Sends the notifications of objects to a queue, and counts in `stats`; `last_key` was the last one sent."""
+    """Sends the notifications of objects to a queue, counted in `stats`; `last_key` is the last key sent."""
 
     def __init__(self, bucket: str, queue: Queue, options: Options, audit: Audit, limiter: RateLimiter) -> None:
         self.stats = Stats()

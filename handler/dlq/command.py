@@ -1,6 +1,6 @@
 """`dlq-replay`: the commands.
 
-    dlq-replay count                               number of messages; with a filter, by reason
+    dlq-replay count                               number of messages; with a filter, per reason
     dlq-replay peek --reason schema_violation      the messages, and why they are in the DLQ
     dlq-replay replay --dry-run --older-than 2h    what a replay would send, by reason
     dlq-replay replay --reason throttled --rate 20 --audit replay.jsonl
@@ -8,8 +8,8 @@
     dlq-replay backfill s3://tickets-raw/2026/     stored tickets again, for example after a new bundle
 
 The queues are DLQ_URL and QUEUE_URL, unless --source and --destination name others. `count` with a filter, `peek` and
-`replay --dry-run` receive messages in order to read them: a message is invisible to other consumers until the command
-ends, is made visible then, and its receive count has grown by one. Only `count` without a filter receives nothing.
+`replay --dry-run` receive messages to read them: they are invisible to other consumers until the command ends, and
+their receive counts grow by one. `count` without a filter receives nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ app = typer.Typer(
 
 @command(app, "source", *FILTER, "as_json", *SCAN)
 def count(options: Options) -> None:
-    """Count messages: by SQS's own estimate or, with a filter, by reading each of them."""
+    """Count messages: SQS's estimate or, with a filter, an exact number per reason, for which each message is read."""
     dlq = _open(_client("sqs"), _required(options.source, _SOURCE))
     if options.filter.is_empty:
         write(depth_rows(dlq.attributes), form_of(as_json=options.as_json))
@@ -67,9 +67,9 @@ def count(options: Options) -> None:
 
 @command(app, "source", *FILTER, "limit", "as_json", *SCAN)
 def peek(options: Options) -> None:
-    """Show messages and why they are in the DLQ; --json shows everything, including the body.
+    """Show messages and why they are in the DLQ; with --json everything, including the body.
 
-    In a pipe, the columns are separated by tabs: time sent, reason, replays, message id, what it refers to, error.
+    Columns in a pipe, separated by tabs: time sent, reason, replay count, message id, tickets, error.
     """
     messages: list[DlqMessage] = []
     dlq = _open(_client("sqs"), _required(options.source, _SOURCE))
@@ -86,13 +86,13 @@ def peek(options: Options) -> None:
 def replay(options: Options) -> None:
     """Send messages from the DLQ to their queue, then delete those that SQS has accepted. The default command.
 
-    This is our own copy, message by message, with filters, a limit, a rate and an audit file; `redrive` lets SQS move
-    everything instead. Reason and Rejection are removed; ReplayCount, OriginalMessageId and ReplayedAt are added as far
-    as SQS's ten attributes allow. If the command is killed, nothing is lost and at most one batch of ten arrives twice.
+    Unlike `redrive`, it copies the messages itself, with filters, a limit, a rate and an audit file. Reason and
+    Rejection are removed; ReplayCount, OriginalMessageId and ReplayedAt are added if SQS's limit of ten attributes
+    allows it. If the command is killed, no message is lost and at most one batch of ten is sent twice.
 
-    With --dry-run, messages are received to read them, so they are invisible to other consumers until the command ends.
+    --dry-run receives the messages to read them: they are invisible to other consumers until the command ends.
 
-    Exit code 0: all selected messages were sent and deleted; 1: some were not; 2: nothing was started.
+    Exit code 0: all selected messages were sent and deleted; 1: some were not; 2: the command did not start.
     """
     dlq, target = _open_pair(options)
     if options.dry_run:
@@ -124,8 +124,8 @@ def replay(options: Options) -> None:
 def redrive(options: Options) -> None:
     """Let SQS move all messages out of the DLQ (StartMessageMoveTask), and wait for it; Ctrl-C cancels the task.
 
-    Up to 500 messages per second, but without filters, limit, audit file and ReplayCount; `replay` has them. Reason and
-    Rejection stay on the messages, and their receive counts start again at zero.
+    SQS moves up to 500 messages per second, but without the filters, limit, audit file and ReplayCount of `replay`. The
+    messages keep Reason and Rejection, and their receive counts start again at zero.
     """
     if options.rate is not None and not (options.rate.is_integer() and 1 <= options.rate <= MAX_RATE):
         raise RequestInvalid(f"the rate of a redrive is a whole number from 1 to {MAX_RATE}")
@@ -150,9 +150,9 @@ def redrive(options: Options) -> None:
     *("dry_run", "audit", "raw_bucket", "force", "yes", "as_json"),
 )
 def backfill(options: Options) -> None:
-    """Send stored raw tickets to the queue again, as S3 notified them; the times are those of the objects.
+    """Send an S3 notification for each stored raw ticket to the queue, for example to apply a new model bundle.
 
-    With --audit, a run continues after the last key of the one before.
+    With --audit, a run continues after the last key of the previous run.
     """
     bucket, prefix = parse_location(options.stored)
     target = _open(_client("sqs"), _required(options.destination, _DESTINATION))
@@ -245,7 +245,7 @@ def _stopping_on_signals() -> Iterator[Shutdown]:
 
 
 def _scan(dlq: _OpenQueue, options: Options, on_message: Callable[[DlqMessage], None]) -> Stats:
-    """Read the selected messages, and make everything visible again."""
+    """Read the selected messages, then make all received messages visible again."""
     with _stopping_on_signals() as shutdown, progress("scanning", dlq.attributes.visible) as advance:
         scan = Scan(dlq.queue, options, shutdown)
         with scan.in_flight:
@@ -268,7 +268,7 @@ def _count_by_reason(dlq: _OpenQueue, options: Options) -> None:
 
 
 def _warn_of_gaps(dlq: _OpenQueue, options: Options) -> None:
-    """Say which messages the filter could not judge, and which could not be received."""
+    """Warn about messages that --match could not evaluate, and about those that could not be received."""
     if options.match is not None and options.match.type_errors:
         number, error = options.match.type_errors, options.match.type_error
         warn(f"--match could not be evaluated on {number} messages, which were skipped: {error}")

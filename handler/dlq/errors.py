@@ -44,7 +44,7 @@ class RequestInvalid(DlqError):
 
 
 def describe(error: MessageError) -> str:
-    """An error of handler.aws in one line: the call, AWS's own words, and the remedy if we know one."""
+    """An error of handler.aws in one line: the call, AWS's message, and the remedy if one is known."""
     cause = error.__cause__
     if not isinstance(cause, ClientError | BotoCoreError):
         return str(error)

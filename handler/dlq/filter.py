@@ -1,8 +1,8 @@
 """Which DLQ messages a command selects.
 
-A message is selected if it meets every condition that was given. A message that is not selected is not changed: the
-command receives it once, keeps it in flight until the command ends, so that it does not come back meanwhile, and then
-makes it visible again. Its receive count has grown by one.
+A message is selected if it meets every given condition. A message that is not selected is not changed: the command
+receives it once, keeps it in flight until the command ends, so that it is not received again, and then makes it
+visible. Only its receive count grows, by one.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["Expression", "Filter"]
 
 
 class Expression:
-    """The JMESPath expression of --match. Raises ValueError, in one line, if it is not a valid one.
+    """The JMESPath expression of --match. Raises ValueError with a one-line message if it is invalid.
 
     It sees {"body", "attributes", "reason", "rejection", "message_id"}: the body parsed if it is JSON, numbers as
-    numbers, binary attributes in base64. `type_errors` counts messages for which a function got a wrong type.
+    numbers, binary attributes in base64. `type_errors` counts messages for which a function received a wrong type.
     """
 
     def __init__(self, text: str) -> None:
         try:
             self._search = jmespath.compile(text).search
-            with suppress(JMESPathTypeError):  # this document has few values, so their types prove nothing
+            with suppress(JMESPathTypeError):  # in this empty document, a wrong type means nothing
                 self._search({"body": None, "attributes": {}})  # finds unknown functions, which compile() does not
         except JMESPathError as error:
             raise ValueError(" ".join(str(error).split())) from error
@@ -56,7 +56,7 @@ class Expression:
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Conditions on a message, all of which must be true; times in milliseconds since 1970. By default it is empty."""
+    """Conditions on a message, all of which must be true; times in milliseconds since 1970. The default has none."""
 
     reasons: frozenset[str] = frozenset()
     expression: Expression | None = None
@@ -70,7 +70,7 @@ class Filter:
         return self == Filter()
 
     def selects(self, message: DlqMessage) -> bool:
-        """Whether a message is selected; an id is that in the DLQ or the one in the queue where the message failed."""
+        """Whether a message is selected; ids are compared with its id in the DLQ and in the queue where it failed."""
         return (
             (not self.message_ids or bool(self.message_ids & {message.message_id, message.source_id}))
             and (not self.reasons or message.reason in self.reasons)

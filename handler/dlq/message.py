@@ -33,10 +33,10 @@ from handler.messages import FIRST_SENT
 __all__ = ["NO_REASON", "DlqMessage", "Lineage", "Outgoing", "Unsendable", "batches", "prepare", "timestamp"]
 
 NO_REASON: Final = "redriven"
-"""How outputs and --reason name messages without a `Reason`: SQS moved them by its redrive policy."""
+"""The name of messages without a `Reason` in the output and in --reason: SQS moved them by its redrive policy."""
 
 _HANDLER_ATTRIBUTES: Final = frozenset({"Reason", "Rejection"})
-# In order of importance. The time is the first to be left out: SQS's SentTimestamp says the same.
+# In order of importance. ReplayedAt is left out first: SQS's SentTimestamp has the same information.
 _REPLAY_ATTRIBUTES: Final = ("ReplayCount", FIRST_SENT, "OriginalMessageId", "ReplayedAt")
 
 
@@ -130,7 +130,7 @@ class DlqMessage:
         for name, value in self.attributes.items():
             if name in _HANDLER_ATTRIBUTES:
                 continue
-            # SQS returns empty lists beside the value, which it refuses to accept.
+            # SQS returns empty lists next to the value, but does not accept them.
             found[name] = {key: value[key] for key in ("DataType", "StringValue", "BinaryValue") if key in value}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -144,14 +144,14 @@ class Outgoing:
     entry: Mapping[str, Any]
     size: int
     left_out: tuple[str, ...]
-    """The attributes of a replay for which there was no room."""
+    """The replay attributes that did not fit."""
 
 
 def prepare(message: DlqMessage, lineage: Lineage, destination: QueueAttributes) -> Outgoing:
-    """Make the message that a replay sends to `destination`. Raises Unsendable.
+    """The message that a replay sends to `destination`. Raises Unsendable.
 
-    Body, sender's attributes, MessageGroupId and AWSTraceHeader are kept. The sender's attributes have priority: our
-    own are left out if there are ten already, or if the body is as large as SQS allows.
+    Body, sender's attributes, MessageGroupId and AWSTraceHeader are kept. The sender's attributes have priority: the
+    replay attributes are left out if there are already ten, or if they would exceed SQS's maximum message size.
     """
     attributes = dict(message.sender_attributes)
     if len(attributes) > MAX_ATTRIBUTES:

@@ -43,44 +43,58 @@ _TIME: Final = _parser(lambda text: int(unix_time(text) * 1000))
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Every option; a command accepts a part of them. Times are milliseconds since 1970, durations seconds."""
+    """All options; each command accepts some of them. Times are milliseconds since 1970, durations seconds."""
 
     stored: Annotated[
-        str, Argument(metavar="s3://BUCKET/PREFIX", help="Where the raw tickets are.", show_default=False)
+        str, Argument(metavar="s3://BUCKET/PREFIX", help="Location of the raw tickets.", show_default=False)
     ] = ""
     source: Annotated[
-        str | None, Option(envvar="DLQ_URL", metavar="QUEUE", help="The dead-letter queue: URL, ARN or name.")
+        str | None, Option(envvar="DLQ_URL", metavar="QUEUE", help="Dead-letter queue: URL, ARN or name.")
     ] = None
     destination: Annotated[
-        str | None, Option(envvar="QUEUE_URL", metavar="QUEUE", help="The queue to send to: URL, ARN or name.")
+        str | None, Option(envvar="QUEUE_URL", metavar="QUEUE", help="Queue to send to: URL, ARN or name.")
     ] = None
     reason: Annotated[
         list[str] | None,
-        Option(metavar="CODE", help=f"Only with this Reason; {NO_REASON}: without a Reason. Can be repeated."),
+        Option(
+            metavar="CODE",
+            help=f"Only messages with this Reason; {NO_REASON}: messages without one, which SQS itself moved to the "
+            "DLQ. Can be repeated.",
+        ),
     ] = None
     match: Annotated[
         Expression | None,
         Option(
             parser=_parser(Expression),
             metavar="JMESPATH",
-            help="Only if this is true of {body, attributes, reason, rejection, message_id}; a body that is JSON is "
-            "parsed: \"attributes.source == 'mail'\", \"starts_with(body.Records[0].s3.object.key, '2026/')\".",
+            help="Only messages for which this expression is true. It reads {body, attributes, reason, rejection, "
+            "message_id}, with a JSON body parsed. Examples: \"attributes.source == 'mail'\", "
+            "\"starts_with(body.Records[0].s3.object.key, '2026/')\".",
         ),
     ] = None
     older_than: Annotated[
-        int | None, Option(parser=_TIME, metavar=WHEN, help="Only if sent before; TIME is ISO 8601.")
+        int | None,
+        Option(
+            parser=_TIME,
+            metavar=WHEN,
+            help="Only messages sent (backfill: objects modified) before this time: an age, or a TIME in ISO 8601.",
+        ),
     ] = None
     newer_than: Annotated[
         int | None,
         Option(
             parser=_TIME,
             metavar=WHEN,
-            help="Only if sent since. Messages that SQS moved to the DLQ keep the time of their first delivery.",
+            help="Only messages sent (backfill: objects modified) at or after this time. Messages that SQS moved to "
+            "the DLQ keep the time of their first send.",
         ),
     ] = None
     message_id: Annotated[
         list[str] | None,
-        Option(metavar="ID", help="Only this message, by its id in the DLQ or where it failed. Can be repeated."),
+        Option(
+            metavar="ID",
+            help="Only the message with this id, in the DLQ or in the queue where it failed. Can be repeated.",
+        ),
     ] = None
     limit: Annotated[
         int | None, Option(min=1, help="Maximum number of messages. Default: 10 for peek, otherwise no limit.")
@@ -89,36 +103,40 @@ class Options:
         float | None, Option(min=0.01, help="Maximum number of messages per second. Default: no limit.")
     ] = None
     max_replays: Annotated[
-        int | None, Option(min=1, help="Refuse messages that were replayed this often, by their ReplayCount.")
+        int | None, Option(min=1, help="Leave messages in the DLQ whose ReplayCount has reached this number.")
     ] = None
     dry_run: Annotated[bool, Option("--dry-run", help="Send nothing; show what would be sent.")] = False
     audit: Annotated[
         Path | None,
-        Option(metavar="FILE", help="Record what is done; a run with the same file resumes an interrupted one."),
+        Option(metavar="FILE", help="Write an audit file. A run with the same file resumes an interrupted one."),
     ] = None
     raw_bucket: Annotated[str | None, Option(envvar="RAW_BUCKET", hidden=True)] = None
     force: Annotated[
-        bool, Option("--force", help="Accept a source that is not the destination's DLQ, or not RAW_BUCKET.")
+        bool,
+        Option(
+            "--force",
+            help="Accept a source that is not the destination's DLQ (backfill: a bucket that is not RAW_BUCKET).",
+        ),
     ] = False
     yes: Annotated[bool, Option("--yes", "-y", help="Do not ask for confirmation.")] = False
-    as_json: Annotated[bool, Option("--json", help="Print JSON instead of tables and sentences.")] = False
+    as_json: Annotated[bool, Option("--json", help="Print JSON instead of text.")] = False
     visibility_timeout: Annotated[
         int,
         Option(
             min=1,
             max=43200,
-            help="Seconds that received messages are invisible to other consumers; extended while the command runs, so "
-            "it is the time they stay invisible after a kill.",
+            help="Visibility timeout of received messages, in seconds. It is extended while the command runs, to up to "
+            "15 minutes; after a kill, messages become visible when it ends.",
         ),
     ] = 60
-    wait: Annotated[int, Option(min=1, max=20, help="Seconds of one long poll.")] = 5
+    wait: Annotated[int, Option(min=1, max=20, help="Length of a long poll, in seconds.")] = 5
     empty_polls: Annotated[
-        int, Option(min=1, help="Number of empty receives in a row after which the queue counts as empty.")
+        int, Option(min=1, help="Number of consecutive empty receives after which the queue is considered empty.")
     ] = 3
 
     @cached_property
     def filter(self) -> Filter:
-        """What the options of FILTER describe."""
+        """The filter that the options in FILTER describe."""
         return Filter(
             reasons=frozenset(self.reason or ()),
             expression=self.match,

@@ -1,6 +1,6 @@
-"""What dlq-replay prints: a progress bar, tables of messages, a summary at the end; and the question before it starts.
+"""What dlq-replay prints: a confirmation prompt, a progress bar, tables of messages and a summary.
 
-Bodies are customers' texts: they are printed only by `peek --json`.
+Bodies are customer text: only `peek --json` prints them.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def depth_rows(attributes: QueueAttributes) -> list[Row]:
 
 
 def message_row(message: DlqMessage) -> Row:
-    """One message. In a pipe: time sent, reason, number of replays, message id, what it refers to, what was wrong."""
+    """One message. In a pipe: time sent, reason, replay count, message id, the tickets it refers to, errors."""
     sent_at = (message.sent_at or 0) // 1000
     replays = message.lineage({}).replay_count
     row = {
@@ -116,7 +116,7 @@ def message_row(message: DlqMessage) -> Row:
 
 
 def summary(stats: Stats, what: str, *, dry_run: bool = False) -> str:
-    """What a run did, in one line; `what` are messages or tickets."""
+    """What a run did, in one line; `what` is "messages" or "tickets"."""
     if dry_run:
         sent = f"{stats.selected} {what} would be sent"
     else:

@@ -1,8 +1,8 @@
-"""The redrive: SQS itself moves every message out of the DLQ (StartMessageMoveTask), and this waits for it.
+"""Redrive: SQS itself moves all messages out of the DLQ (StartMessageMoveTask); this module waits for the task.
 
-It is faster than a replay (up to 500 messages per second) and needs no consumer, but it has no filter, no limit, no
-audit file and one task at a time. Messages keep `Reason` and `Rejection`, which the handler ignores, get no
-`ReplayCount`, and start again with a receive count of zero.
+It is faster than a replay (up to 500 messages per second), but has no filter, no limit and no audit file, and SQS runs
+only one task per DLQ. Messages keep `Reason` and `Rejection`, which the handler ignores, get no `ReplayCount`, and
+their receive counts start again at zero.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _POLL: Final = 2.0  # seconds
 
 
 def wait_for(task: MoveTask, shutdown: Shutdown, on_progress: Callable[[MoveTaskState], None]) -> MoveTaskState:
-    """Wait until the task is over, and cancel it if shutdown is requested; the state says how it ended.
+    """Wait until the task has ended, and cancel it if shutdown is requested; returns its last state.
 
-    Raises Throttled or ServiceFailed; the task may continue then.
+    Raises Throttled or ServiceFailed; the task may then still be running.
     """
     cancelled = False
     while True:

@@ -1,32 +1,34 @@
-"""The replay: our own copy of messages from a DLQ to its queue. At least once: nothing is lost, little comes twice.
+"""Replay: copies messages from a DLQ to its queue, at least once. None is lost; at most one batch is sent twice.
 
 For each batch of up to ten messages:
 
-1. receive: the messages become invisible to other consumers for the visibility timeout (60 s), which is extended for as
-   long as the run has them; what the filter skips stays in flight too, and is made visible when the run ends; an empty
-   answer does not prove that the queue is empty (handler.dlq.scan);
+1. receive: the messages become invisible to other consumers for the visibility timeout (60 s), which is extended as
+   long as the run holds them; messages that the filter skips stay in flight too, and are made visible when the run
+   ends; an empty response does not prove that the queue is empty (handler.dlq.scan);
 2. write `sending` to the audit file, if there is one;
-3. send the batch; entries that fail because of SQS are retried twice, alone;
-4. write `sent` for each message that SQS accepted, `failed` for the others, which stay in the DLQ;
+3. send the batch; entries that fail with a transient error are retried up to twice;
+4. write `sent` for each message that SQS accepted, and `failed` for the others, which stay in the DLQ;
 5. delete the messages that SQS accepted, and only those; then write `deleted`.
 
-Can a message be lost? No: a message is deleted only after SQS has confirmed the copy, by the id of the new message.
-Everything else stays in the DLQ, for as long as the DLQ's retention period allows.
+Can a message be lost? No: a message is deleted only after SQS has confirmed its copy with a new message id. All other
+messages stay in the DLQ until its retention period ends.
 
-What if the send succeeds and the delete fails? The delete is tried three times. After that the message is in both
+What if the send succeeds and the delete fails? Messages whose deletion SQS does not confirm are deleted again, up to
+three attempts; a call that fails completely, after botocore's retries, ends the run. The message is then in both
 queues: it is counted as `undeleted`, and the exit code is 1. With an audit file, the next run deletes it without
-sending it again. Without one, the next run sends it again, and the handler skips what it has enriched already.
+sending it again. Without one, the next run sends it again, and the handler skips tickets that it has already enriched.
 
-What if the process is killed? Before step 3: nothing was sent, and the messages become visible when their visibility
-timeout ends. During step 3, or between 3 and 4: the next run sends the whole batch again. Between 4 and 5: the audit
-file tells the next run to delete only; without the file it sends this batch again. So at most one batch arrives twice.
-After Ctrl-C or SIGTERM the current batch is finished, and the other messages are made visible at once.
+What if the process is killed? Before step 3: nothing was sent. During step 3, or between 3 and 4: the next run sends
+the whole batch again. Between 4 and 5: the audit file tells the next run to delete only; without the file it sends this
+batch again. So at most one batch is sent twice. In all cases the messages become visible again when their visibility
+timeout ends, after at most 15 minutes (or --visibility-timeout, if that is longer). After Ctrl-C or SIGTERM the current
+batch is finished, and all other messages are made visible immediately.
 
 Why is the visibility timeout extended? A message that becomes visible during a slow replay could be received and sent a
-second time, by this run or by another. If a timeout has ended nevertheless, or is about to (the machine slept, SQS was
-slow), the message is not sent but received again.
+second time, by this run or by another. If a visibility timeout has ended anyway, or is about to (the machine slept, SQS
+was slow), the message is not sent but received again.
 
-A redrive (handler.dlq.redrive) has SQS move the messages instead: no filter, no audit, no copy of ours.
+A redrive (handler.dlq.redrive) lets SQS move the messages instead: without filters and without an audit file.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class RateLimiter:
 
     @property
     def batch_size(self) -> int:
-        """The number of messages to send together: at most those of one second, so that a low rate is an even one."""
+        """The number of messages to send together: at most one second's worth, so that a low rate is even."""
         return MAX_ENTRIES if self._rate is None else max(1, min(MAX_ENTRIES, int(self._rate)))
 
     def wait(self, number: int, in_flight: InFlight | None = None) -> None:
@@ -88,7 +90,7 @@ class Replay:
     def run(self, on_progress: Callable[[Stats], None]) -> None:
         """Replay until the scan ends, inside the caller's `with scan.in_flight`.
 
-        Raises DlqError, Throttled or ServiceFailed; `scan.stats` then are right for what was done.
+        Raises DlqError, Throttled or ServiceFailed; `scan.stats` is correct even then.
         """
         for selection in self.scan:
             self._refuse(selection.refuse)
@@ -145,7 +147,7 @@ class Replay:
         try:
             self.audit.write("sent", sent)
             self.audit.write("failed", failed)
-        finally:  # if the disk is full, too: what cannot be recorded must at least be deleted
+        finally:  # also if the disk is full: messages that were sent but not recorded must at least be deleted
             self._delete(accepted)
 
     def _delete(self, messages: Sequence[DlqMessage], *, by_earlier_run: bool = False) -> None:
@@ -174,7 +176,7 @@ class Replay:
 
 
 def send_batch(queue: Queue, entries: Sequence[Mapping[str, Any]], shutdown: Shutdown) -> list[SendResult]:
-    """Send up to ten entries and return their results; those that failed because of SQS are retried.
+    """Send up to ten entries and return their results; entries with transient errors are retried.
 
     Raises Throttled or ServiceFailed if the first call fails.
     """
@@ -187,7 +189,7 @@ def send_batch(queue: Queue, entries: Sequence[Mapping[str, Any]], shutdown: Shu
         try:
             later = queue.send([entries[number] for number in retries])
         except MessageError:
-            break  # what SQS has accepted must be deleted first; the next batch will fail in the same way
+            break  # accepted messages must be deleted first; if SQS is still down, the next batch raises
         for number, result in zip(retries, later, strict=True):
             results[number] = result
     return results

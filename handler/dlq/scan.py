@@ -1,8 +1,8 @@
 """Reading a DLQ: every message once, kept in flight until the command ends.
 
-SQS can answer a receive with nothing although messages are there: it asks a part of its servers, and messages may be in
-flight elsewhere for a moment. A scan therefore ends only after several empty receives in a row (--empty-polls), each of
-them a long poll.
+A receive can return nothing although the queue is not empty, because messages are briefly in flight elsewhere or SQS
+did not reach all of its servers. A scan therefore ends only after several consecutive empty receives (--empty-polls),
+each of them a long poll.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ _MAX_FAILURES: Final = 20
 
 @dataclass
 class Stats:
-    """What a run did, in numbers of messages (of a backfill: tickets)."""
+    """What a run did, in numbers of messages (backfill: tickets)."""
 
     scanned: int = 0
-    selected: int = 0  # the sum of the next five, and of what is being processed
+    selected: int = 0  # the sum of the next five, and of the messages being processed
     replayed: int = 0
     finished: int = 0  # sent by an earlier run, deleted by this one
     refused: int = 0  # replayed too often before
     failed: int = 0
     undeleted: int = 0  # sent, but still in the DLQ
-    returned: int = 0  # sent by this run, and back in the DLQ already
-    unmarked: int = 0  # of those sent: had no room for ReplayCount
+    returned: int = 0  # sent by this run, failed again and back in the DLQ
+    unmarked: int = 0  # sent without ReplayCount, because there was no room for it
     interrupted: bool = False
     failures: list[tuple[str, str]] = field(default_factory=list)  # the first ones: message id or key, and error
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that was selected has been sent and deleted."""
+        """Whether every selected message was sent and deleted."""
         return not (self.failed or self.refused or self.undeleted or self.interrupted)
 
     def add_failure(self, name: str, error: str) -> None:
-        """Count a failure; the first ones are kept to be shown."""
+        """Count a failure; the first ones are kept for the report."""
         self.failed += 1
         if len(self.failures) < _MAX_FAILURES:
             self.failures.append((name, error))
@@ -72,9 +72,9 @@ class _Held(NamedTuple):
 class InFlight:
     """Messages that were received and not deleted: invisible to other consumers until the `with` block ends.
 
-    The visibility timeout is short, so that messages of a killed process become visible soon, and it is extended while
+    The visibility timeout starts short, so that messages of a killed process become visible soon. It is extended while
     the process works, so that a slow replay does not receive, and send, a message twice. Each extension doubles it, up
-    to 15 minutes: a filter that skips 100,000 messages must not spend its time on extending.
+    to 15 minutes, so that a filter that skips 100,000 messages does not spend its time on extensions.
     """
 
     def __init__(self, queue: Queue, visibility_timeout: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -89,7 +89,7 @@ class InFlight:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: object) -> None:
-        """Make all messages visible; not after a second Ctrl-C, when their visibility timeout has to do it."""
+        """Make all messages visible; after a second Ctrl-C, leave that to their visibility timeout."""
         if kind is None:
             self.release()
         elif not issubclass(kind, KeyboardInterrupt):
@@ -102,11 +102,11 @@ class InFlight:
             self._hold({message.message_id: message.receipt for message in messages}, self._seconds, self._clock())
 
     def remove(self, message_id: str) -> None:
-        """Forget a message, which was deleted or is no longer ours."""
+        """Remove a message that was deleted, or that another consumer may have received."""
         self._held.pop(message_id, None)
 
     def has(self, message_id: str) -> bool:
-        """Whether no other consumer can receive the message now, nor while the next request is under way."""
+        """Whether the message is invisible to other consumers, and will be during the next request."""
         held = self._held.get(message_id)
         return held is not None and held.until - self._clock() > _SAFE_SHARE * held.seconds
 
@@ -115,7 +115,7 @@ class InFlight:
         return self._due[0][0] - self._clock() if self._due else float("inf")
 
     def extend(self) -> None:
-        """Extend what is due. What SQS does not confirm is removed: another consumer may have it."""
+        """Extend the timeouts that are due. Unconfirmed messages are removed: another consumer may have them."""
         while self.due_in() <= 0:
             _, _, seconds, ids = heapq.heappop(self._due)
             receipts = {message_id: self._held[message_id].receipt for message_id in ids if message_id in self._held}
@@ -151,7 +151,7 @@ class Selection:
 
 
 class Scan:
-    """One pass over a DLQ, which counts in `stats`; to be iterated in `with scan.in_flight`.
+    """One pass over a DLQ, counted in `stats`; iterate over it inside `with scan.in_flight`.
 
     Iterating raises Throttled or ServiceFailed.
     """
@@ -189,7 +189,7 @@ class Scan:
             yield self._select(messages)
 
     def forget(self, message: DlqMessage) -> None:
-        """Undo the selection of a message that has become visible to others: it will be received again."""
+        """Undo the selection of a message that has become visible again: it will be received once more."""
         self._seen.discard(message.message_id)
         self._to_send -= 1
         self.stats.scanned -= 1

@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 @app.callback()
 def local() -> None:
-    """Run every AWS service that the system needs on this machine."""
+    """Emulate the AWS services of the system on this machine."""
 
 
 @app.command()
@@ -31,10 +31,10 @@ def up(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free one.")] = 4566,
     environment: Annotated[
         Path | None,
-        typer.Option("--env-file", help="Also write the environment to this file, while the stack runs."),
+        typer.Option("--env-file", help="Also write the environment to this file; it is deleted at the end."),
     ] = None,
 ) -> None:
-    """Run the stack until Ctrl-C or SIGTERM, and print the environment for the other commands."""
+    """Run the stack of template.yaml until Ctrl-C or SIGTERM, and print the environment for the other commands."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with EmbeddedStack(port=port) as stack:

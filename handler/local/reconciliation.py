@@ -1,4 +1,4 @@
-"""The outcomes of tickets: as the worker logs them, and as the stores and the DLQ contain them."""
+"""The outcomes of tickets: from the worker's log, and from S3, DynamoDB and the DLQ."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Stats:
 
 
 def stored_tickets(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Enriched tickets by key: those whose item names an object version that contains the same ticket."""
+    """Enriched tickets by key; only those whose item refers to an object version with the same ticket."""
     found: dict[str, dict[str, Any]] = {}
     s3 = stack.client("s3")
     for page in stack.client("dynamodb").get_paginator("scan").paginate(TableName=environment["TABLE_NAME"]):

@@ -1,1 +1,1 @@
-"""`tickets`: what was enriched, for people and for pipes."""
+"""`tickets`: lists and shows enriched tickets."""

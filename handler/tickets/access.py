@@ -1,4 +1,4 @@
-"""How `tickets` reaches AWS: its settings, its clients, and their errors as one line each."""
+"""AWS access for `tickets`: settings, clients, and errors as one line each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMEDIES: Final = {
 
 
 class AccessSettings(BaseSettings):
-    """What `tickets` reads from the environment: a subset of the function's settings."""
+    """The settings of `tickets`: a subset of the function's."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -41,7 +41,7 @@ class AccessSettings(BaseSettings):
 
 @contextmanager
 def opened() -> Iterator[TicketRepository]:
-    """Yields the repository that the environment names.
+    """Yields the repository that the environment configures.
 
     A missing or invalid setting becomes one line on standard error and exit code 2; an AWS error inside the block
     becomes one line and exit code 1 (typer.Exit).

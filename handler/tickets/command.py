@@ -1,7 +1,7 @@
-"""`tickets`: list enriched tickets, for people and for pipes.
+"""`tickets`: lists and shows enriched tickets.
 
-    tickets show --urgent --since 2h       newest first; --watch repeats it
-    tickets get ID                         everything about one ticket
+    tickets show --urgent --since 2h       newest first; --watch refreshes the list
+    tickets get ID                         all fields of one ticket
     tickets similar ID                     the most similar tickets
     tickets count                          number of tickets per label
 
@@ -48,7 +48,7 @@ _REMEMBERED: Final = 200  # tickets that --watch remembers: a ticket may be stor
 
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Read the enriched tickets."
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="List and show enriched tickets."
 )
 
 
@@ -68,7 +68,7 @@ def show(
     """List tickets, newest first.
 
     Columns in a pipe, separated by tabs: created_at, urgency, intent, sentiment, review (yes, no), ticket_id, subject,
-    summary. With --watch in a pipe, or as JSON, each ticket is printed once, when it appears.
+    summary, language. With --watch in a pipe, or as JSON, each ticket is printed once, when it appears.
     """
     selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
     with opened() as repository:
@@ -104,8 +104,8 @@ def count(
 ) -> None:
     """Count tickets by intent, urgency and sentiment. This reads the whole index; --since reduces the cost.
 
-    Columns in a pipe, separated by tabs: task (intent, urgency, sentiment), label, number. With --watch in a pipe, or
-    as JSON, a label is printed again when its number has changed.
+    Columns in a pipe, separated by tabs: task (intent, urgency, sentiment), label, number of tickets. With --watch in a
+    pipe, or as JSON, a label is printed again when its number changes.
     """
     selection, form = _selection(urgent, urgency, intent, sentiment, needs_review, since), form_of(as_json=as_json)
     with opened() as repository:
@@ -129,9 +129,9 @@ def count(
 
 @app.command()
 def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: JsonOption = False) -> None:
-    """Show one ticket completely, from its enriched object in the version that the table names.
+    """Show all fields of one ticket, from its enriched object in S3.
 
-    Columns in a pipe, separated by tabs: name, value. --json prints the object as it is stored, with the embedding.
+    Columns in a pipe, separated by tabs: name, value. --json prints the object as stored, with the embedding.
     """
     with opened() as repository:
         item = _find(repository, ticket_id, created_at)
@@ -144,11 +144,11 @@ def resemble(
     ticket_id: IdArgument,
     *,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of tickets.")] = 10,
-    among: Annotated[int, typer.Option(min=1, help="Number of tickets to compare with, the newest ones.")] = 1000,
+    among: Annotated[int, typer.Option(min=1, help="Number of newest tickets to compare with.")] = 1000,
     created_at: CreatedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tickets that are most similar to one, by the cosine of their embeddings.
+    """List the tickets most similar to a ticket, by cosine similarity of their embeddings.
 
     Columns in a pipe: the cosine, then those of `tickets show`. Each comparison reads one object from S3.
     """

@@ -49,22 +49,30 @@ def since_seconds(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
-UrgentOption = Annotated[bool, typer.Option("--urgent", help="Only critical and high.")]
-UrgencyOption = Annotated[Priority | None, typer.Option(case_sensitive=False, help="Only this urgency.")]
-IntentOption = Annotated[str | None, typer.Option(help="Only this intent; `tickets count` lists them.")]
-SentimentOption = Annotated[Sentiment | None, typer.Option(case_sensitive=False, help="Only this sentiment.")]
-ReviewOption = Annotated[bool, typer.Option("--needs-review", help="Only tickets with an uncertain label.")]
+UrgentOption = Annotated[bool, typer.Option("--urgent", help="Only critical and high tickets.")]
+UrgencyOption = Annotated[Priority | None, typer.Option(case_sensitive=False, help="Only tickets with this urgency.")]
+IntentOption = Annotated[
+    str | None, typer.Option(help="Only tickets with this intent; `tickets count` lists the intents.")
+]
+SentimentOption = Annotated[
+    Sentiment | None, typer.Option(case_sensitive=False, help="Only tickets with this sentiment.")
+]
+ReviewOption = Annotated[bool, typer.Option("--needs-review", help="Only tickets that need review.")]
 SinceOption = Annotated[
     int | None,
-    typer.Option(parser=since_seconds, metavar=WHEN, help="Only tickets created since then; TIME is ISO 8601, in UTC."),
+    typer.Option(
+        parser=since_seconds,
+        metavar=WHEN,
+        help="Only tickets created since this time: an age, or a TIME in ISO 8601 (UTC).",
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, with all fields.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line, with all fields.")]
 WatchOption = Annotated[
     float | None,
-    typer.Option(min=0.1, metavar="[SECONDS]", help=f"Repeat, every {_PAUSE:g} s by default, until Ctrl-C."),
+    typer.Option(min=0.1, metavar="[SECONDS]", help=f"Refresh until Ctrl-C; default interval: {_PAUSE:g} s."),
 ]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The ticket_id.")]
 CreatedOption = Annotated[
     int | None,
-    typer.Option("--created-at", metavar="UNIX_SECONDS", help="Selects one of several tickets with the id."),
+    typer.Option("--created-at", metavar="UNIX_SECONDS", help="created_at of the ticket, if several have this id."),
 ]

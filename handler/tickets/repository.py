@@ -55,6 +55,8 @@ class Item(BaseModel):
     intent: str = ""
     sentiment: str = ""
     needs_review: bool = False
+    review_reasons: list[str] = []
+    language: str | None = None
     subject: str = ""
     summary: str = ""
     s3_key: str = ""

@@ -16,10 +16,19 @@ def ticket_row(item: Item, cosine: float | None = None) -> Row:
     texts = {"ticket": item.ticket_id, "subject": item.subject, "summary": item.summary}
     similarity = {} if cosine is None else {"cosine": f"{cosine:.4f}"}
     review = "yes" if item.needs_review else "no"
+    language = item.language or ""
     return Row(
         data={**({} if cosine is None else {"cosine": cosine}), **item.model_dump()},
-        cells=[*similarity.values(), moment(item.created_at), *labels.values(), review, *texts.values()],
-        shown={**similarity, "age": age(item.created_at), **labels, "?": "?" if item.needs_review else "", **texts},
+        # What a pipe cuts by its number keeps its number: the language comes last.
+        cells=[*similarity.values(), moment(item.created_at), *labels.values(), review, *texts.values(), language],
+        shown={
+            **similarity,
+            "age": age(item.created_at),
+            **labels,
+            "?": "?" if item.needs_review else "",
+            "lang": language,
+            **texts,
+        },
     )
 
 

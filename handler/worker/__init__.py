@@ -1,1 +1,1 @@
-"""`ticket-processor`: long-polls SQS and feeds the handler (Kubernetes, EC2, a laptop)."""
+"""`ticket-processor`: long-polls SQS and invokes the handler (Kubernetes, EC2, a laptop)."""

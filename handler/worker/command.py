@@ -1,4 +1,4 @@
-"""`ticket-processor`: feeds the Lambda handler from SQS without Lambda: on Kubernetes, EC2 or a laptop.
+"""`ticket-processor`: runs the Lambda handler on SQS messages without Lambda: on Kubernetes, EC2 or a laptop.
 
 The settings come from the environment (handler.settings.WorkerSettings). A light parent process serves /livez, /readyz
 and /metrics on HEALTH_PORT and supervises NUM_WORKERS processes, each of which loads the models.
@@ -28,7 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def process(
     *,
-    wait: Annotated[int, typer.Option(min=0, max=20, help="Seconds that one long poll lasts.")] = 20,
+    wait: Annotated[int, typer.Option(min=0, max=20, help="Length of a long poll, in seconds.")] = 20,
     visibility_timeout: Annotated[
         int,
         typer.Option(
@@ -45,7 +45,8 @@ def process(
         typer.Option(min=1, help="Maximum seconds per batch. Default: the queue's visibility timeout."),
     ] = None,
     grace: Annotated[
-        float, typer.Option(min=1, help="Seconds to shut down in; less than the pod's terminationGracePeriodSeconds.")
+        float,
+        typer.Option(min=1, help="Seconds for shutdown; use less than the pod's terminationGracePeriodSeconds."),
     ] = 25,
 ) -> None:
     """Enrich tickets from the queue until SIGTERM or Ctrl-C; the current batch is finished first."""

@@ -20,22 +20,22 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 
 class PortTaken(Exception):
-    """The port cannot be listened on; the message is one line for people."""
+    """The port is not available; the message is one line that names the remedy."""
 
 
 @contextmanager
 def serve_health(port: int, not_ready: Callable[[], str | None], metrics: Callable[[], bytes]) -> Iterator[None]:
-    """Answers on the port, of every address of the machine, while the block lasts; port 0: not at all.
+    """Serves the port on all addresses of the machine inside the block; port 0 disables the server.
 
-    `not_ready()` says why the worker is not ready, or None; `metrics()` gives the text for Prometheus. Both are called
-    in other threads. Raises PortTaken.
+    `not_ready()` returns why the worker is not ready, or None; `metrics()` returns the text for Prometheus. Both are
+    called in other threads. Raises PortTaken.
     """
     if port == 0:
         yield
         return
 
     class Health(BaseHTTPRequestHandler):
-        timeout = 5  # seconds; nobody keeps a thread by saying nothing
+        timeout = 5  # seconds; a silent client must not occupy a thread
         server_version = "ticket-processor"
         sys_version = ""
 
@@ -60,7 +60,7 @@ def serve_health(port: int, not_ready: Callable[[], str | None], metrics: Callab
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing: a probe comes every few seconds."""
+            """Logs nothing: probes come every few seconds."""
 
     with _listen(port, Health) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
@@ -74,11 +74,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        # Not HTTPServer's own, which asks the network for the name of this machine.
+        # HTTPServer's own version looks up this machine's name on the network.
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing of a prober that hung up."""
+        """Does not log clients that disconnect."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -92,13 +92,13 @@ class _DualStack(_Server):
 
 
 def _listen(port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    # Probes come from the node to the pod's address, which in some clusters is an IPv6 one.
+    # Probes come from the node to the pod's address, which is IPv6 in some clusters.
     try:
         return _DualStack(("::", port), handler)
     except OSError:
         pass
     try:
-        return _Server(("0.0.0.0", port), handler)  # noqa: S104 - a probe comes from outside; nothing here is secret
+        return _Server(("0.0.0.0", port), handler)  # noqa: S104 - probes come from outside; nothing here is secret
     except OSError as error:
         raise PortTaken(
             f"HEALTH_PORT {port}: {error.strerror}; stop what listens there, or choose another port"

@@ -1,4 +1,4 @@
-"""One invocation as Lambda's event source mapping for SQS makes it: the event, the context, and reading the answer."""
+"""One invocation as made by Lambda's event source mapping for SQS: the event, the context and the response."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 __all__ = ["AnswerMalformed", "InvocationContext", "failed_ids", "function_arn", "sqs_event"]
 
 Message = Mapping[str, Any]
-"""A message as boto3's receive_message gives it."""
+"""A message as returned by boto3's receive_message."""
 
 
 class AnswerMalformed(Exception):
-    """The handler's answer cannot be trusted, so Lambda takes every message of the batch for failed."""
+    """The handler's response is invalid, so Lambda treats every message of the batch as failed."""
 
 
 def sqs_event(messages: Sequence[Message], queue_arn: str) -> dict[str, Any]:
-    """The event that Lambda makes of messages received from the queue with that ARN."""
+    """The event that Lambda builds from messages received from the queue with that ARN."""
     return {"Records": [_record(message, queue_arn) for message in messages]}
 
 
 def failed_ids(answer: Any, sent: Collection[str]) -> frozenset[str]:
-    """The ids of the messages that are to be kept, from what the handler answered to the messages `sent`.
+    """The ids of the failed messages in the handler's response; `sent` are the ids that were sent to it.
 
-    No answer, or one without failures, means that all succeeded. Raises AnswerMalformed where Lambda would take all
-    for failed: an identifier that is absent, empty or not among those sent, or an answer of another shape.
+    No response, or one without failures, means that all succeeded. Raises AnswerMalformed where Lambda would treat the
+    whole batch as failed: an identifier that is missing, empty or not in `sent`, or a response of another type.
     """
     if answer is None:
         return frozenset()
@@ -48,16 +48,16 @@ def failed_ids(answer: Any, sent: Collection[str]) -> frozenset[str]:
 
 
 def function_arn(queue_arn: str, name: str) -> str:
-    """The ARN that a function of that name would have beside the queue."""
+    """The ARN of a function with that name in the queue's account and region."""
     _, partition, _, region, account, _ = queue_arn.split(":", 5)
     return f"arn:{partition}:lambda:{region}:{account}:function:{name}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class InvocationContext:
-    """What Lambda gives as `context`; `time_left` counts down the seconds of this invocation.
+    """Lambda's `context`; `time_left` returns the remaining seconds of this invocation.
 
-    The names, and memory as a text, are those of Lambda's own runtime client for Python.
+    The names, and memory as a string, are those of Lambda's runtime client for Python.
     """
 
     function_name: str
@@ -72,7 +72,7 @@ class InvocationContext:
     client_context: None = None
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the invocation must have ended, never negative."""
+        """Milliseconds until the invocation times out, never negative."""
         return max(0, int(self.time_left() * 1000))
 
 
@@ -94,13 +94,13 @@ def _record(message: Message, queue_arn: str) -> dict[str, Any]:
 
 
 def _attribute(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A message attribute; boto3 decodes what is binary, an event is JSON and holds it as base64."""
+    """A message attribute; boto3 decodes binary values, an event is JSON and contains them as base64."""
     attribute: dict[str, Any] = {}
     if "StringValue" in value:
         attribute["stringValue"] = value["StringValue"]
     if "BinaryValue" in value:
         attribute["binaryValue"] = _base64(value["BinaryValue"])
-    # SQS has no lists yet ("not implemented; reserved for future use"), but Lambda sends the names with empty ones.
+    # SQS has no lists yet ("not implemented; reserved for future use"), but Lambda sends the fields with empty lists.
     attribute["stringListValues"] = list(value.get("StringListValues", ()))
     attribute["binaryListValues"] = [_base64(item) for item in value.get("BinaryListValues", ())]
     attribute["dataType"] = value["DataType"]

@@ -15,14 +15,14 @@ __all__ = ["MessageQueue", "SqsMessageQueue"]
 
 
 class MessageQueue(Protocol):
-    """A queue with visibility timeouts, as SQS."""
+    """A queue with visibility timeouts, like SQS."""
 
     def attributes(self) -> QueueAttributes:
         """Reads the queue's attributes. Raises Throttled or ServiceFailed."""
         ...
 
     def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
-        """Waits for messages and takes up to `count`; `visibility_timeout` is in seconds.
+        """Waits for messages and returns up to `count`; `visibility_timeout` is in seconds.
 
         Raises Throttled or ServiceFailed.
         """
@@ -43,9 +43,9 @@ class SqsMessageQueue:
     def __init__(self, settings: Settings, wait: int) -> None:
         self._wait = wait
         client = client_factory(settings.aws_endpoint_url)
-        # One attempt: the poller retries by itself and logs it once. A long poll is answered when its wait is over.
+        # One attempt: the poller does its own retries and logs them once. A long poll returns when its wait is over.
         self._receiving = Queue(client("sqs", read_timeout=wait + 10, attempts=1), settings.queue_url)
-        # Short calls must fail soon: a process that shuts down has only seconds.
+        # Short calls must fail quickly: a process that shuts down has only seconds.
         self._settling = Queue(client("sqs", read_timeout=3, attempts=1), settings.queue_url)
 
     def attributes(self) -> QueueAttributes:
@@ -67,7 +67,7 @@ class SqsMessageQueue:
 
 
 def _unconfirmed(messages: Sequence[Message], settle: Callable[[Sequence[str]], list[bool]]) -> list[Message]:
-    """Settle messages ten at a time and return those that SQS does not confirm; after an error, all of the ten."""
+    """Calls `settle` for ten messages at a time; returns those that SQS does not confirm, all ten after an error."""
     left: list[Message] = []
     for part in tens(messages):
         try:

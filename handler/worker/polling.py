@@ -1,8 +1,8 @@
 """What Lambda's event source mapping does, as a loop: receive, invoke the handler, delete what succeeded.
 
 Messages are received with a short visibility timeout, which is renewed while the batch is processed. So the messages
-of a killed process come back soon, and so do those that SQS hands to an abandoned long poll: it does not notice that
-the client has gone (aws-sdk-java issue 2083).
+of a killed process become visible again soon, and so do those that SQS returns to an abandoned long poll: SQS does not
+notice that the client has disconnected (aws-sdk-java issue 2083).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["FUNCTION_NAME", "Poller"]
 
 FUNCTION_NAME: Final = "ticket-processor"
-_YOUNG_POLL: Final = 1.0  # seconds; a queue with messages answers well within this time
+_RECENT_POLL: Final = 1.0  # seconds; a queue with messages answers well within this time
 _DELETE_TRIES: Final = 5
 _DELETE_PAUSE: Final = 0.1
-_MOST_PAUSE: Final = 30.0
+_MAX_PAUSE: Final = 30.0
 # Part of the shutdown time that is reserved for deleting messages and not given to the handler.
 _DELETING_SHARE: Final = 0.2
-_DELETING_MOST: Final = 3.0
+_MAX_DELETING: Final = 3.0
 # A handler that overruns its time by this many seconds is considered hung; Lambda would have killed it.
 _OVERRUN: Final = 10.0
 
 
 class Poller:
-    """Feeds a handler from a queue until shutdown is requested."""
+    """Invokes a handler with batches from a queue until shutdown is requested."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Poller:
     ) -> None:
         """`hang()` is called in another thread if the handler overruns its time; it should end the process.
 
-        `max_receive_count` is the handler's own setting, which is compared with the queue's.
+        `max_receive_count` is the handler's setting; it is compared with the queue's.
         """
         self._queue = queue
         self._handler = handler
@@ -69,21 +69,21 @@ class Poller:
         self._hang = hang
         self._memory_mb = memory_mb
         self._max_receive_count = max_receive_count
-        self._deleting = min(_DELETING_MOST, _DELETING_SHARE * options.grace)
+        self._deleting = min(_MAX_DELETING, _DELETING_SHARE * options.grace)
         self._attributes: QueueAttributes | None = None
         self._error: str | None = None
         self._errors = 0
 
     def run(self) -> None:
-        """Polls until the shutdown is asked for; a batch that is in hand then is finished."""
+        """Polls until shutdown is requested; the current batch is finished first."""
         while not self._shutdown.is_requested:
             try:
-                received = self._shutdown.during(self._receive, _YOUNG_POLL)
+                received = self._shutdown.during(self._receive, _RECENT_POLL)
             except MessageError as error:
                 self._back_off(error)
                 continue
             if received is not None:
-                self._answered()
+                self._receive_succeeded()
                 attributes, messages = received
                 if messages:
                     self._process(messages, attributes)
@@ -96,7 +96,7 @@ class Poller:
         return self._attributes, self._queue.receive(self._options.batch_size, visibility_timeout)
 
     def _compare_limits(self, attributes: QueueAttributes) -> None:
-        """Warns if the queue's limit of receives differs from the setting: the lower one takes effect."""
+        """Warns if the queue's maxReceiveCount differs from the setting: the lower one takes effect."""
         limits = {
             "max_receive_count": self._max_receive_count,
             "queue_max_receive_count": attributes.max_receive_count,
@@ -111,16 +111,16 @@ class Poller:
         return max(1, min(wanted, attributes.visibility_timeout or wanted))
 
     def _back_off(self, error: MessageError) -> None:
-        """Waits, longer each time; logs the first failure and each change of the error."""
+        """Waits, longer after each failure; logs the first failure and each different error."""
         self._errors += 1
         self._metrics.receive_failed(error.code)
         self._metrics.flush()
         if str(error) != self._error:
             self._error = str(error)
             self._logger.warning("the queue cannot be read; retrying", extra={"detail": self._error})
-        self._shutdown.pause(_jitter(min(_MOST_PAUSE, 2.0 ** min(self._errors - 1, 10))))
+        self._shutdown.pause(_jitter(min(_MAX_PAUSE, 2.0 ** min(self._errors - 1, 10))))
 
-    def _answered(self) -> None:
+    def _receive_succeeded(self) -> None:
         if self._errors:
             self._logger.info("the queue can be read again", extra={"tries": self._errors})
         self._error, self._errors = None, 0
@@ -167,22 +167,22 @@ class Poller:
         return failed
 
     def _delete(self, messages: Sequence[Message]) -> None:
-        left = list(messages)
+        remaining = list(messages)
         for attempt in range(_DELETE_TRIES):
-            if left and attempt:
+            if remaining and attempt:
                 time.sleep(_jitter(_DELETE_PAUSE * 2**attempt))
-            left = self._queue.delete(left) if left else left
-        self._metrics.messages("deleted", len(messages) - len(left))
-        if left:
-            ids = [message["MessageId"] for message in left]
+            remaining = self._queue.delete(remaining) if remaining else remaining
+        self._metrics.messages("deleted", len(messages) - len(remaining))
+        if remaining:
+            ids = [message["MessageId"] for message in remaining]
             self._logger.warning(
                 "messages could not be deleted; they will be delivered again", extra={"message_ids": ids}
             )
-            self._metrics.messages("undeleted", len(left))
+            self._metrics.messages("undeleted", len(remaining))
 
     @contextmanager
     def _visibility_renewed(self, messages: Sequence[Message], seconds: int, end: float) -> Iterator[None]:
-        """Renews the visibility timeout of messages inside the block, each time a third of it has passed."""
+        """Renews the visibility timeout of messages inside the block, every third of its length."""
         done = threading.Event()
 
         def renew() -> None:
@@ -191,8 +191,8 @@ class Poller:
                     self._logger.error("the handler hangs; the process exits and its batch will be retried")
                     self._hang()
                     return
-                if left := self._queue.change_visibility(messages, seconds):
-                    ids = [message["MessageId"] for message in left]
+                if remaining := self._queue.change_visibility(messages, seconds):
+                    ids = [message["MessageId"] for message in remaining]
                     self._logger.warning(
                         "the visibility timeout of messages could not be renewed", extra={"message_ids": ids}
                     )
@@ -205,5 +205,5 @@ class Poller:
 
 
 def _jitter(seconds: float) -> float:
-    """A random time between half of `seconds` and all of it."""
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards no secret
+    """A random time between half of `seconds` and `seconds`."""
+    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, not for security

@@ -31,10 +31,10 @@ _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown, reporter: Reporter) -> int:
-    """Loads the models, reports that it is ready, polls until the shutdown is over; returns the exit code."""
+    """Loads the models, reports that it is ready and polls until shutdown; returns the exit code."""
     logger = make_logger(settings.log_level)
     try:
-        handler: Any = build(_with_its_share(settings), metrics=reporter, logger=logger)
+        handler: Any = build(_with_shared_cores(settings), metrics=reporter, logger=logger)
         queue = SqsMessageQueue(settings, options.wait)
     except NoRegionError:
         reporter.fatal("no AWS region is configured; set AWS_DEFAULT_REGION")
@@ -53,14 +53,14 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         memory_mb=_memory_mb(),
         max_receive_count=settings.max_receive_count,
     )
-    with on_shutdown_signal(shutdown.request):  # before this a signal just ends the process
+    with on_shutdown_signal(shutdown.request):  # until now, a signal simply ends the process
         reporter.flush()
         reporter.ready()
         poller.run()
     return 0
 
 
-def _with_its_share(settings: WorkerSettings) -> WorkerSettings:
+def _with_shared_cores(settings: WorkerSettings) -> WorkerSettings:
     """Settings in which the processes share the cores instead of each using all of them."""
     threads = settings.intra_op_threads or max(1, available_cores() // settings.num_workers)
     return settings.model_copy(update={"intra_op_threads": threads})
@@ -80,7 +80,7 @@ def _end_with_parent(stdin: BinaryIO, shutdown: Shutdown) -> None:
 
 
 def main() -> None:
-    """Runs this process; its exit does not wait for threads that hang on the network."""
+    """Runs this process; it exits without waiting for threads that hang in network calls."""
     descriptor, options = int(sys.argv[1]), WorkerOptions.load(sys.argv[2])
     shutdown = Shutdown(options.grace)
     with open(descriptor, "wb") as stream:

@@ -1,4 +1,4 @@
-"""The metrics as Prometheus reads them (/metrics): the adapter of the port beside EMF."""
+"""Metrics in Prometheus' format (/metrics): the worker's adapter of the metrics port."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _BUNDLE_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class PrometheusMetrics:
-    """Takes the metrics of all processes of a worker, in a registry of its own. Fit for several threads."""
+    """Receives the metrics of all processes of a worker, in its own registry. Thread-safe."""
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         self._tickets = Counter(
             "tickets",
-            "Tickets by how they ended, and by the error where one did.",
+            "Tickets by outcome and error type.",
             ["outcome", "error_type"],
             registry=registry,
         )
         self._stages = Histogram(
             "ticket_stage_seconds",
-            "Seconds that a stage took for a batch or a part of it.",
+            "Duration of a stage for a batch or part of it, in seconds.",
             ["stage"],
             buckets=_STAGE_SECONDS,
             registry=registry,
@@ -44,23 +44,23 @@ class PrometheusMetrics:
         )
         self._invocations = Counter(
             "ticket_invocations",
-            "Calls of the handler: ok, raised, or answered malformed.",
+            "Handler invocations: ok, raised an exception, or returned a malformed response.",
             ["result"],
             registry=registry,
         )
         self._messages = Counter(
             "ticket_messages",
-            "Messages that were deleted, kept for another try, or could not be deleted.",
+            "Messages that were deleted, kept to be retried, or could not be deleted.",
             ["result"],
             registry=registry,
         )
         self._receive_errors = Counter(
-            "ticket_receive_errors", "Times that the queue could not be asked.", ["error_type"], registry=registry
+            "ticket_receive_errors", "Failed attempts to receive messages.", ["error_type"], registry=registry
         )
-        self._processes = Gauge("ticket_processes", "Processes that should be there.", registry=registry)
+        self._processes = Gauge("ticket_processes", "Processes that should be running.", registry=registry)
         self._ready = Gauge("ticket_processes_ready", "Processes that have loaded the bundle.", registry=registry)
-        self._restarts = Counter("ticket_process_restarts", "Processes that ended unasked.", registry=registry)
-        # Series are there from the beginning: a rate over one that appears with its first error misses that error.
+        self._restarts = Counter("ticket_process_restarts", "Processes that exited unexpectedly.", registry=registry)
+        # Every series exists from the start: rate() over one that appears with its first error misses that error.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
         for result in ("ok", "raised", "malformed"):
@@ -81,7 +81,7 @@ class PrometheusMetrics:
         self._stages.labels(name).observe(seconds)
 
     def outcome(self, outcome: str, error_type: str | None) -> None:
-        """As Metrics.outcome; the label `error_type` is empty where there was no error."""
+        """As Metrics.outcome; the label `error_type` is empty if there was no error."""
         self._tickets.labels(outcome, error_type or "").inc()
 
     def invocation(self, result: str) -> None:
@@ -97,16 +97,16 @@ class PrometheusMetrics:
         self._receive_errors.labels(code).inc()
 
     def processes(self, ready: int, wanted: int) -> None:
-        """So many processes are ready, of so many that should be."""
+        """As SupervisorMetrics.processes."""
         self._ready.set(ready)
         self._processes.set(wanted)
 
     def restarted(self) -> None:
-        """A process ended unasked."""
+        """As SupervisorMetrics.restarted."""
         self._restarts.inc()
 
     def flush(self) -> None:
-        """As Metrics.flush: Prometheus comes and asks, nothing has to be sent."""
+        """As Metrics.flush; does nothing, because Prometheus scrapes."""
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format (CONTENT_TYPE)."""

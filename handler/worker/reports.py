@@ -1,7 +1,7 @@
 """Communication between the worker's parent and its processes: options on the command line, reports through a pipe.
 
 Reports are JSON lines: ready, or the reason why the process cannot start, and the metrics of each batch. The parent
-adds the metrics up, so that the sums in /metrics survive a process, and no file has to be shared.
+aggregates the metrics, so that the totals in /metrics survive a process and no file has to be shared.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WorkerOptions:
     grace: float = 25.0
 
     def dump(self) -> str:
-        """This options as a text for `load`."""
+        """The options as a string for `load`."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -42,31 +42,31 @@ class WorkerOptions:
 
 
 class PollMetrics(Protocol):
-    """Takes the metrics of polling."""
+    """Receives the metrics of polling."""
 
     def invocation(self, result: str) -> None:
-        """The handler was called; it answered (ok), raised, or its answer was malformed."""
+        """Result of an invocation: ok, raised (an exception) or malformed (an invalid response)."""
         ...
 
     def messages(self, result: str, count: int) -> None:
-        """So many messages were deleted, kept for another try, or could not be deleted (undeleted)."""
+        """Number of messages that were deleted, kept to be retried, or could not be deleted (undeleted)."""
         ...
 
     def receive_failed(self, code: str) -> None:
-        """The queue could not be asked; the code is that of the error."""
+        """Receiving failed with this error code."""
         ...
 
     def flush(self) -> None:
-        """The batch is over."""
+        """Called at the end of a batch."""
         ...
 
 
 class WorkerMetrics(Metrics, PollMetrics, Protocol):
-    """Takes the metrics of the pipeline and of polling."""
+    """Receives the metrics of the pipeline and of polling."""
 
 
 class Reporter:
-    """Writes reports into a stream; as WorkerMetrics it keeps what it is told until `flush`."""
+    """Writes reports to a stream; as WorkerMetrics it buffers the metrics until `flush`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -74,7 +74,7 @@ class Reporter:
         self._lock = threading.Lock()  # outcomes come from the threads of the handler's pool
 
     def ready(self) -> None:
-        """The process can take messages."""
+        """The process is ready to receive messages."""
         self._write({"ready": True})
 
     def fatal(self, reason: str) -> None:
@@ -83,40 +83,40 @@ class Reporter:
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started."""
-        self._keep("started", bundle_seconds)
+        self._buffer("started", bundle_seconds)
 
     def batch(self, tickets: int) -> None:
         """As Metrics.batch."""
-        self._keep("batch", tickets)
+        self._buffer("batch", tickets)
 
     def stage(self, name: str, seconds: float) -> None:
         """As Metrics.stage."""
-        self._keep("stage", name, seconds)
+        self._buffer("stage", name, seconds)
 
     def outcome(self, outcome: str, error_type: str | None) -> None:
         """As Metrics.outcome."""
-        self._keep("outcome", outcome, error_type)
+        self._buffer("outcome", outcome, error_type)
 
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""
-        self._keep("invocation", result)
+        self._buffer("invocation", result)
 
     def messages(self, result: str, count: int) -> None:
         """As PollMetrics.messages."""
-        self._keep("messages", result, count)
+        self._buffer("messages", result, count)
 
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""
-        self._keep("receive_failed", code)
+        self._buffer("receive_failed", code)
 
     def flush(self) -> None:
-        """Sends what was kept."""
+        """Writes the buffered metrics."""
         with self._lock:
             calls, self._calls = self._calls, []
         if calls:
             self._write({"metrics": calls})
 
-    def _keep(self, *call: Any) -> None:
+    def _buffer(self, *call: Any) -> None:
         with self._lock:
             self._calls.append(list(call))
 
@@ -125,10 +125,10 @@ class Reporter:
             self._stream.write(json.dumps(report).encode() + b"\n")
             self._stream.flush()
         except OSError:
-            return  # the parent has gone; that it has ends this process by another way
+            return  # the parent has exited; the closed standard input ends this process
 
 
 def replay(calls: Sequence[Sequence[Any]], metrics: WorkerMetrics) -> None:
-    """Tells `metrics` what a Reporter was told."""
+    """Repeats on `metrics` the calls that a Reporter buffered."""
     for name, *arguments in calls:
         getattr(metrics, name)(*arguments)

@@ -1,4 +1,4 @@
-"""The parent of the worker's processes: starts them, starts them again when they end unasked, and ends them in time."""
+"""The parent of the worker's processes: starts them, restarts them if they exit, and shuts them down in time."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from handler.worker.reports import WorkerMetrics, replay
 
 __all__ = ["Supervisor", "SupervisorMetrics"]
 
-_FALSE_STARTS: Final = 5
-_MOST_PAUSE: Final = 30.0
+_MAX_FAILED_STARTS: Final = 5
+_MAX_PAUSE: Final = 30.0
 
 
 class SupervisorMetrics(WorkerMetrics, Protocol):
-    """Takes the metrics of all processes."""
+    """Receives the metrics of all processes."""
 
     def processes(self, ready: int, wanted: int) -> None:
-        """So many processes are ready, of so many that should be."""
+        """Number of processes that are ready, and number that should be."""
         ...
 
     def restarted(self) -> None:
-        """A process ended unasked."""
+        """A process exited unexpectedly."""
         ...
 
 
@@ -47,10 +47,10 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps so many processes of a command alive until it is told to end.
+    """Keeps `wanted` processes of a command running until shutdown.
 
-    `command(fd)` gives the arguments of a process that reports through that descriptor (handler.worker.reports) and
-    ends when its standard input does.
+    `command(fd)` returns the arguments of a process that reports through that descriptor (handler.worker.reports) and
+    exits when its standard input closes.
     """
 
     def __init__(
@@ -67,23 +67,25 @@ class Supervisor:
         self._grace = grace
         self._metrics = metrics
         self._logger = logger
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # filled by threads and signals
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = (
+            queue.SimpleQueue()
+        )  # filled by threads and signal handlers
         self._children: list[_Child] = []
         self._starts: list[float] = []  # when processes are due
-        self._false_starts = 0
+        self._failed_starts = 0
         self._has_begun = False
         self._is_shutting_down = False
         self._kill_at: float | None = None
         self.failure: str | None = None
 
     def run(self) -> int:
-        """Runs until SIGTERM or SIGINT and the end of all processes, in the main thread; returns the exit code.
+        """Runs in the main thread until SIGTERM or SIGINT and all processes have exited; returns the exit code.
 
-        A second signal kills. The code is 1 where a process could not end in time, and where none can start, which
-        `failure` explains then in one line.
+        A second signal kills the processes. The code is 1 if a process did not exit in time or none can start;
+        `failure` then explains it in one line.
         """
-        with on_shutdown_signal(lambda: self._inbox.put(self._asked)):
-            # The first one installs the bundle for all, and finds out whether the others can start at all.
+        with on_shutdown_signal(lambda: self._inbox.put(self._shutdown_requested)):
+            # The first process installs the bundle for all, and shows whether the others can start at all.
             self._start()
             while self._children or self._starts:
                 self._metrics.processes(self._ready(), self._wanted)
@@ -91,9 +93,9 @@ class Supervisor:
         return 1 if self.failure is not None else 0
 
     def not_ready(self) -> str | None:
-        """Why not every process takes messages, or None; for other threads."""
+        """Why the worker is not ready, or None; called in other threads."""
         if self._is_shutting_down:
-            return "draining"
+            return "shutting down"
         ready = self._ready()
         return None if ready == self._wanted else f"{ready} of {self._wanted} processes have loaded the bundle"
 
@@ -122,8 +124,8 @@ class Supervisor:
                 self._command(writing),
                 stdin=subprocess.PIPE,
                 pass_fds=(writing,),
-                process_group=0,  # Ctrl-C in the terminal is for the parent, which then ends the others
-                # What this interpreter finds, however it was started, the new one finds too.
+                process_group=0,  # Ctrl-C in the terminal reaches only the parent, which then stops the others
+                # The new interpreter finds the same modules, however this one was started.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)},
             )
         )
@@ -134,52 +136,52 @@ class Supervisor:
     def _listen(self, child: _Child, reading: int) -> None:
         with open(reading, "rb") as stream:
             for line in stream:
-                if line.endswith(b"\n"):  # what a killed process was just writing is lost, as its batch is
-                    self._inbox.put(partial(self._told, child, json.loads(line)))
+                if line.endswith(b"\n"):  # the unfinished line of a killed process is lost, like its batch
+                    self._inbox.put(partial(self._reported, child, json.loads(line)))
         code = child.process.wait()
-        self._inbox.put(partial(self._ended, child, code))
+        self._inbox.put(partial(self._exited, child, code))
 
-    def _told(self, child: _Child, report: dict[str, Any]) -> None:
+    def _reported(self, child: _Child, report: dict[str, Any]) -> None:
         replay(report.get("metrics", ()), self._metrics)
         child.fatal = report.get("fatal", child.fatal)
         if report.get("ready"):
             child.is_ready = True
-            self._false_starts = 0
+            self._failed_starts = 0
             self._logger.info("a process is ready", extra={"pid": child.process.pid})
             if not self._has_begun and not self._is_shutting_down:
                 self._starts += [time.monotonic()] * (self._wanted - 1)
             self._has_begun = True
 
-    def _ended(self, child: _Child, code: int) -> None:
+    def _exited(self, child: _Child, code: int) -> None:
         self._children.remove(child)
         if child.process.stdin is not None:
             child.process.stdin.close()
-        how = {"pid": child.process.pid, "code": code}
+        extra = {"pid": child.process.pid, "code": code}
         if self._is_shutting_down:
-            # Before its handlers are in place SIGTERM ends a process by itself, which loses nothing.
+            # SIGTERM simply ends a process whose signal handlers are not installed yet; that loses nothing.
             if code not in (0, -signal.SIGTERM):
-                self._fail(f"a process did not end in good order (code {code}); its messages come back")
+                self._fail(f"a process did not shut down cleanly (code {code}); its messages will be delivered again")
         elif child.fatal is not None:
             self._fail(child.fatal)
         else:
             self._metrics.restarted()
-            self._false_starts += not child.is_ready
-            if self._false_starts >= _FALSE_STARTS:
-                self._fail(f"{_FALSE_STARTS} processes in a row ended before they were ready (code {code})")
+            self._failed_starts += not child.is_ready
+            if self._failed_starts >= _MAX_FAILED_STARTS:
+                self._fail(f"{_MAX_FAILED_STARTS} processes in a row exited before they were ready (code {code})")
                 return
-            self._logger.warning("a process ended unasked; another one starts", extra=how)
-            pause = min(_MOST_PAUSE, 2.0**self._false_starts) * random.uniform(0.5, 1.0) if self._false_starts else 0.0  # noqa: S311 - spreads load
+            self._logger.warning("a process exited unexpectedly; starting another one", extra=extra)
+            pause = min(_MAX_PAUSE, 2.0**self._failed_starts) * random.uniform(0.5, 1.0) if self._failed_starts else 0.0  # noqa: S311 - spreads load
             self._starts.append(time.monotonic() + pause)
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason
         self._shut_down()
 
-    def _asked(self) -> None:
+    def _shutdown_requested(self) -> None:
         if self._is_shutting_down:
             self._kill()
         else:
-            self._logger.info("asked to end; finishing what is in hand")
+            self._logger.info("shutdown requested; finishing the current batches")
             self._shut_down()
 
     def _shut_down(self) -> None:

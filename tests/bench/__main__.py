@@ -1,6 +1,6 @@
-"""`make bench`: the budgets, measured as ratios within one run, because machines differ and drift.
+"""`make bench`: the budgets, measured as ratios within one run, because machines differ and their speed varies.
 
-Each line says what was measured against what, the median ratio, and the budget. The exit code is 1 when one is missed.
+Each line has the comparison, the median ratio and the budget. The exit code is 1 if a budget is missed.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from enrichment.encoder import Encoder
 from enrichment.text import model_text
 from enrichment.ticket import RawTicket, ticket_from_object
 from events.generator import TicketGenerator
-from tests.bench.baseline import Demo, prepare
+from tests.bench.baseline import TorchBaseline, prepare
 from tests.bench.cold import print_profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 failed = False
 
 
-def say(what: str, value: str, budget: str, ok: bool) -> None:
-    """Prints one figure."""
-    global failed  # noqa: PLW0603 - a script's own verdict
+def report(what: str, value: str, budget: str, ok: bool) -> None:
+    """Print one result."""
+    global failed  # noqa: PLW0603 - the script's exit status
     failed |= not ok
     sys.stdout.write(f"{'ok    ' if ok else 'MISSED'}  {what}: {value} (budget {budget})\n")
     sys.stdout.flush()
 
 
 def main() -> int:
-    """Runs everything, the quick parts first."""
+    """Run everything, the quick parts first."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True)
     bundle = parser.parse_args().bundle.resolve()
@@ -70,7 +70,7 @@ def tickets_of_eighty_tokens(encoder: Encoder, count: int) -> list[RawTicket]:
 
 
 def interleaved(*runs: Callable[[], object], rounds: int) -> list[float]:
-    """Median seconds of each, run in turn."""
+    """Median seconds of each function, run alternately."""
     seconds: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run()
@@ -83,7 +83,7 @@ def interleaved(*runs: Callable[[], object], rounds: int) -> list[float]:
 
 
 def per_ticket(bundle: Path) -> None:
-    """The whole enrichment of a batch of ten against one bare pass of the encoder over the same texts."""
+    """The whole enrichment of a batch of ten, compared with one plain pass of the encoder over the same texts."""
     opened = Bundle.open(bundle)
     enricher, encoder = Enricher.open(bundle, threads=2), Encoder.open(opened, threads=2)
     batch = tickets_of_eighty_tokens(encoder, 10)
@@ -102,40 +102,47 @@ def per_ticket(bundle: Path) -> None:
         rounds=30,
     )
     ratio = ours / bare
-    say(
-        "compact, a batch of 10, against one bare pass of its encoder",
+    report(
+        "compact, a batch of 10, compared with one plain pass of its encoder",
         f"{ratio:.2f} times",
         "at most 2.5",
         ratio <= 2.5,
     )
-    sys.stdout.write(f"        {ours * 100:.1f} ms a ticket here\n")
+    sys.stdout.write(f"        {ours * 100:.1f} ms per ticket\n")
 
 
 def throughput(bundle: Path, models: Path) -> None:
-    """Tickets per second against the three models in torch, one at a time (its summary is abstractive, ours not)."""
+    """Tickets per second compared with three models in torch, one ticket at a time (with an abstractive summary)."""
     import torch
 
     torch.set_num_threads(2)
-    demo = Demo(models)
+    torch_baseline = TorchBaseline(models)
     enricher = Enricher.open(bundle, threads=2)
     batch = tickets_of_eighty_tokens(Encoder.open(Bundle.open(bundle)), 10)
     ours, theirs = interleaved(
-        lambda: enricher.enrich(batch), lambda: demo.enrich(model_text(batch[0].subject, batch[0].body)), rounds=3
+        lambda: enricher.enrich(batch),
+        lambda: torch_baseline.enrich(model_text(batch[0].subject, batch[0].body)),
+        rounds=3,
     )
     ratio = theirs / (ours / 10)
-    say("compact, tickets per second, against the torch demo", f"{ratio:.0f} times", "at least 15", ratio >= 15)
+    report(
+        "compact, tickets per second, compared with the torch baseline",
+        f"{ratio:.0f} times",
+        "at least 15",
+        ratio >= 15,
+    )
 
 
 def memory(bundle: Path) -> None:
     """Peak memory over 1,000 tickets."""
     metrics = json_of("tests.bench.memory", str(bundle))
     peak, growth = metrics["peak_mb"], metrics["after_1000"] / metrics["after_200"]
-    say("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
-    say("  memory after 1,000 tickets against after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
+    report("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
+    report("  memory after 1,000 tickets compared with after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
 
 
 def start(bundle: Path, models: Path) -> None:
-    """Process start to the first ticket, against importing and loading the demo's stack; medians of five, in turn."""
+    """Process start to the first ticket, compared with importing and loading the torch baseline; medians of five."""
     seconds: dict[str, list[float]] = {"library": [], "handler": [], "demo": []}
     steps: dict[str, list[dict[str, float]]] = {"library": [], "handler": []}
     for _ in range(5):
@@ -146,11 +153,11 @@ def start(bundle: Path, models: Path) -> None:
         begin = time.perf_counter()
         json_of("tests.bench.baseline", str(models))
         seconds["demo"].append(time.perf_counter() - begin)
-    demo = statistics.median(seconds["demo"])
+    torch_baseline = statistics.median(seconds["demo"])
     for kind, share in (("library", 1 / 4), ("handler", 1 / 3)):
-        ratio = statistics.median(seconds[kind]) / demo
-        say(
-            f"compact, start to first ticket, {kind}, against the torch stack",
+        ratio = statistics.median(seconds[kind]) / torch_baseline
+        report(
+            f"compact, start to first ticket, {kind}, compared with loading the torch baseline",
             f"{ratio:.3f}",
             f"at most {share:.3f}",
             ratio <= share,
@@ -160,7 +167,7 @@ def start(bundle: Path, models: Path) -> None:
 
 
 def packages() -> None:
-    """Size of the function's own packages, installed alone."""
+    """Size of the function's installed packages."""
     with tempfile.TemporaryDirectory() as target:
         constraints = str(REPOSITORY / "deploy" / "constraints.txt")
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", target, "-c", constraints]
@@ -170,11 +177,11 @@ def packages() -> None:
             stderr=subprocess.DEVNULL,
         )
         size = sum(path.lstat().st_size for path in Path(target).rglob("*") if path.is_file()) / 1e6
-    say("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
+    report("the function's installed packages", f"{size:.0f} MB", "under 250 MB", size < 250)
 
 
 def json_of(module: str, *arguments: str) -> dict[str, Any]:
-    """Runs a module of this folder in a process of its own; its last line of output is a JSON object."""
+    """Run a module of this folder in a separate process; the last line of its output is a JSON object."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=REPOSITORY,

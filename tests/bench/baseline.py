@@ -1,8 +1,8 @@
-"""The demo that this project replaces, as its user describes it: torch, three models, one ticket at a time.
+"""The torch implementation that this project replaces: three models, one ticket at a time.
 
-`prepare(folder)` makes its three models: MiniLM from the official weights, DistilBERT and DistilBART in their true
-sizes with seeded random weights, since speed does not depend on the values. `python -m tests.bench.baseline FOLDER`
-imports and loads them all, enriches one ticket, and prints the seconds since the interpreter began to run this file.
+`prepare(folder)` creates its models: MiniLM from the official weights, DistilBERT and DistilBART in their real sizes
+with seeded random weights, because speed does not depend on the values. `python -m tests.bench.baseline FOLDER`
+imports and loads all of them and prints the seconds since the interpreter started to run this file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN = time.perf_counter()
-STAMP = "done-2"  # the number counts changes of what lies there
+STAMP = "done-2"  # increase the number when the contents change
 ENCODER, SENTIMENT, SUMMARY = (
     "all-MiniLM-L6-v2",
     "distilbert-base-uncased-finetuned-sst-2-english",
@@ -24,7 +24,7 @@ ENCODER, SENTIMENT, SUMMARY = (
 
 
 def prepare(folder: Path) -> None:
-    """Makes the models' folders, once."""
+    """Create the models' folders once."""
     if (folder / STAMP).exists():
         return
     import torch
@@ -71,15 +71,15 @@ def prepare(folder: Path) -> None:
     (folder / STAMP).touch()
 
 
-class Demo:
-    """Its models, loaded."""
+class TorchBaseline:
+    """The loaded models."""
 
     def __init__(self, folder: Path) -> None:
         from sentence_transformers import SentenceTransformer
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
         self.embed = SentenceTransformer(str(folder / ENCODER), device="cpu")
-        make: Any = pipeline  # its types know no alias of a task
+        make: Any = pipeline  # its type hints do not include aliases of tasks
         self.sentiment = make("sentiment-analysis", model=str(folder / SENTIMENT), device="cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(folder / SUMMARY)
         self.summary: Any = AutoModelForSeq2SeqLM.from_pretrained(folder / SUMMARY)
@@ -96,5 +96,5 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(2)
-    demo = Demo(Path(sys.argv[1]))
+    torch_baseline = TorchBaseline(Path(sys.argv[1]))
     sys.stdout.write(json.dumps({"loaded": time.perf_counter() - BEGIN}) + "\n")

@@ -1,8 +1,8 @@
-"""The profile of a cold start: what is on the way from a new process to its first enriched ticket.
+"""The profile of a cold start: the steps from a new process to its first enriched ticket.
 
-`python -m tests.bench.cold apart BUNDLE` takes each step by itself, one after the other, `together` builds the handler
-as Lambda does, with models and AWS clients at the same time. Both print one JSON object of step -> [seconds, seconds of
-CPU]: the second says what is left of a step on a machine that is busy, or has fewer cores. `print_profile` runs them.
+`python -m tests.bench.cold separate BUNDLE` runs each step by itself, one after the other; `together` builds the
+handler as on Lambda, with models and AWS clients concurrently. Both print one JSON object of step -> [wall seconds, CPU
+seconds]; the CPU time does not depend on other load and on the number of cores. `print_profile` runs both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS = 5
-# The heaviest, in the order in which the handler comes to them; each is what the ones before have left of it.
+# The slowest imports in the order of the handler's; each excludes what the earlier ones already imported.
 IMPORTS = {
     "numpy": ["numpy"],
     "pydantic, its settings": ["pydantic", "pydantic_settings"],
@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_ACCESS_KEY_ID": "x",
     "AWS_SECRET_ACCESS_KEY": "x",
-    "ORT_DISABLE_TELEMETRY": "1",  # what enrichment.session sets: here onnxruntime comes before it
+    "ORT_DISABLE_TELEMETRY": "1",  # as enrichment.session sets it; here onnxruntime is imported earlier
 }
 STEPS: dict[str, tuple[float, float]] = {}
 TICKET = {
@@ -50,22 +50,22 @@ TICKET = {
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Measures a step."""
+    """Measure a step."""
     begin, cpu = time.perf_counter(), time.process_time()
     yield
     STEPS[name] = time.perf_counter() - begin, time.process_time() - cpu
 
 
 def import_all() -> None:
-    """Imports everything that the handler needs."""
+    """Import everything that the handler needs."""
     for name, modules in IMPORTS.items():
         with step(f"import: {name}"):
             for module in modules:
                 importlib.import_module(module)
 
 
-def apart(bundle: Path, cache: str) -> None:
-    """Every step by itself."""
+def separate(bundle: Path, cache: str) -> None:
+    """Run each step by itself."""
     import_all()
     import boto3.session
     from tokenizers import Tokenizer
@@ -83,23 +83,23 @@ def apart(bundle: Path, cache: str) -> None:
     for tokenizer in (name for name in files if name.endswith("tokenizer.json")):
         with step(f"read {tokenizer}"):
             Tokenizer.from_file(str(folder / tokenizer))
-    with step("Enricher.open: all of these again, and a first run of the models"):
+    with step("Enricher.open: all of these again, and a warm-up run"):
         enricher = Enricher.open(folder)
     session = boto3.session.Session()
     for service in SERVICES:
         with step(f"client: {service}"):
-            session.client(service)  # type: ignore[call-overload]  # one overload per service, none for a text
+            session.client(service)  # type: ignore[call-overload]  # overloads for literals only
     with step("first ticket"):
         enricher.enrich([parse_ticket(json.dumps(TICKET).encode())])
 
 
 def together(bundle: Path, cache: str) -> None:
-    """Imports, then the handler as Lambda builds it."""
+    """Import everything, then build the handler as on Lambda."""
     import_all()
     from handler.app import build
     from handler.settings import Settings
 
-    with step("build: the bundle, models and clients at the same time"):
+    with step("build: bundle, models and clients concurrently"):
         build(
             Settings(
                 model_bundle=bundle.as_uri(),
@@ -114,14 +114,14 @@ def together(bundle: Path, cache: str) -> None:
 
 
 def print_profile(bundle: Path) -> None:
-    """Runs both in processes of their own, in turn, and prints medians in milliseconds."""
-    runs: dict[str, list[Mapping[str, list[float]]]] = {"apart": [], "together": []}
+    """Run both alternately in separate processes and print medians in milliseconds."""
+    runs: dict[str, list[Mapping[str, list[float]]]] = {"separate": [], "together": []}
     for _ in range(ROUNDS):
         for kind, found in runs.items():
             found.append(_run(kind, bundle))
-    sys.stdout.write(f"cold start, step by step, medians of {ROUNDS} in ms (wall, CPU):\n")
+    sys.stdout.write(f"cold start by step, medians of {ROUNDS} in ms (wall, CPU):\n")
     for kind, found in runs.items():
-        names = [name for name in found[0] if kind == "apart" or not name.startswith("import: ")]
+        names = [name for name in found[0] if kind == "separate" or not name.startswith("import: ")]
         for name in names:
             wall, cpu = (statistics.median(steps[name][i] for steps in found) * 1000 for i in (0, 1))
             sys.stdout.write(f"        {wall:6.0f} {cpu:6.0f}  {name}\n")
@@ -144,5 +144,5 @@ def _run(kind: str, bundle: Path) -> Mapping[str, list[float]]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        {"apart": apart, "together": together}[sys.argv[1]](Path(sys.argv[2]), scratch)
+        {"separate": separate, "together": together}[sys.argv[1]](Path(sys.argv[2]), scratch)
     sys.stdout.write(json.dumps(STEPS) + "\n")

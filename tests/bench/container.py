@@ -1,9 +1,9 @@
-"""`make bench-lambda`: the image as Lambda runs it. Init against loading the torch stack, and what a long ticket costs.
+"""`make bench-lambda`: the image as Lambda runs it: its init compared with the torch baseline, and long tickets.
 
-The container has the memory and the time that template.yaml gives. Its init, as the runtime interface emulator reports
-it, is compared with the imports and models of the demo that this project replaces, in turn, both with all cores of this
-machine. What a ticket costs is measured with the share of CPU that Lambda gives with that memory. The exit code is 1
-when a budget is missed.
+The container has template.yaml's memory and timeout. Its init, as reported by the runtime interface emulator, is
+compared with importing and loading the torch baseline, alternately, both with all cores of this machine. The time of a
+long ticket is measured with the number of cores that Lambda assigns for the memory. The exit code is 1 if a budget is
+missed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from typing import Any
 from events.generator import TicketGenerator
 from handler.local import EmbeddedStack
 from tests.bench.baseline import prepare
-from tests.runtime.container import LambdaContainer, find_rie, sweep
+from tests.runtime.container import LambdaContainer, find_rie, remove_leftovers
 from tests.runtime.deployed import Lambda, Metrics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS = 5
 BATCHES = 20
-SHARES = {"compact": 1 / 4, "full": 1 / 2}  # of what the torch stack takes, by the bundle's profile
+SHARES = {"compact": 1 / 4, "full": 1 / 2}  # of the torch baseline's time, by the bundle's profile
 BUNDLE = "/share/ticket-enrichment/bundle/bundle.json"
-LIMIT_MS = 10_000  # Lambda's own for init; a factor of two is kept in hand
+LIMIT_MS = 10_000  # Lambda's limit for init; the budget is half of it
 STAGES = ("TokenizeLatency", "EncodeLatency", "ClassifyLatency", "SummarizeLatency")
 
 
 def main() -> int:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="make bench-lambda", description=__doc__)
     parser.add_argument("--image", default="ticket-enrichment:standin", help="the image (ticket-enrichment:standin)")
     parser.add_argument("--batches", type=int, default=BATCHES, help=f"batches of ten long tickets ({BATCHES})")
@@ -42,15 +42,15 @@ def main() -> int:
     models = REPOSITORY / ".bundles" / "baseline"
     models.mkdir(parents=True, exist_ok=True)
     prepare(models)
-    sweep()
+    remove_leftovers()
     with EmbeddedStack() as stack:
         function = Lambda(stack, given.image, find_rie(), Metrics())
-        verdicts = [start(function, models), tickets(function, given.batches)]
-        return max(verdicts)
+        exit_codes = [start(function, models), tickets(function, given.batches)]
+        return max(exit_codes)
 
 
 def start(function: Lambda, models: Path) -> int:
-    """Init of new containers against the torch stack, in turn."""
+    """Init of new containers compared with the torch baseline, alternately."""
     ours, limited, cpu, theirs = [], [], [], []
     for _ in range(ROUNDS):
         ours.append(init(function, None)[0])
@@ -67,10 +67,10 @@ def start(function: Lambda, models: Path) -> int:
     worst = max(limited)
     ok = share <= budget, worst <= LIMIT_MS / 2
     sys.stdout.write(
-        f"{verdict(ok[0])}  {profile}, init under RIE, against the torch stack: {share:.3f} "
+        f"{label(ok[0])}  {profile}, init under RIE, compared with loading the torch baseline: {share:.3f} "
         f"(budget at most {budget:.3f})\n"
-        f"        medians of {ROUNDS}: {statistics.median(ours):.0f} ms against {statistics.median(theirs):.0f} ms\n"
-        f"{verdict(ok[1])}  {profile}, init with {function.function.cpus:.2f} cores, the slowest of {ROUNDS}: "
+        f"        medians of {ROUNDS}: {statistics.median(ours):.0f} ms and {statistics.median(theirs):.0f} ms\n"
+        f"{label(ok[1])}  {profile}, init with {function.function.cpus:.2f} cores, slowest of {ROUNDS}: "
         f"{worst:.0f} ms (budget half of Lambda's {LIMIT_MS} ms)\n"
         f"        its CPU, median: {statistics.median(cpu):.0f} ms\n"
     )
@@ -79,7 +79,7 @@ def start(function: Lambda, models: Path) -> int:
 
 
 def init(function: Lambda, cpus: float | None) -> tuple[float, float]:
-    """The init of a new container in milliseconds: by RIE's own report, and its CPU by the cgroup."""
+    """Init of a new container in milliseconds: wall time from RIE's report, and CPU time from the cgroup."""
     with environment(function, cpus) as container:
         invocation = container.invoke({})
         if invocation.failed or invocation.init_ms is None:
@@ -88,7 +88,7 @@ def init(function: Lambda, cpus: float | None) -> tuple[float, float]:
 
 
 def tickets(function: Lambda, batches: int) -> int:
-    """What one of ten long tickets takes: all of it, and the models alone."""
+    """Time per ticket in batches of ten long tickets: whole invocation, and only the models."""
     source = long_tickets()
     whole, models = [], []
     used = 0.0
@@ -98,7 +98,7 @@ def tickets(function: Lambda, batches: int) -> int:
             invocation = container.invoke({"Records": records})
             if invocation.failed or invocation.response["batchItemFailures"]:
                 sys.exit(f"error: a batch failed:\n{invocation.log}")
-            if number < 0 or invocation.duration_ms is None:  # the first ones make connections
+            if number < 0 or invocation.duration_ms is None:  # warm-up: the first invocations open connections
                 used = container.cpu_seconds()
                 continue
             (metrics,) = [f for f in logged(invocation.log) if "TicketsPerBatch" in f]
@@ -108,16 +108,16 @@ def tickets(function: Lambda, batches: int) -> int:
         used = container.cpu_seconds() - used
         peak = container.memory_peak() / 1e6
     sys.stdout.write(
-        f"a ticket of the longest kind, in batches of 10, {function.function.memory_mb} MB and so "
+        f"long tickets in batches of 10, {function.function.memory_mb} MB and thus "
         f"{function.function.cpus:.2f} cores, {batches} batches:\n"
     )
-    for name, times in (("invocation", whole), ("models alone", models)):
+    for name, times in (("invocation", whole), ("models only", models)):
         p99 = statistics.quantiles(times, n=100, method="inclusive")[98]
-        sys.stdout.write(f"        {name}: median {statistics.median(times):.0f} ms a ticket, p99 {p99:.0f} ms\n")
-    # What it would be were this machine quiet, or a little more: all of its CPU, at the share that there is.
+        sys.stdout.write(f"        {name}: median {statistics.median(times):.0f} ms per ticket, p99 {p99:.0f} ms\n")
+    # An estimate for an idle machine: CPU time divided by the number of cores.
     cpu = used / batches / 10 * 1000
     share = cpu / function.function.cpus
-    sys.stdout.write(f"        CPU: {cpu:.0f} ms a ticket, which takes {share:.0f} ms at that share\n")
+    sys.stdout.write(f"        CPU: {cpu:.0f} ms per ticket, which takes {share:.0f} ms with these cores\n")
     sys.stdout.write(f"        peak memory of the container (cgroup): {peak:.0f} MB\n")
     return 0
 
@@ -128,14 +128,14 @@ def environment(function: Lambda, cpus: float | None) -> LambdaContainer:
 
 
 def long_tickets() -> Iterator[dict[str, Any]]:
-    """Tickets whose text fills every window of the models, and goes on."""
+    """Tickets whose text exceeds all windows of the models."""
     for made in TicketGenerator(seed=7, start=1_790_000_000):
         text = f"{made['body']} "
         yield {**made, "body": text * (12_000 // len(text) + 1)}
 
 
 def record(ticket: dict[str, Any]) -> dict[str, Any]:
-    """An SQS record that holds the ticket itself."""
+    """An SQS record with an inline ticket."""
     return {
         "messageId": f"m-{ticket['ticket_id']}",
         "receiptHandle": "handle",
@@ -151,8 +151,8 @@ def logged(log: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
 
 
-def verdict(ok: bool) -> str:
-    """As `make bench` says it."""
+def label(ok: bool) -> str:
+    """The label of a result, as in `make bench`."""
     return "ok    " if ok else "MISSED"
 
 

@@ -1,4 +1,4 @@
-"""`make bench-full`: the budgets of the full profile, on models of the true size with random weights.
+"""`make bench-full`: the budgets of the full profile, on models of the real size with random weights.
 
 Its bundles are built once, into .bundles: all summaries are forced to 50 tokens, with 4 beams and greedily. Each figure
 is a ratio within one run, interleaved. The exit code is 1 when a budget is missed.
@@ -25,62 +25,62 @@ from enrichment.manifest import AbstractiveSpec
 from enrichment.summary.summarizer import Summarizer
 from enrichment.text import model_text
 from tests.bench import __main__ as bench
-from tests.bench.__main__ import REPOSITORY, interleaved, say, tickets_of_eighty_tokens
-from tests.bench.baseline import SUMMARY, Demo
+from tests.bench.__main__ import REPOSITORY, interleaved, report, tickets_of_eighty_tokens
+from tests.bench.baseline import SUMMARY, TorchBaseline
 from tests.bench.baseline import prepare as prepare_models
 from tests.bench.peer import translator
 from tests.bench.products import products
 
 FORCED = {"min_length": 50}
-TRIED = """
-What was tried, on two cores with AVX2 and without VNNI (Zen 3), and what it gave:
-    one scale per row of tokens, products in int8 with 16-bit-safe weights: exact in any batch, kept
-    candidates chosen in the graph, 12 numbers a row instead of 50,264 into Python: kept
-    beams of a text as queries of one attention, keys and values never reordered or copied: kept
-    one embedding for both graphs and the output projection, mapped from one file: 52 MB instead of 206, kept
-    keys turned by the product instead of a node of its own, one node to round, shift and narrow: kept
-    SkipLayerNormalization: three times as long as its three operators; left out
-    slots of the cache that are no beam's ancestor any more forgotten every 8 steps: 30 to 60 of them instead of 130 to
-      194 at the end, 5 % off a ticket with 4 beams, kept
-    DistilBERT's last layer for each text's first token alone: 14 % of that model's products, 12 % of its time, kept
-    keys as the left side of the product (no copy into packed form): a fifth off the scores, lost on turning them back;
-      values stored turned: slower; one beam at a time over shared keys: no gain; left out
+EXPERIMENTS = """
+Optimizations that were tried, on two cores with AVX2 and without VNNI (Zen 3):
+    one scale per token row, int8 products with 16-bit-safe weights: results independent of the batch; kept
+    candidates selected in the graph, so that Python gets 12 numbers per row instead of 50,264: kept
+    all beams of a text as queries of one attention, keys and values never reordered or copied: kept
+    one embedding, memory-mapped from one file, for both graphs and the output projection: 52 MB instead of 206; kept
+    keys transposed by the product instead of a separate node, one node to round, shift and narrow: kept
+    SkipLayerNormalization: takes three times as long as its three operators; rejected
+    cache slots that no beam descends from are dropped every 8 steps: 30 to 60 slots instead of 130 to 194 at the end,
+      5 % less time per ticket with 4 beams; kept
+    DistilBERT's last layer only for each text's first token: saves 14 % of its products and 12 % of its time; kept
+    keys as the left side of the product (no copy into packed form): 20 % faster scores, but transposing them back costs
+      as much; transposed values: slower; one beam at a time over shared keys: no gain; rejected
     fused attention (MultiHeadAttention, with a mask of lengths or of numbers) in the encoders: 2 to 8 % slower than its
-      operators one by one; heads gathered into place in one copy instead of three: 5 % off an attention, which is less
-      than 1 % of a ticket; left out
+      separate operators; heads gathered in one copy instead of three: 5 % less time per attention, which is less than
+      1 % of a ticket; rejected
     weight-only products (MatMulNBits, activations in int8): 4 bits are 1.0 to 1.6 times as fast for one row, and 0.4 to
-      1.0 times for 4 rows and more; 8 bits slower throughout; left out
-    graphs optimised, or weights packed, at build time: 0.1 to 0.2 s of 0.9 s when sessions are made, for a bundle that
-      would be tied to one CPU and one version of ONNX Runtime; left out
-    threads that spin within a run and stop after it: 20 to 70 % more CPU time, slower on a busy machine; left out
-    texts shared out among the cores, a thread each, instead of every operator: 0.72 to 0.80 of the time of an encoder,
-      kept; on sessions of two threads no gain
-    the halves of a batch decoding side by side, a thread each: 0.85 of the time of a batch of ten with 4 beams, kept;
-      0.93 to 0.99 greedily, left out. One ticket alone would take 1.2 times as long on a session of one thread: it has
-      its own, for 160 MB and a fifth of a second, which opening sessions side by side saves again
-    one arena for all sessions, that grows by what is asked for: no slower, 25 to 45 MB off the peak of ten, 40 to 100
-      MB off what stays between batches, kept
-    huge pages for the weights (GLIBC_TUNABLES): no gain; left out
-    the sum of exponentials by ReduceLogSumExp or by plain operators, so that LogSoftmax need not write 50,264 numbers a
-      row: 1.5 to 4 times as long as LogSoftmax and TopK together; left out
-    what remains, by the profiler, on one thread: int8 products are 76 % of the encoder of summaries, 73 % of
-      DistilBERT, 70 % of a step of 20 rows and 66 % of one of 5; 14 % of a step is attention over the caches, bound by
-      memory; no other operator has above 5 %. A ticket has about 34 GMAC with 4 beams and 17 greedily: what these
-      products alone take on the CPU of this run stands above. A step of 5 rows takes 1.6 times as long as one of 1: it
-      waits for its 140 MB of weights more than it computes.
+      1.0 times for 4 or more rows; 8 bits are always slower; rejected
+    graphs optimized, or weights packed, at build time: saves 0.1 to 0.2 s of 0.9 s when sessions are created, but ties
+      the bundle to one CPU and one version of ONNX Runtime; rejected
+    threads that spin during a run and stop after it: 20 to 70 % more CPU time, slower on a busy machine; rejected
+    each text on one thread instead of each operator on all threads: 0.72 to 0.80 of an encoder's time; kept; no gain
+      with sessions of two threads
+    the two halves of a batch decoded in parallel, one thread each: 0.85 of the time of a batch of ten with 4 beams;
+      kept; 0.93 to 0.99 with greedy search; rejected. A single ticket would take 1.2 times as long with one thread, so
+      it has a separate session, for 160 MB and 0.2 s, which opening sessions in parallel saves again
+    one shared arena for all sessions that grows only by what is requested: not slower, 25 to 45 MB less peak memory for
+      a batch of ten, 40 to 100 MB less between batches; kept
+    huge pages for the weights (GLIBC_TUNABLES): no gain; rejected
+    the sum of exponentials by ReduceLogSumExp or by plain operators, so that LogSoftmax need not write 50,264 numbers
+      per row: takes 1.5 to 4 times as long as LogSoftmax and TopK together; rejected
+    remaining time by the profiler, on one thread: int8 products are 76 % of the summary encoder, 73 % of DistilBERT,
+      70 % of a decoder step with 20 rows and 66 % of one with 5; 14 % of a step is attention over the caches, which is
+      memory-bound; no other operator exceeds 5 %. A ticket has about 34 GMAC with 4 beams and 17 with greedy search;
+      the time of these products on this CPU is printed above. A step with 5 rows takes 1.6 times as long as one with
+      1 row, because it is bound by reading its 140 MB of weights.
 """
 BUDGET = {4: 15, 1: 18}
 
 
 def prepare(models: Path) -> dict[int, Path]:
-    """The bundles, by their number of beams."""
+    """The bundles by number of beams."""
     folders = {4: REPOSITORY / ".bundles" / "bench-full", 1: REPOSITORY / ".bundles" / "bench-full-greedy"}
     if not (folders[4] / "bundle.json").exists():
         from enrichment.export.compact import Recipe
         from enrichment.export.full import FullRecipe, build
 
         recipe = FullRecipe(Recipe(str(models)), allow_unpinned=True, generation=FORCED)
-        build(recipe, folders[4], _say_progress)
+        build(recipe, folders[4], _print_progress)
     if not (folders[1] / "bundle.json").exists():
         shutil.rmtree(folders[1], ignore_errors=True)
         shutil.copytree(folders[4], folders[1], copy_function=os.link)
@@ -91,7 +91,7 @@ def prepare(models: Path) -> dict[int, Path]:
     return folders
 
 
-def _say_progress(line: str) -> None:
+def _print_progress(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
@@ -100,7 +100,7 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
     import torch
 
     torch.set_num_threads(2)
-    demo = Demo(models)
+    torch_baseline = TorchBaseline(models)
     for beams, folder in folders.items():
         enricher = Enricher.open(folder, threads=2)
         encoder = Encoder.open(Bundle.open(folder))
@@ -110,13 +110,13 @@ def against_torch(folders: dict[int, Path], models: Path, rounds: int) -> None:
         stages: dict[str, float] = {}
         ours, theirs, least = interleaved(
             partial(enricher.enrich, batch, observe=partial(_note, stages)),
-            partial(demo.enrich, texts[0], beams),
+            partial(torch_baseline.enrich, texts[0], beams),
             products(lengths, beams),
             rounds=rounds,
         )
         ratio = theirs / (ours / 10)
         name = f"full, {beams} beams, tickets per second, against torch one at a time"
-        say(name, f"{ratio:.1f} times", f"at least {BUDGET[beams]}", ratio >= BUDGET[beams])
+        report(name, f"{ratio:.1f} times", f"at least {BUDGET[beams]}", ratio >= BUDGET[beams])
         sys.stdout.write(f"        {ours * 100:.0f} ms a ticket against {theirs * 1000:.0f}; ")
         sys.stdout.write(", ".join(f"{stage} {seconds * 100:.0f}" for stage, seconds in stages.items()) + "\n")
         sys.stdout.write(
@@ -129,7 +129,7 @@ def _note(stages: dict[str, float], stage: str, seconds: float, _tickets: int) -
 
 
 def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> None:
-    """Summaries alone, of equal lengths and beams."""
+    """Only summaries, with equal lengths and beams."""
     peer = translator(models / SUMMARY, REPOSITORY / ".bundles" / "ctranslate2")
     for beams, folder in folders.items():
         bundle = Bundle.open(folder)
@@ -153,7 +153,7 @@ def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> 
                 partial(summarizer.read, batch), partial(peer.translate_batch, tokens, **options), rounds=rounds
             )
             ratio = theirs / ours
-            say(
+            report(
                 f"summaries, {beams} beams, batch of {size}, against CTranslate2 int8",
                 f"{ratio:.2f} times",
                 "over 1",
@@ -162,13 +162,13 @@ def against_ctranslate2(folders: dict[int, Path], models: Path, rounds: int) -> 
 
 
 def size(folder: Path) -> None:
-    """Megabytes on the disk."""
+    """Size on disk in megabytes."""
     total = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    say("full, size of the bundle", f"{total:.0f} MB", "under 350 MB", total < 350)
+    report("full, size of the bundle", f"{total:.0f} MB", "under 350 MB", total < 350)
 
 
 def start(folder: Path, models: Path) -> None:
-    """Process start to the first ticket, against importing and loading torch's stack; medians of five, in turn."""
+    """Process start to the first ticket, compared with importing and loading the torch baseline; medians of five."""
     seconds: dict[str, list[float]] = {"ours": [], "torch": []}
     for _ in range(5):
         for name, arguments in (
@@ -180,19 +180,19 @@ def start(folder: Path, models: Path) -> None:
             seconds[name].append(time.perf_counter() - begin)
     ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "torch"))
     ratio = ours / theirs
-    say("full, start to first ticket, against the torch stack", f"{ratio:.2f}", "at most 0.50", ratio <= 0.5)
-    sys.stdout.write(f"        {ours:.1f} s against {theirs:.1f}, which is loaded then and has read no ticket\n")
+    report("full, start to first ticket, against the torch stack", f"{ratio:.2f}", "at most 0.50", ratio <= 0.5)
+    sys.stdout.write(f"        {ours:.1f} s against {theirs:.1f} for the baseline, which has only loaded its models\n")
 
 
 def memory(folder: Path) -> None:
-    """Peak memory for a batch of ten with 4 beams, and what 200 batches of all lengths add."""
+    """Peak memory for a batch of ten with 4 beams, and its growth over 200 batches of all lengths."""
     metrics = bench.json_of("tests.bench.memory_full", str(folder))
     peak = metrics["peak_of_ten"]
-    say("full, peak memory, a batch of 10, 4 beams", f"{peak:.0f} MB", "under 1300 MB", peak < 1300)
+    report("full, peak memory, a batch of 10, 4 beams", f"{peak:.0f} MB", "under 1300 MB", peak < 1300)
     sys.stdout.write(f"        {metrics['peak']:.0f} MB over 200 batches more, of up to 1,024 tokens a ticket\n")
     for name in ("medians", "largest"):
         growth = metrics[name][-1] / metrics[name][0]
-        say(
+        report(
             f"  {name} of the last 50 batches against the same 50, the first",
             f"{growth:.2f} times",
             "at most 1.05",
@@ -201,9 +201,9 @@ def memory(folder: Path) -> None:
 
 
 def main() -> int:
-    """Runs everything, the quick parts first."""
+    """Run everything, the quick parts first."""
     parser = argparse.ArgumentParser(prog="make bench-full", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is run in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="number of alternating runs")
     rounds = parser.parse_args().rounds
     models = REPOSITORY / ".bundles" / "baseline"
     models.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def main() -> int:
     against_ctranslate2(folders, models, rounds)
     against_torch(folders, models, rounds)
     memory(folders[4])
-    sys.stdout.write(TRIED)
+    sys.stdout.write(EXPERIMENTS)
     return 1 if bench.failed else 0
 
 

@@ -15,7 +15,7 @@ from events.generator import TicketGenerator
 
 
 def peak_mb() -> float:
-    """What this process had at most; not ru_maxrss, which a child inherits from who started it."""
+    """Peak memory of this process; not ru_maxrss, which a child inherits from its parent."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]  # the kernel always writes it
 
@@ -27,7 +27,7 @@ if __name__ == "__main__":
     after = []
     for number in range(100):
         batch = [ticket_from_object(next(tickets)) for _ in range(10)]
-        if number % 10 == 0:  # the worst a batch can bring: ten tickets that fill all windows
+        if number % 10 == 0:  # the worst case: ten tickets that fill all windows
             batch = [ticket.model_copy(update={"body": ticket.body * 200}) for ticket in batch]
         enricher.enrich(batch)
         after.append(process.memory_info().rss / 1e6)

@@ -1,7 +1,7 @@
 """Peak memory of a full bundle: `python -m tests.bench.memory_full BUNDLE`.
 
-First a batch of ten, each of about 80 tokens; then four times the same 50 batches of all sizes and lengths, with the
-memory noted after each: what a round has more than the one before it is growth.
+First a batch of ten tickets of about 80 tokens; then the same 50 batches of different sizes and lengths four times,
+with the memory recorded after each batch: a difference between rounds is growth.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if __name__ == "__main__":
         after = []
         for count in range(50):
             batch = [ticket_from_object(next(tickets)) for _ in range(sizes.choice((1, 1, 2, 3)))]
-            if count % 10 == 0:  # the longest source that the encoder reads
+            if count % 10 == 0:  # fills the encoder's longest input
                 batch[0] = batch[0].model_copy(update={"body": batch[0].body * 200})
             enricher.enrich(batch)
             after.append(process.memory_info().rss / 1e6)

@@ -1,4 +1,4 @@
-"""CTranslate2 with the random DistilBART, int8."""
+"""CTranslate2 with the random DistilBART in int8, for comparison."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def translator(model: Path, folder: Path) -> Any:
-    """A translator of that model, converted once into `folder`; token number n is called "tn"."""
+    """A CTranslate2 translator of a model, converted once into `folder`; token n is named "tn"."""
     import ctranslate2
 
     if not (folder / "model.bin").exists():
@@ -28,7 +28,7 @@ def _convert(model: Path, folder: Path) -> None:
             return ("<s>", "<pad>", "</s>")[number]
 
     bart = BartForConditionalGeneration.from_pretrained(str(model))
-    # As in the published configuration; the converter asks for them.
+    # As in the published configuration; the converter needs them.
     bart.config.normalize_before, bart.config.normalize_embedding, bart.config.add_bias_logits = False, True, False
     loader = BartLoader()
     spec = loader.get_model_spec(bart)

@@ -1,7 +1,7 @@
-"""The int8 products of the full profile alone, as ONNX Runtime's kernels compute them: all else comes on top.
+"""Only the int8 matrix products of the full profile, computed by ONNX Runtime's kernels: a lower bound of its time.
 
-They are shared out among the cores as ours are: each text on one thread, and the halves of a batch decode side by side,
-but with one beam the whole on both cores.
+They are distributed over the cores as in the product: each text on one thread, and the two halves of a batch decode in
+parallel; with one beam, the whole batch uses both cores.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from enrichment.export.graph import MICROSOFT
 from enrichment.session import ParallelSession, make_session, ort
 
 _VOCABULARY = 50_264
-_STEPS = 47  # of 50 tokens the first two and the last are given
+_STEPS = 47  # of 50 tokens, the first two and the last are forced
 
 
 def _layer(width: int, wide: int) -> list[tuple[int, int]]:
     return [(width, 3 * width), (width, width), (width, wide), (wide, width)]
 
 
-# (inputs, outputs) of what every token of a text goes through: MiniLM, DistilBERT, of whose last layer only keys and
-# values, and BART's encoder, with the keys and values for its decoder.
+# (inputs, outputs) of the products for each token of a text: MiniLM, DistilBERT (of its last layer only keys and
+# values), and BART's encoder with the keys and values for its decoder.
 _TEXTS = [
     *6 * _layer(384, 1536),
     *5 * _layer(768, 3072),
@@ -40,7 +40,7 @@ _STEP = 6 * [*_layer(1024, 4096), (1024, 1024), (1024, 1024)] + [(1024, _VOCABUL
 
 
 def products(lengths: Sequence[int], beams: int) -> Callable[[], None]:
-    """Computes what a batch of texts costs, whose lengths in tokens are given, with so many beams."""
+    """A function that computes the products for a batch of texts of these lengths (in tokens) and number of beams."""
     halves = [len(lengths)] if beams == 1 else [len(lengths) // 2, len(lengths) - len(lengths) // 2]
     with tempfile.TemporaryDirectory() as folder:
         texts = ParallelSession(_graph(folder, _TEXTS), threads=2)
@@ -71,7 +71,7 @@ def _rows(session: ort.InferenceSession, count: int) -> dict[str, Any]:
 
 
 def _graph(folder: str, shapes: list[tuple[int, int]]) -> Path:
-    """Every product has weights of its own, which come from memory as in a model, and is made of the same rows."""
+    """Every product has its own weights, which are read from memory as in a model; all use the same rows."""
     random = np.random.default_rng(0)
     nodes, results = [], []
     tensors: dict[str, np.ndarray[Any, Any]] = {
@@ -86,7 +86,7 @@ def _graph(folder: str, shapes: list[tuple[int, int]]) -> Path:
         tensors[scale] = np.ones(outputs, np.float32)
         taken = [f"rows{inputs}", weights, "one", scale, "zero"]
         nodes.append(helper.make_node("MatMulIntegerToFloat", taken, [product], domain=MICROSOFT))
-        nodes.append(helper.make_node("Slice", [product, "begin", "end"], [corner]))  # so that nothing large comes out
+        nodes.append(helper.make_node("Slice", [product, "begin", "end"], [corner]))  # so that outputs are small
         results.append(corner)
     nodes.append(helper.make_node("Concat", results, ["out"], axis=0))
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""From the start of a process to its first enriched ticket: `python -m tests.bench.start library|handler BUNDLE`.
+"""Time from process start to the first enriched ticket: `python -m tests.bench.start library|handler BUNDLE`.
 
 Prints the seconds of each step as one JSON object.
 """
@@ -22,12 +22,12 @@ TICKET = {
 
 
 def step(name: str) -> None:
-    """Ends a step."""
+    """End a step."""
     STEPS[name] = time.perf_counter() - BEGIN - sum(STEPS.values())
 
 
 def library(bundle: str) -> None:
-    """The library alone."""
+    """Only the library."""
     from enrichment import Enricher, parse_ticket
 
     step("import")

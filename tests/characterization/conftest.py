@@ -1,4 +1,4 @@
-"""The snapshots, which `pytest tests/characterization --regenerate` writes anew."""
+"""The snapshots; `pytest tests/characterization --regenerate` rewrites them."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from tests.characterization.snapshots import Snapshots
 
 @pytest.fixture(scope="session")
 def snapshots(request: pytest.FixtureRequest) -> Snapshots:
-    asked = request.config.getoption("regenerate")
-    return Snapshots(frozenset({"all": ("behaviour", "models"), None: ()}.get(asked, (asked,))))
+    part = request.config.getoption("regenerate")
+    return Snapshots(frozenset({"all": ("behaviour", "models"), None: ()}.get(part, (part,))))

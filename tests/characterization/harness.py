@@ -1,7 +1,7 @@
-"""Runs the product for the characterization tests, and reads what it left behind.
+"""Runs the product for the characterization tests, and reads its stores and queues.
 
-The only file of these tests that imports the project. Commands are found by their names in pyproject.toml, so a module
-that moves changes nothing but the imports below and MODULES.
+This is the only file of these tests that imports the project. Commands are looked up by name in pyproject.toml, so
+moving a module changes only the imports below and MODULES.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from handler.worker.reports import Reporter, WorkerOptions
 REPOSITORY = Path(__file__).resolve().parents[2]
 EVENTS = REPOSITORY / "events"
 EVENT_BUCKET = "tickets-raw"  # the raw bucket's name in all sample events
-MODULES = {"enrichment": "enrichment", "demo": "handler.local.demo"}  # what is started with `python -m`
+MODULES = {"enrichment": "enrichment", "demo": "handler.local.demo"}  # started with `python -m`
 SCRIPTS: dict[str, str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "scripts"
 ]
@@ -64,7 +64,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Event:
-    """A sample event, and the objects that the raw bucket holds before it."""
+    """A sample event, and the objects that must be in the raw bucket."""
 
     name: str
     records: list[dict[str, Any]]
@@ -80,7 +80,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Run:
-    """What a route made of an event: its answer, its log, and the ids that the messages had there, in order."""
+    """The result of processing an event: the answer, the log, and the message ids in order."""
 
     answer: Any
     log: str
@@ -89,37 +89,37 @@ class Run:
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended."""
+    """A finished command."""
 
     code: int
     out: str
     err: str
 
     def rows(self) -> list[Any]:
-        """Its standard output as JSON lines."""
+        """Its standard output, parsed as JSON lines."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
 class Product:
-    """The Lambda handler and the worker on an embedded stack of their own, with real clients and the compact bundle."""
+    """The Lambda handler and the worker on their own embedded stack, with real clients and the compact bundle."""
 
     def __init__(self, stack: EmbeddedStack, environment: dict[str, str]) -> None:
         self.environment = environment
         self.s3, self.sqs, self.dynamodb = (stack.client(name) for name in ("s3", "sqs", "dynamodb"))
-        # The bucket notifies the deployed queue of each upload, so the worker gets a queue where only events arrive.
+        # The bucket notifies the deployed queue of each upload, so the worker gets a separate queue for sample events.
         self.queue = self.sqs.create_queue(QueueName="characterization")["QueueUrl"]
         self._start(environment)
 
     @classmethod
     @contextmanager
     def started(cls, bundle: Path, cache: Path) -> Iterator[Self]:
-        """Starts the stack, and everything on it; ends it after the block."""
+        """Starts the stack and everything on it; stops it after the block."""
         with EmbeddedStack() as stack:
             own = {"MODEL_BUNDLE": bundle.as_uri(), "BUNDLE_CACHE_DIR": str(cache), "INTRA_OP_THREADS": "1"}
             yield cls(stack, stack.environment() | own)
 
     def with_settings(self, **settings: str) -> Self:
-        """Another handler and worker on the same stack, with other settings: of a queue or bucket that is not there."""
+        """Another handler and worker on the same stack with other settings, such as a bucket that does not exist."""
         found = copy.copy(self)
         found._start(self.environment | settings)
         return found
@@ -128,12 +128,12 @@ class Product:
         with in_environment(environment):
             self._handler = build(Settings())
             self._worker = _Worker(WorkerSettings(queue_url=self.queue))
-        # The first batch reports the cold start; after it, no event's metrics depend on the order of the tests.
+        # The first batch reports the cold start; afterwards, metrics do not depend on the order of the tests.
         self.first = self.through_handler(Event.load("s3-test-event"))
 
-    def through_handler(self, event: Event, *, anew: bool = True) -> Run:
-        """Calls the Lambda handler with the event; with `anew`, stores and queues are empty before."""
-        if anew:
+    def through_handler(self, event: Event, *, clean: bool = True) -> Run:
+        """Invokes the Lambda handler with the event; with `clean`, stores and queues are emptied first."""
+        if clean:
             self.prepare(event)
         records = [{**record, "body": self._with_our_bucket(record["body"])} for record in event.records]
         with _captured_log() as log:
@@ -141,25 +141,25 @@ class Product:
         return Run(answer, log.getvalue(), [record["messageId"] for record in records])
 
     def invoke(self, event: Any) -> Any:
-        """Calls the Lambda handler with whatever event, and returns its answer."""
+        """Invokes the Lambda handler with any event, and returns its answer."""
         return self._handler(event, _Context())
 
     def through_worker(self, event: Event) -> Run:
-        """Puts the event's messages into a queue, and lets the worker take one batch; the answer is how many stay."""
+        """Sends the event's messages to a queue and lets the worker process one batch; the answer is what remains."""
         self.prepare(event)
         ids = self.send(event)
         with _captured_log() as log:
             self._worker.one_batch()
-        return Run({"messages left in the queue": self._left()}, log.getvalue(), ids)
+        return Run({"messages left in the queue": self._remaining()}, log.getvalue(), ids)
 
     def prepare(self, event: Event) -> None:
-        """Empties stores and queues, and puts the event's objects into the raw bucket."""
+        """Empties stores and queues, and uploads the event's objects to the raw bucket."""
         for name, body in event.objects.items():
             self.s3.put_object(Bucket=self.environment["RAW_BUCKET"], Key=name, Body=body)
         self.empty()
 
     def empty(self) -> None:
-        """Removes all that was enriched, and every message."""
+        """Removes all enriched tickets and all messages."""
         for key in self.items(whole=False):
             self.dynamodb.delete_item(TableName=self.environment["TABLE_NAME"], Key=key)
         for found in self.versions():
@@ -182,7 +182,7 @@ class Product:
         return [answer["MessageId"] for answer in sorted(sent, key=lambda answer: int(answer["Id"]))]
 
     def items(self, *, whole: bool = True) -> list[dict[str, Any]]:
-        """All items of the table as DynamoDB types them, by id and time; or only their keys."""
+        """All items of the table in DynamoDB's format, sorted by id and time; or only their keys."""
         names = {} if whole else {"ProjectionExpression": "ticket_id, created_at"}
         pages = self.dynamodb.get_paginator("scan").paginate(
             TableName=self.environment["TABLE_NAME"], ConsistentRead=True, **names
@@ -191,18 +191,18 @@ class Product:
         return sorted(found, key=lambda item: (item["ticket_id"]["S"], int(item["created_at"]["N"])))
 
     def versions(self) -> list[dict[str, Any]]:
-        """Key and id of every version in the bucket of enriched tickets."""
+        """Every object version in the bucket of enriched tickets."""
         pages = self.s3.get_paginator("list_object_versions").paginate(Bucket=self.environment["ENRICHED_BUCKET"])
         return [version for page in pages for version in page.get("Versions", [])]
 
     def object(self, key: str, version: str) -> tuple[str, bytes]:
-        """Content type and bytes of a version of an enriched object."""
+        """Content type and bytes of one version of an enriched object."""
         found = self.s3.get_object(Bucket=self.environment["ENRICHED_BUCKET"], Key=key, VersionId=version)
         with found["Body"] as stream:
             return found["ContentType"], stream.read()
 
     def take(self, queue: str) -> list[dict[str, Any]]:
-        """Takes every visible message out of a queue."""
+        """Receives and deletes all visible messages of a queue."""
         found: list[dict[str, Any]] = []
         while messages := self.sqs.receive_message(
             QueueUrl=queue,
@@ -215,8 +215,8 @@ class Product:
             found += messages
         return found
 
-    def _left(self) -> int:
-        """How many messages the worker's queue still holds; those that failed are invisible for a while."""
+    def _remaining(self) -> int:
+        """Number of messages in the worker's queue; failed ones are temporarily invisible."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         counts = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)["Attributes"]
         return sum(map(int, counts.values()))
@@ -226,7 +226,7 @@ class Product:
 
 
 class _Worker:
-    """A process of `ticket-processor`, here: its handler, its queue adapter and its loop."""
+    """The parts of a `ticket-processor` process, in this process: handler, queue adapter and loop."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._logger = make_logger(settings.log_level)
@@ -239,7 +239,7 @@ class _Worker:
 
         def last(event: Any, context: Any) -> Any:
             answer = self._handler(event, context)
-            shutdown.request()  # the loop settles this batch, and ends
+            shutdown.request()  # the loop settles this batch and ends
             return answer
 
         options = WorkerOptions(wait=1, visibility_timeout=30, timeout=60)
@@ -249,7 +249,7 @@ class _Worker:
 
 
 class _Context:
-    """What Lambda gives beside the event."""
+    """Lambda's context."""
 
     function_name = "ticket-enrichment"
     function_version = "$LATEST"
@@ -265,7 +265,7 @@ class _Context:
 
 
 def run_command(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Finished:
-    """Runs a command in this process as the shell would: a console script of pyproject.toml, or one of MODULES."""
+    """Runs a command in this process: a console script of pyproject.toml, or one of MODULES."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with in_environment(environment), pytest.MonkeyPatch.context() as patch:
@@ -279,7 +279,7 @@ def run_command(name: str, arguments: Sequence[str], environment: Mapping[str, s
 
 
 def run_demo(bundle: Path, count: int) -> Finished:
-    """Runs the demo as a process of its own: it starts a stack and a worker."""
+    """Runs the demo, which starts a stack and a worker, as a separate process."""
     command = [sys.executable, "-m", MODULES["demo"], "--bundle", str(bundle), "--count", str(count)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     return Finished(done.returncode, done.stdout, done.stderr)
@@ -287,7 +287,7 @@ def run_demo(bundle: Path, count: int) -> Finished:
 
 @contextmanager
 def ticket_processor(environment: Mapping[str, str]) -> Iterator[tuple[int, Callable[[], Finished]]]:
-    """Runs `ticket-processor` as a process; yields its health port, and what asks it to end and waits for that."""
+    """Runs `ticket-processor` as a process; yields its health port, and a function that stops it and waits."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     module, _, function = SCRIPTS["ticket-processor"].partition(":")
@@ -313,7 +313,7 @@ def ticket_processor(environment: Mapping[str, str]) -> Iterator[tuple[int, Call
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Status and text of a page of the worker; 0 while nobody listens."""
+    """Status and text of a page of the worker; status 0 while nothing listens."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -324,10 +324,10 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Waits for a condition. Raises AssertionError."""
+    """Waits for a condition. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds} s"
         time.sleep(0.05)
 
 
@@ -347,12 +347,12 @@ def _exit_code(run: Callable[[], Any]) -> int:
     return 0
 
 
-# -- the world around
+# -- environment and log
 
 
 @contextmanager
 def in_environment(environment: Mapping[str, str]) -> Iterator[None]:
-    """The environment, and of what the settings know nothing else, while the block lasts."""
+    """Sets the environment inside the block, and unsets all other settings."""
     known = {name.upper() for name in WorkerSettings.model_fields}
     with pytest.MonkeyPatch.context() as patch:
         for name in known - set(environment):
@@ -364,7 +364,7 @@ def in_environment(environment: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _captured_log() -> Iterator[io.StringIO]:
-    """Everything that the product writes: log lines, metrics, and what slips out."""
+    """Captures everything that the product writes: log lines, metrics and any other output."""
     log = io.StringIO()
     handler = make_logger("INFO").registered_handler
     assert isinstance(handler, logging.StreamHandler)
@@ -387,7 +387,7 @@ def _object(spec: Mapping[str, Any]) -> bytes:
 
 
 def _sent(attribute: Mapping[str, Any]) -> dict[str, Any]:
-    """An attribute of an event's record as boto3 sends it."""
+    """A message attribute of an event's record in boto3's format."""
     kind = attribute["dataType"]
     if kind.startswith("Binary"):
         return {"DataType": kind, "BinaryValue": base64.b64decode(attribute["binaryValue"])}

@@ -1,7 +1,7 @@
-"""Snapshots: one JSON file per case, split into what the code decides and what the models decide.
+"""Snapshots: JSON files for each case, split into results of the code and results of the models.
 
-`behaviour` holds everything that no model has a part in, and is compared strictly. `models` holds labels, confidences,
-summaries and embeddings: texts and labels are compared exactly, numbers as far as other CPUs may differ.
+`behaviour` contains everything that does not depend on a model, and is compared strictly. `models` contains labels,
+confidences, summaries and embeddings: texts and labels are compared exactly, numbers with a tolerance for other CPUs.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import Any, Final, Literal
 
 FOLDER: Final = Path(__file__).with_name("snapshots")
 Part = Literal["behaviour", "models"]
-# As tests/cpus: kernels for AVX2, AVX-512 VNNI and NEON sum in another order.
+# As in tests/cpus: kernels for AVX2, AVX-512 VNNI and NEON add in different orders.
 SCORE: Final = 0.03
 COSINE: Final = 0.999
-AN_HOUR: Final = 3600  # seconds
+HOUR: Final = 3600  # seconds
 _UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ISO: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)")
-UNITS: Final = 1000  # an embedding is kept as integers: thousandths
+UNITS: Final = 1000  # an embedding is stored in thousandths, as integers
 
 
 class Snapshots:
-    """Compares with the files, or writes those parts that are to be regenerated."""
+    """Compares results with the files, or rewrites the files of the parts to regenerate."""
 
     def __init__(self, regenerate: frozenset[Part]) -> None:
         self._regenerate = regenerate
 
     def check(self, name: str, part: Part, found: Any) -> None:
-        """Holds what was found against snapshots/PART/NAME.json. Raises AssertionError."""
+        """Compares a result with snapshots/PART/NAME.json. Raises AssertionError."""
         path = FOLDER / part / f"{name}.json"
-        found = json.loads(json.dumps(found))  # tuples are lists in a file
+        found = json.loads(json.dumps(found))  # tuples become lists, as in the file
         if part in self._regenerate:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(_text(found) + "\n", encoding="utf-8")
@@ -51,7 +51,7 @@ class Snapshots:
 
 
 def rounded(enrichment: Mapping[str, Any]) -> dict[str, Any]:
-    """Model values as they are kept: four decimals, and the embedding in thousandths."""
+    """Model values as stored: with four decimals, and the embedding in thousandths."""
     return {
         name: [round(number * UNITS) for number in value] if name == "embedding" else _rounded(value)
         for name, value in enrichment.items()
@@ -59,7 +59,7 @@ def rounded(enrichment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_times_and_ids(value: Any, environment: Mapping[str, str]) -> Any:
-    """The value without what differs from run to run: times around now, random ids, and the names of this stack."""
+    """The value without current times, random ids and the resource names of this stack, which differ between runs."""
     if isinstance(value, Mapping):
         return {
             name: "an id" if name == "s3_version_id" else without_times_and_ids(item, environment)
@@ -73,17 +73,17 @@ def without_times_and_ids(value: Any, environment: Mapping[str, str]) -> Any:
 
 
 def digits_as_zeros(text: str) -> str:
-    """Only the form of a time."""
+    """The format of a time, without its digits."""
     return re.sub("[0-9]", "0", text)
 
 
 def in_any_order(values: list[Any]) -> list[Any]:
-    """The values in an order that does not depend on that in which they came."""
+    """The values, sorted, so that their original order does not matter."""
     return sorted(values, key=lambda value: json.dumps(value, sort_keys=True))
 
 
 def shape(value: Any) -> Any:
-    """What kind of value it is, in place of the value: for what the models decide."""
+    """The types of a nested value instead of its contents: for results of the models."""
     if isinstance(value, Mapping):
         return {name: shape(value[name]) for name in value}
     if isinstance(value, list):
@@ -106,7 +106,7 @@ def _plain(text: str, environment: Mapping[str, str]) -> str:
 
 
 def _is_now(seconds: float) -> bool:
-    return abs(seconds - time.time()) < AN_HOUR
+    return abs(seconds - time.time()) < HOUR
 
 
 def _rounded(value: Any) -> Any:
@@ -144,14 +144,14 @@ def _difference(expected: Any, found: Any) -> str:
 
 
 def _equally_likely(task: str, expected: Mapping[str, Any]) -> list[str]:
-    """The labels of a task between which the CPU may decide: their scores are closer than two CPUs are."""
+    """The labels of a task whose scores differ by less than the difference between CPUs."""
     scores = expected.get("scores", {}).get(task, {})
     likely = [label for label, score in scores.items() if max(scores.values()) - score < 2 * SCORE]
-    return likely if expected[task] in likely else []  # else the ticket's own priority decided
+    return likely if expected[task] in likely else []  # otherwise the ticket's priority was used
 
 
 def _text(value: Any, indent: int = 0) -> str:
-    """Indented JSON, but what is short, and an embedding, on one line."""
+    """Indented JSON, with short values and embeddings on one line."""
     flat = json.dumps(value, ensure_ascii=False)
     numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
     if not value or not isinstance(value, dict | list) or len(flat) + indent <= 110 or numbers:

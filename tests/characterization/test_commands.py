@@ -1,4 +1,4 @@
-"""The commands: exit codes, and every JSON line that they print; of other output only the number of lines."""
+"""The commands: exit codes and all JSON lines that they print; of other output only the number of lines."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from tests.characterization.harness import (
 )
 from tests.characterization.snapshots import Snapshots, in_any_order, rounded, shape, without_times_and_ids
 
-OF_THE_MODELS = re.compile(
+MODEL_FIELDS = re.compile(
     "(intent|urgency|sentiment)(_confidence)?|summary|embedding|scores|truncated|needs_review|cosine|model_version"
 )
-SOON = ["--wait", "1", "--empty-polls", "1"]  # nobody else is at these queues, so one empty answer is enough
+ONE_POLL = ["--wait", "1", "--empty-polls", "1"]  # nothing else reads these queues, so one empty response is enough
 START = 1_767_225_600
 TICKET = {"ticket_id": "CMD-1", "subject": "Refund", "body": "Where is my refund? It has not come for ten days."}
 
 
 class Shell:
-    """Runs one command with different arguments, and remembers what it printed."""
+    """Runs one command with different arguments, and records the results in `runs`."""
 
     def __init__(self, name: str, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
-        self.told: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
         self._name = name
 
     def run(
         self, *arguments: str, environment: Mapping[str, str] | None = None, label: str = "", ordered: bool = True
     ) -> list[Any]:
-        """Runs the command and keeps how it ended, and its JSON lines, which it returns."""
-        done = self._done(arguments, environment)
+        """Runs the command; records its exit code and JSON lines, and returns the lines."""
+        done = self._run(arguments, environment)
         rows = done.rows()
         found = without_times_and_ids([_without_models(row) for row in rows], self.environment)
-        self._keep(label or " ".join(arguments), done, found if ordered else in_any_order(found))
+        self._record(label or " ".join(arguments), done, found if ordered else in_any_order(found))
         return rows
 
     def run_for_people(self, *arguments: str) -> None:
-        """Runs the command and keeps how it ended, and how many lines it printed."""
-        done = self._done(arguments, None)
-        self._keep(" ".join(arguments), done, len(done.out.splitlines()))
+        """Runs the command; records its exit code and the number of lines."""
+        done = self._run(arguments, None)
+        self._record(" ".join(arguments), done, len(done.out.splitlines()))
 
     def run_for_models(self, *arguments: str) -> list[Any]:
-        """Runs the command and returns its JSON lines, of which the models decide how many there are."""
-        done = self._done(arguments, None)
+        """Runs the command and returns its JSON lines, whose number depends on the models."""
+        done = self._run(arguments, None)
         assert done.code == 0
         return done.rows()
 
@@ -64,14 +64,14 @@ class Shell:
         """The environment without some variables."""
         return {name: value for name, value in self.environment.items() if name not in names}
 
-    def _done(self, arguments: Sequence[str], environment: Mapping[str, str] | None) -> Finished:
+    def _run(self, arguments: Sequence[str], environment: Mapping[str, str] | None) -> Finished:
         return run_command(self._name, arguments, self.environment if environment is None else environment)
 
-    def _keep(self, label: str, done: Finished, told: Any) -> None:
-        is_usage = "usage:" in done.err.lower()  # how long that is depends on the terminal
+    def _record(self, label: str, done: Finished, stdout: Any) -> None:
+        is_usage = "usage:" in done.err.lower()  # its length depends on the terminal
         errors = "usage" if is_usage else len(done.err.splitlines())
         label = without_times_and_ids(label, self.environment)
-        self.told.append({"run": label, "exit code": done.code, "lines on stderr": errors, "stdout": told})
+        self.runs.append({"run": label, "exit code": done.code, "lines on stderr": errors, "stdout": stdout})
 
 
 def _without_models(value: Any) -> Any:
@@ -79,11 +79,11 @@ def _without_models(value: Any) -> Any:
         return [_without_models(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {k: shape(v) if OF_THE_MODELS.fullmatch(k) else _without_models(v) for k, v in value.items()}
+    return {k: shape(v) if MODEL_FIELDS.fullmatch(k) else _without_models(v) for k, v in value.items()}
 
 
-def _said_by_models(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in row.items() if OF_THE_MODELS.fullmatch(name) and name != "model_version"}
+def _model_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: value for name, value in row.items() if MODEL_FIELDS.fullmatch(name) and name != "model_version"}
     return rounded({"ticket_id": row["ticket_id"], **found})
 
 
@@ -92,36 +92,36 @@ def _said_by_models(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def dlq(product: Product) -> Shell:
-    """The command, and ten dead letters of several reasons as the handler sends them."""
+    """The command, with ten messages in the DLQ that the handler rejected for different reasons."""
     events = [Event.load(name) for name in ("not-json", "mixed", "object-gone", "wrong-bucket")]
     objects = {key: body for event in events for key, body in event.objects.items()}
     product.through_handler(Event("several", [record for event in events for record in event.records][:10], objects))
-    product.through_handler(events[2], anew=False)
-    product.through_handler(events[3], anew=False)
+    product.through_handler(events[2], clean=False)
+    product.through_handler(events[3], clean=False)
     product.sqs.purge_queue(QueueUrl=product.environment["QUEUE_URL"])  # the uploads' notifications
     return Shell("dlq-replay", product.environment)
 
 
-def test_dlq_replay_looks(dlq: Shell, snapshots: Snapshots) -> None:
+def test_dlq_replay_reads(dlq: Shell, snapshots: Snapshots) -> None:
     dlq.run("count", "--json")
-    dlq.run("count", "--json", "--reason", "message_invalid", *SOON)
-    dlq.run("peek", "--json", "--limit", "100", *SOON, ordered=False)
-    dlq.run("peek", "--json", "--match", "rejection.errors[0].stage == 'fetch'", *SOON, ordered=False)
-    dlq.run("--dry-run", "--json", *SOON)
+    dlq.run("count", "--json", "--reason", "message_invalid", *ONE_POLL)
+    dlq.run("peek", "--json", "--limit", "100", *ONE_POLL, ordered=False)
+    dlq.run("peek", "--json", "--match", "rejection.errors[0].stage == 'fetch'", *ONE_POLL, ordered=False)
+    dlq.run("--dry-run", "--json", *ONE_POLL)
     dlq.run("--dry-run", "--json", "--from-s3", f"s3://{dlq.environment['RAW_BUCKET']}/EVT-MIX-")
-    dlq.run_for_people("peek", *SOON)
+    dlq.run_for_people("peek", *ONE_POLL)
     dlq.run_for_people("count")
-    snapshots.check("commands/dlq-replay-looks", "behaviour", dlq.told)
+    snapshots.check("commands/dlq-replay-reads", "behaviour", dlq.runs)
 
 
 def test_dlq_replay_sends(dlq: Shell, product: Product, snapshots: Snapshots, tmp_path: Path) -> None:
     audit = str(tmp_path / "audit.jsonl")
-    some = ("--json", "--yes", "--reason", "schema_violation", "--audit", audit, *SOON)
+    some = ("--json", "--yes", "--reason", "schema_violation", "--audit", audit, *ONE_POLL)
     dlq.run(*some, label="with an audit file")
     dlq.run(*some, label="the same once more")
     written = [json.loads(line) for line in Path(audit).read_text(encoding="utf-8").splitlines()]
-    dlq.run("--json", "--yes", "--limit", "1", "--reason", "object_gone", "--rate", "100", *SOON)
-    dlq.run_for_people("--yes", *SOON)
+    dlq.run("--json", "--yes", "--limit", "1", "--reason", "object_gone", "--rate", "100", *ONE_POLL)
+    dlq.run_for_people("--yes", *ONE_POLL)
     dlq.run("count", "--json")
     dlq.run("--json", "--yes", "--from-s3", f"s3://{dlq.environment['RAW_BUCKET']}/EVT-MIX-")
     sent = [
@@ -131,30 +131,32 @@ def test_dlq_replay_sends(dlq: Shell, product: Product, snapshots: Snapshots, tm
         }
         for message in product.take(product.environment["QUEUE_URL"])
     ]
-    found = {"runs": dlq.told, **without_times_and_ids({"audit": written, "sent": sent}, dlq.environment)}
+    found = {"runs": dlq.runs, **without_times_and_ids({"audit": written, "sent": sent}, dlq.environment)}
     snapshots.check("commands/dlq-replay-sends", "behaviour", found | {"sent": in_any_order(found["sent"])})
 
 
-def test_dlq_replay_into_a_queue_that_takes_little(dlq: Shell, product: Product, snapshots: Snapshots) -> None:
-    """What has not arrived is not deleted."""
-    little = product.sqs.create_queue(QueueName="little", Attributes={"MaximumMessageSize": "1024"})["QueueUrl"]
+def test_dlq_replay_keeps_messages_too_large_for_the_destination(
+    dlq: Shell, product: Product, snapshots: Snapshots
+) -> None:
+    """Messages that were not sent are not deleted."""
+    small = product.sqs.create_queue(QueueName="small", Attributes={"MaximumMessageSize": "1024"})["QueueUrl"]
     large = ["1" * 1500, "2" * 1500]
     for body in large:
         product.sqs.send_message(QueueUrl=product.environment["DLQ_URL"], MessageBody=body)
-    dlq.run("--json", "--yes", "--force", "--destination", little, *SOON, label="into a queue of 1 KiB")
+    dlq.run("--json", "--yes", "--force", "--destination", small, *ONE_POLL, label="into a queue of 1 KiB")
     left = [message["Body"] for message in product.take(product.environment["DLQ_URL"])]
-    arrived = [message["Body"] for message in product.take(little)]
+    arrived = [message["Body"] for message in product.take(small)]
     assert sorted(left) == large
     assert len(arrived) == 10
-    snapshots.check("commands/dlq-replay-partly", "behaviour", dlq.told)
+    snapshots.check("commands/dlq-replay-partly", "behaviour", dlq.runs)
 
 
-def test_dlq_replay_refuses(dlq: Shell, product: Product, snapshots: Snapshots) -> None:
+def test_dlq_replay_errors(dlq: Shell, product: Product, snapshots: Snapshots) -> None:
     dlq.run("--native", "--yes", "--json")  # the emulator has no StartMessageMoveTask
     dlq.run("--native", "--limit", "1")
     dlq.run("--from-s3", "s3://bucket/", "--reason", "x")
     dlq.run("--from-s3", "no-place", "--yes")
-    dlq.run("--json")  # not asked: standard input is no terminal
+    dlq.run("--json")  # no confirmation possible: standard input is not a terminal
     dlq.run("--match", "][")
     dlq.run("--older-than", "yesterday")
     dlq.run("--rate", "0")
@@ -162,7 +164,7 @@ def test_dlq_replay_refuses(dlq: Shell, product: Product, snapshots: Snapshots) 
     dlq.run("--yes", environment=dlq.without("QUEUE_URL"), label="without a destination")
     dlq.run("count", "--source", "no-such-queue")
     dlq.run("--yes", "--source", product.queue, label="two queues that do not belong together")
-    snapshots.check("commands/dlq-replay-refuses", "behaviour", dlq.told)
+    snapshots.check("commands/dlq-replay-errors", "behaviour", dlq.runs)
 
 
 # -- tickets
@@ -170,7 +172,7 @@ def test_dlq_replay_refuses(dlq: Shell, product: Product, snapshots: Snapshots) 
 
 @pytest.fixture(scope="module")
 def tickets(product: Product) -> Shell:
-    """The command, and the ten tickets of a sample event in the table."""
+    """The command, with the ten tickets of a sample event in the table."""
     product.through_handler(Event.load("ten-tickets"))
     return Shell("tickets", product.environment)
 
@@ -187,7 +189,7 @@ def test_tickets(tickets: Shell, snapshots: Snapshots) -> None:
     similar = tickets.run_for_models("similar", first, "--json", "--limit", "3")
     counted = tickets.run_for_models("count", "--json")
     behaviour = {
-        "runs": tickets.told,
+        "runs": tickets.runs,
         "fields of similar": list(similar[0]),
         "number of similar": len(similar),
         "fields of count": list(counted[0]),
@@ -197,7 +199,7 @@ def test_tickets(tickets: Shell, snapshots: Snapshots) -> None:
     }
     snapshots.check("commands/tickets", "behaviour", behaviour)
     decided = {
-        "show": [_said_by_models(row) for row in shown],
+        "show": [_model_values(row) for row in shown],
         "show --urgent": [row["ticket_id"] for row in urgent],
         "similar": [[row["ticket_id"], round(row["cosine"], 4)] for row in similar],
         "count": counted,
@@ -205,7 +207,7 @@ def test_tickets(tickets: Shell, snapshots: Snapshots) -> None:
     snapshots.check("commands/tickets", "models", decided)
 
 
-def test_tickets_refuses(tickets: Shell, snapshots: Snapshots) -> None:
+def test_tickets_errors(tickets: Shell, snapshots: Snapshots) -> None:
     shell = Shell("tickets", tickets.environment)
     shell.run("get", "no-such-ticket")
     shell.run("get", "no-such-ticket", "--json")
@@ -216,7 +218,7 @@ def test_tickets_refuses(tickets: Shell, snapshots: Snapshots) -> None:
     shell.run("show", "--json", environment={}, label="show without an environment")
     shell.run("show", "--json", environment=shell.environment | {"TABLE_NAME": "none"}, label="no such table")
     shell.run("show", "--json", environment=shell.environment | {"AWS_ENDPOINT_URL": "x"}, label="no URL")
-    snapshots.check("commands/tickets-refuses", "behaviour", shell.told)
+    snapshots.check("commands/tickets-errors", "behaviour", shell.runs)
 
 
 # -- ticket-generator, ticket-processor, python -m enrichment, the demo
@@ -234,10 +236,10 @@ def test_ticket_generator(product: Product, snapshots: Snapshots, tmp_path: Path
     shell.run("--out", str(tmp_path / "no" / "such"), "--count", "1", *quickly, label="into no folder")
     shell.run("--bucket", "no-such-bucket", "--count", "1", *quickly)
     shell.run("--count", "-1")
-    snapshots.check("commands/ticket-generator", "behaviour", shell.told)
+    snapshots.check("commands/ticket-generator", "behaviour", shell.runs)
 
 
-def test_ticket_processor_refuses(product: Product, snapshots: Snapshots, tmp_path: Path) -> None:
+def test_ticket_processor_errors(product: Product, snapshots: Snapshots, tmp_path: Path) -> None:
     shell = Shell("ticket-processor", product.environment)
     shell.run(environment={}, label="no environment")
     shell.run(environment=shell.without("QUEUE_URL", "TABLE_NAME"), label="two settings missing")
@@ -247,7 +249,7 @@ def test_ticket_processor_refuses(product: Product, snapshots: Snapshots, tmp_pa
     with socket.create_server(("", 0)) as taken:
         port = str(taken.getsockname()[1])
         shell.run(environment=shell.environment | {"HEALTH_PORT": port}, label="port taken")
-    snapshots.check("commands/ticket-processor-refuses", "behaviour", shell.told)
+    snapshots.check("commands/ticket-processor-errors", "behaviour", shell.runs)
 
 
 def test_ticket_processor_runs(product: Product, snapshots: Snapshots) -> None:
@@ -279,14 +281,14 @@ def test_enrichment(bundle: Path, snapshots: Snapshots, tmp_path: Path) -> None:
     shell.run("--bundle", str(bundle), str(tmp_path / "none"), label="no file")
     shell.run("--bundle", str(tmp_path / "none"), str(good), label="no bundle")
     shell.run(label="no arguments")
-    snapshots.check("commands/enrichment", "behaviour", shell.told)
-    decided = [_said_by_models({"ticket_id": row["ticket_id"], **row["enrichment"]}) for row in rows]
+    snapshots.check("commands/enrichment", "behaviour", shell.runs)
+    decided = [_model_values({"ticket_id": row["ticket_id"], **row["enrichment"]}) for row in rows]
     snapshots.check("commands/enrichment", "models", decided)
 
 
 def test_demo(bundle: Path, snapshots: Snapshots) -> None:
     done = run_demo(bundle, 12)
     result = json.loads(done.out.splitlines()[-1])
-    # The seed decides which of the twelve are broken, so these numbers are always the same.
+    # The seed determines which of the twelve are invalid, so these numbers are always the same.
     numbers = {name: result[name] for name in ("sent", "done", "skipped", "rejected", "failed", "lost")}
     snapshots.check("commands/demo", "behaviour", {"exit code": done.code, "fields": list(result), "numbers": numbers})

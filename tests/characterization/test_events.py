@@ -1,4 +1,4 @@
-"""Each sample event through the Lambda handler and through the worker: everything they answer, store, send and log."""
+"""Each sample event through the Lambda handler and the worker: everything they answer, store, send and log."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def _compare(route: str, event: Event, product: Product, snapshots: Snapshots) -
     run = product.through_handler(event) if route == "handler" else product.through_worker(event)
     behaviour, models = observed(product, run)
     snapshots.check(f"{route}/{event.name}", "behaviour", behaviour)
-    # One file for both routes: they must say the same.
+    # One file for both routes: their results must be equal.
     snapshots.check(f"events/{event.name}", "models", models)

@@ -1,4 +1,4 @@
-"""What no sample event brings: services that are not there, and versions of one ticket that overtake each other."""
+"""Cases that no sample event covers: missing services, the last receive, and concurrent versions of one ticket."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ SENT = 1_795_166_102_000  # milliseconds
 VERSIONS = 10
 
 
-GONE = {"no-dlq": "DLQ_URL", "no-enriched-bucket": "ENRICHED_BUCKET", "no-table": "TABLE_NAME"}
+MISSING = {"no-dlq": "DLQ_URL", "no-enriched-bucket": "ENRICHED_BUCKET", "no-table": "TABLE_NAME"}
 
 
-@pytest.fixture(scope="module", params=GONE)
+@pytest.fixture(scope="module", params=MISSING)
 def broken(request: pytest.FixtureRequest, product: Product) -> tuple[str, Product]:
-    setting = GONE[request.param]
+    setting = MISSING[request.param]
     return request.param, product.with_settings(**{setting: product.environment[setting] + "-gone"})
 
 
 @pytest.mark.parametrize("route", ["handler", "worker"])
-def test_a_service_that_is_not_there(
+def test_missing_service_keeps_the_messages(
     route: str, broken: tuple[str, Product], product: Product, snapshots: Snapshots
 ) -> None:
-    """The messages stay, and nothing is stored without its commit."""
+    """The messages stay in the queue, and nothing is stored without its commit."""
     fault, faulty = broken
     event = Event.load("mixed")
     run = faulty.through_handler(event) if route == "handler" else faulty.through_worker(event)
@@ -36,7 +36,7 @@ def test_a_service_that_is_not_there(
     snapshots.check(f"faults/{fault}-{route}", "behaviour", behaviour)
 
 
-def test_the_last_receive(product: Product, snapshots: Snapshots) -> None:
+def test_last_receive_sends_the_message_to_the_dlq(product: Product, snapshots: Snapshots) -> None:
     """A message that fails at its last receive goes to the DLQ with its reason."""
     faulty = product.with_settings(TABLE_NAME="gone")
     event = Event.load("one-ticket")
@@ -48,8 +48,8 @@ def test_the_last_receive(product: Product, snapshots: Snapshots) -> None:
 
 
 @pytest.mark.parametrize("newest", [0, VERSIONS // 2, VERSIONS - 1])
-def test_the_newest_of_many_versions_stands(newest: int, product: Product) -> None:
-    """Versions of one ticket in one batch are written at once, so the condition of the put decides."""
+def test_newest_of_many_versions_is_kept(newest: int, product: Product) -> None:
+    """Versions of one ticket in one batch are written concurrently, so the condition of the put decides."""
     records = [_version(number, SENT + (VERSIONS if number == newest else -number)) for number in range(VERSIONS)]
     product.empty()
     assert product.invoke({"Records": records}) == {"batchItemFailures": []}

@@ -1,4 +1,4 @@
-"""The snapshots themselves: none is left over, and a difference is seen."""
+"""The snapshot comparison: no file is unused, and differences are detected."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ MODELS: dict[str, Any] = {
 }
 
 
-def test_every_event_has_its_snapshots_and_none_is_left_over() -> None:
+def test_every_event_has_snapshots_and_none_is_unused() -> None:
     names = {path.stem for path in EVENTS.glob("*.json")}
     for folder in ("behaviour/handler", "behaviour/worker", "models/events"):
         assert {path.stem for path in (FOLDER / folder).glob("*.json")} == names
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
-    """Snapshots in a folder of the test's own, which holds one of each part."""
+def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
+    """Snapshots in a temporary folder, which contains one of each part."""
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     writing = Snapshots(frozenset({"behaviour", "models"}))
     writing.check("case", "behaviour", {"stored": 1})
@@ -37,12 +37,12 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
     return Snapshots(frozenset())
 
 
-def test_behaviour_is_compared_strictly(kept: Snapshots) -> None:
-    kept.check("case", "behaviour", {"stored": 1})
+def test_behaviour_is_compared_strictly(snapshots: Snapshots) -> None:
+    snapshots.check("case", "behaviour", {"stored": 1})
     with pytest.raises(AssertionError, match='"stored": 2'):
-        kept.check("case", "behaviour", {"stored": 2})
+        snapshots.check("case", "behaviour", {"stored": 2})
     with pytest.raises(AssertionError, match="--regenerate"):
-        kept.check("another", "behaviour", {})
+        snapshots.check("another", "behaviour", {})
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_behaviour_is_compared_strictly(kept: Snapshots) -> None:
         {"scores": {"label": {"bug_report": 0.7}}},
     ],
 )
-def test_models_may_differ_by_no_more_than_the_cpu(kept: Snapshots, change: dict[str, Any]) -> None:
-    kept.check("case", "models", MODELS | {"confidence": 0.71, "embedding": [602, 798]})
+def test_model_values_may_differ_only_as_between_cpus(snapshots: Snapshots, change: dict[str, Any]) -> None:
+    snapshots.check("case", "models", MODELS | {"confidence": 0.71, "embedding": [602, 798]})
     with pytest.raises(AssertionError, match=r"case\."):
-        kept.check("case", "models", MODELS | change)
+        snapshots.check("case", "models", MODELS | change)
 
 
-def test_between_two_labels_that_are_nearly_equal_the_cpu_may_decide(kept: Snapshots) -> None:
+def test_labels_with_nearly_equal_scores_are_interchangeable(snapshots: Snapshots) -> None:
     close = MODELS | {"scores": {"label": {"bug_report": 0.38, "data_request": 0.36, "login_issue": 0.26}}}
     Snapshots(frozenset({"models"})).check("close", "models", close)
-    kept.check("close", "models", close | {"label": "data_request"})
+    snapshots.check("close", "models", close | {"label": "data_request"})
     with pytest.raises(AssertionError, match=r"close\.label"):
-        kept.check("close", "models", close | {"label": "login_issue"})
+        snapshots.check("close", "models", close | {"label": "login_issue"})

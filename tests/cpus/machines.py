@@ -1,7 +1,7 @@
-"""Other CPUs, emulated by QEMU's user mode: what runs `python -m enrichment` on each.
+"""CPUs emulated by QEMU's user mode, and the commands that run Python on them.
 
-The x86 ones run this very interpreter. The Arm one runs Debian's, in a folder that is made once: packages unpacked by
-debootstrap (nothing of them is executed), wheels of the library's own dependencies beside them.
+The x86 ones run the current interpreter. The Arm one runs Debian's Python in a folder that is created once: packages
+unpacked by debootstrap (none of them is executed), and wheels of the library's dependencies.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 ARM64 = REPOSITORY / ".cpus" / "arm64"
 _LIBRARY = ("numpy", "onnxruntime", "pydantic", "tokenizers")
-_DEBIAN, _PYTHON = "bookworm", "3.11"  # that release's Python
+_DEBIAN, _PYTHON = "bookworm", "3.11"  # the release's Python
 
-# QEMU's user mode shows the host's own /proc/cpuinfo; ONNX Runtime cannot make sense of an x86 one and crashes.
+# QEMU's user mode shows the host's /proc/cpuinfo; on Arm, ONNX Runtime crashes when it reads an x86 one.
 _CPUINFO = """\
 processor\t: {number}
 Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs
@@ -37,26 +37,26 @@ CPU revision\t: 1
 
 @dataclass(frozen=True)
 class Machine:
-    """An emulated CPU, by QEMU's name for it."""
+    """An emulated CPU by its QEMU name."""
 
     cpu: str
     has: str
     arm: bool = False
 
     def command(self, arguments: Sequence[str]) -> list[str]:
-        """What runs a Python with these arguments there, the library of this repository on its path."""
+        """The command that runs Python with these arguments on this CPU, with this repository on its path."""
         if self.arm:
             root = arm64_root()
             path = os.pathsep.join((str(root / "site"), str(REPOSITORY)))
             emulator = [_program("qemu-aarch64", "qemu-user"), "-cpu", self.cpu, "-L", str(root)]
             return [*emulator, "-E", f"PYTHONPATH={path}", str(root / "usr/bin" / f"python{_PYTHON}"), *arguments]
         if platform.machine() != "x86_64":
-            pytest.fail("this interpreter is no x86-64 one, and QEMU's x86 CPUs run that only")
+            pytest.fail("QEMU's x86 CPUs need an x86-64 interpreter, which this one is not")
         return [_program("qemu-x86_64", "qemu-user"), "-cpu", self.cpu, sys.executable, *arguments]
 
 
 def arm64_root() -> Path:
-    """Folder of an arm64 Python with the library's dependencies in `site`, made when it is not there."""
+    """Folder of an arm64 Python with the library's dependencies in `site`; it is created if missing."""
     if ARM64.exists():
         return ARM64
     making = ARM64.with_name("arm64.part")
@@ -72,7 +72,7 @@ def arm64_root() -> Path:
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--only-binary=:all:", *platforms]
     constraints = REPOSITORY / "deploy" / "constraints.txt"
     _run([*pip, f"--python-version={_PYTHON}", f"--target={making / 'site'}", "-c", str(constraints), *_LIBRARY])
-    # Absolute paths are looked for in this folder first (-L).
+    # QEMU looks up absolute paths in this folder first (-L).
     places = {"proc/cpuinfo": "".join(_CPUINFO.format(number=number) for number in range(2))}
     places |= {f"sys/devices/system/cpu/{name}": "0-1\n" for name in ("possible", "present", "online")}
     for place, text in places.items():

@@ -1,4 +1,4 @@
-"""The same bundle on CPUs of other generations and of another architecture: ONNX Runtime picks other kernels there."""
+"""The bundle on older CPUs and on another architecture, where ONNX Runtime uses other kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MACHINES = (
     Machine("neoverse-n1", "Arm's NEON, as Graviton2", arm=True),
 )
 TICKETS = 3
-# Kernels sum in another order, and a sum beside a step of int8 then takes the other side.
+# Kernels sum in different orders, so that sums near an int8 rounding boundary are rounded differently.
 COSINE, SCORE = 0.999, 0.03
 
 
@@ -43,7 +43,7 @@ def native(bundle: Path, tickets: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.cpu)
-def test_results_are_those_of_this_cpu(
+def test_results_equal_this_cpu(
     machine: Machine, bundle: Path, tickets: Path, native: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     theirs = enriched(machine.command(["-m", "enrichment", "--bundle", str(bundle), str(tickets)]))

@@ -1,4 +1,4 @@
-"""Which AWS the tests run on: the port, and what both of its adapters use."""
+"""The emulated AWS that the tests run on: the port, and code that both adapters share."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ SAM = Path(".venv-sam/bin/sam")  # in the repository
 
 
 class Cloud(Protocol):
-    """An AWS of our own with the template deployed, from `with` to its end."""
+    """An emulated AWS with the template deployed; a context manager."""
 
-    tickets: int  # how many a test may send that is about their number
+    tickets: int  # how many tickets a volume test sends
 
     @property
     def deployment(self) -> Deployment:
-        """What was deployed."""
+        """The deployed stack."""
         ...
 
     def log(self) -> str:
-        """What the function has written in all invocations that have ended."""
+        """The function's log of all finished invocations."""
         ...
 
     def crashes(self) -> int:
-        """How many invocations ended because their environment did."""
+        """How many invocations ended with a crash of their environment."""
         ...
 
     def environments(self) -> list[str]:
-        """Names of the containers that the function runs in now."""
+        """Names of the containers in which the function currently runs."""
         ...
 
 
 def containers_of(pid: int) -> list[str]:
-    """Names of the containers that a process has started."""
+    """Names of the containers that a process started."""
     return docker("ps", "--filter", f"label={LABEL}={pid}", "--format", "{{.Names}}").stdout.split()

@@ -1,4 +1,4 @@
-"""The whole system, deployed by sam to an AWS of our own: `--cloud ministack` (the default) or `--cloud localstack`."""
+"""The whole system, deployed by sam to an emulated AWS: `--cloud ministack` (the default) or `--cloud localstack`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CLOUDS: dict[str, Callable[[], AbstractContextManager[Cloud]]] = {"ministack": M
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the choice of the cloud."""
+    """Add the option --cloud."""
     parser.addoption("--cloud", choices=sorted(CLOUDS), default="ministack", help="the AWS to deploy to")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the mark of tests that need what one cloud alone has."""
-    config.addinivalue_line("markers", "only(cloud): needs what the other clouds lack")
+    """Register the marker of tests that run on one cloud only."""
+    config.addinivalue_line("markers", "only(cloud): needs features that the other clouds lack")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what the chosen cloud cannot do."""
+    """Deselect tests that the chosen cloud does not support."""
     chosen = config.getoption("--cloud")
     marks = {item: item.get_closest_marker("only") for item in items}
     left_out = [item for item, mark in marks.items() if mark is not None and mark.args != (chosen,)]
@@ -36,12 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
-    """The chosen cloud with the template deployed; all tests share it, so each uses keys of its own."""
+    """The chosen cloud with the template deployed; tests share it, so each uses its own keys."""
     with CLOUDS[request.config.getoption("--cloud")]() as chosen:
         yield chosen
 
 
 @pytest.fixture(scope="session")
 def pipeline(cloud: Cloud) -> Pipeline:
-    """The deployed system, seen from outside."""
+    """The deployed system, as seen from outside."""
     return Pipeline(cloud.deployment, cloud.log)

@@ -1,4 +1,4 @@
-"""Prints a Python that can run LocalStack, for `make test-localstack`; without one, says so and ends with 1."""
+"""Prints the path of a Python that can run LocalStack, for `make test-localstack`; exits with 1 if there is none."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-MINORS = (13, 12)  # localstack-core 4.14 takes no older one; the pinned packages have wheels for no newer one
+MINORS = (13, 12)  # localstack-core 4.14 supports no older one; the pinned packages have no wheels for newer ones
 
 
 def candidates() -> Iterator[str]:
-    """What is on PATH, then what pyenv has installed: its shims fail for all but the versions that it has chosen."""
+    """Pythons on PATH, then pyenv's installations: its shims fail for versions that are not activated."""
     for minor in MINORS:
         if found := shutil.which(f"python3.{minor}"):
             yield found
@@ -23,7 +23,7 @@ def candidates() -> Iterator[str]:
 
 
 def version(python: str) -> tuple[int, int] | None:
-    """Its version, where it runs and can make virtual environments."""
+    """Its version, or None if it does not run or cannot create virtual environments."""
     program = "import ensurepip, sys, venv; print(*sys.version_info[:2])"
     try:
         done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True, timeout=30)
@@ -34,7 +34,7 @@ def version(python: str) -> tuple[int, int] | None:
 
 
 def main() -> None:
-    """Prints the path of the first that will do."""
+    """Print the path of the first suitable one."""
     for python in candidates():
         if version(python) in {(3, minor) for minor in MINORS}:
             sys.stdout.write(f"{python}\n")

@@ -1,7 +1,7 @@
 """LocalStack as the cloud: localstack-core 4.14 on this machine, with a plug-in that runs the image in containers.
 
-No LocalStack of an edition that is free runs image functions; ours does by tests/endtoend/plugin. Roles are not
-enforced here. DynamoDB is MiniStack's, since LocalStack's own is a Java program to download.
+LocalStack's free editions do not run image functions; tests/endtoend/plugin adds this. Roles are not enforced.
+DynamoDB is MiniStack's, because LocalStack's own is a Java program that it would download.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Self
 from handler.local.emulator import Emulator
 from tests.endtoend.cloud import containers_of
 from tests.endtoend.deployment import REPOSITORY, Deployment, run
-from tests.runtime.container import sweep
+from tests.runtime.container import remove_leftovers
 
 _HOST = "127.0.0.1"
 _PYTHON = REPOSITORY / ".venv-localstack" / "bin" / "python"
@@ -30,7 +30,7 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "DOCKER_HOST", "AWS_LAMBDA_RIE")
 
 
 class LocalStack:
-    """`Cloud` by LocalStack, deployed to by `make deploy-localstack`."""
+    """A `Cloud` on LocalStack, deployed by `make deploy-localstack`."""
 
     tickets = 100
 
@@ -42,7 +42,7 @@ class LocalStack:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            sweep()
+            remove_leftovers()
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="localstack-")))
             tables = Emulator(0, {"AUTH": "false"})
             stack.callback(tables.stop)
@@ -58,7 +58,7 @@ class LocalStack:
         self._stack.close()
 
     def log(self) -> str:
-        """As Cloud.log; out of CloudWatch, where LocalStack keeps it line by line."""
+        """As Cloud.log; read from CloudWatch Logs."""
         logs = self.deployment.client("logs")
         group = f"/aws/lambda/{self.deployment.outputs['FunctionName']}"
         pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)
@@ -73,7 +73,7 @@ class LocalStack:
         return containers_of(self._pid)
 
     def _start(self, stack: ExitStack, scratch: Path, tables_port: int) -> str:
-        """Starts LocalStack, returns its address when it answers."""
+        """Start LocalStack and return its address once it is healthy."""
         with socket.socket() as probe:
             probe.bind((_HOST, 0))
             address = f"{_HOST}:{probe.getsockname()[1]}"
@@ -93,7 +93,7 @@ class LocalStack:
         deadline = time.monotonic() + _SECONDS_TO_START
         while not _is_healthy(address):
             assert process.poll() is None, f"LocalStack did not start:\n{self._log.read_text()[-3000:]}"
-            assert time.monotonic() < deadline, f"LocalStack is not up:\n{self._log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"LocalStack is not healthy:\n{self._log.read_text()[-3000:]}"
             time.sleep(0.1)
         return f"http://{address}"
 
@@ -111,7 +111,7 @@ def _settings(address: str, scratch: Path, tables_port: int) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY),
         "GATEWAY_LISTEN": address,
         "LOCALSTACK_HOST": address,
-        "SQS_ENDPOINT_STRATEGY": "path",  # not a host name that needs a DNS server
+        "SQS_ENDPOINT_STRATEGY": "path",  # no host names, which would need a DNS server
         "DNS_ADDRESS": "0",
         "DISABLE_EVENTS": "1",
         "SKIP_SSL_CERT_DOWNLOAD": "1",
@@ -131,10 +131,10 @@ def _is_healthy(address: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()  # and it removes its containers
+    process.terminate()  # it removes its containers
     try:
         process.wait(_SECONDS_TO_STOP)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    sweep()
+    remove_leftovers()

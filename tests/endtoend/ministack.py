@@ -1,4 +1,4 @@
-"""MiniStack as the cloud: roles are enforced, and the mapping calls the image in its containers through a proxy."""
+"""MiniStack as the cloud: roles are enforced, and the event source mapping calls the image through a proxy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Self
 from handler.local.emulator import Emulator
 from tests.endtoend.cloud import SAM, STANDIN, containers_of
 from tests.endtoend.deployment import REGION, ROOT, Deployment, make_client, run
-from tests.runtime.container import LambdaContainer, docker, find_rie, sweep
+from tests.runtime.container import LambdaContainer, docker, find_rie, remove_leftovers
 from tests.runtime.function import Function
 from tests.runtime.proxy import LambdaProxy
 
 _STACK = "ticket-enrichment-sam"
 _PREFIX = "sam"
-_BUCKET = "sam-artifacts"  # of samconfig.toml
-# As in production, where the image is one in ECR; nothing is pushed, since Docker has one of that name.
+_BUCKET = "sam-artifacts"  # as in samconfig.toml
+# A name as in ECR, like in production; nothing is pushed, because Docker has the image under this name.
 _IMAGE = f"000000000000.dkr.ecr.{REGION}.amazonaws.com/ticket-enrichment:endtoend"
-_ENVIRONMENTS = 2  # at once; this machine has few cores
+_ENVIRONMENTS = 2  # concurrent containers; CI machines have few cores
 
 
 class MiniStack:
-    """`Cloud` by MiniStack; the function runs under its role's credentials."""
+    """A `Cloud` on MiniStack; the function runs with its role's credentials."""
 
     tickets = 300
 
@@ -34,7 +34,7 @@ class MiniStack:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            sweep()
+            remove_leftovers()
             stack.enter_context(self._proxy)
             emulator = Emulator(0, {f"MINISTACK_LAMBDA_PROXY_{_PREFIX}-ticket-enrichment": self._proxy.url})
             stack.callback(emulator.stop)
@@ -49,7 +49,7 @@ class MiniStack:
             run([*release, "--sam", str(SAM)], url)
             self.deployment = Deployment(url, _STACK)
             stack.callback(self.deployment.close)
-            self._settle_mapping()
+            self._enable_mapping()
             self._stack = stack.pop_all()
         return self
 
@@ -69,14 +69,14 @@ class MiniStack:
         return containers_of(os.getpid())
 
     def _environment(self) -> LambdaContainer:
-        """What Lambda does at a cold start: the function as it is deployed, with fresh credentials of its role."""
+        """Start a container as Lambda does: the deployed function with new credentials of its role."""
         found = self.deployment.function()
         function = Function.from_configuration(found["Configuration"], found["Code"]["ImageUri"])
         given = {"AWS_ENDPOINT_URL": self.deployment.endpoint_url, "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
         return LambdaContainer(function, rie=find_rie(), environment={**given, **self.deployment.role_credentials()})
 
-    def _settle_mapping(self) -> None:
-        # From a template MiniStack 1.5.33 keeps MaximumConcurrency as text, which its poller cannot compare.
+    def _enable_mapping(self) -> None:
+        # MiniStack 1.5.33 keeps a template's MaximumConcurrency as a string, which its poller cannot compare.
         client = self.deployment.client("lambda")
         (mapping,) = client.list_event_source_mappings()["EventSourceMappings"]
         client.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True, ScalingConfig=mapping["ScalingConfig"])

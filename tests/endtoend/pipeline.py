@@ -1,4 +1,4 @@
-"""The deployed system from outside: tickets go into the bucket, and what became of them is looked up."""
+"""The deployed system as seen from outside: puts tickets into the bucket and reads the results."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from tests.endtoend.deployment import Deployment
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 
-_SECONDS = 240.0  # a machine with other work needs many; nothing waits longer than it must
+_SECONDS = 240.0  # generous for busy machines; waits end as soon as their condition holds
 _DEPTHS = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
@@ -25,14 +25,14 @@ _DEPTHS = (
 
 @dataclass(frozen=True)
 class Stored:
-    """One enriched ticket: its item as plain values, and the object in the version that the item names."""
+    """One enriched ticket: its item as plain values, and the object version that the item refers to."""
 
     item: Mapping[str, Any]
     ticket: Mapping[str, Any]
 
 
 class Pipeline:
-    """A deployment and the log that its function writes."""
+    """A deployment and its function's log."""
 
     def __init__(self, deployment: Deployment, log: Callable[[], str]) -> None:
         self.deployment = deployment
@@ -41,7 +41,7 @@ class Pipeline:
         self._s3, self._sqs, self._dynamodb = (deployment.client(name) for name in ("s3", "sqs", "dynamodb"))
 
     def put(self, objects: Mapping[str, bytes]) -> None:
-        """Puts objects into the bucket of raw tickets, several at once, as a busy day does."""
+        """Put objects into the raw bucket concurrently."""
         bucket = self._outputs["RawBucket"]
         with ThreadPoolExecutor(8) as pool:
             puts = [pool.submit(self._s3.put_object, Bucket=bucket, Key=k, Body=body) for k, body in objects.items()]
@@ -49,53 +49,53 @@ class Pipeline:
             put.result()
 
     def done(self) -> set[str]:
-        """Keys of all tickets that the table holds."""
+        """Keys of all tickets in the table."""
         return {item["s3_key"] for item in self._items()}
 
-    def is_through(self, keys: Iterable[str]) -> bool:
-        """Whether all of these tickets are stored, and no message is left."""
-        # Asking for the depth costs an emulator little, reading the whole table much.
+    def is_finished(self, keys: Iterable[str]) -> bool:
+        """Whether all these tickets are stored and the queue is empty."""
+        # The queue's depth is cheap to read, the whole table is not.
         return self.depth() == 0 and self.done() >= set(keys)
 
     def stored(self, prefix: str) -> dict[str, Stored]:
-        """The enriched tickets whose keys begin so, by key, looked up in both stores."""
+        """The enriched tickets with this key prefix, by key, read from both stores."""
         items = [item for item in self._items() if item["s3_key"].startswith(prefix)]
         with ThreadPoolExecutor(8) as pool:
             return dict(zip((item["s3_key"] for item in items), pool.map(self._stored, items), strict=True))
 
     def lines(self, key: str) -> list[dict[str, Any]]:
-        """What the function's log says of the ticket of that key, oldest first."""
+        """The function's log lines for the ticket with this key, oldest first."""
         entries = Answer(None, self.log()).lines()
         return [entry for entry in entries if entry.get("message") == "ticket" and entry.get("s3_key") == key]
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """Takes what lies in the dead-letter queue."""
-        return DeadLetter.take_all(self._sqs, self._outputs["DlqUrl"])
+    def rejected_messages(self) -> list[RejectedMessage]:
+        """Receive and delete all messages of the DLQ."""
+        return RejectedMessage.receive_all(self._sqs, self._outputs["DlqUrl"])
 
     def depth(self, queue: str = "QueueUrl") -> int:
-        """How many messages a queue holds, those in work and those put off among them."""
+        """Number of messages in a queue, including those in flight and delayed."""
         found = self._sqs.get_queue_attributes(QueueUrl=self._outputs[queue], AttributeNames=list(_DEPTHS))
         return sum(int(found["Attributes"][name]) for name in _DEPTHS)
 
     def set_visibility(self, seconds: int) -> int:
-        """How long the queue hides what it has handed out from now on; returns how long it did before."""
+        """Set the queue's visibility timeout and return the previous one."""
         url, name = self._outputs["QueueUrl"], "VisibilityTimeout"
         before = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"][name]
         self._sqs.set_queue_attributes(QueueUrl=url, Attributes={name: str(seconds)})
         return int(before)
 
     @contextmanager
-    def unnoticed(self) -> Iterator[None]:
-        """Nobody is told of what is put into the bucket, for as long as the block lasts."""
+    def without_notifications(self) -> Iterator[None]:
+        """Disable the bucket's notifications for the duration of the block."""
         bucket = self._outputs["RawBucket"]
-        told = self._s3.get_bucket_notification_configuration(Bucket=bucket)
-        del told["ResponseMetadata"]
-        assert told["QueueConfigurations"]
+        configuration = self._s3.get_bucket_notification_configuration(Bucket=bucket)
+        del configuration["ResponseMetadata"]
+        assert configuration["QueueConfigurations"]
         self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
         try:
             yield
         finally:
-            self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=told)
+            self._s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=configuration)
 
     def _items(self) -> list[dict[str, Any]]:
         read = TypeDeserializer().deserialize
@@ -111,7 +111,7 @@ class Pipeline:
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = _SECONDS) -> None:
-    """Looks again and again. Raises AssertionError with `what` where it has not become so in time."""
+    """Poll until the condition holds. Raises AssertionError with `what` if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"

@@ -1,4 +1,4 @@
-"""The sample events by way of the queue: their bodies are sent, and the mapping hands them to the function."""
+"""The sample events through the queue: their bodies are sent, and the event source mapping invokes the function."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.endtoend.pipeline import Pipeline, wait_until
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 from tests.support.stack_harness import StackHarness
 
 
 class QueueHarness(StackHarness):
-    """`tests.support.cases.Harness` where SQS assigns the message ids: they are mapped back to those of the event.
+    """`tests.support.cases.Harness` on a real queue; SQS's message ids are mapped back to those of the event.
 
-    While it is used S3 must tell nobody of new objects (`Pipeline.unnoticed`), since the event does.
+    S3 must not send notifications meanwhile (`Pipeline.without_notifications`), because the events replace them.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -22,19 +22,19 @@ class QueueHarness(StackHarness):
         self._ids: dict[str, str] = {}
 
     def invoke(self, event: Mapping[str, Any]) -> Answer:
-        """Sends the event's messages, and waits until the function has told of each."""
+        """Send the event's messages and wait until the function has logged each one."""
         self._ids = {self._send(record): record["messageId"] for record in event["Records"]}
-        wait_until(lambda: self._ids.keys() <= self._told(), "the function tells of every message")
+        wait_until(lambda: self._ids.keys() <= self._logged_ids(), "the function logged every message")
         answer = Answer(None, self._translated(self._pipeline.log()))
-        # The mapping keeps the response to itself. A message that is to be retried is told of as failed.
+        # The mapping does not expose the response. A message that will be retried is logged as failed.
         failed = [id_ for id_ in self._ids.values() if "failed" in {x["outcome"] for x in answer.tickets(id_)}]
         return Answer({"batchItemFailures": [{"itemIdentifier": id_} for id_ in failed]}, answer.log)
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """As Harness.dead_letters."""
+    def rejected_messages(self) -> list[RejectedMessage]:
+        """As Harness.rejected_messages."""
         return [
-            DeadLetter(letter.body, {n: self._translated(v) for n, v in letter.attributes.items()})
-            for letter in super().dead_letters()
+            RejectedMessage(message.body, {n: self._translated(v) for n, v in message.attributes.items()})
+            for message in super().rejected_messages()
         ]
 
     def _send(self, record: Mapping[str, Any]) -> str:
@@ -47,11 +47,11 @@ class QueueHarness(StackHarness):
         )
         return str(sent["MessageId"])
 
-    def _told(self) -> set[str]:
+    def _logged_ids(self) -> set[str]:
         lines = Answer(None, self._pipeline.log()).lines()
         return {line["message_id"] for line in lines if line.get("message") == "ticket"}
 
     def _translated(self, text: Any) -> Any:
-        for ours, theirs in self._ids.items():
-            text = text.replace(ours, theirs) if isinstance(text, str) else text
+        for sent_id, event_id in self._ids.items():
+            text = text.replace(sent_id, event_id) if isinstance(text, str) else text
         return text

@@ -1,4 +1,4 @@
-"""A container that is killed while it works takes no ticket along."""
+"""No ticket is lost when a container is killed while it processes a batch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from tests.endtoend.cloud import Cloud
 
 _TICKETS = 120
-_VISIBILITY = 15  # seconds; far more than a batch takes, and not the six minutes that the template asks for
-_PATIENCE = 240.0
+_VISIBILITY = 15  # seconds; much longer than a batch takes, much shorter than the template's six minutes
+_TIMEOUT = 240.0
 
 
 @contextmanager
 def short_visibility(pipeline: Pipeline) -> Iterator[None]:
-    """What a crashed container held comes back after seconds, for as long as the block lasts."""
+    """Shorten the visibility timeout for the duration of the block, so that a crashed batch is retried soon."""
     before = pipeline.set_visibility(_VISIBILITY)
     try:
         yield
@@ -36,16 +36,16 @@ def test_crash_loses_nothing(cloud: Cloud, pipeline: Pipeline) -> None:
     crashes, killed = cloud.crashes(), 0
     with short_visibility(pipeline):
         pipeline.put(raw)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while cloud.crashes() < crashes + 2:
             assert time.monotonic() < deadline, (
-                f"{killed} containers were killed at work, {cloud.crashes() - crashes} told of"
+                f"{killed} containers were killed during a batch, {cloud.crashes() - crashes} crashes were reported"
             )
-            assert pipeline.depth(), "the tickets were through before two containers had been killed at work"
-            for name in filter(is_at_work, cloud.environments()):
+            assert pipeline.depth(), "all tickets were processed before two containers had been killed during a batch"
+            for name in filter(is_processing, cloud.environments()):
                 killed += docker("kill", "--signal", "KILL", name).returncode == 0
                 break
-        wait_until(lambda: pipeline.is_through(raw), "every ticket has an item, and the queue is empty", _PATIENCE)
+        wait_until(lambda: pipeline.is_finished(raw), "every ticket has an item, and the queue is empty", _TIMEOUT)
     stored = pipeline.stored("crash/")
     assert {key: found.ticket["ticket_id"] for key, found in stored.items()} == {
         key: json.loads(body)["ticket_id"] for key, body in raw.items()
@@ -54,8 +54,8 @@ def test_crash_loses_nothing(cloud: Cloud, pipeline: Pipeline) -> None:
     assert pipeline.depth("DlqUrl") == 0
 
 
-def is_at_work(name: str) -> bool:
-    """Whether the function in that container has a batch in hand, which is not its first: that began with its init."""
-    said = docker("logs", name)
-    started, ended = ((said.stdout + said.stderr).count(word) for word in ("INVOKE START(", "INVOKE RTDONE("))
+def is_processing(name: str) -> bool:
+    """Whether the container is processing a batch other than its first, which includes init."""
+    output = docker("logs", name)
+    started, ended = ((output.stdout + output.stderr).count(word) for word in ("INVOKE START(", "INVOKE RTDONE("))
     return started > ended > 0

@@ -1,4 +1,4 @@
-"""Every sample event, through the queue and the event source mapping."""
+"""Every sample event through the queue and the event source mapping."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
     from tests.endtoend.pipeline import Pipeline
 
-# Whether two messages come in one batch is for the mapping to say: that one's outcome depends on it.
+# Excluded: its outcome depends on whether the mapping puts both messages into one batch.
 CASES = [case for case in load_cases() if case.name != "duplicate-message"]
 
-# LocalStack 4.14 hands a body that is JSON on as it writes it itself, so that dead letters are not what was sent.
+# LocalStack 4.14 reformats JSON bodies, so that DLQ messages differ from what was sent.
 pytestmark = pytest.mark.only("ministack")
 
 
 @pytest.fixture(scope="module")
 def harness(pipeline: Pipeline) -> Iterator[QueueHarness]:
-    """The deployed system, which hears of an object by the event alone."""
-    with pipeline.unnoticed():
+    """The deployed system without S3 notifications: events are the only source of messages."""
+    with pipeline.without_notifications():
         yield QueueHarness(pipeline)
 
 

@@ -1,4 +1,4 @@
-"""Each action that the function's role allows is needed: without it comes the denial that belongs to it."""
+"""Each action that the function's role allows is needed: without it, the corresponding call is denied."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.endtoend.test_tickets import made
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-# What the handler does itself: where a ticket then fails, and with which words.
-SEEN_BY_TICKETS = {
+# Actions of the handler: the stage at which a ticket fails without them, and the error's detail.
+TESTED_WITH_TICKETS = {
     "s3:GetObject": ("fetch", "GetObject: AccessDenied"),
     "dynamodb:GetItem": ("fetch", "GetItem: AccessDeniedException"),
     "s3:PutObject": ("store", "PutObject: AccessDenied"),
     "dynamodb:PutItem": ("store", "PutItem: AccessDeniedException"),
 }
-# What Lambda does under the same role, or what MiniStack 1.5.33 answers as it likes (404 for an object that is not
-# there, whoever asks): the role itself makes the call.
-ASKED_DIRECTLY: dict[str, tuple[str, Callable[[Any, Mapping[str, str]], Any]]] = {
+# Actions of Lambda under the same role, or for which MiniStack 1.5.33 returns the same error without permission (404
+# for a missing object): the test makes the call with the role's credentials.
+CALLED_DIRECTLY: dict[str, tuple[str, Callable[[Any, Mapping[str, str]], Any]]] = {
     "dynamodb:UpdateItem": (
         "dynamodb",
         lambda dynamodb, names: dynamodb.update_item(
@@ -47,8 +47,7 @@ ASKED_DIRECTLY: dict[str, tuple[str, Callable[[Any, Mapping[str, str]], Any]]] =
         ),
     ),
 }
-# MiniStack asks whether the role may write to the group's name, AWS to the group's streams: its evaluation of the
-# policy is asked about what AWS asks.
+# MiniStack checks the log group's name, AWS the group's streams: the policy is simulated with AWS's resource.
 SIMULATED = ("logs:CreateLogStream", "logs:PutLogEvents")
 _DENIALS = {"AccessDenied", "AccessDeniedException"}
 
@@ -56,14 +55,14 @@ pytestmark = pytest.mark.only("ministack")
 
 
 def actions(policy: dict[str, Any]) -> set[str]:
-    """All that a policy allows."""
+    """All actions that a policy allows."""
     found = [s["Action"] if isinstance(s["Action"], list) else [s["Action"]] for s in policy["Statement"]]
     return {action for each in found for action in each}
 
 
 @contextmanager
 def without(deployment: Deployment, action: str) -> Iterator[None]:
-    """The role without one action, for as long as the block lasts."""
+    """Remove one action from the role for the duration of the block."""
     policy = deployment.policy()
     rest = []
     for statement in policy["Statement"]:
@@ -78,41 +77,43 @@ def without(deployment: Deployment, action: str) -> Iterator[None]:
         deployment.set_policy(policy)
 
 
-def test_every_action_is_tried(pipeline: Pipeline) -> None:
-    assert {*SEEN_BY_TICKETS, *ASKED_DIRECTLY, *SIMULATED, "sqs:SendMessage"} == actions(pipeline.deployment.policy())
+def test_every_action_is_tested(pipeline: Pipeline) -> None:
+    assert {*TESTED_WITH_TICKETS, *CALLED_DIRECTLY, *SIMULATED, "sqs:SendMessage"} == actions(
+        pipeline.deployment.policy()
+    )
 
 
-@pytest.mark.parametrize("action", SEEN_BY_TICKETS)
-def test_ticket_waits_for_the_permission(action: str, pipeline: Pipeline) -> None:
-    stage, detail = SEEN_BY_TICKETS[action]
+@pytest.mark.parametrize("action", TESTED_WITH_TICKETS)
+def test_ticket_is_retried_until_permitted(action: str, pipeline: Pipeline) -> None:
+    stage, detail = TESTED_WITH_TICKETS[action]
     key = f"denied/{action.replace(':', '-')}.json"
     with without(pipeline.deployment, action):
-        pipeline.put({key: json.dumps(made(1, seed=hash_of(action))[0]).encode()})
-        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was tried")
+        pipeline.put({key: json.dumps(made(1, seed=seed_of(action))[0]).encode()})
+        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was attempted")
     first = pipeline.lines(key)[0]
-    told = (first["outcome"], first["error_type"], first["stage"], first["detail"])
-    assert told == ("failed", "service_failed", stage, detail)
-    wait_until(lambda: key in pipeline.done(), "the ticket came out once the permission was back")
+    logged = (first["outcome"], first["error_type"], first["stage"], first["detail"])
+    assert logged == ("failed", "service_failed", stage, detail)
+    wait_until(lambda: key in pipeline.done(), "the ticket is stored once the permission is restored")
     assert pipeline.lines(key)[-1]["outcome"] == "done"
 
 
-def test_poison_waits_for_the_permission_to_reject_it(pipeline: Pipeline) -> None:
+def test_rejection_is_retried_until_permitted(pipeline: Pipeline) -> None:
     key = "denied/poison.json"
     with without(pipeline.deployment, "sqs:SendMessage"):
         pipeline.put({key: b"no ticket"})
-        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was tried")
+        wait_until(lambda: bool(pipeline.lines(key)), "the ticket was attempted")
         assert pipeline.lines(key)[0]["outcome"] == "failed"
         assert '"detail":"SendMessage: AccessDenied"' in pipeline.log()
         assert pipeline.depth("DlqUrl") == 0
-    wait_until(lambda: pipeline.depth("DlqUrl") == 1, "the dead letter, once the permission was back")
-    (letter,) = pipeline.dead_letters()
-    assert letter.attributes["Reason"] == "schema_violation"
+    wait_until(lambda: pipeline.depth("DlqUrl") == 1, "the message is in the DLQ once the permission is restored")
+    (message,) = pipeline.rejected_messages()
+    assert message.attributes["Reason"] == "schema_violation"
 
 
-@pytest.mark.parametrize("action", ASKED_DIRECTLY)
+@pytest.mark.parametrize("action", CALLED_DIRECTLY)
 def test_role_is_denied(action: str, pipeline: Pipeline) -> None:
     deployment = pipeline.deployment
-    service, call = ASKED_DIRECTLY[action]
+    service, call = CALLED_DIRECTLY[action]
     client = make_client(service, deployment.endpoint_url, deployment.role_credentials())
 
     def is_denied() -> bool:
@@ -145,6 +146,6 @@ def test_role_may_log(action: str, pipeline: Pipeline) -> None:
         assert decision() == "implicitDeny"
 
 
-def hash_of(action: str) -> int:
-    """A seed of its own for each action, the same in every run."""
+def seed_of(action: str) -> int:
+    """A fixed seed per action."""
     return sum(action.encode())

@@ -1,4 +1,4 @@
-"""What MiniStack lacks: the DLQ alarm, and SQS's own way to move messages out of a DLQ (StartMessageMoveTask)."""
+"""Features that MiniStack lacks: the alarm on the DLQ, and SQS's redrive (StartMessageMoveTask)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.only("localstack")
 
 @pytest.fixture(scope="module")
 def broken(pipeline: Pipeline) -> dict[str, bytes]:
-    """The correct tickets by key; broken ones were uploaded instead, and are in the DLQ."""
+    """Valid tickets by key; invalid versions of them were uploaded and are in the DLQ."""
     good = {f"redrive/{ticket['ticket_id']}.json": json.dumps(ticket).encode() for ticket in made(12, seed=7)}
     pipeline.put({key: body[:-1] for key, body in good.items()})  # the last brace is missing
     wait_until(lambda: pipeline.depth("DlqUrl") == len(good), "all of them are in the DLQ")
@@ -25,7 +25,7 @@ def broken(pipeline: Pipeline) -> dict[str, bytes]:
     return good
 
 
-def test_alarm_when_a_message_is_in_the_dlq(broken: dict[str, bytes], pipeline: Pipeline) -> None:
+def test_dlq_message_raises_the_alarm(broken: dict[str, bytes], pipeline: Pipeline) -> None:
     assert broken
     name = f"{pipeline.deployment.stack_name}-observability-dead-letters"
 
@@ -37,16 +37,16 @@ def test_alarm_when_a_message_is_in_the_dlq(broken: dict[str, bytes], pipeline: 
 
 
 def test_redrive_processes_repaired_tickets(broken: dict[str, bytes], pipeline: Pipeline) -> None:
-    with pipeline.unnoticed():
+    with pipeline.without_notifications():
         pipeline.put(broken)
     outputs = pipeline.deployment.outputs
     redrive = [str(Path(sys.executable).with_name("dlq-replay")), "redrive", "--yes"]
-    said = run(
+    output = run(
         [*redrive, "--source", outputs["DlqUrl"], "--destination", outputs["QueueUrl"]],
         pipeline.deployment.endpoint_url,
     )
-    assert f"{len(broken)} of about {len(broken)} messages moved; COMPLETED" in said
-    wait_until(lambda: pipeline.is_through(broken), "every ticket has an item, and the queue is empty")
+    assert f"{len(broken)} of about {len(broken)} messages moved; COMPLETED" in output
+    wait_until(lambda: pipeline.is_finished(broken), "every ticket has an item, and the queue is empty")
     assert pipeline.depth("DlqUrl") == 0
     stored = pipeline.stored("redrive/")
     assert {key: found.ticket["ticket_id"] for key, found in stored.items()} == {

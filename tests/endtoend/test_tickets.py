@@ -1,4 +1,4 @@
-"""Tickets put into the bucket come out enriched, as the library enriches them; what cannot be lies with its reason."""
+"""Uploaded tickets are stored with the library's results; invalid ones are in the DLQ with their reason."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _NOT_COMPARED = {"processed_at"}
 _IN_THE_TABLE = ("intent", "urgency", "sentiment", "summary", "needs_review", "model_version", "processed_at")
 
 
-def test_tickets_come_out_enriched(pipeline: Pipeline, enricher: Enricher, cloud: Cloud) -> None:
+def test_tickets_are_enriched(pipeline: Pipeline, enricher: Enricher, cloud: Cloud) -> None:
     raw = {f"many/{t['ticket_id']} +&.json": json.dumps(t).encode() for t in made(cloud.tickets, seed=4)}
     assert len(raw) == cloud.tickets
     pipeline.put(raw)
-    wait_until(lambda: pipeline.is_through(raw), "every ticket has an item, and the queue is empty")
+    wait_until(lambda: pipeline.is_finished(raw), "every ticket has an item, and the queue is empty")
     stored = pipeline.stored("many/")
     assert stored.keys() == raw.keys()
     expected = enricher.enrich([RawTicket.model_validate_json(body) for body in raw.values()])
@@ -36,7 +36,7 @@ def test_tickets_come_out_enriched(pipeline: Pipeline, enricher: Enricher, cloud
     assert pipeline.depth("DlqUrl") == 0
 
 
-def test_poison_lies_in_the_dead_letter_queue(pipeline: Pipeline) -> None:
+def test_rejected_messages_are_in_the_dlq(pipeline: Pipeline) -> None:
     good, whole, broken = made(3, seed=5)
     del broken["customer_id"]
     objects = {
@@ -46,32 +46,36 @@ def test_poison_lies_in_the_dead_letter_queue(pipeline: Pipeline) -> None:
         "poison/too-large.json": {**whole, "body": "x" * 1_048_577},
     }
     pipeline.put({k: body if isinstance(body, bytes) else json.dumps(body).encode() for k, body in objects.items()})
-    wait_until(lambda: pipeline.depth("DlqUrl") == 3, "three dead letters")
+    wait_until(lambda: pipeline.depth("DlqUrl") == 3, "three messages are in the DLQ")
     wait_until(lambda: pipeline.depth() == 0, "the queue is empty")
-    letters = pipeline.dead_letters()
-    reasons = {error["s3_key"]: letter for letter in letters for error in letter.rejection["errors"]}
-    assert {key: letter.attributes["Reason"] for key, letter in reasons.items()} == {
+    messages = pipeline.rejected_messages()
+    reasons = {error["s3_key"]: message for message in messages for error in message.rejection["errors"]}
+    assert {key: message.attributes["Reason"] for key, message in reasons.items()} == {
         "poison/not-json.json": "schema_violation",
         "poison/no-customer.json": "schema_violation",
         "poison/too-large.json": "object_too_large",
     }
-    for key, letter in reasons.items():
-        (record,) = json.loads(letter.body)["Records"]
-        assert record["s3"]["object"]["key"] == key  # the very notification, which a replay sends again
+    for key, message in reasons.items():
+        (record,) = json.loads(message.body)["Records"]
+        assert (
+            record["s3"]["object"]["key"] == key
+        )  # the original notification, so that a replay processes the object again
     assert pipeline.stored("poison/").keys() == {"poison/good.json"}
 
 
 def made(count: int, seed: int) -> list[dict[str, Any]]:
-    """So many made-up tickets, the same ones every time."""
+    """Generated tickets; the same seed gives the same tickets."""
     generator = TicketGenerator(seed=seed, start=1_790_000_000)
     return [next(generator) for _ in range(count)]
 
 
 def check(found: Stored, raw: bytes, expected: EnrichmentData) -> None:
-    """Both stores hold the ticket as it came, and what the library says of it."""
+    """Assert that both stores have the raw ticket's fields and the library's results."""
     item, ticket, sent = found.item, found.ticket, json.loads(raw)
     enrichment: Mapping[str, Any] = ticket["enrichment"]
-    normal = RawTicket.model_validate_json(raw).model_dump(mode="json", exclude_unset=True)  # a priority's case, say
+    normal = RawTicket.model_validate_json(raw).model_dump(
+        mode="json", exclude_unset=True
+    )  # for example a priority's case
     assert {name: ticket[name] for name in sent} == {name: normal[name] for name in sent}
     assert item["content_sha256"] == hashlib.sha256(raw).hexdigest()
     assert (item["ticket_id"], item["created_at"]) == (sent["ticket_id"], sent["created_at"])
@@ -84,7 +88,7 @@ def check(found: Stored, raw: bytes, expected: EnrichmentData) -> None:
 
 
 def same(found: Any, expected: Any) -> bool:
-    """Equal, but for the last digits of a float: another batch adds up in another order."""
+    """Equal except for the last digits of floats: another batch sums in another order."""
     if isinstance(expected, float):
         return math.isclose(found, expected, abs_tol=1e-3)
     if isinstance(expected, dict):

@@ -1,4 +1,4 @@
-"""`python -m enrichment.export full`: from a folder and from a hub, what is refused, and what an end midway leaves."""
+"""`python -m enrichment.export full`: builds from a folder and from a hub, errors, and interrupted builds."""
 
 import json
 import os
@@ -23,13 +23,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where bundles are to be built; nothing else may come to lie there."""
+    """The folder for new bundles; nothing else may be written to it."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
 
 def _command(out: Path, *arguments: str) -> list[str]:
-    # A tenth of the labelled tickets: enough for every label, and the heads are fitted in no time.
+    # A tenth of the labelled tickets: enough for every label, and fitting the heads is fast.
     tickets = out.parent.parent / "tickets.jsonl"
     tickets.write_text("\n".join(TICKETS.read_text(encoding="utf-8").splitlines()[::10]), encoding="utf-8")
     return [
@@ -39,7 +39,7 @@ def _command(out: Path, *arguments: str) -> list[str]:
 
 
 def _environment(cache: Path, endpoint: str = "http://127.0.0.1:9") -> dict[str, str]:
-    # A hub of one's own, and a cache of one's own; without it a test might find what a person has downloaded.
+    # A local hub and a separate cache; otherwise a test might use models that a user has downloaded.
     return {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
@@ -51,7 +51,7 @@ def _run(out: Path, *arguments: str, endpoint: str = "http://127.0.0.1:9") -> su
 
 
 def _assert_error(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """One line says what is wrong, after those that say how it went."""
+    """The last line is the error; the lines before it are progress."""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("[")]
     assert done.returncode == 1, done.stderr
     assert len(lines) == 1, done.stderr
@@ -79,7 +79,7 @@ def _assert_bundle(folder: Path, precision: str, pinned: tuple[bool, bool]) -> E
     return enricher
 
 
-def test_a_folder_of_other_weights_makes_a_bundle_that_says_so(home: Path, full_source: Path) -> None:
+def test_unpinned_weights_are_recorded_in_the_bundle(home: Path, full_source: Path) -> None:
     done = _run(home / "b", "--source", str(full_source), "--allow-unpinned")
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == home / "b"
@@ -90,38 +90,38 @@ def test_a_folder_of_other_weights_makes_a_bundle_that_says_so(home: Path, full_
         assert f"        {figure}" in done.stderr, "the table"
 
 
-def test_the_hub_is_a_source(home: Path, full_source: Path) -> None:
+def test_hub_is_a_source(home: Path, full_source: Path) -> None:
     with serve(full_source) as hub:
         done = _run(home / "b", "--source", "hub", "--allow-unpinned", "--precision", "fp32", endpoint=hub.url)
         assert done.returncode == 0, done.stderr
-        # DistilBART has no hash on record: what the hub gives at the pinned revision is pinned.
+        # DistilBART has no recorded hash: the hub's files at the pinned revision count as pinned.
         metrics = _assert_bundle(home / "b", "fp32", pinned=(False, True)).bundle.manifest.verification
         assert (metrics["label_agreement"], metrics["summary_rouge_l"]) == (1.0, 1.0)
         for source in (MINILM, DISTILBERT, DISTILBART):
             assert any(f"/{source.repository}/resolve/{source.revision}/" in path for path in hub.asked)
 
 
-def test_a_folder_of_another_model_is_named(home: Path, full_source: Path) -> None:
+def test_wrong_model_folder_is_reported(home: Path, full_source: Path) -> None:
     done = _run(home / "b", "--source", str(full_source / MINILM.name), "--allow-unpinned")
     _assert_error(done, "config.json is of a bert model; a distilbert one is needed")
     assert list(home.iterdir()) == []
 
 
-def test_a_hub_s_file_with_another_hash_is_named(home: Path, full_source: Path) -> None:
+def test_hub_file_with_wrong_hash_is_reported(home: Path, full_source: Path) -> None:
     with serve(full_source) as hub:
         done = _run(home / "b", "--source", "hub", endpoint=hub.url)
     _assert_error(done, "model.safetensors has sha256", "pinned is 7c3919835e44", DISTILBERT.repository)
     assert list(home.iterdir()) == []
 
 
-def test_a_file_that_breaks_off_is_named(home: Path, full_source: Path) -> None:
+def test_interrupted_download_is_reported(home: Path, full_source: Path) -> None:
     with serve(full_source, "pytorch_model.bin") as hub:
         done = _run(home / "b", "--source", "hub", "--allow-unpinned", endpoint=hub.url)
     _assert_error(done, f"{DISTILBART.repository} cannot be fetched", "give a local copy with --source PATH")
     assert list(home.iterdir()) == []
 
 
-def test_a_dead_hub_is_said_with_the_remedy(home: Path) -> None:
+def test_unreachable_hub_error_names_the_fix(home: Path) -> None:
     done = _run(home / "b", "--source", "hub")
     _assert_error(done, f"{MINILM.repository} cannot be fetched", "give a local copy with --source PATH")
     assert list(home.iterdir()) == []
@@ -135,7 +135,7 @@ def test_a_dead_hub_is_said_with_the_remedy(home: Path) -> None:
         ("distilbert-base-uncased-finetuned-sst-2-english", (DISTILBERT.name, "holds")),
     ],
 )
-def test_what_a_folder_lacks_is_named(
+def test_missing_source_file_is_reported(
     home: Path, tmp_path: Path, full_source: Path, gone: str, parts: Sequence[str]
 ) -> None:
     shutil.copytree(full_source, tmp_path / "models", symlinks=True)
@@ -146,13 +146,13 @@ def test_what_a_folder_lacks_is_named(
     assert list(home.iterdir()) == []
 
 
-def test_other_weights_are_refused_unless_they_are_allowed(home: Path, full_source: Path) -> None:
+def test_unpinned_weights_are_refused_unless_allowed(home: Path, full_source: Path) -> None:
     done = _run(home / "b", "--source", str(full_source))
     _assert_error(done, "model.safetensors has sha256", "pinned is 7c3919835e44", "--allow-unpinned")
     assert list(home.iterdir()) == []
 
 
-def test_labels_of_another_task_are_refused(home: Path, tmp_path: Path, full_source: Path) -> None:
+def test_wrong_labels_are_refused(home: Path, tmp_path: Path, full_source: Path) -> None:
     shutil.copytree(full_source, tmp_path / "models", symlinks=True)
     path = tmp_path / "models" / DISTILBERT.name / "config.json"
     config = json.loads(path.read_text())
@@ -162,8 +162,8 @@ def test_labels_of_another_task_are_refused(home: Path, tmp_path: Path, full_sou
     assert list(home.iterdir()) == []
 
 
-def test_a_graph_that_differs_from_torch_is_not_written(home: Path, tmp_path: Path) -> None:
-    # The graphs know GELU only: that another activation is none of theirs is seen when they are compared.
+def test_graph_that_differs_from_torch_is_not_written(home: Path, tmp_path: Path) -> None:
+    # The graphs support only GELU: another activation is detected when they are compared with torch.
     source = write_source(tmp_path / "models", activation_function="relu")
     arguments = ("--source", str(source), "--allow-unpinned", "--precision", "fp32")
     done = _run(home / "b", *arguments)
@@ -172,7 +172,7 @@ def test_a_graph_that_differs_from_torch_is_not_written(home: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_leaves_what_was_there(
+def test_interrupted_build_keeps_the_existing_bundle(
     home: Path, tmp_path: Path, full_source: Path, number: signal.Signals
 ) -> None:
     (home / "b").mkdir()

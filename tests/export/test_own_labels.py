@@ -1,4 +1,4 @@
-"""`python -m enrichment.export compact` with labels and tickets of one's own."""
+"""`python -m enrichment.export compact` with custom labels and tickets."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _own_tickets() -> list[dict[str, str]]:
     ]
 
 
-def test_ones_own_labels_and_tickets_make_a_whole_bundle(tmp_path: Path) -> None:
+def test_bundle_from_own_labels_and_tickets(tmp_path: Path) -> None:
     taxonomy, tickets, out = tmp_path / "taxonomy.toml", tmp_path / "tickets.jsonl", tmp_path / "bundle"
     taxonomy.write_text(TAXONOMY)
     tickets.write_text("\n".join(map(json.dumps, _own_tickets())))

@@ -1,4 +1,4 @@
-"""What all scenarios share: a seed, models, the library's own answers, and the stats in all at the end."""
+"""Shared by all scenarios: the seed, the models, the library's reference results, and the total at the end."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from enrichment import Enricher
 from handler.local import EmbeddedStack
 from handler.ports import Models
 from handler.worker.reports import WorkerOptions
-from tests.support.containers import Containers, Post
+from tests.support.containers import Containers, Sender
 from tests.support.fault_injection import Call, Fault, FaultPlan, Rule
 from tests.support.proxy import Proxy
-from tests.support.reconciliation import Account, Auditor, Reference
+from tests.support.reconciliation import Reconciler, Reconciliation, Reference
 from tests.support.traffic import SEED_VARIABLE, Message, Traffic
 
 SHARE_VARIABLE = "FAULT_SHARE"
 
-_ACCOUNTS = pytest.StashKey[list[Account]]()
+_RECONCILIATIONS = pytest.StashKey[list[Reconciliation]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A list for the accounts of this run."""
-    config.stash[_ACCOUNTS] = []
+    """Create the list of reconciliations of this run."""
+    config.stash[_RECONCILIATIONS] = []
 
 
 def pytest_report_header() -> str:
-    """Says how the same traffic and the same faults are had again."""
-    return f"faults: {SEED_VARIABLE}={_seed()} (set it to have others), {SHARE_VARIABLE}={_share():g} of all messages"
+    """Print the variables that reproduce the same traffic and faults."""
+    return f"faults: {SEED_VARIABLE}={_seed()} (set it for other ones), {SHARE_VARIABLE}={_share():g} of all messages"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints all tallies once more, and what they come to."""
-    accounts = config.stash[_ACCOUNTS]
-    if accounts:
+    """Print all reconciliations and their total."""
+    reconciliations = config.stash[_RECONCILIATIONS]
+    if reconciliations:
         terminalreporter.section(f"faults, {SEED_VARIABLE}={_seed()}")
-        for account in accounts:
-            terminalreporter.write_line(account.line())
-        total = Account("in all", 0)
-        for account in accounts:
-            total.sent += account.sent
-            total.enriched += account.enriched
-            total.again += account.again
-            total.nothing += account.nothing
-            total.rejected += account.rejected
-            total.wrong += account.wrong
-            total.twice += account.twice
-            total.superseded += account.superseded
-            total.seconds += account.seconds
+        for reconciliation in reconciliations:
+            terminalreporter.write_line(reconciliation.line())
+        total = Reconciliation("total", 0)
+        for reconciliation in reconciliations:
+            total.sent += reconciliation.sent
+            total.enriched += reconciliation.enriched
+            total.duplicates += reconciliation.duplicates
+            total.ignored += reconciliation.ignored
+            total.rejected += reconciliation.rejected
+            total.errors += reconciliation.errors
+            total.rejected_twice += reconciliation.rejected_twice
+            total.superseded += reconciliation.superseded
+            total.seconds += reconciliation.seconds
         terminalreporter.write_line(total.line())
 
 
@@ -66,7 +66,7 @@ def _share() -> float:
 
 @dataclass
 class Scenario:
-    """A stack of its own, its traffic, and how it is accounted for."""
+    """A separate stack, the messages sent to it, and their reconciliation."""
 
     name: str
     seed: int
@@ -74,22 +74,22 @@ class Scenario:
     models: Enricher
     bundle: Path
     reference: Reference
-    accounts: list[Account]
+    reconciliations: list[Reconciliation]
     traffic: Traffic = field(init=False)
-    post: Post = field(init=False)
-    begun: float = field(default_factory=time.monotonic)
+    sender: Sender = field(init=False)
+    started_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.traffic = Traffic(self.seed, self.stack.outputs["RawBucket"])
-        self.post = Post(self.stack)
+        self.sender = Sender(self.stack)
 
     @staticmethod
     def size(number: int) -> int:
-        """So many messages, or the share that is asked for: a small one may miss a fault that the test looks for."""
+        """The number of messages, scaled by FAULT_SHARE; with a small share a test may miss the fault that it needs."""
         return int(number * _share())
 
     def fault_plan(self, *rules: Rule) -> FaultPlan:
-        """What befalls calls, by this scenario's seed."""
+        """The faults of these rules, with this scenario's seed."""
         return FaultPlan(self.seed, rules)
 
     def run(
@@ -98,13 +98,13 @@ class Scenario:
         fault_plan: Callable[[Call], Fault | None] | None = None,
         options: WorkerOptions | None = None,
         models: Models | None = None,
-        hurry: int = 300,
+        speedup: int = 300,
         own_failures: frozenset[str] = frozenset(),
         **settings: str,
-    ) -> tuple[Account, Containers]:
-        """Sends messages, wave after wave, to containers that find AWS through that fault_plan, and accounts for all.
+    ) -> tuple[Reconciliation, Containers]:
+        """Send messages in waves to containers whose AWS calls get the plan's faults, and reconcile them.
 
-        `own_failures` are the codes of failures that the models bring about by the test's wish.
+        `own_failures` are the codes of model failures that the test causes on purpose.
         """
         with Proxy(self.stack.endpoint_url, fault_plan or (lambda call: None)) as proxy:
             containers = Containers(
@@ -113,33 +113,33 @@ class Scenario:
                 models or self.models,
                 options=options or WorkerOptions(wait=1, visibility_timeout=10, timeout=30),
                 settings=settings,
-                hurry=hurry,
+                speedup=speedup,
             )
             with containers.running():
                 for wave in waves:
-                    self.post.bring(wave)
-                self.post.wait_until_empty(containers.tickets)
-        # Whatever is thrown at them: nothing unforeseen, and no invocation that raises.
+                    self.sender.send(wave)
+                self.sender.wait_until_empty(containers.tickets)
+        # Whatever the faults: no unexpected errors, and no invocation that raises.
         assert {code for _, code in containers.errors()} & {"unexpected", "model_failed"} == own_failures, (
             containers.log
         )
         assert set(containers.invocations()) == {"ok"}
         assert not containers.hung
-        return self.account(
+        return self.reconcile(
             [message for wave in waves for message in wave],
-            fault_plan.struck if isinstance(fault_plan, FaultPlan) else {},
+            fault_plan.injected if isinstance(fault_plan, FaultPlan) else {},
         ), containers
 
-    def account(self, messages: Sequence[Message], notes: Mapping[str, int] | None = None) -> Account:
-        """Accounts for messages, prints the stats, and holds it to be complete."""
-        account = Auditor(self.stack, self.reference).account(self.name, messages, self.post.ids)
+    def reconcile(self, messages: Sequence[Message], notes: Mapping[str, int] | None = None) -> Reconciliation:
+        """Reconcile messages, print the counts, and assert that they are complete."""
+        reconciliation = Reconciler(self.stack, self.reference).reconcile(self.name, messages, self.sender.ids)
         now = time.monotonic()
-        account.seconds, account.notes, self.begun = now - self.begun, dict(notes or {}), now
-        self.accounts.append(account)
-        print(f"\n{account.line()}", flush=True)  # noqa: T201
-        assert account.adds_up, account
-        assert not account.wrong, account.wrong[:20]
-        return account
+        reconciliation.seconds, reconciliation.notes, self.started_at = now - self.started_at, dict(notes or {}), now
+        self.reconciliations.append(reconciliation)
+        print(f"\n{reconciliation.line()}", flush=True)  # noqa: T201
+        assert reconciliation.is_balanced, reconciliation
+        assert not reconciliation.errors, reconciliation.errors[:20]
+        return reconciliation
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +149,7 @@ def reference(enricher: Enricher) -> Reference:
 
 @pytest.fixture(scope="session")
 def models(bundle: Path) -> Enricher:
-    """For several containers at once, each with a thread of its own."""
+    """For several concurrent containers, each with one thread."""
     return Enricher.open(bundle, threads=1)
 
 
@@ -157,8 +157,8 @@ def models(bundle: Path) -> Enricher:
 def scenario(
     request: pytest.FixtureRequest, bundle: Path, models: Enricher, reference: Reference
 ) -> Iterator[Scenario]:
-    """A scenario named by its test, on a stack of its own. The role's rights are tested elsewhere, and cost time."""
+    """A scenario named after its test, on a separate stack. The role is not enforced: other tests cover it."""
     name = request.node.name.removeprefix("test_").removesuffix("[]").replace("_", " ")
     parameters = getattr(request, "param", {})
     with EmbeddedStack(emulator={"AUTH": "false"}, parameters=parameters) as stack:
-        yield Scenario(name, _seed(), stack, models, bundle, reference, request.config.stash[_ACCOUNTS])
+        yield Scenario(name, _seed(), stack, models, bundle, reference, request.config.stash[_RECONCILIATIONS])

@@ -1,4 +1,4 @@
-"""A worker that takes its bundle from S3: killed while it copies, given a corrupt file, left with a damaged copy."""
+"""A worker that copies its bundle from S3: killed while copying, with a corrupt source file, with a damaged copy."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ENCODER = "encoder.onnx"
 
 
 @dataclass
-class Shelf:
-    """The bundle in S3, and the worker's own disk."""
+class BundleStore:
+    """The bundle in S3, and the worker's cache."""
 
     scenario: Scenario
     cache: Path
@@ -45,97 +45,97 @@ class Shelf:
         own = {"MODEL_BUNDLE": f"s3://{BUCKET}/compact", "BUNDLE_CACHE_DIR": str(self.cache)}
         return {**self.scenario.stack.environment(), **own, **more}
 
-    def is_whole(self) -> bool:
-        """Whether exactly one copy stands there, every byte of it as its manifest says."""
+    def is_complete(self) -> bool:
+        """Whether there is exactly one copy and all its hashes match its manifest."""
         (folder,) = self.cache.iterdir()
         return Bundle.open(folder, verify=True).digest == folder.name
 
 
 @pytest.fixture
-def shelf(scenario: Scenario, tmp_path: Path) -> Shelf:
-    return Shelf(scenario, tmp_path / "cache")
+def bundle_store(scenario: Scenario, tmp_path: Path) -> BundleStore:
+    return BundleStore(scenario, tmp_path / "cache")
 
 
-def test_worker_killed_while_it_copies_its_bundle(scenario: Scenario, shelf: Shelf, tmp_path: Path) -> None:
+def test_worker_killed_while_copying_its_bundle(scenario: Scenario, bundle_store: BundleStore, tmp_path: Path) -> None:
     files = ["tokenizer.json", ENCODER, "heads.npz"]
-    deaths: list[list[str]] = []
+    kills: list[list[str]] = []
     messages = scenario.traffic.mixed(scenario.size(300))
-    scenario.post.bring(messages)
+    scenario.sender.send(messages)
 
     def stall(call: Call) -> Fault | None:
         name = call.subject.rpartition("/")[2]
         if call.name == "GET" and files and name == files[0]:
             files.pop(0)
-            return Stall(30, heard=True, share=0.5)
+            return Stall(30, delivered=True, share=0.5)
         return None
 
     def is_copying(left: int) -> bool:
-        return len(files) == left and shelf.cache.is_dir() and any(shelf.cache.iterdir())
+        return len(files) == left and bundle_store.cache.is_dir() and any(bundle_store.cache.iterdir())
 
     with (
         Proxy(scenario.stack.endpoint_url, stall) as proxy,
-        worker(shelf.environment(AWS_ENDPOINT_URL=proxy.url), tmp_path / "log") as one,
+        worker(bundle_store.environment(AWS_ENDPOINT_URL=proxy.url), tmp_path / "log") as one,
     ):
         for left in (2, 1, 0):
             wait_for(partial(is_copying, left))
-            time.sleep(0.2)  # what has come is on its way to the disk
+            time.sleep(0.2)  # let it write the received part to disk
             child = one.child()
             assert child is not None
-            deaths.append([path.name for path in shelf.cache.iterdir()])
+            kills.append([path.name for path in bundle_store.cache.iterdir()])
             os.kill(child, signal.SIGKILL)
         one.wait_until("a process is ready")
-        scenario.post.wait_until_empty()
-    assert shelf.is_whole()
-    # Each time a copy was under way, under a name that no start opens, and the next one swept it away.
-    assert [len(names) for names in deaths] == [1, 1, 1]
-    assert all(".part-" in name for names in deaths for name in names)
-    scenario.account(messages, {"killed during the copy": len(deaths)})
+        scenario.sender.wait_until_empty()
+    assert bundle_store.is_complete()
+    # Each time there was a partial copy, under a name that is never opened; the next process removed it.
+    assert [len(names) for names in kills] == [1, 1, 1]
+    assert all(".part-" in name for names in kills for name in names)
+    scenario.reconcile(messages, {"killed during the copy": len(kills)})
 
 
-def test_corrupt_file_in_the_source_stops_the_worker(scenario: Scenario, shelf: Shelf, tmp_path: Path) -> None:
+def test_corrupt_source_file_stops_the_worker(scenario: Scenario, bundle_store: BundleStore, tmp_path: Path) -> None:
     good = (scenario.bundle / ENCODER).read_bytes()
-    shelf.put(ENCODER, good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+    bundle_store.put(ENCODER, good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
     messages = scenario.traffic.mixed(scenario.size(100))
-    scenario.post.bring(messages)
-    before = scenario.post.depth()
-    with worker(shelf.environment(), tmp_path / "log") as one:
+    scenario.sender.send(messages)
+    before = scenario.sender.depth()
+    with worker(bundle_store.environment(), tmp_path / "log") as one:
         assert one.process.wait(60) == 1
         (line,) = [text for text in one.log.read_text().splitlines() if text.startswith("ticket-processor:")]
         assert ENCODER in line
         assert "sha256" in line
         assert "upload or build the bundle again" in line
-    assert list(shelf.cache.iterdir()) == []
-    assert scenario.post.depth() == before  # it took no message
-    shelf.put(ENCODER, good)
-    with worker(shelf.environment(), tmp_path / "log"):
-        scenario.post.wait_until_empty()
-    assert shelf.is_whole()
-    scenario.account(messages)
+    assert list(bundle_store.cache.iterdir()) == []
+    assert scenario.sender.depth() == before  # it took no message
+    bundle_store.put(ENCODER, good)
+    with worker(bundle_store.environment(), tmp_path / "log"):
+        scenario.sender.wait_until_empty()
+    assert bundle_store.is_complete()
+    scenario.reconcile(messages)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "gone", "manifest"])
-def test_damaged_copy_is_copied_anew(scenario: Scenario, shelf: Shelf, tmp_path: Path, damage: str) -> None:
-    with worker(shelf.environment(), tmp_path / "log") as one:
+@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest"])
+def test_damaged_copy_is_replaced(scenario: Scenario, bundle_store: BundleStore, tmp_path: Path, damage: str) -> None:
+    with worker(bundle_store.environment(), tmp_path / "log") as one:
         one.wait_until("a process is ready")
-    (folder,) = shelf.cache.iterdir()
+    (folder,) = bundle_store.cache.iterdir()
     match damage:
-        case "cut short":
+        case "truncated":
             with (folder / ENCODER).open("r+b") as file:
                 file.truncate(1000)
-        case "gone":
+        case "missing":
             (folder / ENCODER).unlink()
         case "manifest":
             (folder / "bundle.json").write_text("{")
     messages = scenario.traffic.mixed(scenario.size(100))
-    scenario.post.bring(messages)
-    with worker(shelf.environment(), tmp_path / "log"):
-        scenario.post.wait_until_empty()
-    assert shelf.is_whole()
-    scenario.account(messages)
+    scenario.sender.send(messages)
+    with worker(bundle_store.environment(), tmp_path / "log"):
+        scenario.sender.wait_until_empty()
+    assert bundle_store.is_complete()
+    scenario.reconcile(messages)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)

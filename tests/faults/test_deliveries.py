@@ -1,4 +1,4 @@
-"""Messages that come several times, in any order and at once: one result and one item, by the newest content."""
+"""Messages delivered several times, in any order and concurrently: one item each, with the newest content."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
 
 
-SIZES = ({"BATCH_SIZE": "10"}, {"BATCH_SIZE": "7"})  # so that the batches of two workers never keep step
+SIZES = (
+    {"BATCH_SIZE": "10"},
+    {"BATCH_SIZE": "7"},
+)  # different sizes, so that the batches of the two workers do not stay aligned
 
 
-def test_duplicates_for_two_processes(scenario: Scenario, tmp_path: Path) -> None:
-    traffic, chance = scenario.traffic, scenario.traffic.chance
+def test_duplicates_are_enriched_once_by_two_workers(scenario: Scenario, tmp_path: Path) -> None:
+    traffic, rng = scenario.traffic, scenario.traffic.rng
     first = traffic.mixed(scenario.size(1200))
-    more = [traffic.again(message) for message in first for _ in range(chance.choice([1, 1, 2, 2, 4]))]
-    chance.shuffle(more)
-    # Each message beside its double, so that both processes meet the same ticket at the same time.
-    beside = [message for one in traffic.mixed(scenario.size(200), uploads=0) for message in (one, traffic.again(one))]
-    messages = [*beside, *first, *more]
+    more = [traffic.again(message) for message in first for _ in range(rng.choice([1, 1, 2, 2, 4]))]
+    rng.shuffle(more)
+    # Each message next to its duplicate, so that both processes get the same ticket at the same time.
+    adjacent = [
+        message for one in traffic.mixed(scenario.size(200), uploads=0) for message in (one, traffic.again(one))
+    ]
+    messages = [*adjacent, *first, *more]
     environment = scenario.stack.environment() | {
         "MODEL_BUNDLE": scenario.bundle.as_uri(),
         "BUNDLE_CACHE_DIR": str(tmp_path / "cache"),
@@ -41,19 +46,19 @@ def test_duplicates_for_two_processes(scenario: Scenario, tmp_path: Path) -> Non
         ]
         for one in workers:
             one.wait_until("a process is ready")
-        scenario.post.bring(messages)
-        scenario.post.wait_until_empty()
-    account = scenario.account(messages)
+        scenario.sender.send(messages)
+        scenario.sender.wait_until_empty()
+    reconciliation = scenario.reconcile(messages)
     lines = [json.loads(line) for log in logs for line in log.read_text().splitlines() if '"ticket"' in line]
     done = [line["ticket_id"] for line in lines if line["outcome"] == "done"]
     skipped = [line for line in lines if line["outcome"] == "skipped"]
-    assert len(done) + len(skipped) == account.sent
+    assert len(done) + len(skipped) == reconciliation.sent
     assert {line["note"] for line in skipped} <= {"already enriched", "duplicate in the batch", "stale"}
-    # What both processes did at once was written twice, under one item. All messages of a ticket say the same, so that
-    # "stale" is what the one process finds who stores the earlier of two inline messages after the later: its object
-    # is written, its item refused.
+    # A ticket that both processes handled at the same time has two object versions and one item. All messages of a
+    # ticket have the same content, so "stale" means: a process stored the earlier of two inline messages after the
+    # later one; its object is written, its item refused.
     refused = [line for line in skipped if line["note"] == "stale"]
-    assert account.superseded == len(done) + len(refused) - len(set(done))
+    assert reconciliation.superseded == len(done) + len(refused) - len(set(done))
     for log in logs:
         assert '"outcome":"done"' in log.read_text()
 
@@ -66,28 +71,28 @@ def test_newer_content_wins_in_any_order(scenario: Scenario) -> None:
     for number, (one, two) in enumerate(zip(old, new, strict=True)):
         if number % 3:
             first, second = traffic.inline(one), traffic.inline(two)
-        else:  # overwritten while the first notification is on its way, and once more notified of
+        else:  # overwritten before the first notification arrives, and notified again
             key = f"twice/{one['ticket_id']}.json"
             first, second = traffic.uploaded(one, key), traffic.uploaded(two, key)
             late.append(traffic.again(second))
-        # Half of the older messages are handed out when the newer ones have long been stored.
-        before.append(replace(first, wanted=second.wanted, delay=15 * (number % 2)))
+        # Half of the older messages are delivered long after the newer ones are stored.
+        before.append(replace(first, expected=second.expected, delay=15 * (number % 2)))
         after.append(second)
-    account, containers = scenario.run(before, [*after, *late])
-    assert account.enriched == len(old)
+    reconciliation, containers = scenario.run(before, [*after, *late])
+    assert reconciliation.enriched == len(old)
     assert "stale" in {line.get("note") for line in containers.lines()}
 
 
-def test_new_bundle_enriches_anew_and_the_same_skips(scenario: Scenario, tmp_path: Path) -> None:
+def test_new_bundle_reenriches_and_same_bundle_skips(scenario: Scenario, tmp_path: Path) -> None:
     messages = scenario.traffic.mixed(scenario.size(500))
-    account, containers = scenario.run(messages)
+    reconciliation, containers = scenario.run(messages)
     assert containers.tickets() == {"done": len(messages)}
 
     again = [scenario.traffic.again(message) for message in messages]
     random.Random(scenario.seed).shuffle(again)
-    account, containers = scenario.run(again)
+    reconciliation, containers = scenario.run(again)
     assert containers.tickets() == {"skipped": len(messages)}
-    assert account.superseded == 0
+    assert reconciliation.superseded == 0
 
     folder = tmp_path / "newer"
     copytree(scenario.bundle, folder)
@@ -96,6 +101,6 @@ def test_new_bundle_enriches_anew_and_the_same_skips(scenario: Scenario, tmp_pat
     newer = Enricher.open(folder, threads=1)
     anew = [scenario.traffic.again(message) for message in messages]
     scenario.reference = Reference(newer)
-    account, containers = scenario.run(anew, models=newer)
+    reconciliation, containers = scenario.run(anew, models=newer)
     assert containers.tickets() == {"done": len(messages)}
-    assert account.superseded == len(messages)
+    assert reconciliation.superseded == len(messages)

@@ -1,4 +1,4 @@
-"""DynamoDB fails for a while: good tickets wait, and only those that fail through their own fault are given up."""
+"""DynamoDB outage: valid tickets wait for its end, and only tickets that fail by themselves are rejected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from enrichment import EnrichmentData, EnrichmentError, ModelFailed, RawTicket
-from tests.support.fault_injection import Call, Refusal, Rule
+from tests.support.fault_injection import Call, ErrorResponse, Rule
 
 if TYPE_CHECKING:
     from enrichment import Enricher
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 class Outage:
-    """DynamoDB answers 500 to every call, for some seconds from the first one on."""
+    """DynamoDB responds with 500 to every call, for a number of seconds from the first call on."""
 
     def __init__(self, seconds: float) -> None:
         self.refused = 0
         self._seconds = seconds
         self._end: float | None = None
 
-    def __call__(self, call: Call) -> Refusal | None:
+    def __call__(self, call: Call) -> ErrorResponse | None:
         if call.service != "dynamodb":
             return None
         self._end = self._end or time.monotonic() + self._seconds
         if time.monotonic() > self._end:
             return None
         self.refused += 1
-        return Refusal(500, "InternalServerError")
+        return ErrorResponse(500, "InternalServerError")
 
 
 class FailingFor:
-    """Models that raise for the tickets with these ids."""
+    """Models that fail for tickets with these ids."""
 
     def __init__(self, models: Enricher, bad: set[str]) -> None:
         self.version = models.version
@@ -58,27 +58,27 @@ class FailingFor:
         ]
 
 
-def test_a_minute_without_dynamodb(scenario: Scenario) -> None:
+def test_dynamodb_down_for_a_minute(scenario: Scenario) -> None:
     outage = Outage(60)
-    account, containers = scenario.run(scenario.traffic.mixed(100), fault_plan=outage, hurry=1)
+    reconciliation, containers = scenario.run(scenario.traffic.mixed(100), fault_plan=outage, speedup=1)
     assert outage.refused >= 100
-    assert (account.enriched, account.rejected) == (100, Counter())
+    assert (reconciliation.enriched, reconciliation.rejected) == (100, Counter())
     assert {code for _, code in containers.errors()} == {"service_failed"}
 
 
-def test_failures_of_its_own_are_counted_separately_from_an_outage(scenario: Scenario) -> None:
+def test_own_failures_are_counted_separately_from_an_outage(scenario: Scenario) -> None:
     good = scenario.traffic.mixed(40)
     tickets = [scenario.traffic.ticket() for _ in range(10)]
-    bad = [replace(scenario.traffic.inline(each), wanted=(), reasons=("model_failed",)) for each in tickets]
+    bad = [replace(scenario.traffic.inline(each), expected=(), reasons=("model_failed",)) for each in tickets]
     models = FailingFor(scenario.models, {ticket["ticket_id"] for ticket in tickets})
-    # An outage of 7 receives at least (botocore makes up to three calls in each), and of 21 at most.
+    # An outage of 7 to 21 receives: botocore makes up to three calls in each.
     outage = scenario.fault_plan(
-        Rule(lambda call: call.name == "GetItem", 1, (21,), (Refusal(500, "InternalServerError"),))
+        Rule(lambda call: call.name == "GetItem", 1, (21,), (ErrorResponse(500, "InternalServerError"),))
     )
-    account, containers = scenario.run(
+    reconciliation, containers = scenario.run(
         [*good, *bad], fault_plan=outage, models=models, own_failures=frozenset({"model_failed"})
     )
-    assert (account.enriched, account.rejected) == (len(good), {"model_failed": len(bad)})
+    assert (reconciliation.enriched, reconciliation.rejected) == (len(good), {"model_failed": len(bad)})
     for ticket in tickets:
         lines = [line for line in containers.lines() if line.get("ticket_id") == ticket["ticket_id"]]
         own: list[dict[str, Any]] = [line for line in lines if line["error_type"] == "model_failed"]

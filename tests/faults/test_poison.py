@@ -1,4 +1,4 @@
-"""Bad messages of every kind among good ones of every kind: none takes its neighbours along."""
+"""Invalid messages of every kind among valid ones of every kind: none affects the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
 
-MOST_BYTES = "65536"
+MAX_BYTES = "65536"
 
 
 def test_poison_among_good_messages(scenario: Scenario) -> None:
@@ -18,9 +18,9 @@ def test_poison_among_good_messages(scenario: Scenario) -> None:
         *islice(traffic.envelopes(), scenario.size(1000)),
         *traffic.mixed(scenario.size(1000), uploads=0.1),
     ]
-    traffic.chance.shuffle(messages)
-    account, containers = scenario.run(messages, MAX_TICKET_BYTES=MOST_BYTES)
-    assert set(account.rejected) == {
+    traffic.rng.shuffle(messages)
+    reconciliation, containers = scenario.run(messages, MAX_TICKET_BYTES=MAX_BYTES)
+    assert set(reconciliation.rejected) == {
         "bucket_unexpected",
         "message_invalid",
         "object_gone",

@@ -1,4 +1,4 @@
-"""Two real `ticket-processor`s on one queue, their processes killed by SIGKILL at random points of a batch."""
+"""Two real `ticket-processor` commands on one queue; their processes are killed with SIGKILL at random points."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.proxy import Proxy
-from tests.support.workers import Assassin, worker
+from tests.support.workers import ProcessKiller, worker
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
 
-KILLS = 25  # of each
+KILLS = 25  # per worker
 
 
-def test_two_workers_killed_again_and_again(scenario: Scenario, tmp_path: Path) -> None:
+def test_two_workers_killed_repeatedly(scenario: Scenario, tmp_path: Path) -> None:
     messages = scenario.traffic.mixed(scenario.size(1500))
     environment = scenario.stack.environment() | {
         "MODEL_BUNDLE": scenario.bundle.as_uri(),
         "BUNDLE_CACHE_DIR": str(tmp_path / "cache"),
         "BATCH_SIZE": "10",
     }
-    assassins = []
+    killers = []
     with ExitStack() as running:
         for number in range(2):
             proxy = running.enter_context(Proxy(scenario.stack.endpoint_url))
@@ -37,11 +37,11 @@ def test_two_workers_killed_again_and_again(scenario: Scenario, tmp_path: Path) 
                 )
             )
             one.wait_until("a process is ready")
-            chance = random.Random(f"{scenario.seed}/{number}")
-            assassins.append(Assassin(proxy, one.child, chance, scenario.size(KILLS)))
-        scenario.post.bring(messages)
-        scenario.post.wait_until_empty()
-    deaths = Counter(death for assassin in assassins for death in assassin.deaths)
-    scenario.account(messages, {f"killed {death}": number for death, number in deaths.items()})
-    assert deaths.total() == 2 * scenario.size(KILLS)
-    assert {death.split()[0] for death in deaths} == {"before", "after", "later"}
+            rng = random.Random(f"{scenario.seed}/{number}")
+            killers.append(ProcessKiller(proxy, one.child, rng, scenario.size(KILLS)))
+        scenario.sender.send(messages)
+        scenario.sender.wait_until_empty()
+    kills = Counter(kill for killer in killers for kill in killer.kills)
+    scenario.reconcile(messages, {f"killed {kill}": number for kill, number in kills.items()})
+    assert kills.total() == 2 * scenario.size(KILLS)
+    assert {kill.split()[0] for kill in kills} == {"before", "after", "later"}

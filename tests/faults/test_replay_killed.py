@@ -29,21 +29,21 @@ from tests.support.dlq_queues import text
 from tests.support.proxy import Proxy, Unanswered
 
 RUNS = 100
-AT_ONCE = 8  # most of the time they wait
+CONCURRENCY = 8  # they spend most of the time waiting
 BATCH = 10
 VISIBILITY_TIMEOUT = 2  # seconds after which the messages of a killed process are visible again
 
 
 @dataclass
 class RunResult:
-    """What happened to the messages of one run; bodies are unique, so they identify messages."""
+    """The outcome of one run's messages; bodies are unique, so they identify messages."""
 
     seed: int
     phase: str
     operation: str = ""
     sent: int = 0
     lost: set[str] = field(default_factory=set)
-    twice: Counter[str] = field(default_factory=Counter)
+    duplicates: Counter[str] = field(default_factory=Counter)
     replayed: int = 0
     left: int = 0
     unselected: int = 0
@@ -73,8 +73,8 @@ class Run:
         calls = 2 + sum(1 + 2 * any(self._is_selected(number) for number in ten) for ten in tens) + 1
         self.kill_at = self.random.randint(3, calls - (self.result.phase == "later"))
 
-    def go(self) -> RunResult:
-        """Put the messages there, kill the process, and count what is where."""
+    def execute(self) -> RunResult:
+        """Send the messages, kill the process, and count the messages of both queues."""
         self._put()
         self._kill()
         while self._in_flight():  # the messages of the killed process
@@ -169,7 +169,7 @@ class Run:
     def _count(self, live: list[dict[str, Any]], dead: list[dict[str, Any]]) -> None:
         there = Counter(message["Body"] for message in live + dead)
         self.result.lost = set(self.messages) - set(there)
-        self.result.twice = there - Counter(self.messages)
+        self.result.duplicates = there - Counter(self.messages)
         self.result.replayed, self.result.left = len(live), len(dead)
         for message in live:
             marks = message["MessageAttributes"]
@@ -179,39 +179,39 @@ class Run:
 def test_100_kills_lose_nothing_and_duplicate_at_most_one_batch(
     stack: EmbeddedStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun = time.monotonic()
+    started_at = time.monotonic()
     starters: queue.SimpleQueue[Starter] = queue.SimpleQueue()
 
     def run(seed: int) -> RunResult:
         starter = starters.get()
         try:
-            return Run(stack, starter, seed, tmp_path).go()
+            return Run(stack, starter, seed, tmp_path).execute()
         finally:
             starters.put(starter)
 
-    with ExitStack() as running, ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in range(AT_ONCE):
+    with ExitStack() as running, ThreadPoolExecutor(CONCURRENCY) as pool:
+        for _ in range(CONCURRENCY):
             starters.put(running.enter_context(Starter()))
         results = list(pool.map(run, range(RUNS)))
     with capsys.disabled():
-        print(_report(results, time.monotonic() - begun))  # noqa: T201
+        print(_summary(results, time.monotonic() - started_at))  # noqa: T201
     for result in results:
         assert not result.lost, result
-        assert result.twice.total() <= BATCH, result
-        assert max(result.twice.values(), default=1) == 1, result  # no message arrives three times
+        assert result.duplicates.total() <= BATCH, result
+        assert max(result.duplicates.values(), default=1) == 1, result  # no message arrives three times
         assert result.unmarked == 0, result
         assert result.exit_code == 0, result
-        assert result.replayed + result.left == result.sent + result.twice.total(), result
+        assert result.replayed + result.left == result.sent + result.duplicates.total(), result
     # If all kills came before the first send, this would prove nothing.
     assert {result.operation for result in results} >= {"ReceiveMessage", "SendMessageBatch", "DeleteMessageBatch"}
-    assert any(result.twice for result in results)
+    assert any(result.duplicates for result in results)
     for result in results:
         if result.with_audit:  # all selected messages are gone, and only the batch being sent at the kill came twice
             assert result.left == result.unselected, result
-            assert not result.twice or result.phase == "later" or result.operation == "SendMessageBatch", result
+            assert not result.duplicates or result.phase == "later" or result.operation == "SendMessageBatch", result
 
 
-def _report(results: list[RunResult], seconds: float) -> str:
+def _summary(results: list[RunResult], seconds: float) -> str:
     lines = [
         f"\n{len(results)} runs of dlq-replay killed by SIGKILL, seeds 0 to {len(results) - 1}, in {seconds:.0f} s"
     ]
@@ -219,13 +219,16 @@ def _report(results: list[RunResult], seconds: float) -> str:
         ("without an audit file", [result for result in results if not result.with_audit]),
         ("resumed with one", [result for result in results if result.with_audit]),
     ):
-        sent, twice = sum(result.sent for result in some), sum(result.twice.total() for result in some)
+        sent, duplicates = (
+            sum(result.sent for result in some),
+            sum(result.duplicates.total() for result in some),
+        )
         replayed, left = sum(result.replayed for result in some), sum(result.left for result in some)
         lost = sum(len(result.lost) for result in some)
-        most = max(result.twice.total() for result in some)
+        most = max(result.duplicates.total() for result in some)
         lines.append(
-            f"  {name}: {len(some)} runs, {sent} messages = {replayed} sent + {left} still in the DLQ - {twice} twice"
-            f" (at most {most} in a run) + {lost} lost"
+            f"  {name}: {len(some)} runs, {sent} messages = {replayed} sent + {left} still in the DLQ"
+            f" - {duplicates} twice (at most {most} in a run) + {lost} lost"
         )
     points = Counter(f"{result.phase} {result.operation}" for result in results)
     return "\n".join([*lines, "  killed " + ", ".join(f"{point}: {number}" for point, number in points.most_common())])

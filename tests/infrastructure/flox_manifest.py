@@ -1,4 +1,4 @@
-"""Flox's rules for a manifest of version 1: unknown names are errors, and everything has a type."""
+"""Flox's schema for a version 1 manifest: unknown names are errors, and every value has a type."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _SYSTEMS = {"x86_64-linux", "aarch64-linux", "x86_64-darwin", "aarch64-darwin"}
 _INSTALLED = {"priority": int, "systems": [_SYSTEMS]}
 _SCRIPTS = dict.fromkeys(("common", "bash", "zsh", "fish", "tcsh"), str)
 
-# A type; a set of the values there are; a list with one rule for all of it; alternatives in a tuple; names with their
-# rules, where "*" is any name and "!" before one says that it must be there.
+# A rule is a type, a set of allowed values, a list with the rule of its items, a tuple of alternatives, or a dict of
+# names with their rules ("*": any name; "!" before a name: required).
 _MANIFEST: dict[str, Any] = {
     "!version": {1},
     "install": {
@@ -66,30 +66,30 @@ _MANIFEST: dict[str, Any] = {
 
 
 def problems(manifest: dict[str, Any]) -> list[str]:
-    """Return what Flox would refuse, each with its place; nothing where it takes the manifest."""
-    found = list(_breaches(manifest, _MANIFEST, "manifest"))
+    """The violations that Flox would report, each with its location; empty for a valid manifest."""
+    found = list(_violations(manifest, _MANIFEST, "manifest"))
     for name, service in manifest.get("services", {}).items():
         if isinstance(service, dict) and service.get("is-daemon") and "shutdown" not in service:
             found.append(f"services.{name}: a daemon needs shutdown.command")
     return found
 
 
-def _breaches(value: Any, rule: Any, place: str) -> Iterator[str]:
+def _violations(value: Any, rule: Any, place: str) -> Iterator[str]:
     if isinstance(rule, tuple):
-        tried = [list(_breaches(value, alternative, place)) for alternative in rule]
+        tried = [list(_violations(value, alternative, place)) for alternative in rule]
         yield from min(tried, key=len)
     elif isinstance(rule, dict):
         yield from _table(value, rule, place)
     elif isinstance(rule, list):
         if isinstance(value, list):
             for index, item in enumerate(value):
-                yield from _breaches(item, rule[0], f"{place}[{index}]")
+                yield from _violations(item, rule[0], f"{place}[{index}]")
         else:
             yield f"{place}: must be a list"
     elif isinstance(rule, set):
         if value not in rule:
             yield f"{place}: must be one of {sorted(rule, key=str)}"
-    elif type(value) is not rule:  # not isinstance: true is no number here
+    elif type(value) is not rule:  # not isinstance: true is not a number
         yield f"{place}: must be of type {rule.__name__}"
 
 
@@ -100,7 +100,7 @@ def _table(value: Any, rule: dict[str, Any], place: str) -> Iterator[str]:
     rules = {name.lstrip("!"): inner for name, inner in rule.items()}
     for name, inner in value.items():
         if name in rules or "*" in rules:
-            yield from _breaches(inner, rules.get(name, rules.get("*")), f"{place}.{name}")
+            yield from _violations(inner, rules.get(name, rules.get("*")), f"{place}.{name}")
         else:
             yield f"{place}.{name}: unknown"
     for name in rule:

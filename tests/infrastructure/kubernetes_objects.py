@@ -1,4 +1,4 @@
-"""The objects of deploy/kubernetes, by the folder that makes them, and where the tests find what is in them."""
+"""The objects of deploy/kubernetes by folder, and accessors for their parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSIONS = ["1.32", kubernetes_validate.latest_version()]
 
 
 def validate(found: Object, version: str = VERSIONS[-1]) -> None:
-    """Raise kubernetes_validate.ValidationError where that version of Kubernetes would not take the object."""
+    """Raise kubernetes_validate.ValidationError if this version of Kubernetes would not accept the object."""
     kubernetes_validate.validate(found, version, strict=True)
 
 

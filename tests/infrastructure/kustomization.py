@@ -1,4 +1,4 @@
-"""What `kubectl kustomize` makes of a folder, for as much as deploy/kubernetes uses of it; the rest is refused."""
+"""The result of `kubectl kustomize` for a folder, for the features that deploy/kubernetes uses; others are refused."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import yaml
 
 Object = dict[str, Any]
 
-# The lists of a pod that strategic merge patches match by a key.
+# The lists of a pod that strategic merge patches merge by a key.
 _MERGE_KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMounts": "mountPath"}
 
 
 def build(folder: Path) -> list[Object]:
     """Return the objects of the kustomization in that folder, patched."""
     text = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert text.keys() <= {"apiVersion", "kind", "resources", "patches"}, f"{folder}: more than is read here"
+    assert text.keys() <= {"apiVersion", "kind", "resources", "patches"}, f"{folder}: unsupported field"
     objects: list[Object] = []
     for name in text["resources"]:
         path = folder / name
         objects += build(path) if path.is_dir() else yaml.safe_load_all(path.read_text(encoding="utf-8"))
     identities = [_identity(found) for found in objects]
-    assert len(set(identities)) == len(identities), f"{folder}: an object is there twice: {identities}"
+    assert len(set(identities)) == len(identities), f"{folder}: duplicate object: {identities}"
     for entry in text.get("patches", ()):
-        assert len(entry) == 1, f"{folder}: a patch is either inline or a file, and finds its object by itself"
+        assert len(entry) == 1, f"{folder}: a patch must be either inline or a file, without a target"
         inline = entry["patch"] if "patch" in entry else (folder / entry["path"]).read_text(encoding="utf-8")
         _apply(objects, yaml.safe_load(inline))
     return objects
@@ -43,7 +43,7 @@ def _apply(objects: list[Object], patch: Object) -> None:
 
 
 def _merge(old: Object, patch: Object) -> Object:
-    assert "$patch" not in patch, "only whole objects are deleted here"
+    assert "$patch" not in patch, "only whole objects can be deleted"
     merged = dict(old)
     for name, value in patch.items():
         if value is None:

@@ -1,7 +1,7 @@
-"""Reads the Nix expressions of .flox/pkgs without Nix: what they name and set, as text. Nothing is evaluated.
+"""Parses the Nix expressions of .flox/pkgs without Nix and without evaluating them.
 
-A value is what stands in the file: a string keeps `${...}` as it is, `python313Packages.numpy` becomes "numpy", a list
-a list, an attribute set a dict, a path a Path. Whether every name is defined, only Nix can say: `make test-nix`.
+Values are as written: a string keeps `${...}`, `python313Packages.numpy` becomes "numpy", a list a list, an attribute
+set a dict, a path a Path. Only Nix can check that every name is defined: `make test-nix`.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ _PARSER = Parser(Language(tree_sitter_nix.language()))
 
 
 class Expression:
-    """One file."""
+    """A parsed file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._root = _PARSER.parse(path.read_bytes()).root_node
 
     def syntax_errors(self) -> list[str]:
-        """One line for each place that is not Nix."""
+        """One line per syntax error."""
         wrong = [node for node in _walk(self._root) if node.is_error or node.is_missing]
-        # The grammar does not know the comma that may follow a function's last argument.
+        # The grammar does not support a trailing comma after a function's last argument.
         wrong = [node for node in wrong if node.parent is None or node.parent.type != "formal"]
         return [f"{self.path.name}:{node.start_point.row + 1}: syntax error" for node in wrong]
 
     def paths(self) -> list[Path]:
-        """Every path that the expression names, resolved."""
+        """Every path in the expression, resolved."""
         return [self._path(node) for node in _walk(self._root) if node.type == "path_expression"]
 
     @cached_property
     def arguments(self) -> list[str]:
-        """What the file is called with, as by callPackage."""
+        """The arguments of the file's function, as passed by callPackage."""
         formals = next(node for node in _walk(self._root) if node.type == "formals")
         return [_text(formal) for formal in formals.named_children if _text(formal)]
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """Every attribute and every name of a `let`, by its name; an outer one wins over one nested in it."""
+        """Every attribute and `let` binding by name; an outer one takes precedence over a nested one."""
         found: dict[str, Any] = {}
         for node in _walk(self._root):
             if node.type == "binding":
@@ -73,7 +73,7 @@ class Expression:
                 }
             case "variable_expression" | "select_expression":
                 return _text(node).rpartition(".")[2] if node.type == "select_expression" else _text(node)
-            # A function is told by its body, a call by its argument: `fetchPypi { hash = ...; }`.
+            # A function is represented by its body, a call by its argument: `fetchPypi { hash = ...; }`.
             case "apply_expression" | "parenthesized_expression" | "function_expression":
                 return self._value(node.named_children[-1])
             case _:
@@ -84,7 +84,7 @@ class Expression:
 
 
 def _walk(node: Node, depth: int | None = None) -> Iterator[Node]:
-    """A node and what is in it, outer nodes before inner ones: level by level, `depth` levels deep."""
+    """A node and its descendants in breadth-first order, `depth` levels deep."""
     level = [node]
     while level and (depth is None or depth >= 0):
         yield from level

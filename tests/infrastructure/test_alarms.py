@@ -1,4 +1,4 @@
-"""The alarms of both templates: when they fire, whom they notify, and what they say to do."""
+"""The alarms of both templates: when they fire, whom they notify, and their descriptions."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ SHARE = {entry["Id"]: entry for entry in ALARMS["FailedShareAlarm"]["Metrics"]}
 
 
 def codes(error: type[EnrichmentError] = EnrichmentError) -> set[str]:
-    assert handler.errors.__all__  # it has to be imported for its errors to be known
+    assert handler.errors.__all__  # imported so that its subclasses exist
     return {error.code}.union(*(codes(child) for child in error.__subclasses__()))
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_topic_is_notified_when_it_begins_and_when_it_ends(name: str) -> None:
+def test_topic_is_notified_of_alarm_and_recovery(name: str) -> None:
     assert ALARMS[name]["AlarmActions"] == ALARMS[name]["OKActions"] == TOPIC
     assert ALARMS[name].get("ActionsEnabled", True) is True
 
 
-def test_without_a_topic_nobody_is_notified() -> None:
+def test_notification_is_off_without_a_topic() -> None:
     for template in (TEMPLATE, OBSERVABILITY):
         assert template["Parameters"]["AlarmTopicArn"]["Default"] == ""
         assert template["Conditions"]["HasAlarmTopic"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "AlarmTopicArn"}, ""]}]}
 
 
-def test_parameters_of_both_templates_have_the_same_bounds() -> None:
+def test_shared_parameters_have_the_same_limits() -> None:
     same = TEMPLATE["Parameters"].keys() & OBSERVABILITY["Parameters"].keys()
     assert same == {"AlarmTopicArn", "AlarmFailedPercent", "Timeout", "MemorySize", "MaximumConcurrency"}
     for name in same:
@@ -47,21 +47,21 @@ def test_parameters_of_both_templates_have_the_same_bounds() -> None:
         assert one == other, name
 
 
-def test_what_must_be_given_is_known_once_the_function_is_deployed() -> None:
+def test_required_parameters_come_from_the_function_stack() -> None:
     required = {name for name, each in OBSERVABILITY["Parameters"].items() if "Default" not in each}
     assert required == {"FunctionName", "QueueName", "DlqName", "Timeout", "MemorySize", "MaximumConcurrency"}
     assert required <= TEMPLATE["Outputs"].keys() | TEMPLATE["Parameters"].keys()
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_missing_data_is_no_alarm(name: str) -> None:
+def test_missing_data_does_not_alarm(name: str) -> None:
     assert ALARMS[name]["TreatMissingData"] == "notBreaching"
     assert ALARMS[name]["ComparisonOperator"] == "GreaterThanThreshold"
     assert ALARMS[name].get("DatapointsToAlarm", 1) <= ALARMS[name]["EvaluationPeriods"]
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_description_names_what_exists(name: str) -> None:
+def test_description_uses_existing_names(name: str) -> None:
     text = ALARMS[name]["AlarmDescription"]
     assert 100 < len(text) <= 1024
     assert set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", text)) <= {*PARAMETERS, "CodeDeploy"}
@@ -71,13 +71,13 @@ def test_description_names_what_exists(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALARMS)
-def test_names_are_unique_in_an_account(name: str) -> None:
+def test_alarm_names_are_unique_in_an_account(name: str) -> None:
     # The names of stacks are unique, and the function's name begins with the prefix of its stack.
     prefix = "${EnrichmentFunction}-" if name in ROLLBACK else "${AWS::StackName}-"
     assert ALARMS[name]["AlarmName"]["Fn::Sub"].startswith(prefix)
 
 
-def test_only_what_the_emulator_cannot_create_is_left_out_there() -> None:
+def test_only_resources_unsupported_by_the_emulator_are_optional() -> None:
     resources = {**TEMPLATE["Resources"], **OBSERVABILITY["Resources"]}
     conditions = {name: resources[name].get("Condition") for name in ALARMS}
     assert {name for name in ALARMS if "Metrics" in ALARMS[name]} == {"FailedShareAlarm", "NewVersionFailedShareAlarm"}
@@ -89,7 +89,7 @@ def test_only_what_the_emulator_cannot_create_is_left_out_there() -> None:
     assert PARAMETERS["Deployment"]["Default"] == "AllAtOnce"  # the emulator does not support CodeDeploy either
 
 
-def test_deployment_in_steps_is_rolled_back_by_alarms_on_the_new_version() -> None:
+def test_gradual_deployment_is_rolled_back_by_alarms() -> None:
     (_, found, none) = FUNCTION["DeploymentPreference"]["Alarms"]["Fn::If"]
     assert (found, none) == ([{"Ref": name} for name in ROLLBACK], [{"Ref": "AWS::NoValue"}])
     share, errors = ROLLBACK.values()
@@ -105,7 +105,7 @@ def test_deployment_in_steps_is_rolled_back_by_alarms_on_the_new_version() -> No
     assert {metric["Period"] for metric in metrics} == {errors["Period"]} == {60}
 
 
-def test_steps_are_those_that_codedeploy_knows() -> None:
+def test_deployment_types_are_mapped() -> None:
     steps = PARAMETERS["Deployment"]["AllowedValues"]
     in_steps = {name: {"InSteps": str(name != "AllAtOnce").lower()} for name in steps}
     assert TEMPLATE["Mappings"]["Deployments"] == in_steps
@@ -114,12 +114,12 @@ def test_steps_are_those_that_codedeploy_knows() -> None:
     }
 
 
-def test_one_dead_letter_is_enough() -> None:
+def test_one_dlq_message_raises_the_alarm() -> None:
     alarm = ALARMS["DeadLettersAlarm"]
     assert (alarm["Threshold"], alarm["Statistic"], alarm["EvaluationPeriods"]) == (0, "Maximum", 1)
 
 
-def test_one_container_that_dies_makes_no_ticket_too_old() -> None:
+def test_one_crash_does_not_raise_the_age_alarm() -> None:
     assert ALARMS["OldestTicketAlarm"]["Threshold"] == {"Ref": "AlarmAgeSeconds"}
     timeout, window = int(PARAMETERS["Timeout"]["Default"]), int(PARAMETERS["BatchWindow"]["Default"])
     visibility = TEMPLATE["Mappings"]["Visibility"][str(timeout)][str(window)]
@@ -131,7 +131,7 @@ def test_one_container_that_dies_makes_no_ticket_too_old() -> None:
     )
 
 
-def test_batch_is_slow_before_it_is_stopped() -> None:
+def test_duration_alarm_fires_before_the_timeout() -> None:
     alarm = ALARMS["DurationAlarm"]
     assert alarm["Threshold"] == {"Fn::FindInMap": ["SlowBatch", {"Ref": "Timeout"}, "Milliseconds"]}
     assert alarm["ExtendedStatistic"] == "p99"
@@ -149,7 +149,7 @@ def test_share_of_failed_tickets(done: int, skipped: int, rejected: int, failed:
     assert calculated(formulas, "share", values) == pytest.approx(percent)
 
 
-def test_share_is_what_is_compared_and_its_parts_are_counted_alike() -> None:
+def test_share_alarm_compares_sums_of_the_same_period() -> None:
     assert [name for name, entry in SHARE.items() if entry["ReturnData"]] == ["share"]
     assert ALARMS["FailedShareAlarm"]["Threshold"] == {"Ref": "AlarmFailedPercent"}
     parts = {name: entry["MetricStat"] for name, entry in SHARE.items() if "MetricStat" in entry}
@@ -159,7 +159,7 @@ def test_share_is_what_is_compared_and_its_parts_are_counted_alike() -> None:
     assert {(part["Stat"], part["Period"]) for part in parts.values()} == {("Sum", 300)}
 
 
-def test_topic_is_named_by_its_arn() -> None:
+def test_topic_parameter_must_be_an_sns_arn() -> None:
     pattern = PARAMETERS["AlarmTopicArn"]["AllowedPattern"]
     good = ["", "arn:aws:sns:eu-central-1:123456789012:on-call", "arn:aws-us-gov:sns:us-gov-west-1:123456789012:a_b"]
     bad = ["on-call", "arn:aws:sqs:eu-central-1:123456789012:on-call", "arn:aws:sns:eu-central-1:123456789012:a.fifo"]

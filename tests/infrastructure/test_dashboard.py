@@ -1,4 +1,4 @@
-"""The dashboard and the alarms name metrics that exist: those that our code writes and those that AWS documents."""
+"""The dashboard and the alarms use existing metrics: those that our code writes and those that AWS documents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,17 @@ from tests.infrastructure.watched import (
     rows,
     widgets,
 )
-from tests.support.fakes import SETTINGS, FakeDeadLetters, FakeSink, FakeSource, context, event, record, ticket
+from tests.support.fakes import (
+    SETTINGS,
+    FakeDeadLetters,
+    FakeFailureCounts,
+    FakeSink,
+    FakeSource,
+    context,
+    event,
+    record,
+    ticket,
+)
 
 WIDGETS = {widget["properties"]["title"]: widget for widget in widgets(OBSERVABILITY)}
 # From "Available CloudWatch metrics for Amazon SQS" and "Types of metrics for Lambda functions": the dimension that
@@ -58,7 +68,7 @@ DOCUMENTED = {
 
 
 def documented() -> set[Metric]:
-    """What AWS writes for the queues and the function of template.yaml."""
+    """The metrics that AWS writes for the queues and the function of template.yaml."""
     of_alias = {"Resource": "${EnrichmentFunction}:live", "ExecutedVersion": "${EnrichmentFunction.Version.Version}"}
     errors = Metric.of("AWS/Lambda", "Errors", {"FunctionName": "${EnrichmentFunction}", **of_alias})
     return {errors} | {
@@ -72,8 +82,8 @@ def documented() -> set[Metric]:
 
 @pytest.fixture(scope="session")
 def written(enricher: Enricher) -> set[Metric]:
-    """What the handler writes about a batch in which each outcome happens, the first of its container."""
-    # Dimensions as the template says them: the function is told its own name, and Lambda tells its version.
+    """The metrics that the handler writes for a container's first batch, which contains every outcome."""
+    # Dimension values as template expressions: the function's name is a setting, its version comes from Lambda.
     sink, output = FakeSink(), StringIO()
     metrics = EmfMetrics("${EnrichmentFunction}", "${EnrichmentFunction.Version.Version}")
     sink.faults.set(ServiceFailed("no answer"), "T-failed")
@@ -83,6 +93,7 @@ def written(enricher: Enricher) -> set[Metric]:
         source=FakeSource(),
         sink=sink,
         dead_letters=FakeDeadLetters(),
+        failure_counts=FakeFailureCounts(),
         models=enricher,
         metrics=metrics,
         logger=make_logger("CRITICAL"),
@@ -109,7 +120,7 @@ def watched(template: Template) -> set[Metric]:
 
 
 def unknown(template: Template, observability: Template, written: set[Metric]) -> set[Metric]:
-    """Metrics that the templates name and nobody writes."""
+    """Metrics that the templates use and nothing writes."""
     exist = documented() | written | {metric.of_any_error() for metric in written}
     return (watched(template) | watched(observability) | shown(observability)) - exist
 
@@ -134,14 +145,14 @@ def test_every_metric_exists(written: set[Metric]) -> None:
         ("{Name: ExecutedVersion, Value", "{Name: Version, Value"),
     ],
 )
-def test_metric_that_nobody_writes_is_found(old: str, new: str, written: set[Metric]) -> None:
+def test_unknown_metric_is_detected(old: str, new: str, written: set[Metric]) -> None:
     assert old in TEXT + OBSERVABILITY_TEXT
     observability = yaml_parse(OBSERVABILITY_TEXT.replace(old, new, 1))
     template = TEMPLATE if old in OBSERVABILITY_TEXT else yaml_parse(TEXT.replace(old, new, 1))
     assert len(unknown(template, observability, written)) == 1
 
 
-def test_every_metric_of_our_code_is_shown(written: set[Metric]) -> None:
+def test_every_written_metric_is_shown(written: set[Metric]) -> None:
     names = {metric: {name for name, _ in metric.dimensions} for metric in written}
     whole, by_error, by_version = (
         {metric for metric in written if names[metric] == {"service", *more}}
@@ -149,16 +160,16 @@ def test_every_metric_of_our_code_is_shown(written: set[Metric]) -> None:
     )
     assert whole | by_error | by_version == written
     assert shown(OBSERVABILITY) >= whole | {metric.of_any_error() for metric in by_error}
-    assert by_version <= watched(TEMPLATE)  # by the alarm that rolls a deployment back
+    assert by_version <= watched(TEMPLATE)  # by the alarms that roll a deployment back
 
 
-def test_function_is_told_the_name_that_is_watched() -> None:
+def test_service_name_is_the_function_name() -> None:
     function = TEMPLATE["Resources"]["EnrichmentFunction"]["Properties"]
     assert function["Environment"]["Variables"]["SERVICE_NAME"] == function["FunctionName"]
 
 
 @pytest.mark.parametrize("statistic", ["p50", "p99"])
-def test_every_stage_is_shown_with_its_middle_and_its_tail(statistic: str, written: set[Metric]) -> None:
+def test_every_stage_is_shown_with_p50_and_p99(statistic: str, written: set[Metric]) -> None:
     widget = WIDGETS[f"Stage latency, {statistic}"]
     assert widget["properties"]["stat"] == statistic
     stages = [metric for metric in written if metric.name.endswith("Latency")]
@@ -176,7 +187,7 @@ def test_every_stage_is_shown_with_its_middle_and_its_tail(statistic: str, writt
         ("Concurrency", "ConcurrentExecutions EnrichmentFunction"),
     ],
 )
-def test_widget_shows_what_its_title_says(title: str, metric: str) -> None:
+def test_widget_shows_the_metric_of_its_title(title: str, metric: str) -> None:
     first = next(found for found, _ in rows(WIDGETS[title]) if found)
     ((_, value),) = first.dimensions
     assert f"{first.name} {re.split('[{.}]', value)[1]}" == metric
@@ -197,13 +208,13 @@ def test_cost_is_duration_times_memory_times_price(done: int, milliseconds: floa
     assert found == pytest.approx(dollars, rel=1e-4)
 
 
-def test_dashboard_and_alarm_mean_the_same_by_share() -> None:
+def test_dashboard_and_alarm_use_the_same_share_formula() -> None:
     entries = alarms(OBSERVABILITY)["FailedShareAlarm"]["Metrics"]
     assert formulas("Failed tickets") == {each["Id"]: each["Expression"] for each in entries if "Expression" in each}
 
 
 @pytest.mark.parametrize("title", WIDGETS)
-def test_formulas_name_rows_of_their_widget(title: str) -> None:
+def test_formulas_use_rows_of_their_widget(title: str) -> None:
     options = [found for _, found in rows(WIDGETS[title]) if "id" in found]
     ids = [found["id"] for found in options]
     assert len(set(ids)) == len(ids)
@@ -226,7 +237,7 @@ def cells(widget: dict[str, Any]) -> set[tuple[int, int]]:
     return {(x, y) for x in columns for y in lines}
 
 
-def test_widgets_have_their_places() -> None:
+def test_widgets_do_not_overlap() -> None:
     assert len(WIDGETS) == len(widgets(OBSERVABILITY))  # each title once
     assert [title for title, widget in WIDGETS.items() if not all(x < 24 for x, _ in cells(widget))] == []
     overlaps = [(a, b) for a, b in combinations(WIDGETS, 2) if cells(WIDGETS[a]) & cells(WIDGETS[b])]

@@ -54,14 +54,14 @@ def test_cfn_lint_finds_nothing(text: str) -> None:
         ("aws:SourceArn: !Sub\n", "aws:SourceArn: !GetAtt RawBucket.Arn\n                Spare: !Sub\n", "E3004"),
         ("!Ref MaxTicketBytes", "!Ref MaxBytes", "E1020"),
     ],
-    ids=["property", "circle", "reference"],
+    ids=["property", "circular-dependency", "reference"],
 )
-def test_cfn_lint_sees_a_breach(old: str, new: str, finding: str) -> None:
+def test_cfn_lint_detects_an_invalid_template(old: str, new: str, finding: str) -> None:
     assert TEXT.count(old)
     assert finding in {found.split()[0] for found in findings(TEXT.replace(old, new, 1))}
 
 
-def test_transform_makes_the_function_and_its_mapping() -> None:
+def test_transform_creates_function_and_mapping() -> None:
     transformed = transform(TEXT)
     kinds = sorted(resource["Type"] for resource in transformed["Resources"].values())
     assert [kind for kind in kinds if kind.startswith(("AWS::Code", "AWS::Lambda", "AWS::IAM", "AWS::Serverless"))] == [
@@ -85,14 +85,14 @@ def versions(**parameters: Any) -> set[str]:
     return {name for name, each in resources.items() if each["Type"] == "AWS::Lambda::Version"}
 
 
-def test_another_image_and_another_release_are_new_versions() -> None:
+def test_new_image_or_release_publishes_a_version() -> None:
     found = [versions(), versions(ImageUri="b"), versions(Release="ab12"), versions(Release="cd34")]
     assert len(set.union(*found)) == 4
     # This is why `make deploy` sets Release: SAM does not look at other parameters.
     assert versions(MemorySize="4096") == versions()
 
 
-def test_steps_are_taken_by_codedeploy_with_alarms() -> None:
+def test_gradual_deployment_uses_codedeploy_with_alarms() -> None:
     resources = transform(TEXT, Deployment="Canary10Percent10Minutes")["Resources"]
     group = resources["EnrichmentFunctionDeploymentGroup"]["Properties"]
     assert group["DeploymentConfigName"]["Fn::Sub"][1] == {"ConfigName": "Canary10Percent10Minutes"}
@@ -102,11 +102,11 @@ def test_steps_are_taken_by_codedeploy_with_alarms() -> None:
     update = resources["EnrichmentFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert update["DeploymentGroupName"] == {"Ref": "EnrichmentFunctionDeploymentGroup"}
     (version,) = (name for name in resources if name.startswith("EnrichmentFunctionVersion"))
-    told = resources["NewVersionErrorsAlarm"]["Properties"]["Dimensions"][-1]
-    assert told == {"Name": "ExecutedVersion", "Value": {"Fn::Sub": f"${{{version}.Version}}"}}
+    dimension = resources["NewVersionErrorsAlarm"]["Properties"]["Dimensions"][-1]
+    assert dimension == {"Name": "ExecutedVersion", "Value": {"Fn::Sub": f"${{{version}.Version}}"}}
 
 
-def test_outputs_are_what_programs_read() -> None:
+def test_outputs_are_complete() -> None:
     outputs = {name: output["Value"] for name, output in yaml_parse(TEXT)["Outputs"].items()}
     assert outputs == {
         "RawBucket": {"Ref": "RawBucket"},
@@ -152,13 +152,13 @@ def named(text: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_resources_of_an_earlier_stack_keep_their_names() -> None:
-    # CloudFormation would replace a resource with another type or name, and with it what is in a bucket or a table.
+def test_resources_keep_the_names_of_an_earlier_stack() -> None:
+    # CloudFormation would replace a resource whose type or name changes, and delete the contents of a bucket or table.
     now = named(TEXT)
     assert {logical: found for logical, found in EARLIER.items() if logical in now} == now
 
 
-def test_second_stack_uses_no_name_of_an_earlier_stack() -> None:
+def test_observability_stack_reuses_no_earlier_name() -> None:
     # Creating it fails while a resource of that name exists, in whichever order the two stacks are deployed.
     moved = EARLIER.keys() - named(TEXT).keys()
     assert moved == named(OBSERVABILITY_TEXT).keys()
@@ -181,12 +181,12 @@ def test_second_stack_uses_no_name_of_an_earlier_stack() -> None:
         ("ModelBundleS3", ["", "models/full", "m.x/a/b"], ["models", "models/", "models/*", "s3://models/full"]),
     ],
 )
-def test_parameter_takes_only_what_works(parameter: str, good: list[str], bad: list[str]) -> None:
+def test_parameter_pattern_accepts_only_valid_values(parameter: str, good: list[str], bad: list[str]) -> None:
     pattern = yaml_parse(TEXT)["Parameters"][parameter]["AllowedPattern"]
     assert [value for value in good + bad if re.fullmatch(pattern, value)] == good
 
 
-def test_longest_prefix_makes_legal_names() -> None:
+def test_longest_prefix_makes_valid_names() -> None:
     # The longest default consists of a 12-digit account and a region such as ap-southeast-1.
     longest = max(40, len("123456789012-us-isob-east-1"))
     assert longest + len("-tickets-enriched") <= 63  # buckets
@@ -195,7 +195,7 @@ def test_longest_prefix_makes_legal_names() -> None:
 
 
 @pytest.mark.parametrize("environment", ["default", "local", "prod", "localstack"])
-def test_samconfig_has_only_parameters_of_the_templates(environment: str) -> None:
+def test_samconfig_uses_existing_parameters(environment: str) -> None:
     commands = SAMCONFIG[environment]
     assert commands["global"]["parameters"]["stack_name"]
     assert commands["validate"]["parameters"]["lint"] is True
@@ -212,7 +212,7 @@ def skipped_rules(template: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("resource", "rule", "reason"), skipped_rules(yaml_parse(TEXT)))
-def test_skipped_rule_has_its_reason(resource: str, rule: str, reason: str) -> None:
+def test_skipped_rule_has_a_reason(resource: str, rule: str, reason: str) -> None:
     # `make scan` checks that it would fail otherwise.
     assert re.fullmatch(r"CKV2?_AWS_\d+", rule)
     assert len(reason.split()) > 5
@@ -235,7 +235,7 @@ def check(number: int, reason: str = "a reason") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("checks", "said"),
+    ("checks", "message"),
     [
         ({"skipped_checks": [check(1)], "bare": [check(1), check(2)]}, None),
         ({"failed_checks": [check(1)]}, "template.yaml:7: CKV_1 Queue: encrypted"),
@@ -244,9 +244,9 @@ def check(number: int, reason: str = "a reason") -> dict[str, Any]:
         ({"skipped_checks": [check(1, " ")], "bare": [check(1)]}, "CKV_1 Queue: skipped without a reason"),
         ({"skipped_checks": [check(1)], "bare": [check(2)]}, "CKV_1 Queue: skipped, but it passes"),
     ],
-    ids=["good", "failed", "secret", "unreadable", "unreasoned", "needless"],
+    ids=["good", "failed", "secret", "unreadable", "no-reason", "unneeded"],
 )
-def test_scan_says_what_is_wrong(checks: dict[str, Any], said: str | None) -> None:
+def test_scan_reports_problems(checks: dict[str, Any], message: str | None) -> None:
     found = scan_problems(**{"bare": [], "secrets": [], **checks})
-    assert len(found) == (said is not None)
-    assert said is None or said in found[0]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]

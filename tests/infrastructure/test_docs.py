@@ -1,4 +1,4 @@
-"""README.md and docs/: commands are run by a test or say why not, links resolve, and the examples are the product's."""
+"""README.md and docs/: commands are run by a test or marked, links resolve, and examples show actual output."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MAKEFILE = (REPO / "Makefile").read_text(encoding="utf-8")
 SCRIPTS: dict[str, str] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 VOCABULARY = REPO / "docs" / "development.md"
 
-# The visible mark of a command that no test runs. In the paragraph before a block, or in a comment line of it, it
-# covers the block; a sentence "The commands of this page (section) are not run here ..." covers them all.
+# The visible mark of a command that no test runs. In the paragraph before a block or in a comment line of it, it
+# applies to the block; a sentence "The commands of this page (section) are not run here ..." applies to all of them.
 MARK = re.compile(r"\bnot run here(?: against AWS)?: (?:they need|needs) \w+", re.IGNORECASE)
 RUN_BY = re.compile(r"^# Run by (tests/[\w/]+\.py)\b")
 SHELL = {"bash", "sh"}
 ALL = re.compile(r"commands of this (page|section) are not run here: they need \w+")
 
-# Commands that another test runs: a pattern, and a file that contains a text.
+# Commands that another test runs: a pattern, and a text that a file must contain.
 ELSEWHERE = {
     r"make image-standin": ("Makefile", "test-lambda: image-standin"),
     r"make sam-invoke EVENT=\S+": ("tests/sam/test_sam.py", "local"),
@@ -42,6 +42,7 @@ ELSEWHERE = {
     r"make unit": ("pyproject.toml", "tests/unit"),  # part of make test
     r"make examples": ("tests/infrastructure/test_docs.py", "examples."),
     r"\.venv/bin/python -m enrichment\.export compact .*": ("Makefile", "enrichment.export compact --out"),
+    r"\.venv/bin/python -m enrichment score .*": ("tests/unit/test_score.py", '"score"'),
     r"\.venv/bin/python -m handler\.local up .*": ("tests/integration/test_local.py", "--env-file"),
     r"dlq-replay count.*": ("tests/integration/test_*.py", '"count"'),
     r"dlq-replay peek.*": ("tests/integration/test_*.py", '"peek"'),
@@ -136,7 +137,7 @@ def test_each_command_is_run_or_marked(command: str, marked: bool) -> None:
     assert is_run(command) or marked, f"{command}: add it to ELSEWHERE, or say '(not run here: needs ...)'"
 
 
-def test_no_command_is_missed() -> None:
+def test_all_command_blocks_are_recognized() -> None:
     languages = {block.language for block in BLOCKS}
     assert languages <= SHELL | {"json", "jsonc", "python", "mermaid", "yaml"}
     assert len(COMMANDS) > 30
@@ -211,7 +212,7 @@ def test_make_lists_the_main_targets() -> None:
     assert re.search(r"\bdemo\b", run("make", "--no-print-directory", "help"))
 
 
-def test_the_shell_command_enriches_a_file(bundle: Path, tmp_path: Path) -> None:
+def test_shell_command_enriches_a_file(bundle: Path, tmp_path: Path) -> None:
     ticket = json.dumps(json.loads(examples.raw_ticket(examples.README.read_text(encoding="utf-8"))))
     (tmp_path / "tickets.jsonl").write_text(ticket + "\n" + ticket + "\n", encoding="utf-8")
     out = run(sys.executable, "-m", "enrichment", "--bundle", str(bundle), "tickets.jsonl", cwd=tmp_path)
@@ -228,7 +229,7 @@ def test_python_snippets_run(bundle: Path) -> None:
         assert names["result"].summary  # type: ignore[attr-defined]
 
 
-def test_the_readme_shows_what_the_product_returns(bundle: Path) -> None:
+def test_readme_shows_actual_output(bundle: Path) -> None:
     readme = examples.README.read_text(encoding="utf-8")
     shown = examples.shown_ticket(readme)["enrichment"]
     actual = examples.enriched_ticket(examples.raw_ticket(readme), bundle)["enrichment"]
@@ -241,7 +242,7 @@ def test_the_readme_shows_what_the_product_returns(bundle: Path) -> None:
     assert shown["embedding"] == pytest.approx(actual["embedding"][: examples.DIMENSIONS], abs=0.005)
 
 
-def test_the_picture_loads_nothing() -> None:
+def test_picture_loads_no_external_resources() -> None:
     picture = examples.PICTURE.read_text(encoding="utf-8")
     assert "lost 0" in picture.replace("&#160;", " ")
     assert "@font-face" not in picture
@@ -273,7 +274,7 @@ def sources() -> list[Path]:
     return [path for folder in folders for path in sorted((REPO / folder).rglob("*.py"))]
 
 
-def test_the_table_is_read() -> None:
+def test_vocabulary_table_is_parsed() -> None:
     assert {kind for _, kind in table()} == {"module", "class", "function", "flag", "term"}
     assert {"Figures", "put_off", "handler.drain"} <= {old for old, _ in table()}
 

@@ -1,4 +1,4 @@
-"""The Flox environments and packages, without Flox: manifests, services, Nix expressions."""
+"""The Flox environments without Flox: manifests, profile functions, services, the image script."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def manifest_of(environment: Path) -> Manifest:
 
 
 def composed() -> Manifest:
-    """The services and vars of the development environment, merged as Flox does: what includes has the last word."""
+    """The services and vars of the development environment, merged as by Flox: the including manifest overrides."""
     main = manifest_of(MAIN)
     included = [manifest_of(REPO / entry["dir"] / ".flox") for entry in main["include"]["environments"]]
     return {
@@ -58,7 +58,7 @@ def relative(path: Path) -> str:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=relative)
-def test_environment_is_one_that_flox_takes(environment: Path) -> None:
+def test_environment_is_valid(environment: Path) -> None:
     assert problems(manifest_of(environment)) == []
     found = json.loads((environment / "env.json").read_text(encoding="utf-8"))
     assert found.keys() == {"name", "version"}
@@ -68,7 +68,7 @@ def test_environment_is_one_that_flox_takes(environment: Path) -> None:
     assert ignored == ["run/", "cache/", "lib/", "log/", "!env/"]
 
 
-def test_environments_have_names_of_their_own() -> None:
+def test_environment_names_are_unique() -> None:
     names = [json.loads((path / "env.json").read_text(encoding="utf-8"))["name"] for path in ENVIRONMENTS]
     assert len(set(names)) == len(names) >= 3
 
@@ -96,35 +96,35 @@ def test_environments_have_names_of_their_own() -> None:
         ({"hook": {"on-activation": ""}}, "manifest.hook.on-activation: unknown"),
     ],
 )
-def test_breach_is_found(addition: Manifest, problem: str) -> None:
+def test_invalid_manifest_is_detected(addition: Manifest, problem: str) -> None:
     assert problems({"version": 1}) == []
     assert any(found.startswith(problem) for found in problems({"version": 1} | addition))
 
 
-def test_main_environment_composes_what_is_there() -> None:
+def test_included_environments_exist() -> None:
     directories = [entry["dir"] for entry in manifest_of(MAIN)["include"]["environments"]]
     assert directories == ["deploy/generator", "deploy/processor"]
     for directory in directories:
         included = manifest_of(REPO / directory / ".flox")
-        assert "include" not in included  # an environment that names a folder beside it cannot be pushed
-        assert "activate" not in included["options"]  # its mode would become that of the development environment
+        assert "include" not in included  # an environment that includes a local folder cannot be pushed
+        assert "activate" not in included["options"]  # its mode would also apply to the development environment
 
 
-def test_development_is_on_the_python_of_production() -> None:
+def test_development_uses_the_python_of_production() -> None:
     assert manifest_of(MAIN)["install"]["python313"] == {"pkg-path": "python313"}
     assert all("python313" in path.read_text(encoding="utf-8") for path in EXPRESSIONS)
 
 
-def test_pushed_environment_leaves_the_settings_to_the_pod() -> None:
-    # Vars are set over the environment that an activation comes with, a ConfigMap's values among it.
+def test_pushed_environment_sets_no_worker_settings() -> None:
+    # Vars override the environment of an activation, including a ConfigMap's values.
     settings = {name.upper() for name in WorkerSettings.model_fields}
     assert settings.isdisjoint(manifest_of(REPO / "deploy" / "processor" / ".flox").get("vars", {}))
     for name in settings & composed()["vars"].keys():
-        assert composed()["vars"][name].startswith(f"${{{name}:-"), f"{name} cannot be another one for a session"
+        assert composed()["vars"][name].startswith(f"${{{name}:-"), f"{name} cannot be overridden in a session"
 
 
-def test_no_var_is_made_of_another() -> None:
-    # Flox does not promise in which order it sets them.
+def test_vars_do_not_depend_on_each_other() -> None:
+    # Flox does not guarantee the order in which it sets them.
     for name, value in composed()["vars"].items():
         used = set(re.findall(r"\$\{?([A-Z_]+)", value)) - {name}
         assert used <= {"FLOX_ENV_CACHE", "FLOX_ENV_PROJECT", "MODEL_CACHE_DIR"}, name
@@ -136,7 +136,7 @@ def test_no_var_is_made_of_another() -> None:
 LAMBDA = REPO / "deploy" / "lambda"
 
 
-def test_image_says_that_snapshots_are_allowed_and_holds_no_settings() -> None:
+def test_image_allows_snapstart_and_has_no_settings() -> None:
     manifest = manifest_of(LAMBDA / ".flox")
     assert manifest.keys() == {"version", "containerize", "options"}
     assert json.loads((LAMBDA / ".flox" / "env.json").read_text(encoding="utf-8"))["name"] == "ticket-lambda"
@@ -145,7 +145,7 @@ def test_image_says_that_snapshots_are_allowed_and_holds_no_settings() -> None:
 
 
 def make_image(folder: Path, *programs: str) -> subprocess.CompletedProcess[str]:
-    """Run deploy/lambda/image.sh in a copy of the repository, with programs that write down how they are called."""
+    """Run deploy/lambda/image.sh in a copy of the repository, with programs that record their arguments."""
     copy, path = folder / "repository", folder / "bin"
     shutil.copytree(LAMBDA, copy / "deploy" / "lambda")
     path.mkdir()
@@ -168,15 +168,15 @@ def make_image(folder: Path, *programs: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize(("programs", "said"), [([], "there is no flox"), (["flox"], "there is no docker")])
-def test_what_is_missing_for_the_image_is_said_in_a_line(programs: list[str], said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("programs", "message"), [([], "there is no flox"), (["flox"], "there is no docker")])
+def test_missing_program_is_a_one_line_error(programs: list[str], message: str, tmp_path: Path) -> None:
     ran = make_image(tmp_path, *programs)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
-    assert ran.stderr.startswith(f"error: {said}")
+    assert ran.stderr.startswith(f"error: {message}")
     assert not (tmp_path / "repository" / "log").exists()
 
 
-def test_image_is_made_of_what_was_built_and_of_nothing_else(tmp_path: Path) -> None:
+def test_image_contains_only_the_built_packages(tmp_path: Path) -> None:
     ran = make_image(tmp_path, "flox", "docker")
     assert ran.returncode == 0, ran.stderr
     repository = tmp_path / "repository"
@@ -189,7 +189,7 @@ def test_image_is_made_of_what_was_built_and_of_nothing_else(tmp_path: Path) -> 
     built = {name: package["store-path"] for name, package in manifest["install"].items()}
     assert built == {name: str(repository / name) for name in ("ticket-lambda", "ticket-bundle")}
     assert {path.stem for path in EXPRESSIONS} >= built.keys()
-    assert "install" not in manifest_of(LAMBDA / ".flox")  # the committed one names no store of some machine
+    assert "install" not in manifest_of(LAMBDA / ".flox")  # the committed manifest has no store paths
 
 
 # Profile --------------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def test_image_is_made_of_what_was_built_and_of_nothing_else(tmp_path: Path) -> 
 
 @pytest.fixture
 def shell(stack: EmbeddedStack, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Runs a line in bash as after an activation, while the services are up."""
+    """A function that runs a line in bash as after an activation, while the services run."""
     file = tmp_path / "stack.env"
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stack.environment().items())
     file.write_text(f"{exports}STACK_PID={os.getpid()}\n")
@@ -217,14 +217,14 @@ def shell(stack: EmbeddedStack, tmp_path: Path) -> Callable[[str], subprocess.Co
     return run
 
 
-def test_zsh_has_the_functions_of_bash() -> None:
+def test_zsh_and_bash_have_the_same_functions() -> None:
     profile = manifest_of(MAIN)["profile"]
     assert profile.keys() == {"bash", "zsh"}
     assert profile["zsh"] == profile["bash"]
 
 
 def test_functions_show_tickets(stack: EmbeddedStack, shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
-    created = 7_000_000_000  # other tests use the table as well: these are the newest
+    created = 7_000_000_000  # other tests share the table: these are the newest
     labels = {"flox-1": ("critical", "NEGATIVE"), "flox-2": ("high", "POSITIVE"), "flox-3": ("low", "NEGATIVE")}
     for number, (ticket_id, (urgency, sentiment)) in enumerate(labels.items()):
         values = {"ticket_id": ticket_id, "urgency": urgency, "sentiment": sentiment, "subject": "a subject"}
@@ -241,7 +241,7 @@ def test_functions_show_tickets(stack: EmbeddedStack, shell: Callable[[str], sub
     assert shown("show-sentiment negative") == ["flox-1", "flox-3"]
     assert shown("show-sentiment positive") == ["flox-2"]
     assert "flox-1" in shell("show-sentiment").stdout
-    # The emulator's credentials do not stay in the shell.
+    # The emulator's credentials do not remain in the shell.
     assert shell("show-results >/dev/null; echo ${AWS_ACCESS_KEY_ID-none}").stdout == "none\n"
 
 
@@ -252,7 +252,7 @@ def blocks(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", [REPO / "docs" / "flox.md", REPO / "docs" / "kubernetes.md"], ids=relative)
-def test_every_block_of_commands_says_whether_it_was_run(page: Path) -> None:
+def test_every_command_block_is_run_or_marked(page: Path) -> None:
     for first, *commands in blocks(page):
         assert commands
         tests = re.match(r"# Run by (tests/\S+\.py)", first)
@@ -270,17 +270,17 @@ def test_documented_functions_run(shell: Callable[[str], subprocess.CompletedPro
         assert ran.returncode == 0, f"{line}: {ran.stderr}"
 
 
-def test_function_of_the_demo_runs_make(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+def test_demo_function_runs_make(shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
     ran = shell("demo --dry-run")
     assert ran.returncode == 0, ran.stderr
     assert "handler.local.demo" in ran.stdout
 
 
-def test_functions_say_that_the_services_are_not_running(
+def test_functions_report_stopped_services(
     shell: Callable[[str], subprocess.CompletedProcess[str]],
 ) -> None:
     message = "error: the AWS services are not running; start them with: flox services start\n"
-    # Not started, and killed: then its file is still there.
+    # Not started, and killed (then its file still exists).
     for line in ('rm "$STACK_ENV_FILE"; show-results', f'echo STACK_PID={2**22} >"$STACK_ENV_FILE"; show-urgent'):
         ran = shell(line)
         assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", message)
@@ -289,7 +289,7 @@ def test_functions_say_that_the_services_are_not_running(
 # Services -------------------------------------------------------------------------------------------------------------
 
 
-def test_services_are_in_the_foreground() -> None:
+def test_services_run_in_the_foreground() -> None:
     assert sorted(composed()["services"]) == SERVICES
     for service in composed()["services"].values():
         assert service.keys() == {"command"}
@@ -300,7 +300,7 @@ def test_services_are_in_the_foreground() -> None:
 
 @contextmanager
 def started(name: str, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A service as Flox starts it, in bash; ended by SIGTERM, in good order."""
+    """Run a service in bash, as Flox does; at the end it gets SIGTERM and must exit with 0."""
     command = composed()["services"][name]["command"]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -322,8 +322,8 @@ def started(name: str, environment: dict[str, str], log: Path) -> Iterator[subpr
     assert process.returncode == 0, log.read_text(encoding="utf-8")
 
 
-def within(seconds: float, found: Callable[[], Any], logs: Path) -> Any:
-    """What `found` finds at last; the logs where it finds nothing in time."""
+def wait_for(seconds: float, found: Callable[[], Any], logs: Path) -> Any:
+    """Wait until `found` returns something and return it; fail with the logs after the timeout."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := found():
@@ -341,7 +341,7 @@ def free_port() -> str:
 
 @pytest.fixture
 def activated(bundle: Path, tmp_path: Path) -> dict[str, str]:
-    """What an activation in a shell leaves: the vars, expanded by bash as Flox does."""
+    """The environment after an activation in a shell: the vars, expanded by bash as by Flox."""
     outer = {
         "PATH": os.defpath,
         "HOME": str(tmp_path),
@@ -350,19 +350,19 @@ def activated(bundle: Path, tmp_path: Path) -> dict[str, str]:
         "STACK_PORT": "0",
         "HEALTH_PORT": free_port(),
         "MODEL_BUNDLE": bundle.as_uri(),
-        "BUNDLE": str(bundle),  # of the Makefile: this one is not to be built
+        "BUNDLE": str(bundle),  # the Makefile's variable: do not build this bundle
     }
     exports = "".join(f'export {name}="{value}"\n' for name, value in composed()["vars"].items())
     shown = subprocess.run(["bash", "-c", f"{exports}env -0"], env=outer, check=True, capture_output=True, text=True)
     variables = dict(line.split("=", 1) for line in shown.stdout.split("\0") if line)
-    # The tests may run from another virtual environment than the one that make makes.
+    # The tests may run in a virtual environment other than make's.
     return variables | {"TICKET_PROGRAMS": str(Path(sys.executable).parent)}
 
 
-def test_services_enrich_tickets_together(activated: dict[str, str], tmp_path: Path) -> None:
+def test_services_enrich_tickets(activated: dict[str, str], tmp_path: Path) -> None:
     stack, health = Path(activated["STACK_ENV_FILE"]), f"http://127.0.0.1:{activated['HEALTH_PORT']}/readyz"
     stack.parent.mkdir()
-    # From a stack that was killed: nobody may take it for one that is up.
+    # The file of a killed stack: it must not be used.
     stack.write_text(f"export AWS_ENDPOINT_URL=http://127.0.0.1:9 RAW_BUCKET=gone\nSTACK_PID={2**22}\n")
 
     with ExitStack() as services:
@@ -373,7 +373,7 @@ def test_services_enrich_tickets_together(activated: dict[str, str], tmp_path: P
         time.sleep(0.5)
         assert [service.poll() for service in waiting] == [None, None]
         with started("aws", activated, tmp_path / "aws.log"):
-            within(60, lambda: "gone" not in stack.read_text(encoding="utf-8"), tmp_path)
+            wait_for(60, lambda: "gone" not in stack.read_text(encoding="utf-8"), tmp_path)
             sourced = subprocess.run(
                 ["bash", "-c", f". '{stack}' && env -0"], env={}, check=True, capture_output=True, text=True
             )
@@ -381,10 +381,10 @@ def test_services_enrich_tickets_together(activated: dict[str, str], tmp_path: P
             table = boto3.session.Session(
                 shared["AWS_ACCESS_KEY_ID"], shared["AWS_SECRET_ACCESS_KEY"], region_name=shared["AWS_DEFAULT_REGION"]
             ).client("dynamodb", endpoint_url=shared["AWS_ENDPOINT_URL"])
-            (item,) = within(60, lambda: table.scan(TableName=shared["TABLE_NAME"])["Items"], tmp_path)
+            (item,) = wait_for(60, lambda: table.scan(TableName=shared["TABLE_NAME"])["Items"], tmp_path)
             table.close()
             assert item["ticket_id"]["S"].startswith("TCK-")
             with urllib.request.urlopen(health, timeout=5) as answer:
                 assert answer.status == 200
-            services.close()  # the worker and the generator end before what they need
+            services.close()  # the worker and the generator end before the services that they use
     assert not stack.exists()

@@ -25,7 +25,7 @@ def function(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_folders_are_packaged_with_everything_in_them(function: Path) -> None:
+def test_folders_are_packaged_completely(function: Path) -> None:
     packaged = {path.relative_to(function) for path in function.rglob("*") if path.is_file()}
     folders = {path.parent.as_posix() for path in packaged}
     assert {folder for folder in folders if folder.startswith("handler")} == {"handler", "handler/aws"}
@@ -41,7 +41,7 @@ def test_training_data_is_not_packaged(function: Path) -> None:
 
 
 def test_function_imports_nothing_from_outside_its_folders(function: Path) -> None:
-    # -P and no PYTHONPATH but these folders; this repository is installed for the tests, and must not be used.
+    # -P and only these folders on the path, so that the installed repository is not used.
     program = (
         "import sys, json; sys.path.insert(0, sys.argv[1]);"
         "import handler.app, handler.settings, enrichment;"
@@ -56,12 +56,12 @@ def test_function_imports_nothing_from_outside_its_folders(function: Path) -> No
     assert [path for path in files if not path.is_relative_to(function)] == []
 
 
-def test_image_of_flox_has_the_same_folders() -> None:
+def test_flox_image_has_the_same_folders() -> None:
     expression = (REPO / ".flox" / "pkgs" / "ticket-lambda.nix").read_text(encoding="utf-8")
     named = set(re.findall(r"\.\./\.\./([a-z/]+)", expression))
     assert named == {*FOLDERS, *FLAT_FOLDERS, LEFT_OUT, "pyproject"}
     assert f"difference ../../enrichment ../../{LEFT_OUT}" in expression
-    assert "readDir ../../handler" in expression  # whose folders are taken away before handler/aws is added
+    assert "readDir ../../handler" in expression  # its subfolders are removed before handler/aws is added
 
 
 def test_wheel_contains_what_the_export_extra_needs() -> None:

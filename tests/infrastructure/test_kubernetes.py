@@ -1,4 +1,4 @@
-"""deploy/kubernetes and deploy/ec2: the objects are valid, and agree with the worker, the template and each other."""
+"""deploy/kubernetes and deploy/ec2: the objects are valid, and consistent with the worker and the template."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.infrastructure.kustomization import Object
 
 EVERY = [(name, found) for name, objects in BUILT.items() for found in objects]
 
-# KEDA's kinds are not Kubernetes' own: these are the names that its documentation has for what is used here.
+# KEDA's kinds have no schema in Kubernetes: these are the field names in KEDA's documentation.
 KEDA = {
     "ScaledObject": {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "triggers"},
     "TriggerAuthentication": {"podIdentity"},
@@ -53,7 +53,7 @@ def test_object_is_valid(name: str, found: Object) -> None:
         ("RuntimeClass", "scheduling.nodeSelectors", {}),
     ],
 )
-def test_validation_sees_a_breach(kind: str, path: str, value: object) -> None:
+def test_invalid_object_is_detected(kind: str, path: str, value: object) -> None:
     broken = json.loads(json.dumps(one(kind)))
     *parents, last = path.split(".")
     place = broken
@@ -64,7 +64,7 @@ def test_validation_sees_a_breach(kind: str, path: str, value: object) -> None:
         validate(broken)
 
 
-def test_base_holds_what_it_should() -> None:
+def test_base_has_the_expected_objects() -> None:
     assert sorted(found["kind"] for found in BUILT["base"]) == [
         "ConfigMap",
         "Deployment",
@@ -75,7 +75,7 @@ def test_base_holds_what_it_should() -> None:
     ]
 
 
-def test_settings_are_those_that_the_worker_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_map_matches_the_worker_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = WorkerSettings.model_fields
     assert settings().keys() <= {name.upper() for name in fields}
     assert {name.upper() for name, field in fields.items() if field.is_required()} <= settings().keys()
@@ -87,7 +87,7 @@ def test_settings_are_those_that_the_worker_reads(monkeypatch: pytest.MonkeyPatc
     assert {name: str(getattr(read, name.lower())) for name in settings()} == settings()
 
 
-def test_settings_agree_with_the_template() -> None:
+def test_config_map_matches_the_template() -> None:
     template = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))
     resources, found = template["Resources"], settings()
     names = {
@@ -96,7 +96,7 @@ def test_settings_agree_with_the_template() -> None:
         "DLQ_URL": resources["DeadLetterQueue"]["Properties"]["QueueName"],
     }
     for setting, name in names.items():
-        assert found[setting].rpartition("/")[2] == name["Fn::If"][2]  # the name where no prefix is given
+        assert found[setting].rpartition("/")[2] == name["Fn::If"][2]  # the name without a prefix
     for setting, bucket in (("RAW_BUCKET", "RawBucket"), ("ENRICHED_BUCKET", "EnrichedBucket")):
         pattern, prefix = resources[bucket]["Properties"]["BucketName"]["Fn::Sub"]
         default = prefix["Prefix"]["Fn::If"][2]["Fn::Sub"]
@@ -106,7 +106,7 @@ def test_settings_agree_with_the_template() -> None:
     assert found["MAX_RECEIVE_COUNT"] == str(template["Parameters"]["MaximumReceiveCount"]["Default"])
 
 
-def test_account_and_region_are_the_same_everywhere() -> None:
+def test_account_and_region_are_consistent() -> None:
     text = json.dumps([found for _, found in EVERY])
     assert set(re.findall(r"(?<!\d)\d{12}(?!\d)", text)) == {"123456789012"}
     assert set(re.findall(r"\b[a-z]{2}-[a-z]+-\d\b", text)) == {"eu-central-1"}
@@ -126,20 +126,22 @@ def test_flox_runs_the_pod() -> None:
 
 
 def arguments_of(command: list[str]) -> dict[str, Any]:
-    """What the worker's own command line makes of a command."""
+    """The parameters that the worker's command line parses from a command."""
     program, *arguments = command
     scripts = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     module, _, function = scripts[program].partition(":")
     assert callable(getattr(import_module(module), function))
-    assert (REPO / ".flox" / "pkgs" / f"{program}.nix").is_file()  # run mode has no PYTHONPATH: a packaged program
+    assert (
+        REPO / ".flox" / "pkgs" / f"{program}.nix"
+    ).is_file()  # Flox's run mode sets no PYTHONPATH, so the program must be packaged
     return get_command(app).make_context(program, arguments).params
 
 
-def test_command_is_the_packaged_program_and_ends_in_time() -> None:
+def test_command_is_packaged_and_ends_within_the_grace_period() -> None:
     assert arguments_of(container()["command"])["grace"] + 5 < pod()["terminationGracePeriodSeconds"]
 
 
-def test_probes_ask_what_the_worker_answers() -> None:
+def test_probes_match_the_workers_endpoints() -> None:
     ports = {port["name"]: port["containerPort"] for port in container()["ports"]}
     probes = {kind: container()[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
     annotations = one("Deployment")["spec"]["template"]["metadata"]["annotations"]
@@ -157,11 +159,11 @@ def test_probes_ask_what_the_worker_answers() -> None:
             answer = connection.getresponse()
             answer.read()
             codes[kind] = answer.status
-    # A worker that is still loading its models lives, and gets no traffic; a pod that waits for them is not killed.
+    # A worker that is still loading its models is alive but not ready; its pod is not killed.
     assert codes == {"startup": 503, "readiness": 503, "liveness": 200, "metrics": 200}
 
 
-def test_container_is_locked_in() -> None:
+def test_container_is_restricted() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     assert pod()["securityContext"]["runAsUser"] > 0
     assert container()["securityContext"] == {
@@ -175,7 +177,7 @@ def test_container_is_locked_in() -> None:
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_what_is_written_to_is_mounted(name: str) -> None:
+def test_writable_paths_are_mounted(name: str) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container(name)["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod(name)["volumes"]}
     written = [
@@ -195,11 +197,11 @@ def test_resources_fit_the_settings() -> None:
     assert workers * threads == int(requests["cpu"])
     megabytes = {"Mi": 1, "Gi": 1024}
     requested, limit = (int(value[:-2]) * megabytes[value[-2:]] for value in (requests["memory"], limits["memory"]))
-    assert 400 * workers < requested <= limit  # the compact profile's budget is 400 MB a process
+    assert 400 * workers < requested <= limit  # the compact profile's budget is 400 MB per process
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_selectors_find_the_pods(name: str) -> None:
+def test_selectors_match_the_pods(name: str) -> None:
     deployment = one("Deployment", name)
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     selectors = [deployment["spec"]["selector"], one("PodDisruptionBudget", name)["spec"]["selector"]]
@@ -220,7 +222,7 @@ def test_autoscaler_scales_the_deployment() -> None:
     assert one("PodDisruptionBudget")["spec"]["maxUnavailable"] < deployment["spec"]["replicas"]
 
 
-def test_systemd_unit_gives_the_worker_time_to_end() -> None:
+def test_systemd_timeout_exceeds_the_grace_period() -> None:
     unit = RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_file(StringIO((REPO / "deploy" / "ec2" / "ticket-processor.service").read_text(encoding="utf-8")))
@@ -231,4 +233,4 @@ def test_systemd_unit_gives_the_worker_time_to_end() -> None:
     assert flox.split()[-2:] == ["-r", annotations["flox.dev/environment"]]
     assert arguments_of(command.split())["grace"] + 5 < int(service["TimeoutStopSec"])
     assert service["Restart"] == "always"
-    assert service["RestartPreventExitStatus"] == "2"  # what the worker ends with where settings are missing
+    assert service["RestartPreventExitStatus"] == "2"  # the worker's exit code for missing settings

@@ -1,4 +1,4 @@
-"""What `make test-localstack` does where there is no Python for it, and that its pins are whole."""
+"""How `make test-localstack` finds its Python, and that its pins are exact."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 ENDTOEND = Path(__file__).resolve().parents[1] / "endtoend"
 
 
-def found(home: Path) -> subprocess.CompletedProcess[str]:
-    """What the search says where PATH is empty and pyenv lies in that folder."""
+def search(home: Path) -> subprocess.CompletedProcess[str]:
+    """The result of the search if PATH is empty and this is pyenv's folder."""
     return subprocess.run(
         [sys.executable, ENDTOEND / "interpreter.py"],
         env={"PATH": str(home / "nowhere"), "PYENV_ROOT": str(home)},
@@ -24,8 +24,8 @@ def found(home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def pretender(home: Path, version: str, answer: str) -> Path:
-    """A program in pyenv's folder that says it is of that version."""
+def fake_python(home: Path, version: str, answer: str) -> Path:
+    """Create a program in pyenv's folder that prints a version."""
     python = home / "versions" / version / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\n{answer}\n")
@@ -33,24 +33,24 @@ def pretender(home: Path, version: str, answer: str) -> Path:
     return python
 
 
-def test_without_a_python_it_says_so_in_one_line(tmp_path: Path) -> None:
-    said = found(tmp_path)
-    assert (said.returncode, said.stdout) == (1, "")
-    assert re.fullmatch(r"test-localstack: nothing was tested, .*\n", said.stderr)
+def test_missing_python_exits_1_with_one_line(tmp_path: Path) -> None:
+    ran = search(tmp_path)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert re.fullmatch(r"test-localstack: nothing was tested, .*\n", ran.stderr)
 
 
-def test_the_newest_in_pyenv_is_taken(tmp_path: Path) -> None:
-    pretender(tmp_path, "3.12.9", "echo 3 12")
-    newest = pretender(tmp_path, "3.13.0", "echo 3 13")
-    pretender(tmp_path, "3.11.7", "echo 3 11")
-    assert found(tmp_path).stdout == f"{newest}\n"
+def test_newest_pyenv_version_is_used(tmp_path: Path) -> None:
+    fake_python(tmp_path, "3.12.9", "echo 3 12")
+    newest = fake_python(tmp_path, "3.13.0", "echo 3 13")
+    fake_python(tmp_path, "3.11.7", "echo 3 11")
+    assert search(tmp_path).stdout == f"{newest}\n"
 
 
 @pytest.mark.parametrize("answer", ["exit 127", "echo 3 11", "echo no module named ensurepip >&2; exit 1"])
-def test_one_that_does_not_run_or_is_too_old_is_passed_over(answer: str, tmp_path: Path) -> None:
-    pretender(tmp_path, "3.13.0", answer)
-    good = pretender(tmp_path, "3.12.1", "echo 3 12")
-    assert found(tmp_path).stdout == f"{good}\n"
+def test_broken_or_old_python_is_skipped(answer: str, tmp_path: Path) -> None:
+    fake_python(tmp_path, "3.13.0", answer)
+    good = fake_python(tmp_path, "3.12.1", "echo 3 12")
+    assert search(tmp_path).stdout == f"{good}\n"
 
 
 def test_every_pin_is_exact() -> None:
@@ -60,7 +60,7 @@ def test_every_pin_is_exact() -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
 
 
-def test_plug_in_names_what_is_there() -> None:
+def test_plugin_entry_points_exist() -> None:
     project = tomllib.loads((ENDTOEND / "plugin" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     source = (ENDTOEND / "plugin" / "ticket_localstack.py").read_text(encoding="utf-8")
     for points in project["entry-points"].values():

@@ -1,4 +1,4 @@
-"""The overlays of deploy/kubernetes, and its page: each changes what it says, and nothing else."""
+"""The overlays of deploy/kubernetes and docs/kubernetes.md: each overlay makes only its documented change."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.infrastructure.kubernetes_objects import (
 )
 from tests.infrastructure.kustomization import build
 
-# The names that KEDA's documentation has for what is used here.
+# The field names in KEDA's documentation.
 TRIGGER = {"type", "metadata", "authenticationRef"}
 SQS_TRIGGER = {"queueURL", "queueURLFromEnv", "queueLength", "activationQueueLength", "awsRegion", "scaleOnInFlight"}
 
 
-def test_shared_models_replaces_one_volume_and_nothing_else() -> None:
+def test_shared_models_overlay_replaces_only_one_volume() -> None:
     shared, base = BUILT["shared-models"], BUILT["base"]
     claim = one("PersistentVolumeClaim", "shared-models")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -40,16 +40,16 @@ def test_shared_models_replaces_one_volume_and_nothing_else() -> None:
     assert restored == base
 
 
-def test_pods_that_share_a_volume_leave_each_other_alone(bundle: Path, tmp_path: Path) -> None:
+def test_pods_keep_copies_of_other_pods_on_a_shared_volume(bundle: Path, tmp_path: Path) -> None:
     manifest = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     installed = install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture")
-    # Process 1 of another pod is at its copy: there is no way to see from here whether it lives.
+    # A partial copy of process 1 in another pod: this pod cannot tell whether that process still runs.
     copy = installed.rename(tmp_path / f"{installed.name}.part-ticket-processor-7d4b9-x2x9k-1.abc")
     assert install(lambda name: (bundle / name).open("rb"), tmp_path, place="the fixture") == installed
     assert {path.name for path in copy.iterdir()} == {*manifest["files"], "bundle.json"}
 
 
-def test_keda_brings_its_own_autoscaler() -> None:
+def test_keda_overlay_replaces_the_autoscaler() -> None:
     assert "HorizontalPodAutoscaler" not in {found["kind"] for found in BUILT["keda"]}
     scaled, ours = one("ScaledObject", "keda")["spec"], one("HorizontalPodAutoscaler")["spec"]
     assert scaled["scaleTargetRef"]["name"] == one("Deployment", "keda")["metadata"]["name"]
@@ -58,18 +58,18 @@ def test_keda_brings_its_own_autoscaler() -> None:
     assert trigger.keys() <= TRIGGER
     assert trigger["type"] == "aws-sqs-queue"
     assert trigger["metadata"].keys() <= SQS_TRIGGER
-    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA takes no numbers there
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA accepts only strings
     assert trigger["metadata"]["queueURLFromEnv"] in settings()
     assert trigger["authenticationRef"]["name"] == one("TriggerAuthentication", "keda")["metadata"]["name"]
 
 
-def test_reading_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+def test_unknown_kustomization_field_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [], "namePrefix": "my-"}))
-    with pytest.raises(AssertionError, match="more than is read here"):
+    with pytest.raises(AssertionError, match="unsupported field"):
         build(tmp_path)
 
 
-def test_page_names_what_exists() -> None:
+def test_documented_paths_exist() -> None:
     page = (REPO / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\b(?:deploy|handler|tests|\.flox)/[\w./-]*\w", page))
     assert [name for name in sorted(named) if not (REPO / name).exists()] == []
@@ -78,7 +78,7 @@ def test_page_names_what_exists() -> None:
     assert set(re.findall(r"(?<!\d)\d{12}(?!\d)", page)) == {"123456789012"}
 
 
-def test_overlay_of_the_page_is_valid(tmp_path: Path) -> None:
+def test_documented_overlay_is_valid(tmp_path: Path) -> None:
     page = (REPO / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     (overlay,) = re.findall(r"```yaml\n# production/kustomization\.yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "deploy").symlink_to(REPO / "deploy")

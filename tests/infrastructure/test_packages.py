@@ -1,4 +1,4 @@
-"""The packages that Flox builds, read without Nix: they parse, and agree with pyproject.toml."""
+"""The packages that Flox builds, parsed without Nix: they are valid and match pyproject.toml."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def names(requirements: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("stem", EXPRESSIONS)
-def test_expression_parses_and_names_what_exists(stem: str) -> None:
+def test_expression_parses_and_its_paths_exist(stem: str) -> None:
     expression = EXPRESSIONS[stem]
     assert expression.syntax_errors() == []
     assert [path for path in expression.paths() if not path.exists()] == []
     assert len(expression.paths()) == len(re.findall(r"\.\./\.\.", expression.path.read_text(encoding="utf-8")))
 
 
-def test_syntax_error_is_found(tmp_path: Path) -> None:
+def test_syntax_error_is_detected(tmp_path: Path) -> None:
     broken = tmp_path / "broken.nix"
     broken.write_text("{ lib }:\n\n\n{ pname = ; }\n")
     assert Expression(broken).syntax_errors() == ["broken.nix:4: syntax error"]
 
 
-def test_arguments_are_packages_that_are_used() -> None:
+def test_arguments_are_used() -> None:
     for expression in EXPRESSIONS.values():
         body = expression.path.read_text(encoding="utf-8").partition("}:")[2]
         assert [name for name in expression.arguments if not re.search(rf"\b{name}\b", body)] == []
-        # Those of this repository are called by their files' names.
+        # Packages of this repository are referred to by their file names.
         assert {name for name in expression.arguments if name.startswith("ticket-")} <= EXPRESSIONS.keys()
 
 
@@ -65,13 +65,13 @@ def test_packages_are_named_after_their_files() -> None:
             assert (package["project"], package["pname"]) == ("lib.importTOML ../../pyproject.toml.project", "name")
             assert PROJECT["name"] == stem
         else:
-            assert package["pname"] == stem  # `flox build` takes the file's name, people read the package's
+            assert package["pname"] == stem  # `flox build` uses the file name, users see the package name
         assert package["meta"].keys() >= {"license"}
         assert package["description"]
         assert package.get("pythonImportsCheck") or package["doInstallCheck"] == "true", f"{stem}: nothing is checked"
 
 
-def test_versions_are_those_of_the_project() -> None:
+def test_versions_match_the_project() -> None:
     constraints = (REPO / "deploy" / "constraints.txt").read_text(encoding="utf-8")
     (pinned,) = re.findall(r"^aws_lambda_powertools==(.+)$", constraints, re.MULTILINE)
     versions = {stem: package["version"] for stem, package in PACKAGES.items()}
@@ -79,7 +79,7 @@ def test_versions_are_those_of_the_project() -> None:
     assert set(versions.values()) == {"project.version", "ticket-enrichment.version"}
 
 
-def test_powertools_come_from_pypi_by_hash() -> None:
+def test_powertools_source_is_pinned_by_hash() -> None:
     package = PACKAGES["aws-lambda-powertools"]
     algorithm, _, digest = package["src"]["hash"].partition("-")
     assert algorithm == "sha256"
@@ -88,7 +88,7 @@ def test_powertools_come_from_pypi_by_hash() -> None:
     assert requirement.specifier.contains(package["version"])
 
 
-def test_package_is_what_pyproject_describes() -> None:
+def test_package_matches_pyproject() -> None:
     package = PACKAGES["ticket-enrichment"]
     assert sorted(package["dependencies"]) == names(PROJECT["dependencies"])
     extras = PROJECT["optional-dependencies"]
@@ -111,7 +111,7 @@ def test_package_is_what_pyproject_describes() -> None:
 def test_programs_are_console_scripts(stem: str, programs: list[str]) -> None:
     package = PACKAGES[stem]
     assert package["mainProgram"] == stem
-    assert re.findall(r"\$out/bin/(\S+) ", package["installCheckPhase"]) == programs  # each is run once
+    assert re.findall(r"\$out/bin/(\S+) ", package["installCheckPhase"]) == programs  # each is run once by the build
     for program in programs:
         module, _, function = PROJECT["scripts"][program].partition(":")
         assert callable(getattr(import_module(module), function))
@@ -122,21 +122,21 @@ def test_programs_are_console_scripts(stem: str, programs: list[str]) -> None:
         assert re.findall(r"\$\{python\}/bin/(\S+)", package["installPhase"]) == programs
 
 
-def test_lambda_is_started_by_a_plain_exec() -> None:
+def test_lambda_entry_point_is_exec() -> None:
     package = PACKAGES["ticket-lambda"]
     quoted = re.findall(r"'(#!|exec )([^']+)'", package["installPhase"])
     assert [start for start, _ in quoted] == ["#!", "exec "]
     assert quoted[0][1] == "${runtimeShell}"
     program, _, arguments = quoted[1][1].partition(" ")
     assert (program, arguments) == ("${python}/bin/python3", '-P -m awslambdaric "$@"')
-    assert "<(" not in package["installPhase"]  # nothing of it works without /dev/fd
+    assert "<(" not in package["installPhase"]  # process substitution needs /dev/fd
     template = (REPO / "template.yaml").read_text(encoding="utf-8")
     assert f"EntryPoint: [/bin/{package['mainProgram']}]" in template
-    (stand_in,) = [path for path in (REPO / "deploy").rglob("ticket-lambda") if path.is_file()]
-    assert stand_in.read_text(encoding="utf-8").splitlines()[-1] == f"exec python3 {arguments}"
+    (wrapper,) = [path for path in (REPO / "deploy").rglob("ticket-lambda") if path.is_file()]
+    assert wrapper.read_text(encoding="utf-8").splitlines()[-1] == f"exec python3 {arguments}"
 
 
-def test_bundle_is_made_of_the_pinned_weights() -> None:
+def test_bundle_uses_the_pinned_weights() -> None:
     package = PACKAGES["ticket-bundle"]
     fetched = package["files"]
     assert {name: fetched[name] for name in MINILM.sha256} == dict(MINILM.sha256)
@@ -150,14 +150,14 @@ def test_bundle_is_made_of_the_pinned_weights() -> None:
     assert default == "file:///share/ticket-enrichment/bundle"
 
 
-def test_fetched_weights_are_those_that_are_installed() -> None:
+def test_fetched_weights_equal_the_installed_ones() -> None:
     # The package from which `make bundle` builds carries the same files; the bundle needs all of them.
     folder = find_model(MINILM, "package")
     for path, sha256 in PACKAGES["ticket-bundle"]["files"].items():
         assert hashlib.sha256((folder / path).read_bytes()).hexdigest() == sha256, path
 
 
-def test_generator_needs_no_more_than_its_package_holds(tmp_path: Path) -> None:
+def test_generator_runs_with_only_its_package(tmp_path: Path) -> None:
     package = PACKAGES["ticket-generator"]
     folder = package["src"]["fileset"]
     shutil.copytree(folder, tmp_path / folder.name)

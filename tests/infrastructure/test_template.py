@@ -1,4 +1,4 @@
-"""template.yaml as data: the rules whose breach shows only in production, each of them seen to fail as well."""
+"""Rules for template.yaml whose violation would show only in production; each rule is also tested with a violation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def statements(node: Any, effect: str) -> Iterator[Template]:
 
 
 @rule
-def visibility_is_six_timeouts_and_the_window(template: Template) -> None:
+def visibility_timeout_is_six_timeouts_plus_window(template: Template) -> None:
     parameters = template["Parameters"]
     for timeout in parameters["Timeout"]["AllowedValues"]:
         for window in parameters["BatchWindow"]["AllowedValues"]:
@@ -75,22 +75,22 @@ def visibility_is_six_timeouts_and_the_window(template: Template) -> None:
 
 
 @rule
-def receives_outlast_an_outage_and_not_the_retention(template: Template) -> None:
-    # A stack of before keeps the value 5 that it has for MaxReceiveCount.
+def max_receive_count_outlasts_an_outage(template: Template) -> None:
+    # An existing stack keeps its value of a parameter, and earlier ones have 5 for MaxReceiveCount.
     assert "MaxReceiveCount" not in template["Parameters"]
     parameter, reference = template["Parameters"]["MaximumReceiveCount"], {"Ref": "MaximumReceiveCount"}
-    # tests/unit/test_outage.py computes how long so many receives take.
+    # tests/unit/test_outage.py computes how long this number of receives takes.
     assert 21 <= parameter["MinValue"] < parameter["Default"] - 5
     queue = of(template, "TicketQueue")
     assert queue["RedrivePolicy"]["maxReceiveCount"] == reference
     assert of(template, "EnrichmentFunction")["Environment"]["Variables"]["MAX_RECEIVE_COUNT"] == reference
-    # The longest that a message can be hidden each time: after a crash, until the visibility timeout is over.
+    # The longest time that a message can be invisible per receive: after a crash, the visibility timeout.
     longest = max(seconds for row in template["Mappings"]["Visibility"].values() for seconds in row.values())
     assert parameter["MaxValue"] * longest < queue["MessageRetentionPeriod"]
 
 
 @rule
-def items_that_count_failures_end_by_themselves(template: Template) -> None:
+def failure_count_items_expire(template: Template) -> None:
     time_to_live = of(template, "TicketTable")["TimeToLiveSpecification"]
     assert time_to_live == {"AttributeName": "expires_at", "Enabled": True}
     (counting,) = [s for s in statements(of(template, "EnrichmentRole"), "Allow") if s.get("Sid") == "CountFailures"]
@@ -98,7 +98,7 @@ def items_that_count_failures_end_by_themselves(template: Template) -> None:
 
 
 @rule
-def mapping_bounds_concurrency_and_reports_items(template: Template) -> None:
+def mapping_limits_concurrency_and_reports_failures(template: Template) -> None:
     source, bounds = source_of(template), template["Parameters"]["MaximumConcurrency"]
     assert source["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}
     assert 2 <= bounds["MinValue"] <= bounds["Default"] <= bounds["MaxValue"] <= 1000
@@ -117,7 +117,7 @@ def batch_costs_under_half_the_timeout(template: Template) -> None:
 
 
 @rule
-def dead_letters_outlive_the_queue(template: Template) -> None:
+def dlq_retention_exceeds_queue_retention(template: Template) -> None:
     queue, dead = of(template, "TicketQueue"), of(template, "DeadLetterQueue")
     assert dead["MessageRetentionPeriod"] == 14 * 24 * 3600 > queue["MessageRetentionPeriod"]
     assert dead["RedriveAllowPolicy"]["redrivePermission"] == "byQueue"
@@ -126,7 +126,7 @@ def dead_letters_outlive_the_queue(template: Template) -> None:
 
 
 @rule
-def only_the_raw_bucket_sends(template: Template) -> None:
+def only_the_raw_bucket_may_send(template: Template) -> None:
     bucket = template["Resources"]["RawBucket"]
     (allowed,) = statements(of(template, "TicketQueuePolicy"), "Allow")
     assert (allowed["Principal"], allowed["Action"]) == ({"Service": "s3.amazonaws.com"}, "sqs:SendMessage")
@@ -151,7 +151,7 @@ def plain_http_is_denied(template: Template) -> None:
 
 
 @rule
-def role_may_only_what_it_needs(template: Template) -> None:
+def role_has_only_needed_permissions(template: Template) -> None:
     role = of(template, "EnrichmentRole")
     assert "ManagedPolicyArns" not in role
     assert of(template, "EnrichmentFunction")["Role"] == {"Fn::GetAtt": ["EnrichmentRole", "Arn"]}
@@ -166,18 +166,18 @@ def role_may_only_what_it_needs(template: Template) -> None:
 
 
 @rule
-def nothing_is_allowed_by_a_star(template: Template) -> None:
+def no_wildcard_permissions(template: Template) -> None:
     for statement in statements(template["Resources"], "Allow"):
         assert "*" not in json.dumps([statement["Action"], statement.get("Principal")])
         assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}
         for resource in listed(statement.get("Resource", [])):
-            assert isinstance(resource, dict), "a resource is named by a reference, never spelled out"
-            # A star stands for what lies in one named bucket or folder, and for nothing else.
+            assert isinstance(resource, dict), "resources must be references, not literal ARNs"
+            # A wildcard is allowed only for the objects of one named bucket or folder.
             assert re.fullmatch(r"[^*]+(\}/\*)?", next(iter(resource.values())) if "Fn::Sub" in resource else "-")
 
 
 @rule
-def function_starts_as_lambda_starts_images(template: Template) -> None:
+def function_image_configuration(template: Template) -> None:
     function = of(template, "EnrichmentFunction")
     image = {"EntryPoint": ["/bin/ticket-lambda"], "Command": ["handler.main.lambda_handler"]}
     assert function["ImageConfig"] == {**image, "WorkingDirectory": "/tmp"}
@@ -191,10 +191,10 @@ def function_starts_as_lambda_starts_images(template: Template) -> None:
 
 
 @rule
-def only_versions_are_called(template: Template) -> None:
+def mapping_calls_a_published_version(template: Template) -> None:
     function, parameters = of(template, "EnrichmentFunction"), template["Parameters"]
-    assert function["AutoPublishAlias"] == "live"  # SAM's mapping calls it then, not $LATEST
-    # SAM makes a new version of a new image, and of a new hash; not of another MemorySize.
+    assert function["AutoPublishAlias"] == "live"  # SAM's mapping then calls the alias, not $LATEST
+    # SAM publishes a version for a new image or a new hash, but not for another MemorySize.
     assert function["AutoPublishCodeSha256"] == {"Ref": "Release"}
     assert re.fullmatch(parameters["Release"]["AllowedPattern"], parameters["Release"]["Default"])
     assert function["SnapStart"] == {"ApplyOn": {"Fn::If": ["SnapStartOn", "PublishedVersions", "None"]}}
@@ -202,7 +202,7 @@ def only_versions_are_called(template: Template) -> None:
 
 
 @rule
-def snapshots_are_refused_with_a_large_tmp(template: Template) -> None:
+def snapstart_requires_default_tmp(template: Template) -> None:
     assert of(template, "EnrichmentFunction")["EphemeralStorage"] == {"Size": {"Ref": "EphemeralStorage"}}
     assert template["Parameters"]["EphemeralStorage"]["Default"] == 512
     (asked,) = template["Rules"].values()
@@ -249,41 +249,41 @@ def test_rule_holds(check: Rule) -> None:
 
 STATEMENT = "EnrichmentRole/Policies/0/PolicyDocument/Statement/0"
 EVENT = "EnrichmentFunction/Events/Tickets/Properties"
-BREACHES: list[tuple[Rule, str, object]] = [
-    (visibility_is_six_timeouts_and_the_window, "Mappings/Visibility/300/5", 1804),
-    (visibility_is_six_timeouts_and_the_window, "TicketQueue/VisibilityTimeout", 30),
-    (receives_outlast_an_outage_and_not_the_retention, "Parameters/MaximumReceiveCount/MinValue", 20),
-    (receives_outlast_an_outage_and_not_the_retention, "Parameters/MaximumReceiveCount/MaxValue", 1000),
-    (receives_outlast_an_outage_and_not_the_retention, "TicketQueue/RedrivePolicy/maxReceiveCount", 5),
-    (receives_outlast_an_outage_and_not_the_retention, "TicketQueue/MessageRetentionPeriod", 345600),
-    (items_that_count_failures_end_by_themselves, "TicketTable/TimeToLiveSpecification/Enabled", False),
-    (items_that_count_failures_end_by_themselves, "EnrichmentRole/Policies/0/PolicyDocument/Statement/4/Condition", {}),
-    (mapping_bounds_concurrency_and_reports_items, f"{EVENT}/FunctionResponseTypes", []),
-    (mapping_bounds_concurrency_and_reports_items, f"{EVENT}/FilterCriteria", {"Filters": []}),
-    (mapping_bounds_concurrency_and_reports_items, f"{EVENT}/ScalingConfig", {}),
-    (mapping_bounds_concurrency_and_reports_items, "EnrichmentFunction/ReservedConcurrentExecutions", 5),
+VIOLATIONS: list[tuple[Rule, str, object]] = [
+    (visibility_timeout_is_six_timeouts_plus_window, "Mappings/Visibility/300/5", 1804),
+    (visibility_timeout_is_six_timeouts_plus_window, "TicketQueue/VisibilityTimeout", 30),
+    (max_receive_count_outlasts_an_outage, "Parameters/MaximumReceiveCount/MinValue", 20),
+    (max_receive_count_outlasts_an_outage, "Parameters/MaximumReceiveCount/MaxValue", 1000),
+    (max_receive_count_outlasts_an_outage, "TicketQueue/RedrivePolicy/maxReceiveCount", 5),
+    (max_receive_count_outlasts_an_outage, "TicketQueue/MessageRetentionPeriod", 345600),
+    (failure_count_items_expire, "TicketTable/TimeToLiveSpecification/Enabled", False),
+    (failure_count_items_expire, "EnrichmentRole/Policies/0/PolicyDocument/Statement/4/Condition", {}),
+    (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/FunctionResponseTypes", []),
+    (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/FilterCriteria", {"Filters": []}),
+    (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/ScalingConfig", {}),
+    (mapping_limits_concurrency_and_reports_failures, "EnrichmentFunction/ReservedConcurrentExecutions", 5),
     (batch_costs_under_half_the_timeout, "Metadata/Sizing/P99MillisecondsPerTicket", 3000),
     (batch_costs_under_half_the_timeout, "Parameters/BatchSize/MaxValue", 100),
-    (dead_letters_outlive_the_queue, "TicketQueue/MessageRetentionPeriod", 14 * 24 * 3600),
-    (dead_letters_outlive_the_queue, "DeadLetterQueue/MessageRetentionPeriod", 13 * 24 * 3600),
-    (only_the_raw_bucket_sends, "TicketQueuePolicy/PolicyDocument/Statement/0/Condition/StringEquals", {}),
-    (only_the_raw_bucket_sends, "TicketQueuePolicy/PolicyDocument/Statement/0/Principal", "*"),
+    (dlq_retention_exceeds_queue_retention, "TicketQueue/MessageRetentionPeriod", 14 * 24 * 3600),
+    (dlq_retention_exceeds_queue_retention, "DeadLetterQueue/MessageRetentionPeriod", 13 * 24 * 3600),
+    (only_the_raw_bucket_may_send, "TicketQueuePolicy/PolicyDocument/Statement/0/Condition/StringEquals", {}),
+    (only_the_raw_bucket_may_send, "TicketQueuePolicy/PolicyDocument/Statement/0/Principal", "*"),
     (plain_http_is_denied, "DeadLetterQueuePolicy/PolicyDocument/Statement/0/Effect", "Allow"),
     (plain_http_is_denied, "RawBucketPolicy/PolicyDocument/Statement/0/Resource", {"Fn::GetAtt": ["RawBucket", "Arn"]}),
-    (role_may_only_what_it_needs, f"{STATEMENT}/Action", ["s3:GetObject", "s3:DeleteObject"]),
-    (role_may_only_what_it_needs, "EnrichmentFunction/Role", None),
-    (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", "*"),
-    (nothing_is_allowed_by_a_star, f"{STATEMENT}/Action", "s3:Get*"),
-    (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", {"Fn::Sub": "arn:${AWS::Partition}:s3:::*"}),
-    (nothing_is_allowed_by_a_star, f"{STATEMENT}/Resource", {"Fn::Sub": "${RawBucket.Arn}*"}),
-    (nothing_is_allowed_by_a_star, f"{STATEMENT}/NotAction", "s3:DeleteObject"),
-    (function_starts_as_lambda_starts_images, "EnrichmentFunction/PackageType", "Zip"),
-    (function_starts_as_lambda_starts_images, "EnrichmentFunction/Environment/Variables/SPARE", "x"),
-    (function_starts_as_lambda_starts_images, "EnrichmentFunction/Environment/Variables/AWS_ENDPOINT_URL", ""),
-    (only_versions_are_called, "EnrichmentFunction/AutoPublishAlias", None),
-    (only_versions_are_called, "EnrichmentFunction/AutoPublishCodeSha256", None),
-    (snapshots_are_refused_with_a_large_tmp, "EnrichmentFunction/EphemeralStorage/Size", 1024),
-    (snapshots_are_refused_with_a_large_tmp, "Rules/SnapshotsHoldLittle/Assertions", []),
+    (role_has_only_needed_permissions, f"{STATEMENT}/Action", ["s3:GetObject", "s3:DeleteObject"]),
+    (role_has_only_needed_permissions, "EnrichmentFunction/Role", None),
+    (no_wildcard_permissions, f"{STATEMENT}/Resource", "*"),
+    (no_wildcard_permissions, f"{STATEMENT}/Action", "s3:Get*"),
+    (no_wildcard_permissions, f"{STATEMENT}/Resource", {"Fn::Sub": "arn:${AWS::Partition}:s3:::*"}),
+    (no_wildcard_permissions, f"{STATEMENT}/Resource", {"Fn::Sub": "${RawBucket.Arn}*"}),
+    (no_wildcard_permissions, f"{STATEMENT}/NotAction", "s3:DeleteObject"),
+    (function_image_configuration, "EnrichmentFunction/PackageType", "Zip"),
+    (function_image_configuration, "EnrichmentFunction/Environment/Variables/SPARE", "x"),
+    (function_image_configuration, "EnrichmentFunction/Environment/Variables/AWS_ENDPOINT_URL", ""),
+    (mapping_calls_a_published_version, "EnrichmentFunction/AutoPublishAlias", None),
+    (mapping_calls_a_published_version, "EnrichmentFunction/AutoPublishCodeSha256", None),
+    (snapstart_requires_default_tmp, "EnrichmentFunction/EphemeralStorage/Size", 1024),
+    (snapstart_requires_default_tmp, "Rules/SnapshotsHoldLittle/Assertions", []),
     (buckets_are_private_and_the_enriched_one_versioned, "EnrichedBucket/VersioningConfiguration/Status", "Suspended"),
     (buckets_are_private_and_the_enriched_one_versioned, "RawBucket/PublicAccessBlockConfiguration", {}),
     (table_is_keyed_by_ticket_and_by_urgency, "TicketTable/GlobalSecondaryIndexes/0/KeySchema/0/AttributeName", "a"),
@@ -291,8 +291,8 @@ BREACHES: list[tuple[Rule, str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "path", "value"), BREACHES)
-def test_rule_fails_when_it_is_broken(check: Rule, path: str, value: object) -> None:
+@pytest.mark.parametrize(("check", "path", "value"), VIOLATIONS)
+def test_rule_detects_a_violation(check: Rule, path: str, value: object) -> None:
     template = deepcopy(TEMPLATE)
     first, *steps, last = path.split("/")
     node = template[first] if first in template else template["Resources"][first]["Properties"]
@@ -303,5 +303,5 @@ def test_rule_fails_when_it_is_broken(check: Rule, path: str, value: object) -> 
         check(template)
 
 
-def test_every_rule_is_seen_to_fail() -> None:
-    assert {check.__name__ for check, *_ in BREACHES} == {check.__name__ for check in RULES}
+def test_every_rule_has_a_violation() -> None:
+    assert {check.__name__ for check, *_ in VIOLATIONS} == {check.__name__ for check in RULES}

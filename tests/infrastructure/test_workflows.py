@@ -34,7 +34,7 @@ def make_targets(text: str) -> set[str]:
     return {target for _, targets in found for target in targets.split()}
 
 
-def test_there_is_a_workflow_for_each_occasion() -> None:
+def test_workflows_have_the_expected_triggers() -> None:
     triggers = {name: set(load(path)[True]) for name, path in WORKFLOWS.items()}  # YAML 1.1 reads `on` as true
     assert triggers == {
         "ci": {"push", "pull_request"},
@@ -44,13 +44,13 @@ def test_there_is_a_workflow_for_each_occasion() -> None:
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
-def test_workflow_can_write_nothing_by_default_and_ends(workflow: str) -> None:
+def test_workflow_is_read_only_and_has_timeouts(workflow: str) -> None:
     loaded = load(WORKFLOWS[workflow])
     assert loaded["permissions"] == {"contents": "read"}
     assert all(0 < job["timeout-minutes"] <= 90 for job in loaded["jobs"].values())
 
 
-def test_commands_are_targets_of_the_makefile() -> None:
+def test_make_commands_are_targets() -> None:
     texts = [*WORKFLOWS.values(), REPO / ".pre-commit-config.yaml", REPO / "CONTRIBUTING.md"]
     named = {path.name: make_targets(path.read_text(encoding="utf-8")) for path in texts}
     assert named["ci.yml"] == {"format", "lint", "types", "template", "workflows", "unit", "test"}
@@ -60,7 +60,7 @@ def test_commands_are_targets_of_the_makefile() -> None:
     assert set().union(*named.values()) <= TARGETS
 
 
-def test_every_slow_suite_runs_each_night() -> None:
+def test_nightly_runs_every_slow_suite() -> None:
     (suite,) = load(WORKFLOWS["nightly"])["jobs"].values()
     targets = set(suite["strategy"]["matrix"]["target"])
     assert targets <= TARGETS
@@ -73,7 +73,7 @@ def test_unit_tests_run_on_each_supported_python() -> None:
     assert versions == [f"3.{minor}" for minor in range(30) if supported.contains(f"3.{minor}")]
 
 
-def test_tag_check_finds_the_version() -> None:
+def test_tag_check_matches_the_version() -> None:
     (command,) = [step["run"] for step in steps("release") if "pyproject.toml" in step.get("run", "")]
     pattern = re.search(r'grep -qx "(.*)" pyproject', command)
     assert pattern is not None
@@ -81,7 +81,7 @@ def test_tag_check_finds_the_version() -> None:
     assert line in (REPO / "pyproject.toml").read_text(encoding="utf-8").splitlines()
 
 
-def test_hooks_are_local_and_their_programs_are_installed() -> None:
+def test_hooks_are_local_and_installed() -> None:
     config = load(REPO / ".pre-commit-config.yaml")
     assert [repository["repo"] for repository in config["repos"]] == ["local"]
     group = " ".join(PYPROJECT["dependency-groups"]["dev"])

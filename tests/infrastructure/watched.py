@@ -1,4 +1,4 @@
-"""The alarms and the dashboard of both templates, the metrics that they name and the formulas over them."""
+"""The alarms and the dashboard of both templates, the metrics that they use and their formulas."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def widgets(template: Template) -> list[dict[str, Any]]:
 
 
 def substituted(text: str) -> str:
-    """A text of !Sub in deploy/observability.yaml with the values that it gets when template.yaml is deployed as it is.
+    """A !Sub text of deploy/observability.yaml with its values when template.yaml is deployed with defaults.
 
-    The names of resources are written as template.yaml refers to them: "${Resource.Attribute}".
+    Resource names are written as template.yaml refers to them: "${Resource.Attribute}".
     """
     parameters = OBSERVABILITY["Parameters"] | TEMPLATE["Parameters"]
     values = {name: str(each["Default"]) for name, each in parameters.items() if "Default" in each}
@@ -67,7 +67,7 @@ def substituted(text: str) -> str:
 
 
 def rows(widget: Mapping[str, Any]) -> Iterator[tuple[Metric | None, dict[str, Any]]]:
-    """Each row of a widget: the metric that it names (None for a formula over other rows), and its options."""
+    """Each row of a widget: its metric (None for a formula over other rows) and its options."""
     for row in widget["properties"].get("metrics", []):
         *parts, options = row if isinstance(row[-1], dict) else [*row, {}]
         if parts:

@@ -1,4 +1,4 @@
-"""From MODEL_BUNDLE to a folder on this machine: file:// and s3://, once, whole, and whoever else copies it too."""
+"""From MODEL_BUNDLE to a local folder: file:// and s3://, copied once and completely, also by concurrent processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def no_client() -> Any:
 
 @pytest.fixture(scope="module")
 def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose manifest is the real one's, but for files that are small."""
+    """A bundle with the real manifest and small files."""
     folder = tmp_path_factory.mktemp("small")
     manifest = json.loads((bundle / MANIFEST).read_bytes())
     for name in manifest["files"]:
@@ -56,13 +56,13 @@ def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def session() -> Any:
-    """One for all tests: each new one would read boto's description of the service again."""
+    """Shared by all tests: each new session would read boto's service description again."""
     return boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
 
 
 @pytest.fixture
 def s3(small: Path) -> Iterator[Any]:
-    """S3 with that bundle in the bucket `models`, under `prefix/deep` and at its top."""
+    """S3 with this bundle in the bucket `models`, under `prefix/deep` and at the top level."""
     with mock_aws():
         client = session().client("s3")
         client.create_bucket(Bucket="models")
@@ -80,7 +80,7 @@ def leftovers(cache: Path) -> list[str]:
     return [path.name for path in cache.iterdir() if ".part-" in path.name]
 
 
-def test_a_folder_is_copied_under_its_digest(small: Path, tmp_path: Path) -> None:
+def test_folder_is_copied_under_its_digest(small: Path, tmp_path: Path) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path / "made" / "here"), no_client)
     assert target.parent == tmp_path / "made" / "here"
     assert contents(target) == contents(small)
@@ -88,13 +88,13 @@ def test_a_folder_is_copied_under_its_digest(small: Path, tmp_path: Path) -> Non
     assert leftovers(target.parent) == []
 
 
-def test_a_folder_may_have_spaces_in_its_name(small: Path, tmp_path: Path) -> None:
+def test_folder_name_may_contain_spaces(small: Path, tmp_path: Path) -> None:
     spaced = tmp_path / "a b%20ü"
     spaced.symlink_to(small)
     assert install_bundle(spaced.as_uri(), str(tmp_path), no_client).is_dir()
 
 
-def test_what_stands_there_is_trusted_and_not_copied_again(small: Path, tmp_path: Path) -> None:
+def test_existing_copy_is_reused(small: Path, tmp_path: Path) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)
     changed = (target / "encoder.onnx").read_bytes().swapcase()
     (target / "encoder.onnx").write_bytes(changed)
@@ -102,14 +102,14 @@ def test_what_stands_there_is_trusted_and_not_copied_again(small: Path, tmp_path
     assert (target / "encoder.onnx").read_bytes() == changed
 
 
-@pytest.mark.parametrize("damage", ["cut short", "gone", "no manifest", "another manifest"])
-def test_damaged_copy_is_copied_anew(small: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "another manifest"])
+def test_damaged_copy_is_replaced(small: Path, tmp_path: Path, damage: str) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)
     manifest = target / "bundle.json"
     match damage:
-        case "cut short":
+        case "truncated":
             (target / "encoder.onnx").write_bytes(b"the")
-        case "gone":
+        case "missing":
             (target / "encoder.onnx").unlink()
         case "no manifest":
             manifest.unlink()
@@ -120,11 +120,9 @@ def test_damaged_copy_is_copied_anew(small: Path, tmp_path: Path, damage: str) -
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "place", ["s3://models/prefix/deep", "s3://models/prefix/deep/", "s3://models", "s3://models/"]
-)
-def test_a_bundle_in_s3_is_copied_likewise(small: Path, s3: Any, tmp_path: Path, place: str) -> None:
-    target = install_bundle(place, str(tmp_path), lambda: s3)
+@pytest.mark.parametrize("uri", ["s3://models/prefix/deep", "s3://models/prefix/deep/", "s3://models", "s3://models/"])
+def test_s3_bundle_is_copied(small: Path, s3: Any, tmp_path: Path, uri: str) -> None:
+    target = install_bundle(uri, str(tmp_path), lambda: s3)
     assert contents(target) == contents(small)
     for name in contents(small):
         if name != MANIFEST:
@@ -132,28 +130,30 @@ def test_a_bundle_in_s3_is_copied_likewise(small: Path, s3: Any, tmp_path: Path,
     assert install_bundle("s3://models/prefix/deep", str(tmp_path), lambda: s3) == target, "only the manifest is read"
 
 
-def test_a_corrupt_file_is_named_and_nothing_of_it_stays(s3: Any, tmp_path: Path) -> None:
+def test_corrupt_file_is_reported_and_removed(s3: Any, tmp_path: Path) -> None:
     good = s3.get_object(Bucket="models", Key="heads.npz")["Body"].read()
-    for bad, said in ((good[:-1] + b"X", "differs from its sha256"), (good[:-1], "bytes instead of")):
+    for bad, message in ((good[:-1] + b"X", "differs from its sha256"), (good[:-1], "bytes instead of")):
         s3.put_object(Bucket="models", Key="prefix/deep/heads.npz", Body=bad)
-        with pytest.raises(BundleCorrupt, match=rf"s3://models/prefix/deep/heads\.npz.*{said}.*upload"):
+        with pytest.raises(BundleCorrupt, match=rf"s3://models/prefix/deep/heads\.npz.*{message}.*upload"):
             install_bundle("s3://models/prefix/deep", str(tmp_path), lambda: s3)
         assert list(tmp_path.iterdir()) == []
     s3.put_object(Bucket="models", Key="prefix/deep/heads.npz", Body=good)
-    assert install_bundle("s3://models/prefix/deep", str(tmp_path), lambda: s3).is_dir(), "mended, it is copied"
+    assert install_bundle("s3://models/prefix/deep", str(tmp_path), lambda: s3).is_dir(), (
+        "after the repair, it is copied"
+    )
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", MANIFEST])
-def test_a_missing_file_is_named_and_nothing_stays(s3: Any, tmp_path: Path, name: str) -> None:
+def test_missing_file_is_reported_and_the_copy_removed(s3: Any, tmp_path: Path, name: str) -> None:
     s3.delete_object(Bucket="models", Key=f"prefix/deep/{name}")
     with pytest.raises(BundleMissing, match=rf"s3://models/prefix/deep, where {name} cannot be read .*NoSuchKey"):
         install_bundle("s3://models/prefix/deep", str(tmp_path), lambda: s3)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copy_that_breaks_off_is_an_error_of_ours(s3: Any, tmp_path: Path) -> None:
+def test_interrupted_download_is_a_bundle_error(s3: Any, tmp_path: Path) -> None:
     class Broken:
-        """An S3 whose bodies end early, as botocore tells of it."""
+        """An S3 client whose bodies end early."""
 
         def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803 - boto3's names
             answer: dict[str, Any] = s3.get_object(Bucket=Bucket, Key=Key)
@@ -168,27 +168,27 @@ def test_a_copy_that_breaks_off_is_an_error_of_ours(s3: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("uri", "kind", "said"),
+    ("uri", "kind", "message"),
     [
         ("file:///no/such/folder", BundleMissing, r"/no/such/folder, where bundle\.json cannot be read \(No such file"),
         ("https://models/x", BundleInvalid, "must be file:///folder or s3://bucket/prefix"),
         ("s3:///prefix", BundleInvalid, "must be file:///folder or s3://bucket/prefix"),
     ],
 )
-def test_a_wrong_address_is_said_with_its_remedy(tmp_path: Path, uri: str, kind: type[BundleError], said: str) -> None:
-    with pytest.raises(kind, match=said):
+def test_invalid_uri_error_names_the_fix(tmp_path: Path, uri: str, kind: type[BundleError], message: str) -> None:
+    with pytest.raises(kind, match=message):
         install_bundle(uri, str(tmp_path), no_client)
 
 
-def test_a_manifest_that_is_none_is_said(s3: Any, tmp_path: Path) -> None:
+def test_invalid_manifest_is_reported(s3: Any, tmp_path: Path) -> None:
     s3.put_object(Bucket="models", Key=MANIFEST, Body=b"{")
     with pytest.raises(BundleInvalid, match="is not JSON"):
         install_bundle("s3://models", str(tmp_path), lambda: s3)
 
 
-def start(uri: str, cache: Path, go: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(uri: str, cache: Path, start_file: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", COPY, uri, str(cache), str(go)],
+        [sys.executable, "-c", COPY, uri, str(cache), str(start_file)],
         cwd=REPOSITORY,
         env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
@@ -203,28 +203,28 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_a_copy_that_was_killed_half_way_is_never_opened_and_swept_by_the_next(small: Path, tmp_path: Path) -> None:
-    source, cache, go = tmp_path / "source", tmp_path / "cache", tmp_path / "go"
+def test_copy_of_a_killed_process_is_never_opened_and_is_removed(small: Path, tmp_path: Path) -> None:
+    source, cache, start_file = tmp_path / "source", tmp_path / "cache", tmp_path / "go"
     source.mkdir()
     for name, content in contents(small).items():
         if name != "tokenizer.json":
             (source / name).write_bytes(content)
-    os.mkfifo(source / "tokenizer.json")  # gives half of the file, then nothing more
-    go.touch()
-    # Opened for both directions, which waits for nobody.
+    os.mkfifo(source / "tokenizer.json")  # delivers half of the file and then blocks
+    start_file.touch()
+    # Opened for reading and writing, so that opening does not block.
     pipe = os.open(source / "tokenizer.json", os.O_RDWR)
-    with start(source.as_uri(), cache, go) as child, os.fdopen(pipe, "wb", buffering=0) as half:
-        half.write(b"the conte")
+    with start(source.as_uri(), cache, start_file) as child, os.fdopen(pipe, "wb", buffering=0) as pipe_file:
+        pipe_file.write(b"the conte")
         assert eventually(lambda: cache.is_dir() and len(list(cache.glob("*.part-*/tokenizer.json"))) == 1)
         child.kill()
     (left,) = leftovers(cache)
-    assert [path.name for path in cache.iterdir()] == [left], "nothing stands under the digest"
+    assert [path.name for path in cache.iterdir()] == [left], "no folder has the digest as its name"
     target = install_bundle(small.as_uri(), str(cache), no_client)
     assert contents(target) == contents(small)
     assert leftovers(cache) == []
 
 
-def test_two_processes_at_once_both_get_the_whole_bundle(small: Path, stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_concurrent_installs_both_get_the_complete_bundle(small: Path, stack: EmbeddedStack, tmp_path: Path) -> None:
     s3 = stack.client("s3")
     s3.create_bucket(Bucket="models-for-two")
     manifest = json.loads((small / MANIFEST).read_bytes())
@@ -233,12 +233,12 @@ def test_two_processes_at_once_both_get_the_whole_bundle(small: Path, stack: Emb
     files = contents(small) | {"encoder.onnx": large, MANIFEST: json.dumps(manifest).encode()}
     for name, content in files.items():
         s3.put_object(Bucket="models-for-two", Key=f"v1/{name}", Body=content)
-    go = tmp_path / "go"
-    children = [start("s3://models-for-two/v1", tmp_path / "cache", go, stack.environment()) for _ in range(2)]
+    start_file = tmp_path / "go"
+    children = [start("s3://models-for-two/v1", tmp_path / "cache", start_file, stack.environment()) for _ in range(2)]
     for child in children:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
-    go.touch()
+    start_file.touch()
     printed = {child.communicate(timeout=30)[0].strip() for child in children}
     assert [child.returncode for child in children] == [0, 0]
     (target,) = map(Path, printed)

@@ -1,4 +1,4 @@
-"""`make cost`: a measured ticket, priced."""
+"""`make cost`: the price of a measured ticket."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PROGRAM = REPO / "deploy" / "cost.py"
 
 @pytest.fixture(scope="module")
 def cost() -> ModuleType:
-    """The program as a module; it lies beside what is deployed, and belongs to no package."""
+    """The program as a module; it belongs to no package."""
     spec = spec_from_file_location("cost", PROGRAM)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules["cost"] = module  # where its dataclass looks for its annotations
+    sys.modules["cost"] = module  # its dataclass resolves annotations there
     spec.loader.exec_module(module)
     return module
 
@@ -35,7 +35,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_million_tickets_are_so_many_gb_seconds_and_requests(cost: ModuleType) -> None:
+def test_cost_of_a_million_tickets(cost: ModuleType) -> None:
     found = cost.Measured(milliseconds=20, model_milliseconds=10, log_bytes=500, item_bytes=1500)
     bill = cost.priced(found, 2048, 10, cost.PRICES | {"gb-second": 0.00001})
     assert bill["Lambda, time"] == pytest.approx(20_000 * 2 * 0.00001)  # 20,000 seconds with 2 GB
@@ -45,13 +45,13 @@ def test_a_million_tickets_are_so_many_gb_seconds_and_requests(cost: ModuleType)
     assert bill["CloudWatch, logs"] == pytest.approx(0.25)
 
 
-def test_default_price_is_that_of_the_dashboard(cost: ModuleType) -> None:
+def test_default_price_matches_the_dashboard(cost: ModuleType) -> None:
     template = yaml_parse((REPO / "deploy" / "observability.yaml").read_text(encoding="utf-8"))
     default = template["Parameters"]["PricePerMillionGbSeconds"]["Default"]
     assert cost.PRICES["gb-second"] * 1e6 == pytest.approx(float(default))
 
 
-def test_bill_adds_up_and_says_what_must_be_checked(bundle: Path) -> None:
+def test_bill_adds_up_and_names_assumptions(bundle: Path) -> None:
     ran = run("--bundle", str(bundle), "--batches", "1", "--batch", "2", "--memory", "1024", "--price", "s3-puts=7")
     assert ran.returncode == 0, ran.stderr
     first, second, _, *lines = ran.stdout.splitlines()
@@ -66,14 +66,14 @@ def test_bill_adds_up_and_says_what_must_be_checked(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--price", "gas=1"], "error: there is no price gas; there are gb-second, "),
         (["--price", "s3-puts"], "error: a price is NAME=USD"),
         (["--bundle", "/nonexistent"], "error: there is no model bundle in /nonexistent; build it"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(options: list[str], said: str) -> None:
+def test_invalid_option_is_a_one_line_error(options: list[str], message: str) -> None:
     ran = run(*options)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
-    assert ran.stderr.startswith(said)
+    assert ran.stderr.startswith(message)

@@ -1,4 +1,4 @@
-"""What lies in the dead-letter queue says why, and holds everything that came; on the embedded stack's SQS."""
+"""A DLQ message has its reason and the complete original message; tested on the embedded stack's SQS."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def queues(stack: EmbeddedStack) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def letters(stack: EmbeddedStack, queues: tuple[str, str]) -> SqsDeadLetters:
+def dead_letters(stack: EmbeddedStack, queues: tuple[str, str]) -> SqsDeadLetters:
     return SqsDeadLetters(stack.client("sqs"), *queues)
 
 
-def take(stack: EmbeddedStack, url: str, **options: Any) -> dict[str, Any]:
+def receive(stack: EmbeddedStack, url: str, **options: Any) -> dict[str, Any]:
     sqs = stack.client("sqs")
     (message,) = sqs.receive_message(QueueUrl=url, MessageAttributeNames=["All"], AttributeNames=["All"], **options)[
         "Messages"
@@ -48,7 +48,7 @@ def rejection(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def size(message: Mapping[str, Any]) -> int:
-    """As SQS counts: the body, and of each attribute name, type and value."""
+    """The size as SQS counts it: the body, and each attribute's name, type and value."""
     total = len(message["Body"].encode())
     for name, attribute in message.get("MessageAttributes", {}).items():
         value = attribute.get("BinaryValue") or attribute["StringValue"].encode()
@@ -60,8 +60,8 @@ def attribute(text: str, kind: str = "String") -> dict[str, Any]:
     return {"dataType": kind, "stringValue": text, "stringListValues": [], "binaryListValues": []}
 
 
-def test_attributes_of_all_types_survive_with_the_body_and_the_reason(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+def test_body_attributes_and_reason_are_sent(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     own = {
         "text": {"DataType": "String", "StringValue": "grün 🎫"},
@@ -71,47 +71,47 @@ def test_attributes_of_all_types_survive_with_the_body_and_the_reason(
         "image": {"DataType": "Binary.png", "BinaryValue": b"\x89PNG"},
     }
     stack.client("sqs").send_message(QueueUrl=queues[0], MessageBody="not JSON ☃", MessageAttributes=own)
-    (received,) = sqs_event([take(stack, queues[0])], "arn:aws:sqs:us-east-1:123456789012:q")["Records"]
-    letters.reject(received, [REASON], "schema_violation")
-    message = take(stack, queues[1])
+    (received,) = sqs_event([receive(stack, queues[0])], "arn:aws:sqs:us-east-1:123456789012:q")["Records"]
+    dead_letters.reject(received, [REASON], "schema_violation")
+    message = receive(stack, queues[1])
     assert message["Body"] == "not JSON ☃"
     attributes = message["MessageAttributes"]
     assert attributes.pop("Reason") == {"DataType": "String", "StringValue": "schema_violation"}
-    told = json.loads(attributes.pop("Rejection")["StringValue"])
+    rejection_sent = json.loads(attributes.pop("Rejection")["StringValue"])
     assert attributes == own
-    assert told.pop("rejected_at").endswith("Z")
+    assert rejection_sent.pop("rejected_at").endswith("Z")
     sent = int(received["attributes"]["SentTimestamp"])
-    assert told == {"message_id": received["messageId"], "first_sent": sent, "errors": [REASON]}
+    assert rejection_sent == {"message_id": received["messageId"], "first_sent": sent, "errors": [REASON]}
 
 
-def test_what_is_beyond_ten_attributes_moves_into_the_rejection(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+def test_attributes_above_ten_move_into_rejection(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     own = {f"a{i}": attribute(str(i)) for i in range(9)}
     own["bytes"] = {"dataType": "Binary", "binaryValue": base64.b64encode(b"\xff").decode()}
-    letters.reject(record("x") | {"messageAttributes": own}, [REASON], "schema_violation")
-    message = take(stack, queues[1])
+    dead_letters.reject(record("x") | {"messageAttributes": own}, [REASON], "schema_violation")
+    message = receive(stack, queues[1])
     assert set(message["MessageAttributes"]) == {f"a{i}" for i in range(8)} | {"Reason", "Rejection"}
     assert rejection(message)["attributes"] == {"a8": own["a8"], "bytes": own["bytes"]}
 
 
 def test_message_group_and_trace_header_are_kept(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     trace = "Root=1-5759e988-bd862e3fe1be46a994272793"
     system = {"MessageGroupId": "tenant-7", "AWSTraceHeader": trace, "SentTimestamp": "1795166102000"}
-    letters.reject(record("x") | {"attributes": system}, [REASON], "schema_violation")
-    found = take(stack, queues[1])["Attributes"]
+    dead_letters.reject(record("x") | {"attributes": system}, [REASON], "schema_violation")
+    found = receive(stack, queues[1])["Attributes"]
     assert (found["MessageGroupId"], found["AWSTraceHeader"]) == ("tenant-7", trace)
 
 
 @pytest.mark.parametrize("names", [{"Reason"}, {"Rejection"}, {"Reason", "Rejection"}], ids=str)
 def test_a_sender_s_own_reason_survives_rejections_and_a_replay(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str], names: set[str]
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str], names: set[str]
 ) -> None:
     own = {name: attribute("refund") for name in names}
-    letters.reject(record("x") | {"messageAttributes": own}, [REASON], "schema_violation")
-    message = take(stack, queues[1])
+    dead_letters.reject(record("x") | {"messageAttributes": own}, [REASON], "schema_violation")
+    message = receive(stack, queues[1])
     assert message["MessageAttributes"]["Reason"]["StringValue"] == "schema_violation"
     assert rejection(message)["attributes"] == own
     assert DlqMessage.from_boto3(message).sender_attributes == {
@@ -120,7 +120,7 @@ def test_a_sender_s_own_reason_survives_rejections_and_a_replay(
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "invalid",
     [
         {"dataType": "Binary", "binaryValue": "no base64!"},
         {"dataType": "Binary"},
@@ -128,37 +128,39 @@ def test_a_sender_s_own_reason_survives_rejections_and_a_replay(
         {"stringValue": "of no type"},
     ],
 )
-def test_what_sqs_would_not_take_moves_there_too(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str], odd: dict[str, str]
+def test_attributes_invalid_for_sqs_move_into_rejection(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str], invalid: dict[str, str]
 ) -> None:
-    letters.reject(record("x") | {"messageAttributes": {"odd": odd, "good": attribute("1")}}, [REASON], "unexpected")
-    message = take(stack, queues[1])
+    dead_letters.reject(
+        record("x") | {"messageAttributes": {"invalid": invalid, "good": attribute("1")}}, [REASON], "unexpected"
+    )
+    message = receive(stack, queues[1])
     assert set(message["MessageAttributes"]) == {"good", "Reason", "Rejection"}
-    assert rejection(message)["attributes"] == {"odd": odd}
+    assert rejection(message)["attributes"] == {"invalid": invalid}
 
 
-def test_a_replayed_message_has_only_its_newest_reason(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+def test_replayed_message_has_only_the_latest_reason(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
-    letters.reject(record("x", "first") | {"messageAttributes": {"a": attribute("1")}}, [REASON], "object_gone")
-    (replayed,) = sqs_event([take(stack, queues[1])], "arn:aws:sqs:us-east-1:123456789012:q")["Records"]
-    letters.reject(replayed, [REASON], "schema_violation")
-    message = take(stack, queues[1])
+    dead_letters.reject(record("x", "first") | {"messageAttributes": {"a": attribute("1")}}, [REASON], "object_gone")
+    (replayed,) = sqs_event([receive(stack, queues[1])], "arn:aws:sqs:us-east-1:123456789012:q")["Records"]
+    dead_letters.reject(replayed, [REASON], "schema_violation")
+    message = receive(stack, queues[1])
     assert set(message["MessageAttributes"]) == {"a", "Reason", "Rejection"}
     assert message["MessageAttributes"]["Reason"]["StringValue"] == "schema_violation"
     assert rejection(message)["message_id"] == replayed["messageId"] != "first"
     assert "attributes" not in rejection(message)
 
 
-def test_many_errors_are_cut_to_a_length_that_people_read(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+def test_rejection_with_many_errors_is_truncated(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
-    letters.reject(record("x"), [REASON | {"s3_key": str(i)} for i in range(1000)], "schema_violation")
-    told = rejection(take(stack, queues[1]))
-    assert len(json.dumps(told)) <= 16 * 1024
-    assert len(told["errors"]) > 50
-    assert [error["s3_key"] for error in told["errors"][:2]] == ["0", "1"]
-    assert told["errors_left_out"] == 1000 - len(told["errors"])
+    dead_letters.reject(record("x"), [REASON | {"s3_key": str(i)} for i in range(1000)], "schema_violation")
+    rejection_sent = rejection(receive(stack, queues[1]))
+    assert len(json.dumps(rejection_sent)) <= 16 * 1024
+    assert len(rejection_sent["errors"]) > 50
+    assert [error["s3_key"] for error in rejection_sent["errors"][:2]] == ["0", "1"]
+    assert rejection_sent["errors_left_out"] == 1000 - len(rejection_sent["errors"])
 
 
 @pytest.mark.parametrize(
@@ -171,61 +173,61 @@ def test_many_errors_are_cut_to_a_length_that_people_read(
         (0, set()),
     ],
 )
-def test_a_body_near_the_limit_is_sent_with_as_much_of_the_reason_as_fits(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str], room: int, expected: set[str]
+def test_reason_is_shortened_for_a_body_near_the_size_limit(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str], room: int, expected: set[str]
 ) -> None:
     body = "ü" * ((LIMIT - room) // 2)
-    letters.reject(record(body), [REASON] * 5, "schema_violation")
-    message = take(stack, queues[1])
+    dead_letters.reject(record(body), [REASON] * 5, "schema_violation")
+    message = receive(stack, queues[1])
     assert message["Body"] == body
     assert size(message) <= LIMIT
     assert set(message.get("MessageAttributes", {})) == expected
     if "Rejection" in expected:
-        told = rejection(message)
-        assert len(told["errors"]) + told.get("errors_left_out", 0) == 5
-        assert ("errors_left_out" in told) == (room == 400)
+        rejection_sent = rejection(message)
+        assert len(rejection_sent["errors"]) + rejection_sent.get("errors_left_out", 0) == 5
+        assert ("errors_left_out" in rejection_sent) == (room == 400)
 
 
-def test_no_attribute_of_the_sender_is_given_up_for_the_reason(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+def test_sender_attributes_take_precedence_over_the_reason(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     own = {f"a{i}": attribute("1") for i in range(10)}
-    letters.reject(record("x" * (LIMIT - 200)) | {"messageAttributes": own}, [REASON], "schema_violation")
-    message = take(stack, queues[1])
+    dead_letters.reject(record("x" * (LIMIT - 200)) | {"messageAttributes": own}, [REASON], "schema_violation")
+    message = receive(stack, queues[1])
     assert set(message["MessageAttributes"]) == set(own)
     assert size(message) <= LIMIT
 
 
-def test_a_record_without_a_body_is_sent_as_it_is(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+def test_record_without_body_is_sent_as_json(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
-    letters.reject({"eventSource": "aws:s3"}, [REASON], "message_invalid")
-    message = take(stack, queues[1])
+    dead_letters.reject({"eventSource": "aws:s3"}, [REASON], "message_invalid")
+    message = receive(stack, queues[1])
     assert json.loads(message["Body"]) == {"eventSource": "aws:s3"}
     assert rejection(message)["message_id"] is None
 
 
-def test_a_queue_that_is_not_there_is_a_transient_error(stack: EmbeddedStack, queues: tuple[str, str]) -> None:
-    letters = SqsDeadLetters(stack.client("sqs"), queues[0], queues[1] + "-gone")
+def test_missing_queue_is_a_transient_error(stack: EmbeddedStack, queues: tuple[str, str]) -> None:
+    dead_letters = SqsDeadLetters(stack.client("sqs"), queues[0], queues[1] + "-gone")
     with pytest.raises(ServiceFailed, match=r"^SendMessage: ") as caught:
-        letters.reject(record("x"), [REASON], "schema_violation")
+        dead_letters.reject(record("x"), [REASON], "schema_violation")
     assert caught.value.transient
 
 
-def test_putting_off_sets_the_visibility(
-    stack: EmbeddedStack, letters: SqsDeadLetters, queues: tuple[str, str]
+def test_defer_sets_the_visibility_timeout(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
     sqs = stack.client("sqs")
     sqs.send_message(QueueUrl=queues[0], MessageBody="x")
     (first,) = sqs.receive_message(QueueUrl=queues[0], VisibilityTimeout=600)["Messages"]
-    letters.defer(record("x") | {"receiptHandle": first["ReceiptHandle"]}, 0)
-    again = take(stack, queues[0], WaitTimeSeconds=2)
+    dead_letters.defer(record("x") | {"receiptHandle": first["ReceiptHandle"]}, 0)
+    again = receive(stack, queues[0], WaitTimeSeconds=2)
     assert again["MessageId"] == first["MessageId"]
 
 
 @pytest.mark.parametrize("handle", [None, "expired"])
-def test_putting_off_what_cannot_be_is_of_no_consequence(letters: SqsDeadLetters, handle: str | None) -> None:
+def test_defer_ignores_invalid_receipt_handles(dead_letters: SqsDeadLetters, handle: str | None) -> None:
     unknown = record("x") | {"receiptHandle": handle}
     if handle is None:
         del unknown["receiptHandle"]
-    letters.defer(unknown, 5)
+    dead_letters.defer(unknown, 5)

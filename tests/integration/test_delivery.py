@@ -1,4 +1,4 @@
-"""How tickets leave: the limiter, the file, the bucket, and the command that starts and stops it all."""
+"""Delivery of generated tickets: the rate limiter, the file, the bucket, and the command."""
 
 import ast
 import itertools
@@ -24,7 +24,7 @@ START = 1_763_000_000
 
 
 def _times(rate: float | None, count: int, cost: float = 0.0) -> list[float]:
-    """Return when each of so many tickets would be made, by a clock that only sleeping (and each ticket) moves."""
+    """The time of each of `count` tickets, on a clock that only sleeping and `cost` per ticket advance."""
     now, made = 100.0, []
 
     def sleep(seconds: float) -> None:
@@ -40,7 +40,7 @@ def _times(rate: float | None, count: int, cost: float = 0.0) -> list[float]:
     return made
 
 
-def test_by_default_pauses_are_random_and_a_minute_never_sees_more_than_seven() -> None:
+def test_default_rate_is_random_and_at_most_seven_per_minute() -> None:
     made = _times(None, 400)
     pauses = [later - earlier for earlier, later in itertools.pairwise(made)]
     assert made[0] == 100
@@ -51,17 +51,17 @@ def test_by_default_pauses_are_random_and_a_minute_never_sees_more_than_seven() 
 
 
 @pytest.mark.parametrize(("rate", "cost"), [(30, 0.0), (30, 1.5), (0.5, 0.0)])
-def test_a_rate_is_kept(rate: float, cost: float) -> None:
+def test_rate_is_kept(rate: float, cost: float) -> None:
     made = _times(rate, 20, cost)
     assert made[-1] - made[0] == pytest.approx(19 * 60 / rate, rel=0.02)
 
 
-def test_a_rate_of_zero_does_not_sleep_and_a_slow_sink_is_not_made_up_for() -> None:
+def test_rate_zero_never_sleeps_and_slow_sinks_cause_no_burst() -> None:
     assert _times(0, 20) == [100.0] * 20
     assert _times(600, 5, cost=1.0) == [100.0, 101.0, 102.0, 103.0, 104.0]
 
 
-def test_a_pause_ends_when_asked_to_stop() -> None:
+def test_pause_ends_on_shutdown() -> None:
     limiter, answers = RateLimiter(1, clock=lambda: 0.0, sleep=lambda _: None), iter([False, False, False, True])
     assert limiter.wait(lambda: next(answers))
     assert not limiter.wait(lambda: next(answers))
@@ -71,7 +71,7 @@ def _run(*arguments: str) -> Any:
     return CliRunner().invoke(app, arguments)
 
 
-def test_lines_go_to_a_file_or_to_stdout(tmp_path: Path) -> None:
+def test_output_goes_to_a_file_or_stdout(tmp_path: Path) -> None:
     path = tmp_path / "tickets.jsonl"
     path.write_text("old\n")
     arguments = ["--count", "5", "--rate", "0", "--seed", "2", "--start", str(START), "--out"]
@@ -83,17 +83,17 @@ def test_lines_go_to_a_file_or_to_stdout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         ((), "either --bucket NAME or --out"),
         (("--bucket", "b", "--out", "-"), "either --bucket NAME or --out"),
         (("--out", "no/such/folder/x.jsonl"), "cannot write to no/such/folder/x.jsonl: No such file or directory"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments: tuple[str, ...], complaint: str) -> None:
+def test_invalid_arguments_are_a_one_line_error(arguments: tuple[str, ...], message: str) -> None:
     done = _run(*arguments)
     assert done.exit_code == 1
-    assert complaint in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -106,7 +106,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield boto3.client("s3")
 
 
-def test_a_bucket_receives_one_object_a_ticket(s3: Any) -> None:
+def test_bucket_receives_one_object_per_ticket(s3: Any) -> None:
     s3.create_bucket(Bucket="tickets-raw")
     done = _run("--bucket", "tickets-raw", "--count", "3", "--rate", "0", "--seed", "9", "--start", str(START))
     assert (done.exit_code, done.stderr) == (0, "3 tickets made\n")
@@ -118,7 +118,7 @@ def test_a_bucket_receives_one_object_a_ticket(s3: Any) -> None:
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_missing_bucket_is_told_in_one_line() -> None:
+def test_missing_bucket_is_a_one_line_error() -> None:
     done = _run("--bucket", "nowhere", "--count", "1", "--rate", "0")
     assert done.exit_code == 1
     assert "into bucket nowhere: An error occurred (NoSuchBucket)" in done.stderr
@@ -126,8 +126,8 @@ def test_a_missing_bucket_is_told_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("rate", [[], ["--rate", "0"]], ids=["asleep", "busy"])
-def test_a_signal_ends_it_cleanly(number: signal.Signals, rate: list[str]) -> None:
+@pytest.mark.parametrize("rate", [[], ["--rate", "0"]], ids=["paused", "busy"])
+def test_signal_exits_0(number: signal.Signals, rate: list[str]) -> None:
     command = [sys.executable, "-m", "events.generator", "--out", "-", *rate]
     with subprocess.Popen(
         command, cwd=EVENTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -135,14 +135,14 @@ def test_a_signal_ends_it_cleanly(number: signal.Signals, rate: list[str]) -> No
         assert process.stdout
         first = process.stdout.readline()
         process.send_signal(number)
-        rest, said = process.communicate(timeout=20)
+        rest, stderr = process.communicate(timeout=20)
     lines = [first, *rest.splitlines()]
     assert process.returncode == 0
     assert all(json.loads(line)["ticket_id"] for line in lines)
-    assert said == f"{len(lines)} ticket{'s'[: len(lines) - 1]} made\n"
+    assert stderr == f"{len(lines)} ticket{'s'[: len(lines) - 1]} made\n"
 
 
-def test_a_reader_who_leaves_is_no_error() -> None:
+def test_closed_pipe_is_not_an_error() -> None:
     command = [sys.executable, "-m", "events.generator", "--out", "-", "--rate", "0"]
     with subprocess.Popen(
         command, cwd=EVENTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -155,7 +155,7 @@ def test_a_reader_who_leaves_is_no_error() -> None:
     assert process.returncode == 0
 
 
-def test_it_stands_alone_and_imports_boto3_for_a_bucket_only() -> None:
+def test_generator_is_standalone_and_imports_boto3_only_for_buckets() -> None:
     for path in EVENTS.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = (

@@ -1,4 +1,4 @@
-"""`make demo`, with fewer tickets: every one of them is accounted for."""
+"""`make demo` with fewer tickets: each one has an outcome."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from handler.local import demo
 from handler.local.reconciliation import Stats
 
 
-def test_every_ticket_is_accounted_for(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_ticket_has_an_outcome(bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     demo.main(bundle=bundle, count=20, seed=3)
     out = capfd.readouterr().out
     result = json.loads(out.strip().splitlines()[-1])
-    # Of the twenty, one comes twice, and four are broken: deleted, not JSON, not UTF-8, a field missing.
+    # Of the twenty, one is a duplicate and four are invalid: deleted, not JSON, not UTF-8, a missing field.
     assert {name: result[name] for name in ("sent", "done", "skipped", "rejected", "failed", "lost")} == {
         "sent": 20,
         "done": 15,
@@ -32,7 +32,7 @@ def test_every_ticket_is_accounted_for(bundle: Path, capfd: pytest.CaptureFixtur
     assert "deleted before it is read: rejected (object_gone)" in out
 
 
-def test_it_runs_a_full_bundle_as_well(full_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_full_bundle_runs(full_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     demo.main(bundle=full_bundle, count=12, seed=3)
     result = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert result["bundle"].startswith("full-int8@")
@@ -41,7 +41,7 @@ def test_it_runs_a_full_bundle_as_well(full_bundle: Path, capfd: pytest.CaptureF
     assert result["done"] >= 6
 
 
-def test_a_ticket_without_an_outcome_counts_as_lost() -> None:
+def test_ticket_without_outcome_counts_as_lost() -> None:
     stats = Stats()
     for line in ('{"message": "ticket", "s3_key": "a", "outcome": "failed"}', "no json", '{"message": "other"}', "3"):
         stats.read(line)
@@ -49,13 +49,13 @@ def test_a_ticket_without_an_outcome_counts_as_lost() -> None:
     assert stats.attempts_failed == 1
 
 
-def test_a_missing_bundle_is_one_line_and_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_bundle_exits_1_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as ended:
         demo.main(bundle=tmp_path, count=20, seed=3)
     assert ended.value.exit_code == 1
     assert "bundle.json" in capfd.readouterr().err
 
 
-def test_the_same_seed_sends_the_same_tickets() -> None:
+def test_same_seed_makes_same_uploads() -> None:
     assert make_uploads(30, 1) == make_uploads(30, 1)
     assert make_uploads(30, 1) != make_uploads(30, 2)

@@ -1,4 +1,4 @@
-"""`dlq-replay` on the queues of the embedded stack: what is only read stays, what is replayed arrives unchanged."""
+"""`dlq-replay` on the embedded stack's queues: messages that are only read stay, replayed ones arrive unchanged."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_messages_are_replayed_unchanged_with_our_attributes(queues: Queues) -> 
     assert queues.take(queues.dlq) == []
 
 
-def test_second_replay_counts_on(queues: Queues) -> None:
+def test_second_replay_increments_the_count(queues: Queues) -> None:
     first = queues.rejected("body", "object_gone")
     assert queues.run("--yes", "--limit", "1").exit_code == 0
     (message,) = queues.take(queues.live)
@@ -146,7 +146,7 @@ def test_second_replay_counts_on(queues: Queues) -> None:
     assert queues.visible(queues.dlq) == 1
 
 
-def test_several_batches_and_a_message_of_1_mib(queues: Queues) -> None:
+def test_several_batches_and_a_1_mib_message_are_replayed(queues: Queues) -> None:
     sent = [str(number) * size for number, size in zip(range(10, 50), [1, 300_000, 5000, 520_000] * 10, strict=True)]
     queues.moved(*sent, "x" * (1024 * 1024))
     result = queues.run("--yes", "--json", *FAST)
@@ -156,7 +156,7 @@ def test_several_batches_and_a_message_of_1_mib(queues: Queues) -> None:
     assert bodies(queues.take(queues.live)) == Counter([*sent, "x" * (1024 * 1024)])
 
 
-def test_messages_that_sqs_refuses_stay(stack: EmbeddedStack) -> None:
+def test_messages_refused_by_sqs_stay(stack: EmbeddedStack) -> None:
     queues = Queues(stack, MaximumMessageSize="1024")
     queues.moved("small", "x" * 2000, "small too")
     result = queues.run("--yes", *FAST)
@@ -168,7 +168,7 @@ def test_messages_that_sqs_refuses_stay(stack: EmbeddedStack) -> None:
     queues.delete()
 
 
-def test_filters_and_what_they_leave(queues: Queues) -> None:
+def test_unselected_messages_stay_unchanged(queues: Queues) -> None:
     ticket = {"ticket_id": "T-1", "customer_id": "C-7"}
     queues.rejected(json.dumps(ticket), "object_gone", {"source": text("mail")})
     queues.rejected(json.dumps({**ticket, "customer_id": "C-8"}), "object_gone")
@@ -216,7 +216,7 @@ def test_type_errors_and_messages_in_flight_are_reported(queues: Queues) -> None
     assert queues.visible(queues.dlq) == 1
 
 
-def test_message_id_selects(queues: Queues) -> None:
+def test_message_id_option_selects_one_message(queues: Queues) -> None:
     names = queues.moved("one", "two", "three")
     source_id = queues.rejected("four", "object_gone")
     result = queues.run("--yes", "--message-id", names[1], "--message-id", source_id, *FAST)
@@ -278,7 +278,7 @@ def test_source_that_is_not_the_dlq_of_the_destination_exits_2(queues: Queues) -
     assert queues.run("--yes", "--dry-run", "--destination", queues.dlq, *FAST).exit_code == 2
 
 
-def test_force_sends_to_any_queue_even_the_same(queues: Queues, stack: EmbeddedStack) -> None:
+def test_force_allows_any_destination(queues: Queues, stack: EmbeddedStack) -> None:
     queues.moved("one", "two")
     assert queues.run("--yes", "--force", "--destination", queues.dlq, *FAST).exit_code == 0
     found = queues.take(queues.dlq)
@@ -291,7 +291,7 @@ def test_force_sends_to_any_queue_even_the_same(queues: Queues, stack: EmbeddedS
     other.delete()
 
 
-def test_fifo_replay_keeps_the_order_and_is_not_deduplicated(stack: EmbeddedStack) -> None:
+def test_fifo_replay_keeps_order_and_bypasses_deduplication(stack: EmbeddedStack) -> None:
     queues = Queues(stack, fifo=True)
     sent = [f"{group}{number}" for number in range(6) for group in "ab"]
     for body in sent:
@@ -408,7 +408,7 @@ class Process:
             return
 
 
-def test_confirmation_and_progress_bar(queues: Queues) -> None:
+def test_terminal_shows_confirmation_and_progress(queues: Queues) -> None:
     queues.moved(*(f"body {number}" for number in range(12)))
     refused = Process(queues, queues.stack.endpoint_url, *FAST)
     refused.until("send all of them to")
@@ -478,7 +478,7 @@ def test_second_interrupt_stops_immediately(queues: Queues) -> None:
     assert queues.visible(queues.dlq) == 2  # the others become visible later
 
 
-def test_redrive_lets_sqs_move_the_messages(queues: Queues) -> None:
+def test_redrive_uses_sqs_message_move(queues: Queues) -> None:
     """The embedded stack has no move tasks; the test moves the messages itself."""
     queues.moved(*(f"body {number}" for number in range(4)))
     started: list[dict[str, Any]] = []
@@ -512,7 +512,7 @@ def test_redrive_refused_by_sqs_is_one_line(queues: Queues) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_adapter_on_a_real_queue(queues: Queues) -> None:
+def test_queue_adapter(queues: Queues) -> None:
     queue = Queue(queues.sqs, queues.dlq)
     sent = queue.send([{"MessageBody": "one"}, {"MessageBody": "bad \x00"}, {"MessageBody": "two"}])
     assert [result.message_id is not None for result in sent] == [True, False, True]

@@ -84,7 +84,7 @@ def test_bucket_that_the_function_does_not_read_exits_2(store: Store) -> None:
     assert len(store.keys()) == 3
 
 
-def test_next_run_continues_where_a_limited_one_ended(store: Store, tmp_path: Path) -> None:
+def test_next_run_continues_after_the_limit(store: Store, tmp_path: Path) -> None:
     audit = ["--yes", "--audit", str(tmp_path / "audit")]
     assert store.run(*audit, "--limit", "17").exit_code == 0
     result = store.run(*audit)

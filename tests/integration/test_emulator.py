@@ -1,4 +1,4 @@
-"""The embedded stack's process: errors are one line that names the remedy, and however it ends, nothing is left."""
+"""The embedded stack's process: errors are one line that names the fix, and it cleans up however it ends."""
 
 from __future__ import annotations
 
@@ -38,49 +38,49 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_port_in_use_is_said_in_one_line() -> None:
+def test_port_in_use_is_a_one_line_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StackError, match=rf"^port {port}: .*choose another port$"):
             EmbeddedStack(port=port).start()
 
 
-def test_missing_package_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emulator, "_NEEDED", {"no_such_module": "ministack"})
     with pytest.raises(StackError, match=r"^ministack is not installed: pip install '\.\[local\]'$"):
         EmbeddedStack().start()
 
 
-def test_missing_template_is_named(tmp_path: Path) -> None:
+def test_missing_template_error_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(StackError, match=r"there is no .*nothing\.yaml"):
         EmbeddedStack(template=tmp_path / "nothing.yaml").start()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("Transform: AWS::Serverless-2016-10-31", "Transform: [", "template.yaml could not be created"),
         ("maxReceiveCount: !Ref MaximumReceiveCount", "maxReceiveCount: 0", "TicketQueue"),
     ],
 )
-def test_broken_template_is_said_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_broken_template_is_a_one_line_error(tmp_path: Path, old: str, new: str, message: str) -> None:
     broken = tmp_path / "template.yaml"
     broken.write_text((REPO / "template.yaml").read_text().replace(old, new))
     stack = EmbeddedStack(template=broken)
     with pytest.raises(StackError) as caught:
         stack.start()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert stack.pid is not None
     assert not is_alive(stack.pid)
 
 
-def test_child_that_fails_is_quoted() -> None:
+def test_error_quotes_the_failed_child_process() -> None:
     with pytest.raises(StackError, match=r"did not start: .*ModuleNotFoundError"):
         EmbeddedStack(emulator={"PYTHONHOME": "/nonexistent"}).start()
 
 
-def test_end_of_the_child_ends_the_wait() -> None:
+def test_wait_ends_when_the_child_process_ends() -> None:
     with EmbeddedStack() as stack:
         assert stack.pid is not None
         os.kill(stack.pid, signal.SIGKILL)
@@ -102,7 +102,7 @@ def test_command_prints_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert "export TABLE_NAME=tickets\n" in result.stdout
 
 
-def test_command_says_what_is_wrong_and_fails() -> None:
+def test_command_with_invalid_port_exits_1() -> None:
     before = signal.getsignal(signal.SIGTERM)
     result = CliRunner().invoke(app, ["up", "--port", "70000"])
     signal.signal(signal.SIGTERM, before)
@@ -113,8 +113,8 @@ def test_command_says_what_is_wrong_and_fails() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc to find the child of the command")
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_command_leaves_nothing_behind(ending: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_command_cleans_up_after_a_signal(stop_signal: signal.Signals, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "handler.local", "up", "--port", "0"],
         cwd=REPO,
@@ -128,8 +128,8 @@ def test_command_leaves_nothing_behind(ending: signal.Signals, tmp_path: Path) -
         url = next(shlex.split(line)[1] for line in lines if "AWS_ENDPOINT_URL" in line).partition("=")[2]
         port = int(url.rpartition(":")[2])
         children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
-        command.send_signal(ending)
-        assert command.wait(10) == (-ending if ending is signal.SIGKILL else 0)
+        command.send_signal(stop_signal)
+        assert command.wait(10) == (-stop_signal if stop_signal is signal.SIGKILL else 0)
     assert len(children) == 1
     assert eventually(lambda: not is_alive(int(children[0])))
     assert eventually(lambda: not list(tmp_path.iterdir()))

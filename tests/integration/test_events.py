@@ -1,4 +1,4 @@
-"""Every sample event, through the handler with real clients and real models, on the stack made from template.yaml."""
+"""Every sample event through the handler with real clients and models, on the stack created from template.yaml."""
 
 from __future__ import annotations
 
@@ -26,16 +26,14 @@ def harness(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPat
 @pytest.mark.parametrize("case", load_cases(), ids=lambda case: case.name)
 def test_sample_event(case: Case, harness: StackHarness) -> None:
     answer = run_case(case, harness.invoke, harness)
-    told = [line["outcome"] for line in answer.lines() if line.get("message") == "ticket"]
+    logged = [line["outcome"] for line in answer.lines() if line.get("message") == "ticket"]
     (metrics,) = [line for line in answer.lines() if "TicketsPerBatch" in line]
     assert {name: metrics[name] for name in OUTCOMES.values()} == {
-        name: [float(told.count(outcome))] for outcome, name in OUTCOMES.items()
+        name: [float(logged.count(outcome))] for outcome, name in OUTCOMES.items()
     }
 
 
-def test_a_ticket_that_was_enriched_before_is_skipped_and_not_written_again(
-    harness: StackHarness, stack: EmbeddedStack
-) -> None:
+def test_enriched_ticket_is_skipped_and_not_written_again(harness: StackHarness, stack: EmbeddedStack) -> None:
     harness.put_object("again.json", json.dumps(ticket("AGAIN-1")).encode())
     body = notification("again.json", bucket=harness.raw_bucket)
     harness.invoke(event(record(body)))
@@ -48,16 +46,14 @@ def test_a_ticket_that_was_enriched_before_is_skipped_and_not_written_again(
     assert [version["VersionId"] for version in versions["Versions"]] == [first["s3_version_id"]]
 
 
-def test_a_message_of_the_queue_is_seen_again_at_once_when_there_was_no_time(
-    harness: StackHarness, stack: EmbeddedStack
-) -> None:
+def test_message_without_time_left_is_visible_immediately(harness: StackHarness, stack: EmbeddedStack) -> None:
     sqs, url = stack.client("sqs"), stack.outputs["QueueUrl"]
     sqs.purge_queue(QueueUrl=url)
     sqs.send_message(QueueUrl=url, MessageBody=json.dumps(ticket("LATE-1")))
     (message,) = sqs.receive_message(QueueUrl=url)["Messages"]
     assert "Messages" not in sqs.receive_message(QueueUrl=url)
     received = record(message["Body"], message["MessageId"]) | {"receiptHandle": message["ReceiptHandle"]}
-    # Just enough to fetch, nothing for the models.
+    # Enough time to fetch, none for the models.
     answer = harness.handler(event(received), context(lambda: 0.0))
     assert answer == {"batchItemFailures": [{"itemIdentifier": message["MessageId"]}]}
     (again,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2)["Messages"]
@@ -65,8 +61,8 @@ def test_a_message_of_the_queue_is_seen_again_at_once_when_there_was_no_time(
     sqs.purge_queue(QueueUrl=url)
 
 
-def test_what_lambda_imports_is_that_handler(harness: StackHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "handler.main", None)  # forgotten again at the end, for it holds this stack
+def test_lambda_imports_this_handler(harness: StackHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "handler.main", None)  # removed again at the end, because it refers to this stack
     del sys.modules["handler.main"]
     module = importlib.import_module("handler.main")
     assert module.lambda_handler(event(record({"Event": "s3:TestEvent"})), context()) == {"batchItemFailures": []}

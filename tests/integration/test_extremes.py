@@ -1,4 +1,4 @@
-"""The worst texts end in a result or a clear rejection, within the budget of memory, and no batch outruns its time."""
+"""Extreme texts are enriched or clearly rejected, within the memory budget, and no batch exceeds its time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def found(bundle: Path) -> dict[str, Any]:
-    """What the process printed; memory is its own, not that of the tests."""
+    """The output of a separate process, so that its memory does not include that of the tests."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.support.extremes", str(bundle)],
         cwd=REPOSITORY,
@@ -33,7 +33,7 @@ def found(bundle: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_whatever_text_is_enriched(found: dict[str, Any], kind: str) -> None:
+def test_any_text_is_enriched(found: dict[str, Any], kind: str) -> None:
     assert found["outcomes"][kind] == ["done"]
 
 
@@ -45,18 +45,18 @@ def test_whatever_text_is_enriched(found: dict[str, Any], kind: str) -> None:
         ("beyond 1 MiB", "object_too_large"),
     ],
 )
-def test_what_cannot_be_stored_is_rejected(found: dict[str, Any], kind: str, code: str) -> None:
+def test_unstorable_ticket_is_rejected(found: dict[str, Any], kind: str, code: str) -> None:
     assert found["outcomes"][kind] == [code]
 
 
-def test_peak_of_memory_is_within_the_budget(found: dict[str, Any]) -> None:
+def test_peak_memory_is_within_budget(found: dict[str, Any]) -> None:
     assert found["peak_mb"] < BUDGET
 
 
-def test_what_does_not_fit_fails_before_the_deadline_and_succeeds_later(found: dict[str, Any]) -> None:
-    hurried = found["hurried"]
-    assert 0 < len(hurried["failed"]) <= 10
-    assert hurried["spare_share"] > 0  # it came back while there was time
-    assert all(15 <= seconds <= 30 for seconds in hurried["waits"])  # deferred: soon there may be more time
-    assert hurried["failed_again"] == []
-    assert len(hurried["stored"]) == 10
+def test_tickets_out_of_time_fail_before_the_deadline_and_succeed_later(found: dict[str, Any]) -> None:
+    out_of_time = found["out_of_time"]
+    assert 0 < len(out_of_time["failed"]) <= 10
+    assert out_of_time["spare_share"] > 0  # it returned before the deadline
+    assert all(15 <= seconds <= 30 for seconds in out_of_time["waits"])  # deferred for a short time
+    assert out_of_time["failed_again"] == []
+    assert len(out_of_time["stored"]) == 10

@@ -1,4 +1,4 @@
-"""The counts of failures, in DynamoDB and in memory, and a ticket that fails through its own fault on a real queue."""
+"""The failure counts, in DynamoDB and in memory."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def test_each_receive_counts_once(counts: FailureCounts) -> None:
     assert counts.add("m-2", 25) == 1
 
 
-def test_counts_of_many_at_once_add_up(counts: FailureCounts) -> None:
+def test_concurrent_counts_add_up(counts: FailureCounts) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda receive: counts.add("at once", receive), range(20)))
     assert max(found) == counts.add("at once", 0) == 20
 
 
-def test_the_item_ends_by_itself_and_is_no_ticket(stack: EmbeddedStack) -> None:
+def test_item_expires_and_is_not_a_ticket(stack: EmbeddedStack) -> None:
     dynamodb, table = stack.client("dynamodb"), stack.outputs["TableName"]
     before = time.time()
     DynamoFailureCounts(dynamodb, table).add("ends", 1)
     key = {"ticket_id": {"S": "#failures#ends"}, "created_at": {"N": "-1"}}
     item = dynamodb.get_item(TableName=table, Key=key)["Item"]
-    # As long as SQS can retain the message, and no attribute by which `tickets` would find it.
+    # It lives as long as SQS can retain the message, and has no attribute by which `tickets` would find it.
     assert int(item["expires_at"]["N"]) >= int(before) + 14 * 24 * 3600
     assert item.keys() == {"ticket_id", "created_at", "expires_at", "failed_receives"}
 
 
-def test_a_table_that_is_not_there_is_a_transient_error(stack: EmbeddedStack) -> None:
+def test_missing_table_is_a_transient_error(stack: EmbeddedStack) -> None:
     with pytest.raises(ServiceFailed, match=r"^UpdateItem: ResourceNotFoundException$") as caught:
         DynamoFailureCounts(stack.client("dynamodb"), "gone").add("m-1", 1)
     assert caught.value.transient

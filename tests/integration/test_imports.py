@@ -1,6 +1,6 @@
-"""What import-linter cannot see: that it runs without what it does not need, and that importing does nothing.
+"""What import-linter cannot check: the code runs without unneeded packages, and imports have no side effects.
 
-Who may import whom is written in pyproject.toml, [tool.importlinter]; `make lint` checks it.
+The import rules between packages are in pyproject.toml, [tool.importlinter]; `make lint` checks them.
 """
 
 import ast
@@ -17,7 +17,7 @@ PACKAGES = ("enrichment", "handler", "events")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 AWS = {"boto3", "botocore", "aws_lambda_powertools"}
-# What builds a bundle, and must never be needed to use one.
+# Packages that build a bundle; using a bundle must never need them.
 BUILDERS = {"torch", "transformers", "optimum", "sentence_transformers", "onnx", "sklearn", "scipy"}
 
 
@@ -26,8 +26,8 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _foreign(path: Path) -> set[str]:
-    """The packages of others that a module imports when it is imported itself."""
+def _third_party_imports(path: Path) -> set[str]:
+    """The third-party packages that a module imports at import time."""
     found: set[str] = set()
     stack: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while stack:
@@ -41,7 +41,7 @@ def _foreign(path: Path) -> set[str]:
     return found - {*PACKAGES, "__future__"}
 
 
-# -- processes in which something cannot be imported -------------------------------------------------------------------
+# -- processes in which some packages cannot be imported ---------------------------------------------------------------
 
 BLOCK = """
 import sys
@@ -58,7 +58,7 @@ try:
 except ModuleNotFoundError:
     pass
 else:
-    raise SystemExit("the block lets everything through")
+    raise SystemExit("the import block does not work")
 """
 ENRICH = """
 from enrichment import Enricher, RawTicket, enriched_json
@@ -79,27 +79,27 @@ def _run(script: str, *arguments: str, home: Path = ROOT) -> subprocess.Complete
     )
 
 
-def test_the_handler_runs_without_what_builds_bundles(bundle: Path) -> None:
+def test_handler_runs_without_export_dependencies(bundle: Path) -> None:
     done = _run(BLOCK + "import handler.app" + ENRICH, str(bundle), ",".join(BUILDERS))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["enrichment"]["intent"] == "login_issue"
 
 
-def test_the_library_runs_without_aws_and_without_the_shell(bundle: Path) -> None:
+def test_library_runs_without_aws_and_cli_dependencies(bundle: Path) -> None:
     others = {"handler", "events", "pydantic_settings", "typer", "rich"}
     done = _run(BLOCK + ENRICH, str(bundle), ",".join(AWS | BUILDERS | others))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["enrichment"]["intent"] == "login_issue"
 
 
-# -- importing does nothing --------------------------------------------------------------------------------------------
+# -- imports have no side effects --------------------------------------------------------------------------------------
 
 WATCH = """
 import collections.abc, importlib, json, os, sys
 
 roots, modules, others = map(json.loads, sys.argv[1:])
 KINDS = ("open", "os.", "socket.", "subprocess.", "shutil.", "glob.", "tempfile.", "env")
-for name in others:  # what these do while they are imported is their own affair
+for name in others:  # third-party modules may do anything at import time
     importlib.import_module(name)
 
 found, watching = [], False
@@ -110,8 +110,8 @@ def watch(event, arguments):
     frame = sys._getframe(1)
     while frame:
         name = frame.f_code.co_filename
-        # The import system itself, or a foreign module that is being imported; and pydantic, which asks whether it
-        # has plug-ins whenever a model is declared.
+        # The import system itself, or a third-party module that is being imported; and pydantic, which looks for
+        # plug-ins whenever a model is declared.
         if name.startswith("<frozen importlib") or "/pydantic/plugin/" in name:
             return
         if name.startswith(tuple(roots)):
@@ -148,7 +148,7 @@ print(json.dumps(found))
 """
 
 
-def _import_watched(modules: list[str], others: list[str], home: Path) -> list[str]:
+def _side_effects_of_importing(modules: list[str], others: list[str], home: Path) -> list[str]:
     roots = [str(home / package) for package in PACKAGES] if home == ROOT else [str(home)]
     done = _run(WATCH, *map(json.dumps, (roots, modules, others)), home=home)
     assert done.returncode == 0, done.stderr
@@ -156,9 +156,9 @@ def _import_watched(modules: list[str], others: list[str], home: Path) -> list[s
 
 
 def test_importing_reads_no_environment_disk_or_network() -> None:
-    quiet = [path for path in MODULES if _name(path) != "handler.main"]  # whose purpose that is
-    foreign = set().union(*map(_foreign, quiet))
-    assert _import_watched([_name(path) for path in quiet], sorted(foreign), ROOT) == []
+    quiet = [path for path in MODULES if _name(path) != "handler.main"]  # its purpose is to have side effects
+    foreign = set().union(*map(_third_party_imports, quiet))
+    assert _side_effects_of_importing([_name(path) for path in quiet], sorted(foreign), ROOT) == []
 
 
 @pytest.mark.parametrize(
@@ -177,15 +177,15 @@ def test_importing_reads_no_environment_disk_or_network() -> None:
         ("def read(path=open(__file__).close()): pass", "open"),
     ],
 )
-def test_the_watch_sees_what_a_module_does(tmp_path: Path, line: str, event: str) -> None:
+def test_side_effects_of_an_import_are_detected(tmp_path: Path, line: str, event: str) -> None:
     others = ["os", "pathlib", "socket", "subprocess", "tempfile"]
     (tmp_path / "naughty.py").write_text(f"import {', '.join(others)}\n{line}\n")
     (tmp_path / "good.py").write_text("import naughty\n")
-    found = _import_watched(["good"], others, tmp_path)
+    found = _side_effects_of_importing(["good"], others, tmp_path)
     assert any(entry.startswith(f"naughty.py:2: {event}") for entry in found), found
 
 
-def test_modules_are_named_by_their_subject() -> None:
+def test_no_module_has_a_vague_name() -> None:
     vague = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc", "base", "core"}
     parts = {part for path in MODULES for part in path.relative_to(ROOT).with_suffix("").parts}
     assert not parts & vague

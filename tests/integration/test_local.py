@@ -1,4 +1,4 @@
-"""The embedded stack is what template.yaml says, and behaves as AWS does where the system relies on it."""
+"""The embedded stack matches template.yaml, and behaves like AWS where the system relies on it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def empty(stack: EmbeddedStack) -> EmbeddedStack:
-    """Return the shared stack with nothing left over in its queues."""
+    """The shared stack with empty queues."""
     for url in (stack.outputs["QueueUrl"], stack.outputs["DlqUrl"]):
         stack.client("sqs").purge_queue(QueueUrl=url)
     return stack
@@ -40,13 +40,13 @@ def empty(stack: EmbeddedStack) -> EmbeddedStack:
 
 @pytest.fixture(scope="module")
 def other() -> Iterator[EmbeddedStack]:
-    """Yield a second stack, with a setting of its own."""
+    """A second stack with a different parameter."""
     with EmbeddedStack(parameters={"MaximumReceiveCount": "77"}) as embedded:
         yield embedded
 
 
 def receive(stack: EmbeddedStack, output: str = "QueueUrl", **options: int) -> dict[str, Any]:
-    """Take one message, which must come within two seconds."""
+    """Receive one message, which must arrive within two seconds."""
     answer = stack.client("sqs").receive_message(
         QueueUrl=stack.outputs[output], MaxNumberOfMessages=1, **{"WaitTimeSeconds": 2, **options}
     )
@@ -82,7 +82,7 @@ def test_first_message_of_a_new_stack_is_the_test_event(other: EmbeddedStack) ->
 @pytest.mark.parametrize(
     ("key", "encoded"), [("plain/1.json", "plain/1.json"), ("a key +/ü&=.json", "a+key+%2B/%C3%BC%26%3D.json")]
 )
-def test_put_is_notified_with_its_key_encoded(empty: EmbeddedStack, key: str, encoded: str) -> None:
+def test_upload_notification_has_an_encoded_key(empty: EmbeddedStack, key: str, encoded: str) -> None:
     put(empty, key, b"12345")
     (record,) = json.loads(receive(empty)["Body"])["Records"]
     assert record["eventSource"] == "aws:s3"
@@ -93,13 +93,13 @@ def test_put_is_notified_with_its_key_encoded(empty: EmbeddedStack, key: str, en
     assert record["s3"]["object"]["size"] == len(b"12345")
 
 
-def test_no_enriched_object_is_notified(empty: EmbeddedStack) -> None:
+def test_enriched_bucket_sends_no_notifications(empty: EmbeddedStack) -> None:
     empty.client("s3").put_object(Bucket=empty.outputs["EnrichedBucket"], Key="quiet", Body=b"{}")
     time.sleep(0.3)
     assert waiting(empty) == (0, 0)
 
 
-def test_message_is_redriven_after_its_last_receive(empty: EmbeddedStack) -> None:
+def test_message_moves_to_the_dlq_after_its_last_receive(empty: EmbeddedStack) -> None:
     put(empty, "poison.json")
     bodies = {receive(empty, VisibilityTimeout=0)["Body"] for _ in range(int(empty.environment()["MAX_RECEIVE_COUNT"]))}
     assert waiting(empty, "DlqUrl") == (0, 0)
@@ -112,7 +112,7 @@ def test_disabled_mapping_leaves_the_messages_to_the_worker(empty: EmbeddedStack
     (mapping,) = empty.client("lambda").list_event_source_mappings()["EventSourceMappings"]
     assert mapping["State"] == "Disabled"
     put(empty, "untouched.json")
-    time.sleep(2)  # an enabled one takes it in half of that: the next test
+    time.sleep(2)  # an enabled mapping needs less than half of that, see the next test
     assert waiting(empty) == (1, 0)
 
 
@@ -127,7 +127,7 @@ def test_enabled_mapping_feeds_the_function() -> None:
             self.wfile.write(b'{"batchItemFailures": []}')
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Function) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -137,7 +137,7 @@ def test_enabled_mapping_feeds_the_function() -> None:
         ) as stack:
             put(stack, "fed.json")
             bodies = [record["body"] for record in events.get(timeout=5)["Records"]]
-            if "fed.json" not in bodies[-1]:  # the test event may have come in a batch of its own
+            if "fed.json" not in bodies[-1]:  # the test event may have arrived in a separate batch
                 bodies += [record["body"] for record in events.get(timeout=5)["Records"]]
             assert "s3:TestEvent" in bodies[0]
             assert "fed.json" in bodies[1]
@@ -145,7 +145,7 @@ def test_enabled_mapping_feeds_the_function() -> None:
         server.shutdown()
 
 
-def test_enriched_bucket_keeps_versions_and_raw_does_not(empty: EmbeddedStack) -> None:
+def test_only_the_enriched_bucket_is_versioned(empty: EmbeddedStack) -> None:
     s3, bucket = empty.client("s3"), empty.outputs["EnrichedBucket"]
     old, new = (s3.put_object(Bucket=bucket, Key="v", Body=body)["VersionId"] for body in (b"old", b"new"))
     assert old != new
@@ -153,7 +153,7 @@ def test_enriched_bucket_keeps_versions_and_raw_does_not(empty: EmbeddedStack) -
     assert "VersionId" not in s3.put_object(Bucket=empty.outputs["RawBucket"], Key="v", Body=b"")
 
 
-def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> None:
+def test_conditional_put_and_urgency_index_work(stack: EmbeddedStack) -> None:
     dynamodb, table = stack.client("dynamodb"), stack.outputs["TableName"]
 
     def commit(modified: int, created: int = 1) -> None:
@@ -162,7 +162,7 @@ def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> 
             Item={
                 "ticket_id": {"S": "conditional"},
                 "created_at": {"N": str(created)},
-                "urgency": {"S": "of this test"},  # others leave tickets in the shared stack
+                "urgency": {"S": "of this test"},  # other tests leave tickets in the shared stack
                 "source_modified": {"N": str(modified)},
             },
             ConditionExpression="attribute_not_exists(ticket_id) OR source_modified <= :modified",
@@ -184,7 +184,7 @@ def test_item_is_put_on_condition_and_found_by_urgency(stack: EmbeddedStack) -> 
     assert [(i["created_at"]["N"], i["source_modified"]["N"]) for i in found["Items"]] == [("2", "4"), ("1", "6")]
 
 
-def test_environment_is_that_of_the_deployed_function(stack: EmbeddedStack, other: EmbeddedStack) -> None:
+def test_environment_equals_the_deployed_function(stack: EmbeddedStack, other: EmbeddedStack) -> None:
     environment = stack.environment()
     named = {"RAW_BUCKET": "RawBucket", "ENRICHED_BUCKET": "EnrichedBucket", "TABLE_NAME": "TableName"}
     named |= {"QUEUE_URL": "QueueUrl", "DLQ_URL": "DlqUrl"}
@@ -195,7 +195,7 @@ def test_environment_is_that_of_the_deployed_function(stack: EmbeddedStack, othe
     assert [s.environment()["MAX_RECEIVE_COUNT"] for s in (stack, other)] == ["30", "77"]
 
 
-def test_two_stacks_do_not_see_each_other(empty: EmbeddedStack, other: EmbeddedStack) -> None:
+def test_two_stacks_are_isolated(empty: EmbeddedStack, other: EmbeddedStack) -> None:
     assert empty.endpoint_url != other.endpoint_url
     assert empty.outputs["RawBucket"] == other.outputs["RawBucket"]
     put(empty, "mine.json")
@@ -203,13 +203,13 @@ def test_two_stacks_do_not_see_each_other(empty: EmbeddedStack, other: EmbeddedS
     assert listed[0] > 0 == listed[1]
 
 
-def test_strangers_and_foreign_buckets_are_refused(empty: EmbeddedStack) -> None:
-    stranger = boto3.client(
+def test_anonymous_access_and_foreign_buckets_are_denied(empty: EmbeddedStack) -> None:
+    anonymous = boto3.client(
         "s3", endpoint_url=empty.endpoint_url, region_name="us-east-1", config=Config(signature_version=UNSIGNED)
     )
     with pytest.raises(ClientError, match="AccessDenied"):
-        stranger.list_objects_v2(Bucket=empty.outputs["RawBucket"])
-    stranger.close()
+        anonymous.list_objects_v2(Bucket=empty.outputs["RawBucket"])
+    anonymous.close()
     s3 = empty.client("s3")
     s3.create_bucket(Bucket="foreign")
     queue = s3.get_bucket_notification_configuration(Bucket=empty.outputs["RawBucket"])["QueueConfigurations"][0]
@@ -222,7 +222,7 @@ def test_strangers_and_foreign_buckets_are_refused(empty: EmbeddedStack) -> None
 
 @contextmanager
 def up(file: Path, port: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """`python -m handler.local up` with that file; killed at the end where it has not ended."""
+    """Run `python -m handler.local up` with this file; it is killed at the end if it still runs."""
     command = [sys.executable, "-m", "handler.local", "up", "--port", str(port), "--env-file", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -231,8 +231,8 @@ def up(file: Path, port: int = 0) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def sourced(file: Path, program: str) -> str:
-    """What a shell that sources the file writes in that program."""
+def run_after_sourcing(file: Path, program: str) -> str:
+    """The output of a shell program that sources the file first."""
     script = f'. "$1" && {program}'
     return subprocess.run(
         ["bash", "-c", script, "bash", str(file)], env={"PATH": os.defpath}, check=True, capture_output=True, text=True
@@ -246,12 +246,12 @@ def eventually(found: Any) -> None:
     assert found()
 
 
-def test_file_holds_the_environment_while_the_stack_is_up(tmp_path: Path) -> None:
+def test_env_file_exists_while_the_stack_runs(tmp_path: Path) -> None:
     file = tmp_path / "cache" / "stack.env"
     with up(file) as process:
         eventually(file.is_file)
-        # Once the file is there, what it names is there.
-        shared = dict(line.split("=", 1) for line in sourced(file, "env -0").split("\0") if line)
+        # When the file exists, the resources that it names exist.
+        shared = dict(line.split("=", 1) for line in run_after_sourcing(file, "env -0").split("\0") if line)
         s3 = boto3.client(
             "s3",
             endpoint_url=shared["AWS_ENDPOINT_URL"],
@@ -261,7 +261,7 @@ def test_file_holds_the_environment_while_the_stack_is_up(tmp_path: Path) -> Non
         )
         s3.head_bucket(Bucket=shared["RAW_BUCKET"])
         s3.close()
-        assert sourced(file, 'kill -0 "$STACK_PID" && printf %s "$STACK_PID"') == str(process.pid)
+        assert run_after_sourcing(file, 'kill -0 "$STACK_PID" && printf %s "$STACK_PID"') == str(process.pid)
         process.terminate()
         printed, _ = process.communicate(timeout=30)
         assert process.returncode == 0
@@ -270,22 +270,22 @@ def test_file_holds_the_environment_while_the_stack_is_up(tmp_path: Path) -> Non
     assert list(file.parent.iterdir()) == []
 
 
-def test_file_of_a_killed_stack_names_no_process(tmp_path: Path) -> None:
+def test_env_file_of_a_killed_stack_names_a_dead_process(tmp_path: Path) -> None:
     file = tmp_path / "stack.env"
     with up(file) as process:
         eventually(file.is_file)
         process.send_signal(signal.SIGKILL)
         process.wait(30)
-    assert sourced(file, 'if kill -0 "$STACK_PID"; then echo up; else echo gone; fi 2>/dev/null') == "gone\n"
+    assert run_after_sourcing(file, 'if kill -0 "$STACK_PID"; then echo up; else echo gone; fi 2>/dev/null') == "gone\n"
 
 
-def test_file_of_another_stack_is_left_alone(stack: EmbeddedStack, tmp_path: Path) -> None:
+def test_env_file_of_another_stack_is_kept(stack: EmbeddedStack, tmp_path: Path) -> None:
     file = tmp_path / "stack.env"
     file.write_text("of another\n")
     with up(file, port=int(stack.endpoint_url.rpartition(":")[2])) as process:  # which is taken
-        _, words = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert words.startswith("port ")
+    assert stderr.startswith("port ")
     assert file.read_text() == "of another\n"
     with _env_file(file, "export NAME=value\n"):
         assert file.read_text() == f"export NAME=value\nSTACK_PID={os.getpid()}\n"
@@ -293,7 +293,7 @@ def test_file_of_another_stack_is_left_alone(stack: EmbeddedStack, tmp_path: Pat
     assert file.read_text() == "of a later one\n"
 
 
-def test_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_env_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(StackError, match="File exists; name another file for the environment"),

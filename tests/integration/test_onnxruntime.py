@@ -1,4 +1,4 @@
-"""ONNX Runtime, as the library starts it: what it leaves behind, and how much memory it keeps."""
+"""ONNX Runtime as configured by the library: it writes no files, and sessions share memory."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ ticket = RawTicket(ticket_id="T", customer_id="C", created_at=1, subject="Login"
 [result] = Enricher.open(sys.argv[1]).enrich([ticket])
 assert result.intent == "login_issue"
 """
-BARE = """
+PLAIN_SESSION = """
 import onnxruntime as ort, sys
 ort.InferenceSession(sys.argv[1] + "/encoder.onnx", providers=["CPUExecutionProvider"])
 """
 
 
-def _left_behind(program: str, bundle: Path, home: Path) -> list[str]:
-    # Nothing of this environment: on CI machines ONNX Runtime is quiet by itself.
+def _files_written(program: str, bundle: Path, home: Path) -> list[str]:
+    # A clean environment: on CI machines ONNX Runtime disables telemetry by itself.
     environment = {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", program, str(bundle)]
     subprocess.run(command, cwd=home, env=environment, capture_output=True, check=True)
     return sorted(path.name for path in home.rglob("*"))
 
 
-def test_the_models_leave_no_trace_and_report_to_nobody(bundle: Path, tmp_path: Path) -> None:
-    assert _left_behind(ENRICH, bundle, tmp_path) == []
+def test_enricher_writes_no_files_and_sends_no_telemetry(bundle: Path, tmp_path: Path) -> None:
+    assert _files_written(ENRICH, bundle, tmp_path) == []
 
 
-def test_a_bare_session_does_leave_traces(bundle: Path, tmp_path: Path) -> None:
-    assert "onnxruntime.db" in _left_behind(BARE, bundle, tmp_path)
+def test_plain_session_writes_telemetry_files(bundle: Path, tmp_path: Path) -> None:
+    assert "onnxruntime.db" in _files_written(PLAIN_SESSION, bundle, tmp_path)
 
 
-EXPONENTIALS = """
+GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
 exponentials (float[n] x) => (float[one] sum) {
     powers = Exp (x)
     sum = ReduceSum <keepdims = 1> (powers)
 }
 """
-HELD = """
+MEMORY_OF_SESSIONS = """
 import json, sys
 from pathlib import Path
 import numpy as np, psutil
@@ -61,11 +61,11 @@ print(json.dumps(megabytes))
 """
 
 
-def test_a_session_uses_the_memory_that_another_has_left(tmp_path: Path) -> None:
+def test_sessions_share_and_release_memory(tmp_path: Path) -> None:
     graph = tmp_path / "exponentials.onnx"
-    onnx.save(onnx.parser.parse_model(EXPONENTIALS), graph)
-    done = subprocess.run([sys.executable, "-c", HELD, graph], cwd=ROOT, capture_output=True, check=True)
+    onnx.save(onnx.parser.parse_model(GRAPH), graph)
+    done = subprocess.run([sys.executable, "-c", MEMORY_OF_SESSIONS, graph], cwd=ROOT, capture_output=True, check=True)
     before, one, both, tidied = json.loads(done.stdout)
-    assert one - before > 50, "64 MB of exponentials are kept"
-    assert both - one < 10, "and used again by the other session"
-    assert tidied - before < 10, "which gives them back"
+    assert one - before > 50, "the arena keeps 64 MB"
+    assert both - one < 10, "the other session reuses it"
+    assert tidied - before < 10, "and releases it"

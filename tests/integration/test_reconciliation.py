@@ -1,4 +1,4 @@
-"""The fault suite's own eyes: each kind of loss and of falsehood is seen and named, and a clean run has none."""
+"""Tests of the fault suite's reconciliation: it reports each kind of lost or wrong message, and none in a clean run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from enrichment import Enricher
 from handler.local import EmbeddedStack
 from tests.support.fakes import event, record
-from tests.support.reconciliation import Account, Auditor, Reference
+from tests.support.reconciliation import Reconciler, Reconciliation, Reference
 from tests.support.stack_harness import StackHarness, deployed
 from tests.support.traffic import Message, Traffic
 
@@ -20,7 +20,7 @@ REASON = {"Reason": {"DataType": "String", "StringValue": "message_invalid"}}
 
 
 class Run:
-    """Two good messages and a bad one, invoked as they should be; then something is done to what they left."""
+    """Two valid messages and an invalid one, processed normally; tests then damage the results."""
 
     def __init__(self, stack: EmbeddedStack, harness: StackHarness, enricher: Enricher) -> None:
         self.stack, self.harness, self.reference = stack, harness, Reference(enricher)
@@ -33,20 +33,20 @@ class Run:
         self.messages = [self.good, self.other, self.bad]
         for message in self.messages:
             assert message.body is not None
-            number = {"stringValue": message.mark, "dataType": "Number"}
-            harness.invoke(event(record(message.body, f"id-{message.mark}", messageAttributes={"Number": number})))
+            number = {"stringValue": message.marker, "dataType": "Number"}
+            harness.invoke(event(record(message.body, f"id-{message.marker}", messageAttributes={"Number": number})))
 
-    def account(self, messages: list[Message] | None = None) -> Account:
-        ids = {message.mark: f"id-{message.mark}" for message in self.messages}
-        return Auditor(self.stack, self.reference).account("test", messages or self.messages, ids)
+    def reconcile(self, messages: list[Message] | None = None) -> Reconciliation:
+        ids = {message.marker: f"id-{message.marker}" for message in self.messages}
+        return Reconciler(self.stack, self.reference).reconcile("test", messages or self.messages, ids)
 
     def key(self) -> dict[str, Any]:
-        ticket_id, created_at = self.good.wanted[0].name
+        ticket_id, created_at = self.good.expected[0].name
         return {"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}}
 
     def change(self, field: str, value: Any) -> None:
-        """Writes another value into the object and names that version in the item."""
-        key = self.good.wanted[0].key
+        """Write another value into the object and refer to that version in the item."""
+        key = self.good.expected[0].key
         stored = json.loads(self.s3.get_object(Bucket=self.outputs["EnrichedBucket"], Key=key)["Body"].read())
         stored["enrichment"][field] = value
         put = self.s3.put_object(Bucket=self.outputs["EnrichedBucket"], Key=key, Body=json.dumps(stored).encode())
@@ -60,8 +60,8 @@ class Run:
             ExpressionAttributeValues={":value": {"S": value}},
         )
 
-    def bury(self, mark: str, body: str, **attributes: Any) -> None:
-        number = {"Number": {"DataType": "Number", "StringValue": mark}}
+    def send_to_dlq(self, marker: str, body: str, **attributes: Any) -> None:
+        number = {"Number": {"DataType": "Number", "StringValue": marker}}
         self.sqs.send_message(QueueUrl=self.outputs["DlqUrl"], MessageBody=body, MessageAttributes=number | attributes)
 
 
@@ -71,49 +71,55 @@ def run(bundle: Path, enricher: Enricher, tmp_path: Path) -> Iterator[Run]:
         yield Run(stack, harness, enricher)
 
 
-def test_clean_run_adds_up(run: Run) -> None:
-    again = Message("again", "body", wanted=run.good.wanted)
+def test_clean_run_is_balanced(run: Run) -> None:
+    again = Message("again", "body", expected=run.good.expected)
     nothing = Message("nothing", "body")
-    account = run.account([*run.messages, again, nothing])
-    assert account.adds_up
-    assert (account.enriched, account.again, account.nothing, account.wrong) == (2, 1, 1, [])
-    assert account.rejected == {"message_invalid": 1}
+    reconciliation = run.reconcile([*run.messages, again, nothing])
+    assert reconciliation.is_balanced
+    assert (reconciliation.enriched, reconciliation.duplicates, reconciliation.ignored, reconciliation.errors) == (
+        2,
+        1,
+        1,
+        [],
+    )
+    assert reconciliation.rejected == {"message_invalid": 1}
     assert (
-        "5 messages = 2 enriched + 1 about the same tickets + 1 with nothing to do + 1 dead letters" in account.line()
+        "5 messages = 2 enriched + 1 about the same tickets + 1 with nothing to do + 1 in the DLQ"
+        in reconciliation.line()
     )
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message_part"),
     [
         (lambda run: run.dynamodb.delete_item(TableName=run.outputs["TableName"], Key=run.key()), "not in the table"),
-        (lambda run: run.set("content_sha256", "0" * 64), "of other content"),
+        (lambda run: run.set("content_sha256", "0" * 64), "another content hash"),
         (lambda run: run.set("intent", "login"), "differs from its object"),
-        (lambda run: run.change("scores", {}), "scores is not what the library says"),
-        (lambda run: run.change("embedding", [0.05] * 384), "embedding is not what the library says"),
+        (lambda run: run.change("scores", {}), "scores differs from the library's result"),
+        (lambda run: run.change("embedding", [0.05] * 384), "embedding differs from the library's result"),
         (lambda run: run.change("more", 1), "other fields"),
-        (lambda run: run.bury(run.good.mark, "x", **REASON), "should not be dead"),
-        (lambda run: run.bury("7000", "x", **REASON), "nobody sent"),
-        (lambda run: run.sqs.purge_queue(QueueUrl=run.outputs["DlqUrl"]), "should be dead"),
+        (lambda run: run.send_to_dlq(run.good.marker, "x", **REASON), "should not be in the DLQ"),
+        (lambda run: run.send_to_dlq("7000", "x", **REASON), "an unknown message in the DLQ"),
+        (lambda run: run.sqs.purge_queue(QueueUrl=run.outputs["DlqUrl"]), "it should be in the DLQ"),
     ],
 )
-def test_what_is_lost_or_false_is_named(run: Run, damage: Callable[[Run], object], said: str) -> None:
+def test_damage_is_reported(run: Run, damage: Callable[[Run], object], message_part: str) -> None:
     damage(run)
-    account = run.account()
-    (wrong,) = account.wrong
-    assert said in wrong
+    reconciliation = run.reconcile()
+    (wrong,) = reconciliation.errors
+    assert message_part in wrong
 
 
-def test_wrong_reason_is_named(run: Run) -> None:
+def test_wrong_reason_is_reported(run: Run) -> None:
     run.sqs.purge_queue(QueueUrl=run.outputs["DlqUrl"])
-    run.bury(run.bad.mark, "not JSON")
-    assert "dead because of None" in run.account().wrong[0]
+    run.send_to_dlq(run.bad.marker, "not JSON")
+    assert "it is in the DLQ with reason None" in run.reconcile().errors[0]
     other = {"Reason": {"DataType": "String", "StringValue": "object_gone"}}
-    run.bury(run.bad.mark, "not JSON", **other)
-    assert "dead because of object_gone" in run.account().wrong[0]
+    run.send_to_dlq(run.bad.marker, "not JSON", **other)
+    assert "it is in the DLQ with reason object_gone" in run.reconcile().errors[0]
 
 
-def test_item_of_no_ticket_is_named(run: Run) -> None:
-    account = run.account([run.other, run.bad])
-    assert any("an item of no ticket" in wrong for wrong in account.wrong)
-    assert not account.adds_up
+def test_unexpected_item_is_reported(run: Run) -> None:
+    reconciliation = run.reconcile([run.other, run.bad])
+    assert any("an item that belongs to no expected ticket" in wrong for wrong in reconciliation.errors)
+    assert not reconciliation.is_balanced

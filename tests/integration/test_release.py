@@ -61,7 +61,7 @@ class Machine:
         )
 
     def lines(self) -> list[list[str]]:
-        """The lines since this was last asked."""
+        """The log lines since the last call."""
         found = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return found
@@ -85,7 +85,7 @@ def parameters(line: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def test_image_is_pushed_once_and_deployed_by_its_digest(machine: Machine, stack: EmbeddedStack) -> None:
+def test_image_is_pushed_once_and_deployed_by_digest(machine: Machine, stack: EmbeddedStack) -> None:
     assert machine.run("deploy", "LogLevel=DEBUG", "AlarmAgeSeconds=1200").returncode == 0
     inspect, login, tag, push, sam, observability = machine.lines()
     (repository,) = stack.client("ecr").describe_repositories()["repositories"]
@@ -99,15 +99,15 @@ def test_image_is_pushed_once_and_deployed_by_its_digest(machine: Machine, stack
     assert given["ImageUri"].startswith(f"{address}@sha256:")
     assert (given["Architecture"], given["LogLevel"]) == ("arm64", "DEBUG")
     assert "AlarmAgeSeconds" not in given
-    assert "--guided" not in sam  # the embedded stack has the name that samconfig.toml says
+    assert "--guided" not in sam  # the embedded stack has the name in samconfig.toml
     assert "--guided" not in observability
     assert machine.run("deploy", "LogLevel=DEBUG").returncode == 0
     again = machine.lines()
     assert [line[1] for line in again] == ["image", "deploy", "deploy"]
-    assert parameters(again[1]) == given  # the Release too: no version is published for an alarm
+    assert parameters(again[1]) == given  # including Release: a change of an alarm publishes no version
 
 
-def test_alarms_are_deployed_after_the_function_with_what_it_was_deployed_with(machine: Machine) -> None:
+def test_alarms_are_deployed_with_the_functions_parameters(machine: Machine) -> None:
     saved = 'parameter_overrides = "MemorySize=\\"4096\\" PricePerMillionGbSeconds=\\"13.3334\\" NamePrefix=\\"\\""\n'
     lines = machine.config.read_text().splitlines(keepends=True)
     places = [number for number, line in enumerate(lines) if 'parameter_overrides = ["Deployment' in line]
@@ -123,7 +123,7 @@ def test_alarms_are_deployed_after_the_function_with_what_it_was_deployed_with(m
         "QueueName": "ticket-processing",
         "DlqName": "ticket-processing-dlq",
         "Timeout": "60",
-        "MemorySize": "2048",  # as in the stack that exists: sam deployed nothing here
+        "MemorySize": "2048",  # from the existing stack: this sam deploys nothing
         "MaximumConcurrency": "10",
         "AlarmTopicArn": '""',
         "AlarmFailedPercent": "5",
@@ -134,7 +134,7 @@ def test_alarms_are_deployed_after_the_function_with_what_it_was_deployed_with(m
     assert required <= parameters(observability).keys()
 
 
-def test_alarms_can_be_deployed_alone(machine: Machine) -> None:
+def test_alarms_are_deployed_separately(machine: Machine) -> None:
     ran = machine.run("observability", "AlarmFailedPercent=2", "--environment", "localstack")
     assert ran.returncode == 0
     (sam,) = machine.lines()
@@ -145,7 +145,7 @@ def test_alarms_can_be_deployed_alone(machine: Machine) -> None:
     )
 
 
-def test_first_time_is_guided_and_what_it_saved_is_kept(machine: Machine) -> None:
+def test_first_deployment_is_guided_and_saved_parameters_are_used(machine: Machine) -> None:
     text = machine.config.read_text()
     begin = '[prod.global.parameters]\nstack_name = "'
     machine.config.write_text(text.replace(f"{begin}ticket", f"{begin}new"))
@@ -173,7 +173,7 @@ def test_first_time_is_guided_and_what_it_saved_is_kept(machine: Machine) -> Non
     assert all(release.isalnum() for release in releases)
 
 
-def test_destroy_says_what_it_keeps(machine: Machine, stack: EmbeddedStack) -> None:
+def test_destroy_lists_retained_resources(machine: Machine, stack: EmbeddedStack) -> None:
     ran = machine.run("destroy")
     assert ran.returncode == 0
     alarms, function = machine.lines()
@@ -184,21 +184,21 @@ def test_destroy_says_what_it_keeps(machine: Machine, stack: EmbeddedStack) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["deploy", "--image", "unknown"], "Docker has no image unknown: build it with `make image`"),
         (["deploy", "NamePrefix=fail"], "sam deploy failed with exit code 3"),
         (["deploy", "AlarmAge=1200"], "neither template has a parameter AlarmAge; check its spelling"),
     ],
 )
-def test_what_stops_it_is_said_in_a_line(machine: Machine, options: list[str], said: str) -> None:
+def test_error_is_one_line(machine: Machine, options: list[str], message: str) -> None:
     ran = machine.run(*options)
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
-    assert ran.stderr.startswith(f"error: {said}")
+    assert ran.stderr.startswith(f"error: {message}")
 
 
-def test_no_stack_and_no_credentials_are_told_apart(machine: Machine) -> None:
+def test_missing_stack_and_missing_credentials_have_different_errors(machine: Machine) -> None:
     machine.config.write_text(machine.config.read_text().replace('"ticket-enrichment"', '"other"'))
     assert "there is no stack other in this account" in machine.run("destroy").stderr
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):

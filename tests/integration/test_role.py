@@ -1,4 +1,4 @@
-"""The function's own role is enough for every sample event, and each permission that the handler uses is needed."""
+"""The function's role is sufficient for every sample event, and each permission that the handler uses is needed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def role_arn(stack: EmbeddedStack) -> str:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[EmbeddedStack]:
-    """Yield a stack of its own, since the tests change its role."""
+    """A separate stack, because the tests change its role."""
     with EmbeddedStack() as embedded:
         yield embedded
 
 
 @pytest.fixture(scope="module")
 def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackHarness]:
-    """A handler with the credentials that Lambda would give it; the test itself looks as root."""
+    """A handler with the role's credentials, as on Lambda; the test itself uses root credentials."""
     given = stack.client("sts").assume_role(RoleArn=role_arn(stack), RoleSessionName="function")["Credentials"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.environment().items():
@@ -52,7 +52,7 @@ def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackHarness]:
 
 @contextmanager
 def without(stack: EmbeddedStack, sid: str) -> Iterator[None]:
-    """The role without one of its statements, for as long as the block lasts."""
+    """Remove one statement from the role for the duration of the block."""
     iam, names = stack.client("iam"), {"RoleName": role_arn(stack).rpartition("/")[2], "PolicyName": "tickets"}
     policy = iam.get_role_policy(**names)["PolicyDocument"]
     rest = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
@@ -65,7 +65,7 @@ def without(stack: EmbeddedStack, sid: str) -> Iterator[None]:
 
 
 def outcomes(harness: StackHarness, name: str) -> list[str]:
-    """How a batch of a good ticket and of one whose object is gone ends."""
+    """The outcomes of a batch with a valid ticket and one whose object is missing."""
     harness.put_object(f"{name}.json", json.dumps(ticket(name)).encode())
     keys = {"good": f"{name}.json", "gone": f"{name}-gone.json"}
     records = [record(notification(key, bucket=harness.raw_bucket), message) for message, key in keys.items()]
@@ -73,8 +73,8 @@ def outcomes(harness: StackHarness, name: str) -> list[str]:
     return [line["outcome"] for message in keys for line in answer.tickets(message)]
 
 
-def failing(stack: EmbeddedStack, harness: StackHarness, name: str) -> tuple[list[str], str]:
-    """How a ticket ends whose model fails, with the role's credentials, and what is logged."""
+def outcome_of_failing_model(stack: EmbeddedStack, harness: StackHarness, name: str) -> tuple[list[str], str]:
+    """The outcome of a ticket whose model fails, with the role's credentials, and the log."""
     models = FakeModels()
     models.failures = {name: ModelFailed("a model raised RuntimeError")}
     handler = build(Settings(), models=models)
@@ -83,18 +83,16 @@ def failing(stack: EmbeddedStack, harness: StackHarness, name: str) -> tuple[lis
     return [line["outcome"], line.get("own_failures")], answer.log
 
 
-def test_failures_are_counted_with_the_role_and_need_its_permission(
-    stack: EmbeddedStack, harness: StackHarness
-) -> None:
-    assert failing(stack, harness, "T-counted")[0] == ["failed", 1]
+def test_failure_counts_need_their_permission(stack: EmbeddedStack, harness: StackHarness) -> None:
+    assert outcome_of_failing_model(stack, harness, "T-counted")[0] == ["failed", 1]
     with without(stack, "CountFailures"):
-        end, log = failing(stack, harness, "T-uncounted")
-    assert end == ["failed", None]
+        outcome, log = outcome_of_failing_model(stack, harness, "T-uncounted")
+    assert outcome == ["failed", None]
     assert "UpdateItem: AccessDeniedException" in log
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_role_is_enough(case: Any, harness: StackHarness) -> None:
+def test_role_is_sufficient(case: Any, harness: StackHarness) -> None:
     run_case(case, harness.invoke, harness)
 
 
@@ -108,8 +106,8 @@ def test_role_is_enough(case: Any, harness: StackHarness) -> None:
     ],
 )
 def test_each_permission_is_needed(sid: str, expected: list[str], stack: EmbeddedStack, harness: StackHarness) -> None:
-    # Not among them: CountFailures, which is tested above; TakeMessages and WriteLogs, which Lambda itself uses; and
-    # SeeThatRawTicketsAreGone, without which S3 answers 403 for a missing object, but MiniStack 1.5.33 still 404.
+    # Not included: CountFailures (tested above); TakeMessages and WriteLogs, which Lambda itself uses; and
+    # SeeThatRawTicketsAreGone: without it S3 responds with 403 for a missing object, MiniStack 1.5.33 still with 404.
     with without(stack, sid):
         assert outcomes(harness, f"T-{sid}") == expected
     assert outcomes(harness, f"T-{sid}-again") == ["done", "rejected"]

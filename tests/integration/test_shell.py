@@ -14,7 +14,7 @@ from enrichment.__main__ import main
 TICKET = {"ticket_id": "T-1", "subject": "Refund", "body": "Where is my refund?", "created_at": 1, "customer_id": "C-1"}
 
 
-def test_good_lines_come_out_and_bad_ones_are_named(
+def test_valid_lines_are_enriched_and_invalid_lines_reported(
     bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "tickets.jsonl"
@@ -28,7 +28,7 @@ def test_good_lines_come_out_and_bad_ones_are_named(
     assert "2 enriched, 1 failed" in captured.err
 
 
-def test_standard_input_in_a_process_of_its_own(bundle: Path) -> None:
+def test_stdin_is_enriched(bundle: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "enrichment", "--bundle", bundle, "-"],
         input=json.dumps(TICKET).encode(),
@@ -39,7 +39,7 @@ def test_standard_input_in_a_process_of_its_own(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["bundle", "file"])
-def test_what_is_missing_is_named_in_one_line(
+def test_missing_path_is_a_one_line_error(
     bundle: Path, tmp_path: Path, missing: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     nothing = tmp_path / "nothing"

@@ -39,7 +39,7 @@ REGION = "us-east-1"
 
 @cache
 def session() -> Any:
-    """One for all tests: each new one would read boto's descriptions of the services again."""
+    """Shared by all tests: each new session would read boto's service descriptions again."""
     return boto3.session.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name=REGION)
 
 
@@ -76,7 +76,7 @@ def sink_of_aws(aws: dict[str, Any]) -> AwsTicketSink:
 
 @pytest.fixture(params=["aws", "fake"])
 def source(request: pytest.FixtureRequest) -> tuple[TicketSource, Callable[[str, bytes], object]]:
-    """A source with a limit of 100 bytes, and how to put an object there."""
+    """A source with a limit of 100 bytes, and a function that puts an object into it."""
     if request.param == "fake":
         fake = FakeSource(RAW, 100)
         return fake, fake.put
@@ -97,10 +97,10 @@ def write(modified: int = 10, sha: str = "s", key: str = "k.json", **fields: Any
     return Write(raw, enrichment, enriched_json(raw, enrichment), key, sha, modified)
 
 
-# -- the contract, for both
+# -- the contract of the adapters and the fakes
 
 
-def test_what_was_put_is_fetched_with_its_time(
+def test_fetch_returns_content_and_modification_time(
     source: tuple[TicketSource, Callable[[str, bytes], object]],
 ) -> None:
     tickets, put = source
@@ -108,10 +108,10 @@ def test_what_was_put_is_fetched_with_its_time(
     found = tickets.fetch(StoredTicket(RAW, "a b/ü+%.json"))
     assert found.raw == b"\x00raw"
     assert abs(found.modified - datetime.now(UTC).timestamp() * 1000) < 60_000
-    assert found.modified % 1000 == 0, "S3 tells whole seconds"
+    assert found.modified % 1000 == 0, "S3 has a resolution of one second"
 
 
-def test_an_object_of_the_limit_is_read_and_one_beyond_is_not(
+def test_object_above_the_size_limit_is_refused(
     source: tuple[TicketSource, Callable[[str, bytes], object]],
 ) -> None:
     tickets, put = source
@@ -122,7 +122,7 @@ def test_an_object_of_the_limit_is_read_and_one_beyond_is_not(
         tickets.fetch(StoredTicket(RAW, "over"))
 
 
-def test_what_is_not_there_is_gone_and_another_bucket_is_unexpected(
+def test_missing_object_is_gone_and_other_bucket_is_unexpected(
     source: tuple[TicketSource, Callable[[str, bytes], object]],
 ) -> None:
     tickets, _ = source
@@ -132,14 +132,14 @@ def test_what_is_not_there_is_gone_and_another_bucket_is_unexpected(
         tickets.fetch(StoredTicket(ENRICHED, "none"))
 
 
-def test_a_ticket_is_known_once_it_is_stored(sink: TicketSink) -> None:
+def test_stored_ticket_is_known(sink: TicketSink) -> None:
     assert sink.known("T-1", 1_795_165_200) is None
     assert sink.store(write())
     assert sink.known("T-1", 1_795_165_200) == Known("s", "fake@1", "k.json", 10)
     assert sink.known("T-1", 1_795_165_201) is None
 
 
-def test_the_newest_version_stands_whatever_comes_first(sink: TicketSink) -> None:
+def test_newest_version_wins_in_any_order(sink: TicketSink) -> None:
     assert sink.store(write(10, "first")) == "clear"
     assert sink.store(write(10, "first")) == "clear"
     assert sink.store(write(10, "same time")) == "tie"
@@ -151,12 +151,10 @@ def test_the_newest_version_stands_whatever_comes_first(sink: TicketSink) -> Non
     assert sink.store(write(1, "another ticket", created_at=5))
 
 
-# -- the adapters alone
+# -- only the adapters
 
 
-def test_the_item_names_the_version_of_the_object_that_it_was_made_with(
-    sink_of_aws: AwsTicketSink, aws: dict[str, Any]
-) -> None:
+def test_item_names_the_object_version_written_with_it(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
     sink_of_aws.store(write(11, "winner", body="the winner's"))
     sink_of_aws.store(write(10, "loser", body="the loser's"))
     (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
@@ -167,7 +165,7 @@ def test_the_item_names_the_version_of_the_object_that_it_was_made_with(
     assert named["ContentType"] == "application/json"
 
 
-def test_the_item_holds_the_extract_and_no_vector(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+def test_item_has_the_summary_fields_and_no_embedding(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
     sink_of_aws.store(write(1_795_166_000_123, subject="Ü" * 1000, priority="high"))
     (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
     read = TypeDeserializer().deserialize
@@ -188,6 +186,8 @@ def test_the_item_holds_the_extract_and_no_vector(sink_of_aws: AwsTicketSink, aw
         "processed_at": "2026-11-20T09:00:00.000Z",
         "s3_key": "k.json",
         "needs_review": False,
+        "review_reasons": [],
+        "language": "en",
         "content_sha256": "s",
         "model_version": "fake@1",
         "source_modified": 1_795_166_000_123,
@@ -195,13 +195,11 @@ def test_the_item_holds_the_extract_and_no_vector(sink_of_aws: AwsTicketSink, aw
 
 
 @pytest.mark.parametrize("value", [1 / 3, 1e-7, 5e-324, 0.1 + 0.2, 1.0, 0.0])
-def test_a_confidence_is_read_back_as_the_very_same_number(
-    sink_of_aws: AwsTicketSink, aws: dict[str, Any], value: float
-) -> None:
+def test_confidence_round_trips_exactly(sink_of_aws: AwsTicketSink, aws: dict[str, Any], value: float) -> None:
     entry = write()
     enrichment = entry.enrichment.model_copy(update={"intent_confidence": value})
     number = Write(entry.ticket, enrichment, entry.body, entry.key, entry.content_sha256, entry.source_modified)
-    if 0 < value < 1e-130:  # less than DynamoDB's numbers hold
+    if 0 < value < 1e-130:  # below the smallest number of DynamoDB
         with pytest.raises(StoreRefused):
             sink_of_aws.store(number)
         return
@@ -210,7 +208,7 @@ def test_a_confidence_is_read_back_as_the_very_same_number(
     assert float(item["intent_confidence"]["N"]) == value
 
 
-def test_a_long_subject_is_shortened_in_the_table_only(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+def test_long_subject_is_shortened_only_in_the_table(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
     subject = "s" * 300_000
     sink_of_aws.store(write(subject=subject))
     (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
@@ -218,7 +216,7 @@ def test_a_long_subject_is_shortened_in_the_table_only(sink_of_aws: AwsTicketSin
     assert subject.encode() in aws["s3"].get_object(Bucket=ENRICHED, Key="k.json")["Body"].read()
 
 
-def test_an_item_that_somebody_else_wrote_is_taken_over(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+def test_item_of_another_writer_is_overwritten(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
     key = {"ticket_id": {"S": "T-1"}, "created_at": {"N": "1795165200"}}
     aws["dynamodb"].put_item(TableName=TABLE, Item={**key, "note": {"S": "made by hand"}})
     assert sink_of_aws.known("T-1", 1_795_165_200) is None
@@ -226,14 +224,14 @@ def test_an_item_that_somebody_else_wrote_is_taken_over(sink_of_aws: AwsTicketSi
     assert sink_of_aws.known("T-1", 1_795_165_200) is not None
 
 
-def test_nothing_is_committed_when_the_object_could_not_be_written(aws: dict[str, Any]) -> None:
+def test_failed_object_write_commits_nothing(aws: dict[str, Any]) -> None:
     sink = AwsTicketSink(aws["s3"], aws["dynamodb"], "no-such-bucket", TABLE)
     with pytest.raises(ServiceFailed, match="PutObject: NoSuchBucket"):
         sink.store(write())
     assert sink.known("T-1", 1_795_165_200) is None
 
 
-def test_a_table_that_is_not_there_is_a_transient_error(aws: dict[str, Any]) -> None:
+def test_missing_table_is_a_transient_error(aws: dict[str, Any]) -> None:
     sink = AwsTicketSink(aws["s3"], aws["dynamodb"], ENRICHED, "no-such-table")
     with pytest.raises(ServiceFailed, match="GetItem: ResourceNotFoundException"):
         sink.known("T-1", 1)
@@ -241,13 +239,13 @@ def test_a_table_that_is_not_there_is_a_transient_error(aws: dict[str, Any]) -> 
         sink.store(write())
 
 
-# -- AWS's errors, as a server that answers with them
+# -- AWS's errors, from a server with fixed responses
 
 
-class Answers(BaseHTTPRequestHandler):
-    """Answers every request with the status and body of its server."""
+class FixedResponse(BaseHTTPRequestHandler):
+    """Responds to every request with the status and body of its server."""
 
-    protocol_version = "HTTP/1.1"  # S3's clients ask before they send a body, and wait for a "100 Continue"
+    protocol_version = "HTTP/1.1"  # S3 clients wait for "100 Continue" before they send a body
 
     def answer(self) -> None:
         server: Any = self.server
@@ -259,15 +257,15 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(server.body)
         self.close_connection = True
 
-    do_GET = do_PUT = do_POST = answer  # noqa: N815 - names that the base class looks for
+    do_GET = do_PUT = do_POST = answer  # noqa: N815 - names required by the base class
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[Any]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as found:
+    with ThreadingHTTPServer(("127.0.0.1", 0), FixedResponse) as found:
         found.status, found.body, found.length = 200, b"", 0  # type: ignore[attr-defined]
         threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield found
@@ -275,11 +273,11 @@ def server() -> Iterator[Any]:
 
 
 @pytest.fixture
-def against(server: Any) -> Iterator[Callable[[str], Any]]:
+def client_of_server(server: Any) -> Iterator[Callable[[str], Any]]:
     made: list[Any] = []
 
     def make(service: str) -> Any:
-        # No retries: which error it is does not depend on how often it comes.
+        # No retries: the mapping of an error does not depend on the number of attempts.
         options = Config(retries={"total_max_attempts": 1}, read_timeout=0.3, proxies={})
         made.append(client(service, endpoint_url=f"http://127.0.0.1:{server.server_port}", config=options))
         return made[-1]
@@ -311,26 +309,26 @@ def s3_error(code: str) -> bytes:
     ],
     ids=lambda value: value.decode()[13:30] if isinstance(value, bytes) else None,
 )
-def test_errors_of_reading_map_to_ours(
-    server: Any, against: Callable[[str], Any], status: int, body: bytes, kind: type[MessageError]
+def test_s3_read_errors_are_mapped(
+    server: Any, client_of_server: Callable[[str], Any], status: int, body: bytes, kind: type[MessageError]
 ) -> None:
     server.status, server.body = status, body
     with pytest.raises(MessageError) as caught:
-        S3TicketSource(against("s3"), RAW, 100).fetch(StoredTicket(RAW, "secret key"))
+        S3TicketSource(client_of_server("s3"), RAW, 100).fetch(StoredTicket(RAW, "secret key"))
     assert type(caught.value) is kind
     assert caught.value.transient == (kind is not ObjectGone)
     assert str(caught.value).startswith("GetObject: ")
     assert "secret" not in str(caught.value)
 
 
-def test_a_body_that_breaks_off_is_a_transient_error(server: Any, against: Callable[[str], Any]) -> None:
+def test_interrupted_body_is_a_transient_error(server: Any, client_of_server: Callable[[str], Any]) -> None:
     server.body, server.length = b"half", 50
     with pytest.raises(ServiceFailed, match=r"GetObject: (ResponseStreamingError|IncompleteReadError)"):
-        S3TicketSource(against("s3"), RAW, 100).fetch(StoredTicket(RAW, "k"))
+        S3TicketSource(client_of_server("s3"), RAW, 100).fetch(StoredTicket(RAW, "k"))
 
 
-def test_nobody_who_answers_is_a_transient_error(server: Any, against: Callable[[str], Any]) -> None:
-    source = S3TicketSource(against("s3"), RAW, 100)
+def test_unreachable_service_is_a_transient_error(server: Any, client_of_server: Callable[[str], Any]) -> None:
+    source = S3TicketSource(client_of_server("s3"), RAW, 100)
     server.shutdown()
     server.server_close()
     with pytest.raises(ServiceFailed, match="GetObject: EndpointConnectionError"):
@@ -348,28 +346,33 @@ def test_nobody_who_answers_is_a_transient_error(server: Any, against: Callable[
         (400, "ValidationException", StoreRefused),
     ],
 )
-def test_errors_of_the_table_map_to_ours(
-    server: Any, against: Callable[[str], Any], aws: dict[str, Any], status: int, code: str, kind: type[MessageError]
+def test_dynamodb_errors_are_mapped(
+    server: Any,
+    client_of_server: Callable[[str], Any],
+    aws: dict[str, Any],
+    status: int,
+    code: str,
+    kind: type[MessageError],
 ) -> None:
     del aws
     server.status, server.body = status, f'{{"__type": "com.amazonaws.dynamodb.v20120810#{code}"}}'.encode()
-    sink = AwsTicketSink(client("s3"), against("dynamodb"), ENRICHED, TABLE)
+    sink = AwsTicketSink(client("s3"), client_of_server("dynamodb"), ENRICHED, TABLE)
     with pytest.raises(MessageError, match=r"^PutItem: ") as caught:
         sink.store(write())
     assert type(caught.value) is kind
     with pytest.raises(MessageError, match=r"^GetItem: ") as caught:
         sink.known("T-1", 1)
-    assert caught.value.transient, "a look never decides for good"
+    assert caught.value.transient, "a read is never a permanent error"
 
 
 @pytest.mark.parametrize(
     ("code", "kind"), [("EntityTooLarge", StoreRefused), ("KeyTooLongError", StoreRefused), ("SlowDown", Throttled)]
 )
-def test_errors_of_writing_map_to_ours(
-    server: Any, against: Callable[[str], Any], code: str, kind: type[MessageError]
+def test_s3_write_errors_are_mapped(
+    server: Any, client_of_server: Callable[[str], Any], code: str, kind: type[MessageError]
 ) -> None:
     server.status, server.body = 400, s3_error(code)
-    sink = AwsTicketSink(against("s3"), against("dynamodb"), ENRICHED, TABLE)
+    sink = AwsTicketSink(client_of_server("s3"), client_of_server("dynamodb"), ENRICHED, TABLE)
     with pytest.raises(MessageError, match=r"^PutObject: ") as caught:
         sink.store(write())
     assert type(caught.value) is kind

@@ -1,4 +1,4 @@
-"""`tickets` as people run it: on tickets that the real handler enriched, with no more rights than it says it needs."""
+"""The `tickets` command on tickets that the real handler enriched, with only its documented permissions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from handler.local import EmbeddedStack
 from handler.settings import Settings
 from handler.tickets.command import app
 
-# Other tests share the table: these tickets are the newest for a long time, and lists begin with them. Those that come
-# while somebody watches are of a time before, so that the tests may run in any order.
+# Other tests share the table: these tickets have dates in the far future, so that lists begin with them. Tickets that
+# are added during --watch are slightly older, so that the tests may run in any order.
 START = 4_102_444_800
 SINCE = "2100-01-01"
 WATCHED, SINCE_WATCHED = START - 86400, "2099-12-31"
@@ -46,7 +46,7 @@ RUNNER = CliRunner()
 
 @pytest.fixture(scope="module")
 def handler(stack: EmbeddedStack, enricher: Enricher) -> Iterator[Handler]:
-    """Yields the Lambda handler on the stack's services, with the session's models."""
+    """The Lambda handler on the stack's services, with the session's models."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.environment().items():
             patch.setenv(name, value)
@@ -58,7 +58,7 @@ Enrich = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def enrich(handler: Handler) -> Enrich:
-    """Returns a function that sends tickets through the handler, as messages that hold them."""
+    """A function that passes tickets to the handler as inline messages."""
     numbers = itertools.count()
 
     def send(*tickets: dict[str, Any]) -> None:
@@ -82,14 +82,14 @@ def raw(ticket_id: str, created_at: int, subject: str, body: str, priority: str)
 
 @pytest.fixture(scope="module")
 def stored(enrich: Enrich) -> list[dict[str, Any]]:
-    """Returns the raw tickets that were enriched, the newest last."""
+    """The raw tickets that were enriched, newest last."""
     tickets = [raw(ticket_id, START + number, *texts) for number, (ticket_id, texts) in enumerate(TEXTS.items())]
     enrich(*tickets)
     return tickets
 
 
-def keys_of_user(stack: EmbeddedStack, name: str, *actions: str) -> dict[str, str]:
-    """The environment of a new user who may do nothing but these actions on the stack's table and enriched bucket."""
+def credentials_of_user(stack: EmbeddedStack, name: str, *actions: str) -> dict[str, str]:
+    """The environment of a new user with only these permissions on the stack's table and enriched bucket."""
     iam, outputs = stack.client("iam"), stack.outputs
     table = stack.client("dynamodb").describe_table(TableName=outputs["TableName"])["Table"]["TableArn"]
     resources = [table, f"{table}/index/*", f"arn:aws:s3:::{outputs['EnrichedBucket']}/*"]
@@ -112,8 +112,8 @@ def keys_of_user(stack: EmbeddedStack, name: str, *actions: str) -> dict[str, st
 
 @pytest.fixture(scope="module")
 def reader(stack: EmbeddedStack) -> dict[str, str]:
-    """Returns the environment of a user with just the rights that the command names: a scan would be denied."""
-    return keys_of_user(stack, "tickets-reader", "dynamodb:Query", "s3:GetObjectVersion")
+    """The environment of a user with only the permissions that the command documents: a scan is denied."""
+    return credentials_of_user(stack, "tickets-reader", "dynamodb:Query", "s3:GetObjectVersion")
 
 
 Run = Callable[..., list[str]]
@@ -121,7 +121,7 @@ Run = Callable[..., list[str]]
 
 @pytest.fixture
 def run(reader: Mapping[str, str], stored: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Returns a function that runs the command as the reader and gives the lines of its output."""
+    """A function that runs the command as the reader and returns its output lines."""
     for name, value in reader.items():
         monkeypatch.setenv(name, value)
 
@@ -133,8 +133,8 @@ def run(reader: Mapping[str, str], stored: list[dict[str, Any]], monkeypatch: py
     return lines
 
 
-def test_a_scan_would_be_denied(reader: Mapping[str, str]) -> None:
-    """A control: without it the other tests would not show that there is none."""
+def test_scan_is_denied(reader: Mapping[str, str]) -> None:
+    """A control: this is what makes the other tests prove that the command never scans."""
     client = boto3.client(
         "dynamodb",
         endpoint_url=reader["AWS_ENDPOINT_URL"],
@@ -156,7 +156,7 @@ def test_enriched_tickets_are_listed_newest_first(run: Run, stored: list[dict[st
     assert [json.loads(line)["ticket_id"] for line in urgent] == ["tickets-refused", "tickets-locked-out"]
 
 
-def test_labels_are_those_of_the_whole_tickets(run: Run, stored: list[dict[str, Any]]) -> None:
+def test_list_shows_the_labels_of_the_stored_objects(run: Run, stored: list[dict[str, Any]]) -> None:
     lines = run("show", "--since", SINCE, "--json")
     found = [json.loads(line) for line in lines]
     assert len(found) == len(stored)
@@ -174,7 +174,7 @@ def test_labels_are_those_of_the_whole_tickets(run: Run, stored: list[dict[str, 
     assert run("show", "--since", SINCE, "--json", "--needs-review") == unsure
 
 
-def test_all_of_a_ticket_is_shown(run: Run, stored: list[dict[str, Any]]) -> None:
+def test_get_shows_all_fields(run: Run, stored: list[dict[str, Any]]) -> None:
     (line,) = run("get", "tickets-invoice", "--json")
     ticket = EnrichedTicket.model_validate_json(line)
     assert ticket.model_dump(exclude={"enrichment", "metadata"}) == stored[2]
@@ -186,14 +186,14 @@ def test_all_of_a_ticket_is_shown(run: Run, stored: list[dict[str, Any]]) -> Non
     assert fields["s3_key"] == f"inline/tickets-invoice/{START + 2}.json"
 
 
-def test_the_version_that_was_committed_is_shown(run: Run, stack: EmbeddedStack) -> None:
+def test_get_shows_the_committed_version(run: Run, stack: EmbeddedStack) -> None:
     bucket, key = stack.outputs["EnrichedBucket"], f"inline/tickets-dark/{START + 3}.json"
     before = run("get", "tickets-dark", "--json")
     stack.client("s3").put_object(Bucket=bucket, Key=key, Body=b"a writer that lost the race for the item")
     assert run("get", "tickets-dark", "--json") == before
 
 
-def test_the_most_similar_ticket_says_the_same_in_other_words(run: Run) -> None:
+def test_most_similar_ticket_is_a_paraphrase(run: Run) -> None:
     rows = [line.split("\t") for line in run("similar", "tickets-locked-out", "--among", "4")]
     assert rows[0][6] == "tickets-refused"
     assert {row[6] for row in rows} == set(TEXTS) - {"tickets-locked-out"}
@@ -204,7 +204,7 @@ def test_the_most_similar_ticket_says_the_same_in_other_words(run: Run) -> None:
     assert cosines[0] == pytest.approx(sum(a * b for a, b in zip(*vectors, strict=True)), abs=1e-4)
 
 
-def test_a_ticket_without_text_has_none_that_resemble_it(run: Run) -> None:
+def test_ticket_without_text_has_no_similar_tickets(run: Run) -> None:
     result = RUNNER.invoke(app, ["similar", "tickets-empty"])
     assert (result.exit_code, result.stderr) == (
         1,
@@ -223,10 +223,10 @@ def test_labels_are_counted(run: Run) -> None:
     }
 
 
-def test_rights_that_are_missing_are_named_in_one_line(
+def test_missing_permission_is_a_one_line_error(
     stack: EmbeddedStack, stored: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in keys_of_user(stack, "tickets-blind", "dynamodb:Query").items():
+    for name, value in credentials_of_user(stack, "tickets-blind", "dynamodb:Query").items():
         monkeypatch.setenv(name, value)
     for command in ("get", "similar"):
         result = RUNNER.invoke(app, [command, "tickets-dark"])
@@ -236,7 +236,7 @@ def test_rights_that_are_missing_are_named_in_one_line(
         assert result.stderr.endswith("s3:GetObjectVersion on the objects\n")
 
 
-def test_no_service_is_one_line(reader: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_service_is_a_one_line_error(reader: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**reader, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
     result = RUNNER.invoke(app, ["get", "tickets-dark"])
@@ -248,19 +248,19 @@ def test_no_service_is_one_line(reader: Mapping[str, str], monkeypatch: pytest.M
 
 
 def start(reader: Mapping[str, str], *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
-    """Starts the command in a process of its own."""
+    """Start the command in a separate process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, "-m", "handler.tickets", *arguments]
     return subprocess.Popen(command, env={**kept, "TERM": "xterm", "NO_COLOR": "1", **reader}, **streams)
 
 
 def read_until(output: int, wanted: bytes, seconds: float = 60) -> bytes:
-    """Reads until something is there, the stream ends, or the time is up."""
+    """Read until the output contains `wanted`, the stream ends, or the time is up."""
     seen, deadline = b"", time.monotonic() + seconds
     while wanted not in seen and select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:
             part = os.read(output, 65536)
-        except OSError:  # how the end of a terminal looks on Linux
+        except OSError:  # a closed terminal on Linux
             break
         if not part:
             break
@@ -269,7 +269,7 @@ def read_until(output: int, wanted: bytes, seconds: float = 60) -> bytes:
     return seen
 
 
-def test_a_terminal_is_kept_up_to_date_until_ctrl_c(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
+def test_watch_updates_a_terminal_until_ctrl_c(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
     master, slave = pty.openpty()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
     with start(reader, "show", "--urgency", "low", "--watch", "0.1", start_new_session=True, **streams) as process:
@@ -279,14 +279,14 @@ def test_a_terminal_is_kept_up_to_date_until_ctrl_c(reader: Mapping[str, str], e
             enrich(raw("tickets-watched", WATCHED, "Hello", "Where can I read about the new plans?", "low"))
             read_until(master, b"tickets-watched")
             process.send_signal(signal.SIGINT)
-            assert b"Traceback" not in read_until(master, b"\x1b[?25h")  # the cursor is back
+            assert b"Traceback" not in read_until(master, b"\x1b[?25h")  # the cursor is shown again
             assert process.wait(30) == 0
         finally:
             process.kill()
             os.close(master)
 
 
-def test_a_pipe_is_told_of_each_ticket_once(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
+def test_watch_writes_each_ticket_once_to_a_pipe(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
     arguments = ("show", "--urgency", "critical", "--since", SINCE_WATCHED, "--watch", "0.1", "--json")
     with start(reader, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -303,7 +303,7 @@ def test_a_pipe_is_told_of_each_ticket_once(reader: Mapping[str, str], enrich: E
     assert (process.returncode, errors) == (0, b"")
 
 
-def test_a_reader_who_has_seen_enough_is_no_traceback(reader: Mapping[str, str], run: Run) -> None:
+def test_watch_on_a_closed_pipe_prints_no_traceback(reader: Mapping[str, str], run: Run) -> None:
     with start(reader, "show", "--watch", "0.1", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

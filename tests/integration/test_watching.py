@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STACK = f"{STACK_NAME}-observability"
 
 
-def test_alarms_watch_what_was_deployed(stack: EmbeddedStack) -> None:
+def test_alarms_use_deployed_resources(stack: EmbeddedStack) -> None:
     queues = {name: stack.outputs[name].rpartition("/")[2] for name in ("QueueUrl", "DlqUrl")}
     found = stack.client("cloudwatch").describe_alarms()["MetricAlarms"]
     values = {alarm["AlarmName"]: [each["Value"] for each in alarm["Dimensions"]] for alarm in found}
@@ -32,7 +32,7 @@ def test_alarms_watch_what_was_deployed(stack: EmbeddedStack) -> None:
     assert duration["Threshold"] == 800 * int(timeout)
 
 
-def test_dashboard_is_valid_with_everything_filled_in(stack: EmbeddedStack) -> None:
+def test_deployed_dashboard_is_valid(stack: EmbeddedStack) -> None:
     cloudwatch = stack.client("cloudwatch")
     (entry,) = cloudwatch.list_dashboards()["DashboardEntries"]
     assert entry["DashboardName"] == f"{STACK}-us-east-1"

@@ -1,4 +1,4 @@
-"""The worker against the embedded stack and the real bundle: nothing is lost or done twice, whatever ends it."""
+"""The worker on the embedded stack with the real bundle: nothing is lost or processed twice, however it ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)
 
 
@@ -55,7 +55,7 @@ def ticket(name: str) -> dict[str, Any]:
 
 
 class Harness:
-    """The stack's stores and queues, as a customer and an operator see them."""
+    """Access to the stack's stores and queues."""
 
     def __init__(self, stack: EmbeddedStack, bundle: Path, scratch: Path) -> None:
         self.stack = stack
@@ -104,7 +104,7 @@ class Harness:
         return visible, invisible
 
     def in_this_process(self, monkeypatch: pytest.MonkeyPatch, until: Callable[[], bool], **changes: str) -> Reports:
-        """Run a process of the worker here until the condition holds; gives what it reported."""
+        """Run a worker process in this process until the condition holds, and return its reports."""
         for name, value in (self.environment | changes).items():
             monkeypatch.setenv(name, value)
         shutdown, stream = Shutdown(20), io.BytesIO()
@@ -191,9 +191,9 @@ def worker(harness: Harness) -> Iterator[Worker]:
 
 
 class TestRunning:
-    """One worker of two processes; the tests after these have the queue for themselves."""
+    """One worker with two processes; the tests after this class have the queue for themselves."""
 
-    def test_upload_becomes_an_item_and_an_enriched_object(self, harness: Harness, worker: Worker) -> None:
+    def test_upload_creates_item_and_enriched_object(self, harness: Harness, worker: Worker) -> None:
         names = [f"e2e {uuid.uuid4()}+{number}" for number in range(5)]
         done = worker.value('tickets_total{error_type="",outcome="done"}')
         for name in names:
@@ -212,7 +212,7 @@ class TestRunning:
         eventually(lambda: harness.waiting() == (0, 0))
         eventually(lambda: worker.value('tickets_total{error_type="",outcome="done"}') == done + 5)
 
-    def test_metrics_come_from_all_processes(self, harness: Harness, worker: Worker) -> None:
+    def test_metrics_include_all_processes(self, harness: Harness, worker: Worker) -> None:
         assert worker.get("/livez") == (200, "alive\n")
         assert worker.value("ticket_processes_ready") == 2
         assert worker.value("ticket_bundle_load_seconds_count") >= 2
@@ -223,7 +223,7 @@ class TestRunning:
         assert worker.value('ticket_stage_seconds_count{stage="store"}') > 0
         assert worker.get("/nothing")[0] == 404
 
-    def test_bundle_is_copied_once_for_all_processes(self, harness: Harness, worker: Worker) -> None:
+    def test_bundle_is_copied_once_per_container(self, harness: Harness, worker: Worker) -> None:
         assert worker.is_ready()
         (copy,) = Path(harness.environment["BUNDLE_CACHE_DIR"]).iterdir()
         assert "part" not in copy.name
@@ -237,7 +237,9 @@ class TestRunning:
         after = worker.children()
         assert len(after) == 2
         assert before[0] not in after
-        os.kill(before[1], signal.SIGTERM)  # from outside, one alone: it drains, and is replaced too
+        os.kill(
+            before[1], signal.SIGTERM
+        )  # a single process, from outside: it finishes its batch and is replaced as well
         eventually(lambda: worker.value("ticket_process_restarts_total") == restarts + 2)
         eventually(worker.is_ready)
         name = f"replaced-{uuid.uuid4()}"
@@ -245,17 +247,17 @@ class TestRunning:
         eventually(lambda: harness.stored([name]) == [name])
 
 
-def test_only_the_failed_message_stays(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_failed_message_stays_in_the_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.purge()
     names = [f"partial-{uuid.uuid4()}" for _ in range(9)]
     bodies = [json.dumps(ticket(name)) for name in names]
     harness.send([*bodies[:4], "not JSON", *bodies[4:]])
-    # It would be rejected; where the dead-letter queue cannot be reached, it is one that failed.
+    # It would be rejected; it fails because the DLQ cannot be reached.
     gone = harness.environment["DLQ_URL"] + "-gone"
     reports = harness.in_this_process(
         monkeypatch, lambda: harness.stored(names) == names and sum(harness.waiting()) == 1, DLQ_URL=gone
     )
-    eventually(lambda: harness.waiting() == (1, 0), 60.0)  # it is deferred for 15 to 30 s
+    eventually(lambda: harness.waiting() == (1, 0), 60.0)  # deferred for 15 to 30 s
     (left,) = harness.stack.client("sqs").receive_message(QueueUrl=harness.url, VisibilityTimeout=0)["Messages"]
     assert left["Body"] == "not JSON"
     assert harness.waiting(harness.environment["DLQ_URL"]) == (0, 0)
@@ -264,9 +266,7 @@ def test_only_the_failed_message_stays(harness: Harness, monkeypatch: pytest.Mon
     assert sum(call[2] for call in calls if call[:2] == ["messages", "deleted"]) == 9
 
 
-def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigterm_loses_and_duplicates_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.purge()
     names = [f"drained-{uuid.uuid4()}" for _ in range(100)]
     with running(harness.environment, NUM_WORKERS="2") as worker:
@@ -274,8 +274,8 @@ def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
         eventually(lambda: harness.stored(names) != [])
         worker.process.send_signal(signal.SIGTERM)
         worker.process.wait(20)
-    left, hidden = harness.waiting()
-    assert hidden == 0
+    left, in_flight = harness.waiting()
+    assert in_flight == 0
     assert left > 0, "the worker was faster than the signal: send more"
     assert len(harness.stored(names)) + left == len(names)
 
@@ -287,12 +287,12 @@ def test_sigterm_in_the_middle_loses_nothing_and_does_nothing_twice(
     assert sorted(version["Key"].split("/")[1] for version in versions) == sorted(names)
 
 
-# -- the adapter for SQS
+# -- the SQS adapter
 
 
 @pytest.fixture
 def scratch_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> SqsMessageQueue:
-    """A queue of the test's own; its environment is set."""
+    """A separate queue; the environment refers to it."""
     client = harness.stack.client("sqs")
     url = client.create_queue(QueueName=f"scratch-{uuid.uuid4()}", Attributes={"VisibilityTimeout": "77"})["QueueUrl"]
     for name, value in (harness.environment | {"QUEUE_URL": url}).items():
@@ -307,16 +307,14 @@ def test_queue_attributes_are_read(scratch_queue: SqsMessageQueue) -> None:
     assert attributes.max_receive_count is None
 
 
-def test_max_receive_count_of_the_queue_equals_the_setting(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_receive_count_matches_the_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in harness.environment.items():
         monkeypatch.setenv(name, value)
     settings = WorkerSettings()
     assert SqsMessageQueue(settings, wait=0).attributes().max_receive_count == settings.max_receive_count == 30
 
 
-def test_messages_are_deleted_in_tens_and_what_stays_is_returned(
-    harness: Harness, scratch_queue: SqsMessageQueue
-) -> None:
+def test_delete_returns_the_messages_that_were_not_deleted(harness: Harness, scratch_queue: SqsMessageQueue) -> None:
     url = WorkerSettings().queue_url
     client = harness.stack.client("sqs")
     for number in range(23):
@@ -331,26 +329,24 @@ def test_messages_are_deleted_in_tens_and_what_stays_is_returned(
     assert scratch_queue.delete([]) == []
 
 
-def test_queue_out_of_reach_is_a_failure_of_the_service(
-    scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_queue_is_service_failed(scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    away = SqsMessageQueue(WorkerSettings(), wait=0)
+    unreachable = SqsMessageQueue(WorkerSettings(), wait=0)
     with pytest.raises(ServiceFailed, match=r"^ReceiveMessage: EndpointConnectionError$"):
-        away.receive(1, visibility_timeout=1)
+        unreachable.receive(1, visibility_timeout=1)
     with pytest.raises(ServiceFailed, match=r"^GetQueueAttributes: EndpointConnectionError$"):
-        away.attributes()
+        unreachable.attributes()
     message = {"MessageId": "1", "ReceiptHandle": "h"}
-    assert away.delete([message]) == [message]
-    assert away.change_visibility([message], 1) == [message]
+    assert unreachable.delete([message]) == [message]
+    assert unreachable.change_visibility([message], 1) == [message]
 
 
-# -- the event, against one that a real event source mapping made
+# -- the event, compared with one from a real event source mapping
 
 
-def test_event_is_the_one_of_a_real_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_equals_a_real_event_source_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
     events: queue.Queue[dict[str, Any]] = queue.Queue()
 
     class Function(BaseHTTPRequestHandler):
@@ -386,32 +382,35 @@ def test_event_is_the_one_of_a_real_mapping(monkeypatch: pytest.MonkeyPatch) -> 
                 },
             )
             records = [record for record in events.get(timeout=10)["Records"] if record["body"] == "grüße 🎟"]
-            while not records:  # the test event of the bucket comes first
+            while not records:  # the bucket's test event arrives first
                 records = [record for record in events.get(timeout=10)["Records"] if record["body"] == "grüße 🎟"]
-            ours = _received_again(stack, settings, records[0])
+            received = _receive_again(stack, settings, records[0])
         server.shutdown()
-    theirs = records[0]
-    # The same message, once more received: a new handle, and one more receive.
-    assert ours.pop("receiptHandle") != theirs.pop("receiptHandle")
-    assert (theirs["attributes"].pop("ApproximateReceiveCount"), ours["attributes"].pop("ApproximateReceiveCount")) == (
+    delivered = records[0]
+    # The same message, received again: a new receipt handle, and one more receive.
+    assert received.pop("receiptHandle") != delivered.pop("receiptHandle")
+    assert (
+        delivered["attributes"].pop("ApproximateReceiveCount"),
+        received["attributes"].pop("ApproximateReceiveCount"),
+    ) == (
         "1",
         "2",
     )
-    # What Lambda sends, and this mapping leaves out.
-    assert len(ours.pop("md5OfMessageAttributes")) == 32
-    for attribute in ours["messageAttributes"].values():
+    # Fields that Lambda sends and this emulated mapping omits.
+    assert len(received.pop("md5OfMessageAttributes")) == 32
+    for attribute in received["messageAttributes"].values():
         assert (attribute.pop("stringListValues"), attribute.pop("binaryListValues")) == ([], [])
-    assert ours == theirs
-    assert {type(value) for value in theirs["attributes"].values()} == {str}
+    assert received == delivered
+    assert {type(value) for value in delivered["attributes"].values()} == {str}
 
 
-def _received_again(stack: EmbeddedStack, settings: WorkerSettings, record: dict[str, Any]) -> dict[str, Any]:
+def _receive_again(stack: EmbeddedStack, settings: WorkerSettings, record: dict[str, Any]) -> dict[str, Any]:
     (mapping,) = stack.client("lambda").list_event_source_mappings()["EventSourceMappings"]
     stack.client("lambda").update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
     messages = SqsMessageQueue(settings, wait=5)
     held = {"MessageId": record["messageId"], "ReceiptHandle": record["receiptHandle"]}
     assert messages.change_visibility([held], 0) == []
     (message,) = messages.receive(10, visibility_timeout=30)
-    (ours,) = sqs_event([message], messages.attributes().arn)["Records"]
+    (received,) = sqs_event([message], messages.attributes().arn)["Records"]
     assert isinstance(messages.attributes(), QueueAttributes)
-    return dict(json.loads(json.dumps(ours)))
+    return dict(json.loads(json.dumps(received)))

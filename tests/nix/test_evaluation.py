@@ -1,6 +1,6 @@
-"""The packages of .flox/pkgs, evaluated by Nix with a stand-in for nixpkgs: every name that they use is defined.
+"""The packages of .flox/pkgs, evaluated by Nix with a fake nixpkgs: every name that they use is defined.
 
-Needs nix-instantiate (on Debian: apt-get install nix-bin) and no store. What can be read without Nix is tested in
+Needs nix-instantiate (on Debian: apt-get install nix-bin) and no store. Tests that need no Nix are in
 tests/infrastructure/test_packages.py.
 """
 
@@ -18,11 +18,11 @@ from tests.infrastructure.nix_expressions import Expression
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPRESSIONS = sorted((REPOSITORY / ".flox" / "pkgs").glob("*.nix"))
-STAND_IN = Path(__file__).with_name("nixpkgs.nix")
+FAKE_NIXPKGS = Path(__file__).with_name("nixpkgs.nix")
 
 
 def nix(*arguments: str) -> str:
-    """What nix-instantiate prints; it reads and evaluates, and builds nothing."""
+    """The output of nix-instantiate, which parses and evaluates but builds nothing."""
     program = shutil.which("nix-instantiate")
     if program is None:
         pytest.fail("nix-instantiate is missing; on Debian: apt-get install nix-bin")
@@ -35,7 +35,7 @@ def nix(*arguments: str) -> str:
 def packages() -> dict[str, Any]:
     """Every expression, evaluated."""
     files = " ".join(f'"{path.stem}" = /. + "{path}";' for path in EXPRESSIONS)
-    call = f'import (/. + "{STAND_IN}") {{ expressions = {{ {files} }}; }}'
+    call = f'import (/. + "{FAKE_NIXPKGS}") {{ expressions = {{ {files} }}; }}'
     return dict(json.loads(nix("--eval", "--strict", "--json", "-E", call)))
 
 
@@ -45,14 +45,14 @@ def test_nix_parses_the_expression(path: Path) -> None:
     assert Expression(path).syntax_errors() == []  # both parsers agree
 
 
-def test_broken_expression_is_found(tmp_path: Path) -> None:
+def test_syntax_error_is_detected(tmp_path: Path) -> None:
     broken = tmp_path / "broken.nix"
     broken.write_text("{ lib }: { pname = ; }")
     with pytest.raises(AssertionError, match="syntax error"):
         nix("--parse", str(broken))
 
 
-def test_undefined_name_is_found(tmp_path: Path) -> None:
+def test_undefined_name_is_detected(tmp_path: Path) -> None:
     broken = tmp_path / "broken.nix"
     broken.write_text("{ lib }: { pname = name; }")
     with pytest.raises(AssertionError, match="undefined variable 'name'"):
@@ -63,11 +63,11 @@ def test_every_package_evaluates(packages: dict[str, Any]) -> None:
     assert packages.keys() == {path.stem for path in EXPRESSIONS}
     for stem, package in packages.items():
         assert package["pname"] == stem
-        assert package["checks"], f"{stem}: a build that checks nothing of what it made"
+        assert package["checks"], f"{stem}: the build checks nothing"
         assert "${" not in package["build"] + package["install"]
 
 
-def test_evaluated_lists_are_those_that_are_read_without_nix(packages: dict[str, Any]) -> None:
+def test_evaluated_lists_match_those_parsed_without_nix(packages: dict[str, Any]) -> None:
     for path in EXPRESSIONS:
         values = Expression(path).values
         for name in ("build-system", "dependencies"):
@@ -75,14 +75,14 @@ def test_evaluated_lists_are_those_that_are_read_without_nix(packages: dict[str,
         assert packages[path.stem]["extras"] == values.get("optional-dependencies", {})
 
 
-def test_interpreters_hold_the_function_and_its_extras(packages: dict[str, Any]) -> None:
+def test_interpreters_have_the_function_and_its_extras(packages: dict[str, Any]) -> None:
     extras = packages["ticket-enrichment"]["extras"]
     for stem, extra in {"ticket-lambda": "lambda", "ticket-processor": "cli", "ticket-bundle": "export"}.items():
         interpreter = ":".join(["ticket-enrichment", *extras[extra]])
         assert f"/nix/store/python:{interpreter}/bin/" in packages[stem]["build"] + packages[stem]["install"]
 
 
-def test_weights_are_copied_under_the_name_that_they_are_fetched_under(packages: dict[str, Any]) -> None:
+def test_weights_are_copied_under_their_fetched_names(packages: dict[str, Any]) -> None:
     package = packages["ticket-bundle"]
     for path, file in package["fetched"].items():
         assert file["url"].endswith(f"/{path}")

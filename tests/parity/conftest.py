@@ -1,4 +1,4 @@
-"""Torch is the reference here, and shares the machine with the other tests."""
+"""Limits torch, the reference of these tests, to one thread, because it shares the machine with other tests."""
 
 from __future__ import annotations
 

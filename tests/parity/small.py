@@ -1,4 +1,4 @@
-"""Small random models in torch, and ours made of them."""
+"""Small random torch models, and our models exported from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHAPES = (Shape(97, 32, 4, 1, 2), Shape(300, 64, 2, 2, 3), Shape(40, 48, 3, 2, 1
 
 
 def bart(shape: Shape, seed: int, **more: Any) -> Any:
-    """A model whose weights are large enough for its texts to differ and to end."""
+    """A model with weights large enough that its texts differ and end."""
     torch.manual_seed(seed)
     config = BartConfig(
         vocab_size=shape.vocabulary,
@@ -54,7 +54,7 @@ def bart(shape: Shape, seed: int, **more: Any) -> Any:
 
 
 def distilbert(seed: int, *, width: int = 32, heads: int = 4, layers: int = 2, **more: Any) -> Any:
-    """A classifier, likewise."""
+    """A small random classifier."""
     torch.manual_seed(seed)
     sizes = {"dim": width, "n_heads": heads, "n_layers": layers, "hidden_dim": 2 * width, "initializer_range": 0.3}
     labels = {0: "NEGATIVE", 1: "POSITIVE"}
@@ -63,7 +63,7 @@ def distilbert(seed: int, *, width: int = 32, heads: int = 4, layers: int = 2, *
 
 
 def _uneven(model: Any, seed: int) -> Any:
-    """New models have biases of zero and scales of one, which would hide what is left out."""
+    """Randomize biases and scales: the initial zeros and ones would hide missing operations."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -75,7 +75,7 @@ def _uneven(model: Any, seed: int) -> Any:
 def generator(
     model: Any, folder: Path, precision: Precision, settings: Generation, *, halves: bool = True
 ) -> Generator:
-    """Our generator of that model, which decodes a batch in two halves, or as a whole."""
+    """Our generator for a model; it decodes a batch in two halves or as a whole."""
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     ours = Bart(state, model.config.to_dict())
     words = Shared.write(folder, "words.bin", word_arrays(ours.words, precision))
@@ -86,6 +86,6 @@ def generator(
 
 
 def texts(shape: Shape, seed: int, count: int = 10) -> list[np.typing.NDArray[np.int64]]:
-    """Texts of unequal lengths."""
+    """Random texts of different lengths."""
     random = np.random.default_rng(seed)
     return [random.integers(3, shape.vocabulary, int(length)) for length in random.integers(3, 60, count)]

@@ -1,4 +1,4 @@
-"""The same tokens as transformers' `generate`, and the same in a batch as alone."""
+"""The generated tokens equal those of transformers' `generate`, and do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ SETTINGS = {
     "ours": OURS,
     "greedy": replace(OURS, num_beams=1),
     "without forced tokens": replace(OURS, forced_bos_token_id=None, forced_eos_token_id=None, max_length=30),
-    "goes on": replace(OURS, early_stopping=False, length_penalty=1.0, min_length=0, max_length=20),
-    "to the end": replace(OURS, early_stopping="never", num_beams=3, no_repeat_ngram_size=0, max_length=15),
-    "short is good": replace(OURS, early_stopping="never", length_penalty=-1.0, min_length=0, max_length=25),
-    "no word twice": replace(OURS, no_repeat_ngram_size=1, max_length=25),  # bans more than candidates suffice for
+    "no early stopping": replace(OURS, early_stopping=False, length_penalty=1.0, min_length=0, max_length=20),
+    "early stopping never": replace(OURS, early_stopping="never", num_beams=3, no_repeat_ngram_size=0, max_length=15),
+    "negative length penalty": replace(OURS, early_stopping="never", length_penalty=-1.0, min_length=0, max_length=25),
+    "no repeated token": replace(
+        OURS, no_repeat_ngram_size=1, max_length=25
+    ),  # bans more tokens than there are candidates
     "greedy pairs": replace(OURS, num_beams=1, no_repeat_ngram_size=2, forced_bos_token_id=None, min_length=0),
     "long": replace(OURS, min_length=50),
 }
@@ -51,7 +53,7 @@ def _reference(model: Any, text: np.typing.NDArray[np.int64], settings: Generati
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_tokens_equal_those_of_generate(shape: Shape, seed: int, tmp_path: Path) -> None:
+def test_tokens_equal_generate(shape: Shape, seed: int, tmp_path: Path) -> None:
     model = bart(shape, seed)
     batch = texts(shape, seed)
     ours = generator(model, tmp_path, "fp32", OURS)
@@ -65,15 +67,15 @@ def test_tokens_equal_those_of_generate(shape: Shape, seed: int, tmp_path: Path)
         assert ours.with_settings(settings).generate(batch[:1]) == found[:1], name
         lengths |= {(name, len(tokens)) for tokens in wanted}
     assert ("long", 50) in lengths
-    assert ("ours", 50) in lengths or ("greedy", 50) in lengths, "max_length is hit"
+    assert ("ours", 50) in lengths or ("greedy", 50) in lengths, "max_length is reached"
 
 
 def _where_sure(
     model: Any, batch: list[Any], settings: Generation, wanted: list[list[int]], found: list[list[int]]
 ) -> list[list[int]]:
-    """What is wanted, but for one text at most whose tokens are a tie within fp32's last digits.
+    """The reference tokens, except for at most one text with a tie within fp32 precision.
 
-    There torch itself finds other tokens in double precision: those will do as well.
+    For that text torch in double precision may find other tokens, which are accepted as well.
     """
     differing = [i for i in range(len(batch)) if wanted[i] != found[i]]
     assert len(differing) == 1
@@ -81,7 +83,7 @@ def _where_sure(
     return [_reference(exact, batch[i], settings) if i in differing else tokens for i, tokens in enumerate(wanted)]
 
 
-def test_the_rarer_parts_of_a_configuration(tmp_path: Path) -> None:
+def test_rare_configuration_options(tmp_path: Path) -> None:
     model = bart(SHAPES[0], 5, scale_embedding=True)
     model.final_logits_bias += torch.randn(1, 97, generator=torch.Generator().manual_seed(1))
     batch = texts(SHAPES[0], 5)
@@ -92,9 +94,9 @@ def test_the_rarer_parts_of_a_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_batch_is_its_texts_in_any_order(shape: Shape, beams: int, precision: Precision, tmp_path: Path) -> None:
+def test_batch_results_are_independent_of_order(shape: Shape, beams: int, precision: Precision, tmp_path: Path) -> None:
     model = bart(shape, 3)
-    # The end is made likelier, so that some texts leave the batch before others.
+    # Make the end token more likely, so that texts finish at different steps.
     model.final_logits_bias[0, 2] = 5.0 if shape is SHAPES[0] else 2.0
     batch = texts(shape, 3)
     ours = generator(model, tmp_path, precision, replace(OURS, num_beams=beams, length_penalty=0.5, min_length=4))
@@ -107,10 +109,10 @@ def test_a_batch_is_its_texts_in_any_order(shape: Shape, beams: int, precision: 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("beams", [1, 3, 4])
-def test_a_texts_numbers_do_not_depend_on_the_others(
+def test_logits_do_not_depend_on_the_batch(
     beams: int, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit, however many slots of the cache the other texts' beams need."""
+    """Bit-identical, however many cache slots the other texts' beams need."""
     batch = texts(SHAPES[1], 4)
     settings = replace(OURS, num_beams=beams, min_length=50)
     ours = generator(bart(SHAPES[1], 4), tmp_path, precision, settings, halves=False)
@@ -125,7 +127,7 @@ def test_a_texts_numbers_do_not_depend_on_the_others(
 
         monkeypatch.setattr(BeamSearch, "advance", noting)
         ours.generate(some)
-        return np.stack(steps[:-1], 1)  # the last token is forced: no model is asked
+        return np.stack(steps[:-1], 1)  # the last token is forced, without a run of the model
 
     together = numbers_of(batch)
     assert together.shape[:3] == (len(batch), 47, beams)

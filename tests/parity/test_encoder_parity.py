@@ -1,4 +1,4 @@
-"""The encoder against sentence-transformers, on the published weights."""
+"""The encoder compared with sentence-transformers, on the published weights."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from enrichment.export.compact import encoder_graph, open_encoder
 from enrichment.export.heads import Shipped
 from enrichment.export.sources import MINILM, find_model
 
-# torch, transformers and the exporter warn of things to come in each other; none of it is ours.
+# torch, transformers and the exporter emit deprecation warnings about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 HELDOUT = Path(__file__).with_name("heldout.jsonl").read_text(encoding="utf-8").splitlines()
@@ -56,13 +56,13 @@ TEXTS = [*TICKETS, *ODD]
 
 @pytest.fixture(scope="module")
 def weights() -> Path:
-    """The folder of the published files, hash-checked."""
+    """The folder of the published files; their hashes are checked."""
     return find_model(MINILM, "package")
 
 
 @pytest.fixture(scope="module")
 def reference(weights: Path) -> Any:
-    """sentence-transformers itself."""
+    """The sentence-transformers model."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(weights), device="cpu")
@@ -70,7 +70,7 @@ def reference(weights: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def wanted(reference: Any) -> Any:
-    """What sentence-transformers says, (texts, dimensions)."""
+    """Embeddings of sentence-transformers, (texts, dimensions)."""
     return reference.encode(TEXTS, normalize_embeddings=True)
 
 
@@ -103,27 +103,25 @@ def _embeddings(encoder: Encoder, texts: Sequence[str]) -> Any:
     return np.asarray(found)
 
 
-def test_the_fp32_encoder_is_the_reference(fp32: Encoder, wanted: Any) -> None:
+def test_fp32_encoder_equals_the_reference(fp32: Encoder, wanted: Any) -> None:
     cosines = (_embeddings(fp32, TEXTS) * wanted).sum(1)
     assert cosines.min() > 0.99999, TEXTS[int(cosines.argmin())]
 
 
-def test_the_int8_encoder_is_close_to_the_reference(
-    int8: Encoder, wanted: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_int8_encoder_is_close_to_the_reference(int8: Encoder, wanted: Any, capsys: pytest.CaptureFixture[str]) -> None:
     cosines = (_embeddings(int8, TEXTS) * wanted).sum(1)
     with capsys.disabled():
         sys.stdout.write(f"\nint8: cosine {cosines.min():.4f} at worst, {cosines.mean():.4f} on average\n")
     assert cosines.min() >= 0.99, TEXTS[int(cosines.argmin())]
 
 
-def test_the_tokens_are_the_references(int8: Encoder, reference: Any) -> None:
+def test_tokens_equal_the_reference(int8: Encoder, reference: Any) -> None:
     for text, tokens in zip(TEXTS, int8.tokenize(TEXTS), strict=True):
         wanted = reference.tokenize([text])["input_ids"][0].tolist()
         assert tokens.ids[:254].tolist() == wanted[1:-1], text
 
 
-def test_the_classification_branch_leaves_the_embedding_as_it_is(weights: Path, int8: Encoder) -> None:
+def test_classification_branch_does_not_change_the_embedding(weights: Path, int8: Encoder) -> None:
     plain = ort.InferenceSession(encoder_graph(weights, "int8", None), providers=["CPUExecutionProvider"])
     assert {output.name for output in plain.get_outputs()} == {"last_hidden_state", "pooled"}
     for tokens in int8.tokenize(TICKETS):
@@ -136,7 +134,7 @@ def test_the_classification_branch_leaves_the_embedding_as_it_is(weights: Path, 
         assert found.adapted.shape == (4 * 384,)
 
 
-def test_the_int8_encoder_keeps_the_similarities(int8: Encoder, wanted: Any) -> None:
+def test_int8_encoder_preserves_similarities(int8: Encoder, wanted: Any) -> None:
     found = _embeddings(int8, TICKETS)
     pairs = np.triu_indices(len(TICKETS), 1)
     theirs, ours = (wanted[: len(TICKETS)] @ wanted[: len(TICKETS)].T)[pairs], (found @ found.T)[pairs]
@@ -144,7 +142,7 @@ def test_the_int8_encoder_keeps_the_similarities(int8: Encoder, wanted: Any) -> 
     assert np.corrcoef(theirs, ours)[0, 1] > 0.995
 
 
-def test_the_bundle_names_its_source(bundle: Path) -> None:
+def test_bundle_names_its_source(bundle: Path) -> None:
     manifest = Bundle.open(bundle).manifest
     spec = manifest.models.encoder
     assert (spec.source, spec.revision) == (MINILM.repository, MINILM.revision)

@@ -42,7 +42,7 @@ TICKETS = [
 def full(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, bundle: Path, full_source: Path
 ) -> Enricher:
-    """An enricher on the small bundle; summaries end at different lengths."""
+    """An enricher on the small bundle, with summaries of different lengths."""
     precision: Precision = request.param
     folder = tmp_path_factory.mktemp(precision) / "full"
     return Enricher.open(
@@ -65,7 +65,7 @@ def _assert_equal(found: Sequence[object], wanted: Sequence[object]) -> None:
         np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-3)
 
 
-def test_a_batch_of_ten_is_ten_batches_of_one_in_any_order(full: Enricher) -> None:
+def test_batch_of_ten_equals_ten_batches_of_one_in_any_order(full: Enricher) -> None:
     together = full.enrich(TICKETS)
     _assert_equal(together, [result for ticket in TICKETS for result in full.enrich([ticket])])
     for seed in range(3):
@@ -74,7 +74,7 @@ def test_a_batch_of_ten_is_ten_batches_of_one_in_any_order(full: Enricher) -> No
     assert len({result.summary for result in _good(together)}) == len(TICKETS)
 
 
-def test_every_part_comes_from_its_model(full: Enricher) -> None:
+def test_each_field_comes_from_its_model(full: Enricher) -> None:
     results = dict(zip((t.ticket_id for t in TICKETS), _good(full.enrich(TICKETS)), strict=True))
     long, short, empty = results["long"], results["short"], results["empty"]
     assert {"embedding", "sentiment", "summary"} <= set(long.truncated)
@@ -83,14 +83,14 @@ def test_every_part_comes_from_its_model(full: Enricher) -> None:
     assert (empty.intent, empty.sentiment, empty.summary) == ("general_inquiry", "NEUTRAL", "")
     assert empty.scores["sentiment"] == {"NEGATIVE": 0.5, "POSITIVE": 0.5}
     for row, result in zip(LONG[:7], results.values(), strict=False):
-        assert result.summary not in {f"{row['subject']}.", row["subject"]}, "random weights say something else"
+        assert result.summary not in {f"{row['subject']}.", row["subject"]}, "the random weights generate a text"
         assert result.summary.endswith((".", "!", "?"))
         assert set(result.scores["sentiment"]) == {"NEGATIVE", "POSITIVE"}
         assert result.sentiment_confidence == max(result.scores["sentiment"].values())
 
 
 @pytest.mark.parametrize("neutral", [(0.0, 1.0), (0.5, 0.5), (0.2, 0.8)])
-def test_between_the_bounds_of_the_bundle_it_is_neutral(
+def test_score_between_the_bounds_is_neutral(
     tmp_path: Path, bundle: Path, full_source: Path, neutral: tuple[float, float]
 ) -> None:
     def change(models: dict[str, Any]) -> None:
@@ -104,16 +104,16 @@ def test_between_the_bounds_of_the_bundle_it_is_neutral(
         assert result.sentiment == ("NEUTRAL" if low <= positive <= high else side)
 
 
-def test_the_default_bounds_are_045_and_055(full: Enricher) -> None:
+def test_default_bounds_are_045_and_055(full: Enricher) -> None:
     assert full.bundle.manifest.models.sentiment.neutral == (0.45, 0.55)  # type: ignore[union-attr]
 
 
-def test_a_priority_still_decides(full: Enricher) -> None:
+def test_explicit_priority_wins(full: Enricher) -> None:
     [result] = _good(full.enrich([_ticket("Parcel", "No hurry at all.", priority="critical")]))
     assert (result.urgency, result.urgency_confidence) == ("critical", 1.0)
 
 
-def test_what_no_longer_fits_is_not_started(full: Enricher) -> None:
+def test_tickets_out_of_time_are_not_started(full: Enricher) -> None:
     assert all(isinstance(result, OutOfTime) for result in full.enrich(TICKETS, time_left=lambda: 0.0))
 
 
@@ -124,7 +124,7 @@ def test_every_stage_is_observed(full: Enricher) -> None:
 
 
 @pytest.mark.parametrize(("threads", "beams"), [(2, 1), (2, 4), (3, 4)])
-def test_more_cores_say_the_same(
+def test_result_does_not_depend_on_threads(
     full_source: Path, bundle: Path, tmp_path: Path, threads: int, beams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_bundle(tmp_path / "b", bundle, full_source, num_beams=beams, max_length=20)
@@ -146,7 +146,7 @@ def test_more_cores_say_the_same(
 
 
 def test_memory_does_not_grow_with_batches_of_all_lengths(tmp_path: Path, bundle: Path, full_source: Path) -> None:
-    # At the true size it is measured by `make bench-full`.
+    # `make bench-full` measures it at the real size.
     made = Enricher.open(write_bundle(tmp_path / "b", bundle, full_source, num_beams=2, max_length=12), threads=1)
     random, process = np.random.default_rng(5), psutil.Process()
     after = []
@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_batches_of_all_lengths(tmp_path: Path, bundle
         ("summary-tokenizer.json", "the summariser cannot be opened"),
     ],
 )
-def test_a_file_of_another_kind_is_named(tmp_path: Path, bundle: Path, full_source: Path, file: str, what: str) -> None:
+def test_wrong_file_type_is_reported(tmp_path: Path, bundle: Path, full_source: Path, file: str, what: str) -> None:
     folder = write_bundle(tmp_path / "b", bundle, full_source)
     (folder / file).write_bytes(b"0" * (folder / file).stat().st_size)
     with pytest.raises(BundleInvalid, match=f"{what}.*rebuild the bundle"):
@@ -183,7 +183,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, bundle: Path, full_sour
         ("summary", "decoder", "summary-encoder.onnx", "summary-encoder.onnx does not take what"),
     ],
 )
-def test_graphs_that_do_not_fit_are_refused(
+def test_mismatched_graphs_are_refused(
     tmp_path: Path, bundle: Path, full_source: Path, model: str, part: str, file: str, what: str
 ) -> None:
     def change(models: dict[str, Any]) -> None:
@@ -193,14 +193,14 @@ def test_graphs_that_do_not_fit_are_refused(
         Enricher.open(write_bundle(tmp_path / "b", bundle, full_source, change=change))
 
 
-def test_the_handler_runs_it_where_the_setting_says_so(full_bundle: Path, tmp_path: Path) -> None:
+def test_handler_runs_the_full_bundle(full_bundle: Path, tmp_path: Path) -> None:
     harness = FakeHarness()
     settings = Settings(**{**SETTINGS, "model_bundle": full_bundle.as_uri(), "bundle_cache_dir": str(tmp_path)})
     handler = build(
         settings,
         source=harness.source,
         sink=harness.sink,
-        dead_letters=harness.letters,
+        dead_letters=harness.dead_letters,
         failure_counts=harness.failure_counts,
         metrics=harness.metrics,
     )

@@ -1,4 +1,4 @@
-"""The full profile's models against transformers: logits of DistilBERT, texts of summaries from a folder's files."""
+"""The full profile's models compared with transformers: DistilBERT's logits, and summaries."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.parity.small import distilbert
 from tests.parity.test_encoder_parity import TICKETS
 from tests.support.small_full import write_bundle
 
-# torch and transformers warn of things to come in each other; none of it is ours.
+# torch and transformers emit deprecation warnings about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIZES = [{}, {"width": 48, "heads": 3, "layers": 1}, {"width": 64, "heads": 2, "layers": 3}]
@@ -49,7 +49,7 @@ def _ids(seed: int) -> list[Any]:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_logits_are_those_of_torch(size: dict[str, int], seed: int, tmp_path: Path) -> None:
+def test_logits_equal_torch(size: dict[str, int], seed: int, tmp_path: Path) -> None:
     model, texts = distilbert(seed, vocab_size=900, **size), _ids(seed)
     with torch.inference_mode():
         wanted = [model(torch.tensor(text)[None]).logits[0].numpy() for text in texts]
@@ -59,16 +59,16 @@ def test_logits_are_those_of_torch(size: dict[str, int], seed: int, tmp_path: Pa
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_logits_of_a_batch_are_those_of_its_texts(size: dict[str, int], precision: Precision, tmp_path: Path) -> None:
+def test_batch_logits_equal_single_logits(size: dict[str, int], precision: Precision, tmp_path: Path) -> None:
     together, *alone = _logits(distilbert(7, vocab_size=900, **size), tmp_path, precision, _ids(7))
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-6)
 
 
-def test_labels_and_probabilities_are_those_of_the_pipeline(fp32: Bundle, full_source: Path) -> None:
+def test_labels_and_probabilities_equal_the_pipeline(fp32: Bundle, full_source: Path) -> None:
     folder = str(full_source / DISTILBERT.name)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    make: Any = pipeline  # its types know no top_k of None
+    make: Any = pipeline  # its type hints do not allow top_k=None
     pipe = make("text-classification", model=model, tokenizer=tokenizer, top_k=None)
     texts = [*TICKETS[:40], "late " * 600]
     wanted = [{row["label"]: row["score"] for row in rows} for rows in pipe(texts, truncation=True)]
@@ -82,7 +82,7 @@ def test_labels_and_probabilities_are_those_of_the_pipeline(fp32: Bundle, full_s
         assert judgement.label == ("NEUTRAL" if neutral else max(row, key=row.__getitem__))
 
 
-def test_summaries_are_those_of_generate_with_the_folder_s_own_tokenizer(fp32: Bundle, full_source: Path) -> None:
+def test_summaries_equal_generate(fp32: Bundle, full_source: Path) -> None:
     folder = str(full_source / DISTILBART.name)
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     spec = fp32.manifest.models.summary

@@ -1,4 +1,4 @@
-"""Python processes for what may take for ever, or all the memory: they are given a time, and killed after it."""
+"""Python processes with a time limit, for code that might never return or use all memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Opens the bundle, and then enriches the tickets of each line.
+# Opens the bundle, then enriches the tickets of each input line.
 _ENRICHER = """
 import json, sys
 from enrichment import EnrichmentData, Enricher, parse_ticket
@@ -27,7 +27,7 @@ for line in sys.stdin:
 
 
 class Child:
-    """A process with an enricher on one thread; one that does not answer in time is replaced by the next."""
+    """A process with a single-threaded enricher; if it does not answer in time, the next call starts a new one."""
 
     def __init__(self, bundle: Path) -> None:
         self._bundle = bundle
@@ -40,7 +40,7 @@ class Child:
         self._end()
 
     def enrich(self, tickets: Sequence[Mapping[str, Any]], seconds: float) -> int:
-        """How many of the tickets were enriched. Raises AssertionError when the time is over."""
+        """Number of tickets that were enriched. Raises AssertionError after `seconds`."""
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _ENRICHER, str(self._bundle)],
@@ -71,7 +71,7 @@ class Child:
 
 
 def run_python(code: str, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a process of its own, which has two minutes."""
+    """Runs code in a new process, with a limit of two minutes."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""Faults that are known and not yet repaired: strict, so that the repair must remove the mark."""
+"""Known bugs that are not fixed yet. The mark is strict, so that a fix must remove it."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import pytest
 
 
 def issue(number: int, what: str) -> pytest.MarkDecorator:
-    """The mark of a test that fails until an issue is solved."""
+    """Marks a test that fails until an issue is solved."""
     return pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"issue {number}: {what}")

@@ -1,4 +1,4 @@
-"""Labels belong to the words: mark-up, banners and quoted mail around them change nothing."""
+"""Labels depend on the writer's words only, not on mark-up, banners or quoted mail around them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = (
     "Please correct the sum and send the new receipt by Wednesday."
 )
 PRAISE = "Wonderful, the scanner is as fast as on its first day. Many thanks to the whole team for this kind help!"
-# What a word processor writes above the first paragraph of a mail.
+# HTML that a word processor writes before the first paragraph of a mail.
 HEAD = (
     '<html xmlns:v="urn:schemas-microsoft-com:vml" xmlns:m="http://schemas.microsoft.com/office/2004/12/omml"><head>'
     '<meta name="Generator" content="Microsoft Word 15"><!--[if !mso]><style>v\\:* {behavior:url(#default#VML);}'
@@ -32,7 +32,7 @@ HEAD = (
 
 
 def paragraphs(text: str) -> str:
-    """A text as HTML, one paragraph a line."""
+    """A text as HTML, one paragraph per line."""
     return "".join(f"<p>{html.escape(line, quote=False)}</p>" for line in text.split("\n") if line.strip())
 
 
@@ -60,11 +60,11 @@ def labels(enricher: Enricher, subject: str, body: str) -> tuple[str, ...]:
         ),
     ],
 )
-def test_the_same_words_get_the_same_labels(body: str, enricher: Enricher) -> None:
+def test_markup_banners_and_quotes_do_not_change_labels(body: str, enricher: Enricher) -> None:
     assert labels(enricher, "Receipt for September", body) == labels(enricher, "Receipt for September", WORDS)
 
 
-def test_the_anger_in_quoted_mail_is_not_the_writers(enricher: Enricher) -> None:
+def test_angry_quoted_mail_does_not_change_labels(enricher: Enricher) -> None:
     thread = (
         f"{PRAISE}\n\nOn Mon, Mar 2, 2026 at 4:41 PM Reception <desk@clinic.example> wrote:\n"
         "> It is a disgrace that your scanner fails for the fourth time\n"
@@ -79,7 +79,7 @@ Enriched = list[EnrichmentData]
 
 
 def enriched(enricher: Enricher, shape: Callable[[str], str]) -> Enriched:
-    """Generated tickets whose bodies are written in that shape."""
+    """Generated tickets, enriched with their bodies converted by `shape`."""
     plain = (
         made
         for made in TicketGenerator(seed=23, start=1_780_000_000)
@@ -104,7 +104,7 @@ def from_text(enricher: Enricher) -> Enriched:
         pytest.param(lambda body: f"{HEAD}{paragraphs(body)}</div></body></html>", id="word-html"),
     ],
 )
-def test_html_gets_the_labels_and_the_vector_of_its_text(
+def test_html_gets_the_labels_and_embedding_of_its_text(
     shape: Callable[[str], str], enricher: Enricher, from_text: Enriched
 ) -> None:
     from_html = enriched(enricher, shape)

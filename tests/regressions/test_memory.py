@@ -1,4 +1,4 @@
-"""Ten tickets of the largest size at once stay within the function's memory, whatever their unknown fields hold."""
+"""Ten tickets of the maximum size stay within the function's memory budget, with any content in unknown fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.regressions.tickets import raw, record
 MEGABYTES = 450
 SIZE = 1024 * 1024
 
-# The function as Lambda starts it, on the stack of the environment; its peak in MB is the last line.
+# The function as Lambda starts it, on the stack of the environment; the last line is its peak memory in MB.
 _INVOKED = """
 import re, sys, json
 from pathlib import Path
@@ -35,7 +35,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 
 
 @pytest.mark.last
-def test_ten_large_tickets_stay_within_the_memory(product: Product) -> None:
+def test_ten_large_tickets_stay_within_the_memory_budget(product: Product) -> None:
     product.empty()
     unit = '{"k":{}}'
     bucket = product.environment["RAW_BUCKET"]

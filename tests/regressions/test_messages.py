@@ -1,4 +1,4 @@
-"""Messages and events that were once refused, changed or lost without a word, on the embedded stack."""
+"""Messages and events that were once rejected, changed or silently lost, on the embedded stack."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BODY = "The ferry timetable on the page is that of last year, and travellers mis
 
 
 class Function:
-    """The Lambda handler and the stores that it works on."""
+    """The Lambda handler and its stores."""
 
     def __init__(self, product: Product) -> None:
         self.product = product
         self.dlq: str = product.environment["DLQ_URL"]
 
     def invoke(self, *bodies: Any, **system: str) -> Any:
-        """Gives messages to the handler, as an event of SQS."""
+        """Invokes the handler with an SQS event of these messages."""
         return self.product.invoke({"Records": [record(body, f"m-{n}", **system) for n, body in enumerate(bodies)]})
 
     def item(self, ticket_id: str, created_at: int = CREATED) -> dict[str, Any] | None:
@@ -35,8 +35,8 @@ class Function:
         keys = {"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}}
         return next((item for item in self.product.items() if keys.items() <= item.items()), None)
 
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """What lies in the dead-letter queue, taken out."""
+    def dlq_messages(self) -> list[dict[str, Any]]:
+        """Receives and deletes the messages in the DLQ."""
         return self.product.take(self.dlq)
 
 
@@ -48,7 +48,7 @@ def function(product: Product) -> Iterator[Function]:
 
 
 def created(bucket: str, key: str, size: int) -> dict[str, Any]:
-    """S3's notification of a new object."""
+    """An S3 notification of a new object."""
     place = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key, safe="/"), "size": size}}
     return {
         "Records": [{"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": place}]
@@ -56,22 +56,21 @@ def created(bucket: str, key: str, size: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("key", ["inbox/", "inbox/2027 spring/"])
-def test_a_folder_made_in_the_console_is_skipped(key: str, function: Function) -> None:
+def test_folder_marker_of_the_s3_console_is_skipped(key: str, function: Function) -> None:
     bucket = function.product.environment["RAW_BUCKET"]
     function.product.s3.put_object(Bucket=bucket, Key=key, Body=b"")
     assert function.invoke(created(bucket, key, 0)) == {"batchItemFailures": []}
-    assert function.dead_letters() == []
+    assert function.dlq_messages() == []
 
 
 def test_inline_ticket_with_a_byte_order_mark_is_stored(function: Function) -> None:
     function.invoke("\ufeff" + json.dumps(raw("BYTE-ORDER", "Timetable", BODY)))
     assert function.item("BYTE-ORDER") is not None
-    assert function.dead_letters() == []
+    assert function.dlq_messages() == []
 
 
-@issue(13, "EventBridge Pipes")
-def test_pipes_list_of_records_is_processed_or_refused(function: Function) -> None:
-    """A Pipe deletes what the answer does not name as failed."""
+def test_each_record_of_a_pipes_list_is_stored_or_failed(function: Function) -> None:
+    """A pipe deletes every message that the answer does not report as failed."""
     records = [record(raw(f"PIPE-{number}", "Timetable", BODY), f"p-{number}") for number in range(2)]
     answer = function.product.invoke(records)
     failed = [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
@@ -79,31 +78,31 @@ def test_pipes_list_of_records_is_processed_or_refused(function: Function) -> No
         assert function.item(f"PIPE-{number}") is not None or f"p-{number}" in failed
 
 
-def test_dead_letter_keeps_the_message_group(function: Function) -> None:
+def test_dlq_message_keeps_the_message_group(function: Function) -> None:
     function.invoke("{", MessageGroupId="customer-31")
-    (letter,) = function.dead_letters()
-    assert letter["Attributes"].get("MessageGroupId") == "customer-31"
+    (dlq_message,) = function.dlq_messages()
+    assert dlq_message["Attributes"].get("MessageGroupId") == "customer-31"
 
 
 def test_created_at_in_milliseconds_is_rejected(function: Function) -> None:
     function.invoke(raw("MILLI", "Timetable", BODY, created_at=CREATED * 1000))
     assert function.item("MILLI", CREATED * 1000) is None
-    (letter,) = function.dead_letters()
-    assert "millisecond" in letter["MessageAttributes"]["Rejection"]["StringValue"]
+    (dlq_message,) = function.dlq_messages()
+    assert "millisecond" in dlq_message["MessageAttributes"]["Rejection"]["StringValue"]
 
 
 @pytest.mark.parametrize("letter", ["船", "😀"])
-def test_inline_id_never_makes_a_key_that_s3_refuses(letter: str, function: Function) -> None:
-    """The embedded S3 takes such keys, AWS does not."""
+def test_inline_key_stays_within_the_limit_of_s3(letter: str, function: Function) -> None:
+    """The embedded S3 accepts longer keys, AWS does not."""
     ticket_id = letter * 220
     function.invoke(raw(ticket_id, "Timetable", BODY))
     item = function.item(ticket_id)
     assert item is None or len(item["s3_key"]["S"].encode()) <= 1024
-    assert item is not None or len(function.dead_letters()) == 1
+    assert item is not None or len(function.dlq_messages()) == 1
 
 
 @pytest.mark.parametrize("number", ["90071992547409931.125", "0.1000000000000000000001", "1.50"])
-def test_number_in_an_unknown_field_is_kept_digit_for_digit(number: str, function: Function) -> None:
+def test_number_in_an_unknown_field_keeps_its_digits(number: str, function: Function) -> None:
     function.invoke(json.dumps(raw("DIGITS", "Timetable", BODY))[:-1] + f', "balance": {number}}}')
     item = function.item("DIGITS")
     assert item is not None
@@ -113,7 +112,7 @@ def test_number_in_an_unknown_field_is_kept_digit_for_digit(number: str, functio
 
 @issue(16, "joiners in terminal output")
 @pytest.mark.parametrize("subject", ["کتاب\u200cها", "👩\u200d🚒 at the door"])
-def test_tickets_get_shows_joiners(subject: str, function: Function) -> None:
+def test_tickets_get_prints_joiners(subject: str, function: Function) -> None:
     function.invoke(raw("JOINED", subject, BODY))
     shown = run_command("tickets", ["get", "JOINED"], function.product.environment)
     assert subject in shown.out
@@ -123,7 +122,7 @@ def test_tickets_get_shows_joiners(subject: str, function: Function) -> None:
     "digits",
     [10, 4_301, 4_400],
 )
-def test_character_reference_of_any_length_is_text(digits: int, function: Function) -> None:
+def test_long_character_reference_is_text(digits: int, function: Function) -> None:
     function.invoke(raw("REFERENCE", "Gate", f"{'Still shut ' * 600}&#{'7' * digits}; and more of it"))
     assert function.item("REFERENCE") is not None
 
@@ -148,8 +147,7 @@ print(json.dumps(lambda_handler(json.loads(sys.argv[1]), Context())))
 """
 
 
-@issue(13, "a model's exception is one JSON line without its message")
-def test_exception_of_a_model_is_logged_as_json_without_its_message(function: Function) -> None:
+def test_model_exception_is_logged_as_json_without_its_message(function: Function) -> None:
     event = {"Records": [record(raw("MODEL", "Timetable", BODY))]}
     done = run_python(_FAILING_MODEL, function.product.environment, json.dumps(event))
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line]
@@ -170,7 +168,7 @@ def test_worker_answers_head(product: Product) -> None:
 
 
 @issue(16, "output that is cut off")
-def test_enrichment_into_head_ends_quietly(bundle: Path, tmp_path: Path) -> None:
+def test_enrichment_with_a_closed_pipe_ends_quietly(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "tickets.jsonl"
     file.write_text((json.dumps(raw("HEAD", "Timetable", BODY)) + "\n") * 64, encoding="utf-8")
     code = (

@@ -1,6 +1,6 @@
-"""What the summary shows of a mail: the writer's own words, and neither quoted mail nor what programs add.
+"""Summaries of mails contain the writer's words, not quoted mail or text added by programs.
 
-Each text stands for a kind of mail that was once read wrongly.
+Each text represents a kind of mail that was once summarized incorrectly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ QUOTED = "Would you tell us which firmware the device has, and send a photograph
 
 @dataclass(frozen=True)
 class Case:
-    """A body, words that the summary must hold, and words that it must not."""
+    """A body, words that the summary must contain, and words that it must not contain."""
 
     name: str
     body: str

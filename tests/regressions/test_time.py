@@ -1,6 +1,6 @@
-"""Texts that were once read in quadratic or cubic time: each is read in time.
+"""Texts that were once processed in quadratic or cubic time.
 
-Nine good tickets stand beside it, and must not pay for it. A child process reads them, for a fault would last hours.
+Each is enriched together with nine normal tickets, in a child process, because a regression would take hours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from tests.regressions.children import Child
 from tests.regressions.tickets import raw
 
-# Five times the second in which such a text must be read.
+# Five times the budget of one second.
 SECONDS: Final = 5.0
 GOOD = "The backup of our customer file stops every night, and nobody in the office can tell the reason."
 TEXTS = {
@@ -43,6 +43,6 @@ def child(bundle: Path) -> Iterator[Child]:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_text_is_read_in_time_among_nine_good_tickets(name: str, child: Child) -> None:
+def test_pathological_text_does_not_delay_the_batch(name: str, child: Child) -> None:
     tickets = [raw(f"GOOD-{number}", "Backup", GOOD) for number in range(9)]
     assert child.enrich([*tickets, raw("SLOW", "Help", TEXTS[name])], SECONDS) == 10

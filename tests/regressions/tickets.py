@@ -1,4 +1,4 @@
-"""Tickets of these tests, and the messages that bring them."""
+"""Tickets and SQS records for these tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ticket(subject: str, body: str) -> RawTicket:
 
 
 def record(body: Any, message_id: str = "m-0", **system: str) -> dict[str, Any]:
-    """A record of SQS."""
+    """A record of an SQS event."""
     return {
         "messageId": message_id,
         "receiptHandle": f"handle-{message_id}",

@@ -1,4 +1,4 @@
-"""The image as Lambda runs it, against the embedded stack; metrics that the tests saw are printed at the end."""
+"""The image as Lambda runs it, on the embedded stack; measurements are printed at the end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 import pytest
 
 from handler.local import EmbeddedStack
-from tests.runtime.container import LambdaContainer, docker, find_rie, sweep
+from tests.runtime.container import LambdaContainer, docker, find_rie, remove_leftovers
 from tests.runtime.deployed import Lambda, Metrics
 
 _METRICS = pytest.StashKey[Metrics]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes room for what the tests see."""
+    """Create the measurements of this run."""
     config.stash[_METRICS] = Metrics()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Prints cold starts and peak memory, as RIE's own report and the cgroup tell them."""
+    """Print cold starts (from RIE's report) and peak memory (from the cgroup)."""
     metrics = config.stash[_METRICS]
     if metrics.init_ms:
         terminalreporter.section("as Lambda runs it")
@@ -36,22 +36,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """The function's image: the stand-in, or another that TICKET_IMAGE names."""
+    """The function's image: the one without Flox, or TICKET_IMAGE."""
     name = os.environ.get("TICKET_IMAGE", "ticket-enrichment:standin")
     if docker("image", "inspect", name).returncode:
-        pytest.fail(f"there is no image {name}, or no Docker engine that answers; `make image-standin` says which")
-    sweep()
+        pytest.fail(f"there is no image {name}, or no Docker engine responds; run `make image-standin` to see which")
+    remove_leftovers()
     return name
 
 
 @pytest.fixture(scope="session")
 def deployed(stack: EmbeddedStack, image: str, request: pytest.FixtureRequest) -> Lambda:
-    """Makes containers of the function as the template deploys it."""
+    """Creates containers of the function as the template deploys it."""
     return Lambda(stack, image, find_rie(), request.config.stash[_METRICS])
 
 
 @pytest.fixture(scope="module")
 def container(deployed: Lambda) -> Iterator[LambdaContainer]:
-    """A container that the tests of a module share."""
+    """A container shared by the tests of a module."""
     with deployed.container() as running:
         yield running

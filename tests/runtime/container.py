@@ -4,11 +4,11 @@
         invocation = container.invoke({"Records": [...]})
         invocation.response, invocation.failed, invocation.log, invocation.init_ms, container.memory_peak()
 
-As Lambda runs it: the root is read-only, /tmp a file system of the function's size, the user one that the image does
-not know, no capability is left, memory is the function's. The network is the host's, so that everything stays on
-127.0.0.1. RIE starts the process at the first invocation, and again after a timeout or a crash, with /tmp as it was.
+As on Lambda, the root file system is read-only, /tmp has the function's size, the user does not exist in the image,
+there are no capabilities, and memory is limited to the function's. The network is the host's, so that everything stays
+on 127.0.0.1. RIE starts the process at the first invocation, and again after a timeout or a crash; /tmp is kept.
 
-Only the standard library is needed, so that an emulator's own Python can import it too.
+Only the standard library is needed, so that LocalStack's Python can import it as well.
 """
 
 from __future__ import annotations
@@ -32,24 +32,27 @@ from tests.runtime.function import Function
 from tests.runtime.invocation import Invocation, answered, failure, is_complete
 
 HOST = "127.0.0.1"
-LABEL = "ticket-enrichment.test"  # its value is the process that started the container
+LABEL = "ticket-enrichment.test"  # its value is the id of the process that started the container
 REPOSITORY = Path(__file__).resolve().parents[2]
-_USER = "993:990"  # neither has a name in any image
+_USER = "993:990"  # neither id has a name in any image
 _SECONDS_TO_START = 30.0
-_SECONDS_BESIDE_TIMEOUT = 60.0  # for init, which does not count, on a busy machine
+_SECONDS_BESIDE_TIMEOUT = 60.0  # for init on a busy machine, which does not count towards the timeout
 _SECONDS_FOR_THE_LOG = 5.0
 _PATH = "/2015-03-31/functions/function/invocations"
 _PEAKS = "/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes"  # cgroup v2, v1
-_CPU = "/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpuacct/cpuacct.usage"  # microseconds among others, nanoseconds
+_CPU = (
+    "/sys/fs/cgroup/cpu.stat",
+    "/sys/fs/cgroup/cpuacct/cpuacct.usage",
+)  # the first in microseconds, the second in nanoseconds
 _KILLS = "/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"
 
 
 class ContainerError(Exception):
-    """A container did not start; the message holds what it wrote."""
+    """A container did not start; the message contains its output."""
 
 
 def find_rie() -> Path:
-    """RIE of this machine's processor, out of the package aws-sam-cli; AWS_LAMBDA_RIE names another.
+    """The RIE binary for this machine's architecture, from the package aws-sam-cli, or AWS_LAMBDA_RIE.
 
     Raises ContainerError.
     """
@@ -59,15 +62,15 @@ def find_rie() -> Path:
     for found in REPOSITORY.glob(f".venv-sam/lib/python3*/site-packages/samcli/local/rapid/{name}"):
         return found
     raise ContainerError(
-        f"there is no {name} in .venv-sam, which `make test-lambda` installs; or name it: AWS_LAMBDA_RIE"
+        f"there is no {name} in .venv-sam; run `make test-lambda`, which installs it, or set AWS_LAMBDA_RIE"
     )
 
 
 class LambdaContainer:
-    """An execution environment, from `with` (or `start`) to its end (or `stop`).
+    """An execution environment: a context manager, or `start` and `stop`.
 
-    `environment` comes on top of the function's own: credentials, AWS_ENDPOINT_URL. `cpus` limits the cores, None does
-    not. `wrapper` is put before the function's entry point, such as ("/usr/bin/env", "-u", "HOME").
+    `environment` is added to the function's own: credentials, AWS_ENDPOINT_URL. `cpus` limits the cores (None: no
+    limit). `wrapper` is put before the function's entry point, for example ("/usr/bin/env", "-u", "HOME").
     """
 
     def __init__(
@@ -99,30 +102,30 @@ class LambdaContainer:
 
     @property
     def is_running(self) -> bool:
-        """Whether the container is there; a process that crashed in it does not end it."""
+        """Whether the container runs; a crash of the process inside does not end it."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Starts the container; its process starts with the first invocation. Raises ContainerError."""
+        """Start the container; its process starts with the first invocation. Raises ContainerError."""
         self._scratch = tempfile.TemporaryDirectory(prefix="lambda-container-")
         self._port, runtime_port = _free_ports(2)
         output, errors = self._log_paths
         with output.open("wb") as out, errors.open("wb") as err:
-            # In the foreground: its output goes to files without a daemon's help, and it ends when the container does.
-            # To two files: in one, RIE's lines would break into the function's.
+            # In the foreground, so that it ends with the container and its output goes to files directly. Two files,
+            # because RIE's lines would interrupt the function's.
             self._process = subprocess.Popen(
                 self._command(runtime_port), stdin=subprocess.DEVNULL, stdout=out, stderr=err
             )
         deadline = time.monotonic() + _SECONDS_TO_START
         while not _answers(self._port):
             if not self.is_running or time.monotonic() > deadline:
-                words = self.log().strip()[-500:]
+                tail = self.log().strip()[-500:]
                 self.stop()
-                raise ContainerError(f"{self.function.image} did not start: {words or 'no word of why'}")
+                raise ContainerError(f"{self.function.image} did not start: {tail or 'no output'}")
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Removes the container, whatever it does; may be called twice."""
+        """Remove the container; may be called twice."""
         if self._process is not None:
             docker("rm", "--force", self.name)
             self._process.wait()
@@ -132,9 +135,9 @@ class LambdaContainer:
             self._scratch = None
 
     def invoke(self, event: Any) -> Invocation:
-        """Gives an event (bytes, or what becomes JSON) to the function; one at a time, as Lambda does.
+        """Invoke the function with an event (bytes, or an object that becomes JSON); one at a time, as on Lambda.
 
-        Nothing is raised for what goes wrong: that is a failed invocation, as it is on Lambda.
+        Errors of the function do not raise: they are failed invocations, as on Lambda.
         """
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         with self._lock:
@@ -156,9 +159,9 @@ class LambdaContainer:
             return answered(status, answer, self.log(begin))
 
     def log(self, since: tuple[int, int] = (0, 0)) -> str:
-        """All that the container has written, RIE's own lines too: its standard output, then its standard error.
+        """The container's output including RIE's lines: standard output, then standard error.
 
-        `since` leaves out so many bytes of each.
+        `since` is the number of bytes of each to skip.
         """
         if self._scratch is None:
             return ""
@@ -166,34 +169,34 @@ class LambdaContainer:
         return b"".join(parts).decode("utf-8", errors="replace")
 
     def run(self, *command: str) -> str:
-        """Runs a command in the container, as the function's user, and returns what it wrote to standard output."""
+        """Run a command in the container as the function's user and return its standard output."""
         return docker("exec", self.name, *command).stdout
 
     def memory_peak(self) -> int:
-        """The most bytes that the container has had, by its cgroup: RIE's own figure is wrong.
+        """Peak memory of the container in bytes, from its cgroup: RIE's own number is wrong.
 
-        It holds /tmp and the page cache of what was read, so it is more than the process ever had.
+        It includes /tmp and the page cache, so it is more than the peak of the process.
         """
         return int(self.run("cat", *_PEAKS).split()[0])
 
     def cpu_seconds(self) -> float:
-        """The CPU time that the container has used, by its cgroup; other than wall time it hardly minds neighbours."""
-        words = self.run("cat", *_CPU).split()
-        if "usage_usec" in words:
-            return int(words[words.index("usage_usec") + 1]) / 1e6
-        return int(words[-1]) / 1e9
+        """The container's CPU time, from its cgroup; unlike wall time it hardly depends on other load."""
+        output = self.run("cat", *_CPU).split()
+        if "usage_usec" in output:
+            return int(output[output.index("usage_usec") + 1]) / 1e6
+        return int(output[-1]) / 1e9
 
     def memory_kills(self) -> int:
-        """How many processes of the container the kernel has killed because its memory was used up."""
-        words = self.run("cat", *_KILLS).split()
-        return int(words[words.index("oom_kill") + 1])
+        """How many processes of the container the kernel has killed because it ran out of memory."""
+        output = self.run("cat", *_KILLS).split()
+        return int(output[output.index("oom_kill") + 1])
 
     def kill(self, signal: str = "KILL") -> None:
-        """Kills the function's process, as a crash in native code does, or sends it that signal; RIE stays.
+        """Send the function's process a signal, by default SIGKILL, as a crash in native code would; RIE keeps running.
 
-        Raises ContainerError unless exactly one process got it: a test that goes on would wait for nothing.
+        Raises ContainerError unless exactly one process got it: otherwise the test would wait in vain.
         """
-        # The brackets keep the pattern from finding the shell that runs this.
+        # The brackets prevent the pattern from matching the shell that runs this.
         signalled = self.run(
             "/bin/sh",
             "-c",
@@ -219,7 +222,7 @@ class LambdaContainer:
         function = self.function
         options = ["--name", self.name, "--label", f"{LABEL}={os.getpid()}", "--network", "host", "--read-only"]
         options += ["--tmpfs", f"/tmp:size={function.tmp_mb}m,mode=1777", "--user", _USER, "--cap-drop", "ALL"]
-        # Without swap, which Lambda does not have either.
+        # No swap, as on Lambda.
         options += ["--memory", f"{function.memory_mb}m", "--memory-swap", f"{function.memory_mb}m"]
         options += ["--cpus", f"{self._cpus:.3f}"] if self._cpus else []
         options += ["--workdir", function.working_directory] if function.working_directory else []
@@ -232,12 +235,12 @@ class LambdaContainer:
 
 
 def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the docker command and keeps what it says."""
+    """Run the docker command and capture its output."""
     return subprocess.run(("docker", *arguments), capture_output=True, text=True, check=False)
 
 
-def sweep() -> None:
-    """Removes containers that a killed test run has left behind."""
+def remove_leftovers() -> None:
+    """Remove containers of test runs that were killed."""
     listed = docker("ps", "--all", "--filter", f"label={LABEL}", "--format", f'{{{{.ID}}}} {{{{.Label "{LABEL}"}}}}')
     for line in listed.stdout.splitlines():
         container, _, owner = line.partition(" ")
@@ -245,12 +248,12 @@ def sweep() -> None:
             os.kill(int(owner), 0)
         except ProcessLookupError:
             docker("rm", "--force", container)
-        except (PermissionError, ValueError):  # somebody else's, who is there
+        except (PermissionError, ValueError):  # of another user's process, which still runs
             continue
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all are held until the last is found, so that they differ."""
+    """Free ports; all are held until the last is found, so that they differ."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

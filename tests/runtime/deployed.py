@@ -1,4 +1,4 @@
-"""The function that the template deploys to the embedded stack, in containers, and what its invocations gave."""
+"""The function that the template deploys to the embedded stack, in containers, and measurements of its invocations."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.support.stack_harness import StackHarness
 
 @dataclass
 class Metrics:
-    """What was measured on the way: every cold start in milliseconds, and the peaks of memory in bytes, by what ran."""
+    """Measurements: cold starts in milliseconds, and peak memory in bytes by workload."""
 
     init_ms: list[float] = field(default_factory=list)
     peaks: dict[str, int] = field(default_factory=dict)
 
 
 class Lambda:
-    """The deployed function: its configuration is read from the stack, which read it from template.yaml."""
+    """The deployed function; its configuration comes from the stack, and thus from template.yaml."""
 
     def __init__(self, stack: EmbeddedStack, image: str, rie: Path, metrics: Metrics) -> None:
         client = stack.client("lambda")
@@ -33,7 +33,7 @@ class Lambda:
         self.function = Function.from_configuration(configuration, image)
         self.metrics = metrics
         self.rie = rie
-        # Where the services are and who asks; all else is in the function's own configuration.
+        # The endpoint and credentials; everything else is in the function's own configuration.
         self.environment = {k: v for k, v in stack.environment().items() if k not in self.function.environment}
         self._stack = stack
 
@@ -47,7 +47,7 @@ class Lambda:
         endpoint_url: str | None = None,
         wrapper: Sequence[str] = (),
     ) -> Iterator[LambdaContainer]:
-        """A container of the function, with changes; a variable that is None is taken away."""
+        """A container of the function with changes; a variable that is None is removed."""
         own = {**self.function.environment, **(variables or {})}
         function = replace(
             self.function,
@@ -60,27 +60,27 @@ class Lambda:
             yield container
 
     def invoker(self, container: LambdaContainer) -> Callable[[dict[str, Any]], Answer]:
-        """Invokes the function for a runner of cases. Raises AssertionError where the function failed."""
+        """A function that invokes the container for `run_case`. Raises AssertionError if the function fails."""
 
         def invoke(event: dict[str, Any]) -> Answer:
-            return answer(self.seen(container.invoke(event)))
+            return answer(self.recorded(container.invoke(event)))
 
         return invoke
 
-    def seen(self, invocation: Invocation) -> Invocation:
-        """The same; its cold start, if it had one, is noted."""
+    def recorded(self, invocation: Invocation) -> Invocation:
+        """Record the invocation's cold start, if it had one, and return the invocation."""
         if invocation.init_ms is not None and not invocation.failed:
             self.metrics.init_ms.append(invocation.init_ms)
         return invocation
 
     def harness(self, container: LambdaContainer) -> StackHarness:
-        """Where that container reads and writes."""
+        """Access to the container's stores and queues."""
         invoke = self.invoker(container)
         return StackHarness(self._stack, lambda event, _context: invoke(event).response)
 
 
 def answer(invocation: Invocation) -> Answer:
-    """What the function answered. Raises AssertionError where it failed."""
+    """The function's response and log. Raises AssertionError if it failed."""
     if invocation.failed:
         raise AssertionError(f"the invocation failed: {invocation.payload!r}\n{invocation.log}")
     return Answer(invocation.response, invocation.log)

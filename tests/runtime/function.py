@@ -1,6 +1,6 @@
-"""A Lambda function as its configuration describes it: what Lambda starts, where, and with which environment.
+"""A Lambda function's configuration: what Lambda starts, and with which environment.
 
-Only the standard library is needed, so that an emulator's own Python can import it too.
+Only the standard library is needed, so that LocalStack's Python can import it as well.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-MB_PER_CPU = 1769  # Lambda gives one virtual CPU with each so many megabytes
+MB_PER_CPU = 1769  # megabytes of memory per virtual CPU
 
 
 @dataclass(frozen=True)
 class Function:
-    """What Lambda knows of an image function; `environment` is the function's own, without Lambda's."""
+    """The configuration of an image function; `environment` is the function's own, without Lambda's variables."""
 
     image: str
     entry_point: tuple[str, ...]
@@ -29,7 +29,7 @@ class Function:
 
     @classmethod
     def from_configuration(cls, configuration: Mapping[str, Any], image: str) -> Function:
-        """From what Lambda's GetFunctionConfiguration answers, and the image to run; empty overrides stay empty."""
+        """From the response of GetFunctionConfiguration and the image to run; empty overrides stay empty."""
         overrides = (configuration.get("ImageConfigResponse") or {}).get("ImageConfig") or {}
         return cls(
             image,
@@ -46,13 +46,13 @@ class Function:
 
     @property
     def cpus(self) -> float:
-        """The share of CPU that Lambda gives with this memory, in cores."""
+        """The number of cores that Lambda assigns for this memory."""
         return self.memory_mb / MB_PER_CPU
 
     def variables(self) -> dict[str, str]:
-        """The environment that Lambda hands to the process, where the function's own wins; without credentials.
+        """The process's environment on Lambda without credentials; the function's own variables take precedence.
 
-        HOME is Lambda's for images: the folder of a user that the image does not have.
+        HOME is Lambda's value for images: the folder of a user that the image does not have.
         """
         return {
             "HOME": "/home/sbx_user1051",
@@ -64,7 +64,7 @@ class Function:
             "AWS_LAMBDA_FUNCTION_NAME": self.name,
             "AWS_LAMBDA_FUNCTION_VERSION": self.version,
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.memory_mb),
-            "AWS_LAMBDA_FUNCTION_TIMEOUT": str(self.timeout_seconds),  # the emulator's own
+            "AWS_LAMBDA_FUNCTION_TIMEOUT": str(self.timeout_seconds),  # read by RIE
             "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
             "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{self.name}",
         }

@@ -1,4 +1,4 @@
-"""What an invocation gave, as Lambda answers it, from what the runtime interface emulator (RIE) answers and logs."""
+"""The result of an invocation as Lambda returns it, from the response and log of the runtime interface emulator."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 _INIT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)\)")
 _DURATION = re.compile(r"^REPORT RequestId: \S+\t.*?(?<!Init )(?<!Billed )Duration: ([\d.]+) ms", re.MULTILINE)
-# What RIE writes last, on standard error and on standard output: whichever comes later, the other must not be taken
-# for a part of the next invocation.
+# The last lines of RIE on standard error and on standard output. Both must be read, or the later one would be taken
+# for part of the next invocation.
 _ENDED = re.compile(r"INVOKE RTDONE\(|Reset initiated: Timeout.*Waiting for runtime domain processes", re.DOTALL)
 _REPORTED = re.compile(r"^REPORT RequestId: ", re.MULTILINE)
 _CRASHED = re.compile(r"Invoke DONE failed: .*Waiting for runtime domain processes", re.DOTALL)
@@ -19,10 +19,10 @@ _TIMED_OUT = b"Task timed out after "
 
 @dataclass(frozen=True)
 class Invocation:
-    """The answer to one invocation.
+    """The result of one invocation.
 
-    `payload` is what Lambda's Invoke would give, `failed` whether with `X-Amz-Function-Error: Unhandled`; `log` is all
-    that the container wrote meanwhile, RIE's own lines too.
+    `payload` is the response of Lambda's Invoke, `failed` whether it has `X-Amz-Function-Error: Unhandled`; `log` is
+    the container's output during the invocation, including RIE's lines.
     """
 
     payload: bytes
@@ -31,7 +31,7 @@ class Invocation:
 
     @property
     def response(self) -> Any:
-        """The payload, read as JSON."""
+        """The payload, parsed as JSON."""
         return json.loads(self.payload)
 
     @property
@@ -41,34 +41,34 @@ class Invocation:
 
     @property
     def crashed(self) -> bool:
-        """Whether the process ended instead of answering."""
+        """Whether the process ended without a response."""
         return self.failed and self.error_type == "Runtime.ExitError"
 
     @property
     def init_ms(self) -> float | None:
-        """The init that this invocation waited for, in milliseconds; None where the environment was warm.
+        """Duration of init in milliseconds, from RIE's INIT REPORT; None if the environment was warm.
 
-        From RIE's INIT REPORT: the Init Duration of its REPORT line is wrong.
+        The Init Duration in RIE's REPORT line is wrong.
         """
         found = [float(value) for value in _INIT.findall(self.log)]
         return max(found) if found else None
 
     @property
     def duration_ms(self) -> float | None:
-        """RIE's own measure, which holds the init of a cold start too; None after a crash."""
+        """Duration by RIE, which includes the init of a cold start; None after a crash."""
         found = _DURATION.findall(self.log)
         return float(found[-1]) if found else None
 
 
 def is_complete(log: str, status: int) -> bool:
-    """Whether RIE has written all of an invocation that it answered with this status."""
+    """Whether the log of an invocation with this HTTP status is complete."""
     if status != 200:
         return bool(_CRASHED.search(log))
     return bool(_ENDED.search(log) and _REPORTED.search(log))
 
 
 def answered(status: int, body: bytes, log: str) -> Invocation:
-    """What Lambda would answer where RIE answers so: exceptions and timeouts come back as 200, a crash as 502."""
+    """Lambda's result for a response of RIE, which returns exceptions and timeouts as 200 and a crash as 502."""
     if body.startswith(_TIMED_OUT):
         return failure("Sandbox.Timedout", body.decode(errors="replace").strip(), log)
     try:
@@ -80,5 +80,5 @@ def answered(status: int, body: bytes, log: str) -> Invocation:
 
 
 def failure(error_type: str, message: str, log: str) -> Invocation:
-    """A failed invocation of that type."""
+    """A failed invocation with this error type."""
     return Invocation(json.dumps({"errorType": error_type, "errorMessage": message}).encode(), failed=True, log=log)

@@ -3,11 +3,11 @@
     with LambdaProxy(lambda: LambdaContainer(function, rie=rie, environment=...), size=2) as proxy:
         os.environ["MINISTACK_LAMBDA_PROXY_ticket-enrichment"] = proxy.url
         ...
-        proxy.invocations          # every Invocation that has ended, in that order
+        proxy.invocations          # every finished Invocation, in order
 
-A POST to any path is an invocation. The answer is 200 with the payload, or 500 with the error's payload and the header
-X-Amz-Function-Error, where the function raised, timed out or crashed: MiniStack takes any 2xx for a success, AWS's
-own Invoke would say 200 with the same header. As many run at a time as there are environments; the others wait.
+A POST to any path is an invocation. The response is 200 with the payload, or, if the function raised, timed out or
+crashed, 500 with the error's payload and the header X-Amz-Function-Error. (AWS's Invoke would return 200 with this
+header, but MiniStack takes any 2xx for a success.) Invocations wait while all environments are busy.
 Only the standard library is needed.
 """
 
@@ -27,17 +27,18 @@ Make = Callable[[], LambdaContainer]
 
 
 class LambdaPool:
-    """So many execution environments, from `with` (or `start`) to its end (or `stop`).
+    """A pool of execution environments: a context manager, or `start` and `stop`.
 
-    They are started as they are needed. One whose process crashed, or which is gone, is removed, and a new one is
-    started when it is needed, as Lambda does.
+    Environments are started on demand. One that crashed or is gone is removed and replaced on demand, as on Lambda.
     """
 
     def __init__(self, make: Make, size: int) -> None:
         self.invocations: list[Invocation] = []
         self.started = 0  # environments so far
         self._make = make
-        self._idle: queue.LifoQueue[LambdaContainer | None] = queue.LifoQueue()  # the warmest first, as on Lambda
+        self._idle: queue.LifoQueue[LambdaContainer | None] = (
+            queue.LifoQueue()
+        )  # most recently used first, as on Lambda
         self._all: set[LambdaContainer] = set()
         self._lock = threading.Lock()
         self._size = size
@@ -50,12 +51,12 @@ class LambdaPool:
         self.stop()
 
     def start(self) -> None:
-        """Makes room for the environments; each is started by the first invocation that needs it."""
+        """Open the pool; each environment is started by the first invocation that needs it."""
         for _ in range(self._size):
             self._idle.put(None)
 
     def stop(self) -> None:
-        """Removes all environments; what still runs in them ends as a crash."""
+        """Remove all environments; running invocations end as crashes."""
         with self._lock:
             everyone, self._all = self._all, set()
         for container in everyone:
@@ -63,14 +64,14 @@ class LambdaPool:
 
     @property
     def containers(self) -> list[LambdaContainer]:
-        """The environments that there are now."""
+        """The current environments."""
         with self._lock:
             return list(self._all)
 
     def invoke(self, event: Any) -> Invocation:
-        """Invokes the function in an environment that is free, and waits for one where none is.
+        """Invoke the function in a free environment; wait if there is none.
 
-        Raises ContainerError where a new one does not start.
+        Raises ContainerError if a new environment does not start.
         """
         container = self._idle.get()
         try:
@@ -116,12 +117,12 @@ class LambdaProxy(LambdaPool):
         return f"http://127.0.0.1:{self._server.server_port}/"
 
     def start(self) -> None:
-        """As LambdaPool.start; and answers from now on."""
+        """As LambdaPool.start; also start the HTTP server."""
         super().start()
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def stop(self) -> None:
-        """As LambdaPool.stop; and answers no more."""
+        """As LambdaPool.stop; also stop the HTTP server."""
         self._server.shutdown()
         self._server.server_close()
         super().stop()
@@ -138,7 +139,7 @@ def _handler(pool: LambdaPool) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             invocation = pool.invoke(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-            with suppress(OSError):  # the caller may have had enough of waiting
+            with suppress(OSError):  # the caller may have disconnected
                 self.send_response(500 if invocation.failed else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(invocation.payload)))
@@ -148,6 +149,6 @@ def _handler(pool: LambdaPool) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(invocation.payload)
 
         def log_message(self, *_: Any) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     return Handler

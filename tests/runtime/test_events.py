@@ -1,4 +1,4 @@
-"""Every sample event, through the image as Lambda runs it."""
+"""Every sample event through the image, run as on Lambda."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tests.support.cases import Case, load_cases, run_case
 @pytest.mark.parametrize("case", load_cases(), ids=lambda case: case.name)
 def test_sample_event(case: Case, container: LambdaContainer, deployed: Lambda) -> None:
     answer = run_case(case, deployed.invoker(container), deployed.harness(container))
-    told = [line["outcome"] for line in answer.lines() if line.get("message") == "ticket"]
+    logged = [line["outcome"] for line in answer.lines() if line.get("message") == "ticket"]
     (metrics,) = [line for line in answer.lines() if "TicketsPerBatch" in line]
     assert {name: metrics[name] for name in OUTCOMES.values()} == {
-        name: [float(told.count(outcome))] for outcome, name in OUTCOMES.items()
+        name: [float(logged.count(outcome))] for outcome, name in OUTCOMES.items()
     }
 
 
-def test_what_stays_within_the_memory(container: LambdaContainer, deployed: Lambda) -> None:
+def test_peak_memory_is_within_budget(container: LambdaContainer, deployed: Lambda) -> None:
     deployed.metrics.peaks[f"all sample events, of {container.function.memory_mb} MB"] = container.memory_peak()
     assert container.memory_kills() == 0
 
 
-# What Lambda forbids is forbidden here too: without that, all of the above would say little.
-SURROUNDINGS = """
+# The emulated restrictions equal Lambda's: otherwise the tests above would prove little.
+ENVIRONMENT = """
 import importlib.util, json, os, pathlib
 
 def refused(path):
@@ -53,8 +53,8 @@ print(json.dumps({
 """
 
 
-def test_the_surroundings_are_lambdas(container: LambdaContainer) -> None:
-    assert json.loads(container.run("python3", "-P", "-c", SURROUNDINGS)) == {
+def test_environment_equals_lambdas(container: LambdaContainer) -> None:
+    assert json.loads(container.run("python3", "-P", "-c", ENVIRONMENT)) == {
         "user": [993, 990],
         "folder": "/tmp",
         "capabilities": 0,

@@ -1,4 +1,4 @@
-"""A timeout, memory used up, a crash, two containers at once: the next invocation is healthy, nothing is doubled."""
+"""Timeout, out of memory, crash, concurrent containers: the next invocation succeeds, and no result is duplicated."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gate(stack: EmbeddedStack) -> Iterator[Gate]:
 
 
 class Gate:
-    """A proxy that holds the calls of one operation from `shut` to `open`."""
+    """A proxy that blocks the calls of one operation between `close` and `open`."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.url = proxy.url
@@ -41,7 +41,7 @@ class Gate:
     @classmethod
     @contextmanager
     def before(cls, endpoint_url: str) -> Iterator[Gate]:
-        """A gate in front of the stack, which opens at the end."""
+        """A gate in front of the stack; it is opened at the end."""
         with Proxy(endpoint_url) as proxy:
             made = cls(proxy)
             try:
@@ -49,14 +49,14 @@ class Gate:
             finally:
                 made.open()
 
-    def shut(self, operation: str) -> None:
-        """Holds calls of that operation from now on."""
+    def close(self, operation: str) -> None:
+        """Block calls of this operation from now on."""
         self.reached.clear()
         self._open.clear()
         self._held = operation
 
     def open(self) -> None:
-        """Lets all pass."""
+        """Let all calls pass."""
         self._held = None
         self._open.set()
 
@@ -67,7 +67,7 @@ class Gate:
 
 
 def put(harness: StackHarness, name: str) -> dict[str, object]:
-    """Puts a ticket into the raw bucket; the event that tells of it."""
+    """Put a ticket into the raw bucket and return the event for it."""
     harness.put_object(f"{name}.json", json.dumps(ticket(name)).encode())
     return event(record(notification(f"{name}.json", bucket=harness.raw_bucket), f"m-{name}"))
 
@@ -80,63 +80,63 @@ def in_the_background(call: Callable[[], Invocation]) -> Future[Invocation]:
         pool.shutdown(wait=False)
 
 
-def test_services_that_do_not_answer_end_no_invocation_by_its_timeout(deployed: Lambda, gate: Gate) -> None:
+def test_unresponsive_services_cause_no_function_timeout(deployed: Lambda, gate: Gate) -> None:
     with deployed.container(timeout_seconds=10, endpoint_url=gate.url) as container:
         harness = deployed.harness(container)
         message = put(harness, "STALLED-1")
-        answer(deployed.seen(container.invoke({})))  # init is over
-        gate.shut("PUT")
-        late = answer(container.invoke(message))
-        assert late.response == {"batchItemFailures": [{"itemIdentifier": "m-STALLED-1"}]}
-        assert [line["error_type"] for line in late.tickets("m-STALLED-1")] == ["out_of_time"]
+        answer(deployed.recorded(container.invoke({})))  # init is over
+        gate.close("PUT")
+        first = answer(container.invoke(message))
+        assert first.response == {"batchItemFailures": [{"itemIdentifier": "m-STALLED-1"}]}
+        assert [line["error_type"] for line in first.tickets("m-STALLED-1")] == ["out_of_time"]
         gate.open()
         assert answer(container.invoke(message)).response == {"batchItemFailures": []}
         assert harness.item("STALLED-1", CREATED_AT) is not None
 
 
-def test_the_next_invocation_after_a_timeout_is_healthy(deployed: Lambda, gate: Gate) -> None:
+def test_invocation_after_a_timeout_succeeds(deployed: Lambda, gate: Gate) -> None:
     with deployed.container(timeout_seconds=10, endpoint_url=gate.url) as container:
         harness = deployed.harness(container)
         message = put(harness, "TIMEOUT-1")
-        answer(deployed.seen(container.invoke({})))
-        gate.shut("PUT")
+        answer(deployed.recorded(container.invoke({})))
+        gate.close("PUT")
         running = in_the_background(lambda: container.invoke(message))
         assert gate.reached.wait(30)
-        container.kill("STOP")  # a process that hangs, so that even its own clock does not help it
-        assert not running.done()  # it was stopped before that clock ended the invocation
-        late = running.result(30)
-        assert (late.failed, late.error_type) == (True, "Sandbox.Timedout"), late.log
+        container.kill("STOP")  # a process that hangs completely, so that its own deadline does not work either
+        assert not running.done()  # it was stopped before its deadline ended the invocation
+        first = running.result(30)
+        assert (first.failed, first.error_type) == (True, "Sandbox.Timedout"), first.log
         assert harness.item("TIMEOUT-1", CREATED_AT) is None
         gate.open()
-        # Lambda had ended the process. RIE counts the new one's init against the function's timeout: on a busy machine
-        # little of these ten seconds is left for a ticket, so that the function rightly puts it off.
-        fresh = deployed.seen(container.invoke({}))
-        assert answer(fresh).response == {"batchItemFailures": []}
-        assert fresh.init_ms is not None
-        again = deployed.seen(container.invoke(message))  # as SQS delivers it again
+        # Lambda ended the process. RIE counts the new one's init against the function's timeout: on a busy machine
+        # too little of the ten seconds may remain for a ticket, and the function correctly defers it.
+        new = deployed.recorded(container.invoke({}))
+        assert answer(new).response == {"batchItemFailures": []}
+        assert new.init_ms is not None
+        again = deployed.recorded(container.invoke(message))  # as SQS redelivers it
         assert answer(again).response == {"batchItemFailures": []}
         assert again.init_ms is None
         assert harness.item("TIMEOUT-1", CREATED_AT) is not None
 
 
-def test_the_next_invocation_after_a_crash_is_healthy(deployed: Lambda, gate: Gate, stack: EmbeddedStack) -> None:
+def test_invocation_after_a_crash_succeeds(deployed: Lambda, gate: Gate, stack: EmbeddedStack) -> None:
     with deployed.container(endpoint_url=gate.url) as container:
         harness = deployed.harness(container)
         message = put(harness, "CRASH-1")
-        gate.shut("PutItem")  # the object is written, the item that commits it is not
+        gate.close("PutItem")  # the object is written, the item that commits it is not
         running = in_the_background(lambda: container.invoke(message))
         assert gate.reached.wait(30)
         container.kill()
         assert running.result(30).crashed
         assert harness.item("CRASH-1", CREATED_AT) is None
         gate.open()
-        again = deployed.seen(container.invoke(message))
+        again = deployed.recorded(container.invoke(message))
         assert answer(again).response == {"batchItemFailures": []}
         assert_one_result(harness, stack, "CRASH-1")
 
 
-def test_the_next_invocation_after_memory_was_used_up_is_healthy(deployed: Lambda) -> None:
-    # The largest tickets that the template allows, with the least memory that it allows.
+def test_invocation_after_out_of_memory_succeeds(deployed: Lambda) -> None:
+    # The largest tickets and the smallest memory that the template allows.
     with deployed.container(memory_mb=512, variables={"MAX_TICKET_BYTES": str(100 * 1024 * 1024)}) as container:
         harness = deployed.harness(container)
         message = put(harness, "MEMORY-1")
@@ -145,21 +145,19 @@ def test_the_next_invocation_after_memory_was_used_up_is_healthy(deployed: Lambd
             harness.put_object(f"MEMORY-{number}.json", (body % number).encode())
         names = ["MEMORY-2.json", "MEMORY-3.json"]
         huge = event(*(record(notification(name, bucket=harness.raw_bucket), f"m-{name}") for name in names))
-        answer(deployed.seen(container.invoke(message)))
+        answer(deployed.recorded(container.invoke(message)))
         assert container.memory_kills() == 0
         deployed.metrics.peaks["one ticket, of 512 MB"] = container.memory_peak()
-        dead = container.invoke(huge)
-        assert dead.crashed, dead.log
+        crashed = container.invoke(huge)
+        assert crashed.crashed, crashed.log
         assert container.memory_kills() > 0
-        again = deployed.seen(container.invoke(put(harness, "MEMORY-4")))
+        again = deployed.recorded(container.invoke(put(harness, "MEMORY-4")))
         assert answer(again).response == {"batchItemFailures": []}
         assert again.init_ms is not None
         assert harness.item("MEMORY-4", CREATED_AT) is not None
 
 
-def test_one_ticket_in_two_containers_at_once_gives_one_result(
-    deployed: Lambda, gate: Gate, stack: EmbeddedStack
-) -> None:
+def test_same_ticket_in_two_containers_has_one_result(deployed: Lambda, gate: Gate, stack: EmbeddedStack) -> None:
     with (
         deployed.container(endpoint_url=gate.url) as first,
         deployed.container(endpoint_url=stack.endpoint_url) as second,
@@ -167,9 +165,9 @@ def test_one_ticket_in_two_containers_at_once_gives_one_result(
         harness = deployed.harness(first)
         message = put(harness, "TWICE-1")
         for container in (first, second):
-            answer(deployed.seen(container.invoke({})))
-        # The first has read, enriched and written the object when the second does all of it.
-        gate.shut("PutItem")
+            answer(deployed.recorded(container.invoke({})))
+        # The first container has written the object when the second one processes the same message.
+        gate.close("PutItem")
         running = in_the_background(lambda: first.invoke(message))
         assert gate.reached.wait(30)
         assert answer(second.invoke(message)).response == {"batchItemFailures": []}
@@ -185,7 +183,7 @@ def test_one_ticket_in_two_containers_at_once_gives_one_result(
         assert [line["note"] for line in answer(first.invoke(message)).tickets("m-TWICE-1")] == ["already enriched"]
 
 
-def test_a_pool_takes_a_new_environment_for_one_that_crashed(deployed: Lambda) -> None:
+def test_pool_replaces_a_crashed_container(deployed: Lambda) -> None:
     def make() -> LambdaContainer:
         return LambdaContainer(deployed.function, rie=deployed.rie, environment=deployed.environment)
 
@@ -198,13 +196,13 @@ def test_a_pool_takes_a_new_environment_for_one_that_crashed(deployed: Lambda) -
         assert pool.invoke({}).response == {"batchItemFailures": []}
         (second,) = pool.containers
         assert (second is not crashed, pool.started) == (True, 2)
-        second.stop()  # as when the machine under it is gone
+        second.stop()  # as if its host was gone
         assert pool.invoke({}).response == {"batchItemFailures": []}
         assert [i.failed for i in pool.invocations] == [False, True, False, False]
 
 
 def assert_one_result(harness: StackHarness, stack: EmbeddedStack, name: str) -> dict[str, object]:
-    """There is one item, and it names the object that it was made with."""
+    """Assert that there is one item, and that it refers to the object written with it."""
     found = stack.client("dynamodb").query(
         TableName=stack.outputs["TableName"],
         KeyConditionExpression="ticket_id = :name",

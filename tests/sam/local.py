@@ -1,4 +1,4 @@
-"""`sam local` on the stand-in image: the function in a container, and the embedded stack where it finds it.
+"""`sam local` with the image: the function runs in a container and uses the embedded stack.
 
 python -m tests.sam.local events/one-ticket.json
 """
@@ -35,14 +35,14 @@ _REPORT = re.compile(r"^.*REPORT RequestId: ", re.MULTILINE)
 
 
 class SamLocal:
-    """The sam command in a scratch folder, with the template's function told where the stack's resources are."""
+    """The sam command in a scratch folder, with the stack's resource names as environment variables."""
 
     def __init__(self, stack: EmbeddedStack, url: str, scratch: Path) -> None:
         self._scratch = scratch
         environment = stack.environment()
         names = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
         names["AWS_ENDPOINT_URL"] = url
-        # sam knows neither what deployed resources are called nor what a condition says.
+        # sam resolves neither the names of deployed resources nor conditions.
         (scratch / "names.json").write_text(json.dumps({FUNCTION: names}))
         self._environment = {
             **{name: os.environ[name] for name in ("PATH", "DOCKER_HOST", "LANG") if name in os.environ},
@@ -56,11 +56,11 @@ class SamLocal:
         self._options += [f"ParameterKey=ImageUri,ParameterValue={IMAGE}"]
 
     def command(self, *arguments: str) -> list[str]:
-        """The line that people would type."""
+        """The full command line."""
         return [str(SAM), "local", *arguments, *self._options]
 
     def invoke(self, event: Path) -> Answer:
-        """Runs `sam local invoke` with an event; its exit code says nothing of what the function did."""
+        """Run `sam local invoke` with an event; sam's exit code does not depend on the function's result."""
         ran = subprocess.run(
             self.command("invoke", FUNCTION, "--event", str(event)),
             env=self._environment,
@@ -73,11 +73,11 @@ class SamLocal:
         try:
             return Answer(json.loads(lines[-1]), ran.stderr + ran.stdout)
         except (IndexError, ValueError) as error:
-            raise AssertionError(f"no answer of the function in: {ran.stdout}{ran.stderr}") from error
+            raise AssertionError(f"no response of the function in: {ran.stdout}{ran.stderr}") from error
 
     @contextmanager
     def started(self) -> Iterator[StartedSam]:
-        """Runs `sam local start-lambda` with one warm container, for as long as the block lasts."""
+        """Run `sam local start-lambda` with one warm container for the duration of the block."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = int(probe.getsockname()[1])
         log = self._scratch / "start-lambda.log"
@@ -98,12 +98,12 @@ class SamLocal:
                 time.sleep(0.05)
             yield StartedSam(port, log)
         finally:
-            process.terminate()  # which also removes its container
+            process.terminate()  # this also removes its container
             process.wait(60)
 
 
 class StartedSam:
-    """A `sam local start-lambda`, as Lambda's own API."""
+    """A running `sam local start-lambda`, called through Lambda's API."""
 
     def __init__(self, port: int, log: Path) -> None:
         self._log = log
@@ -112,23 +112,23 @@ class StartedSam:
         self._client = make("lambda", endpoint_url=f"http://127.0.0.1:{port}", config=settings)
 
     def invoke(self, event: Any) -> Answer:
-        """Gives an event to the function."""
+        """Invoke the function with an event."""
         begin = len(self._log.read_text(errors="replace"))
         given = self._client.invoke(FunctionName=FUNCTION, Payload=json.dumps(event))
         with given["Payload"] as payload:
             response = json.loads(payload.read())
         deadline = time.monotonic() + 10
-        while not _REPORT.search(self._told(begin)) and time.monotonic() < deadline:
+        while not _REPORT.search(self._log_since(begin)) and time.monotonic() < deadline:
             time.sleep(0.01)
-        return Answer(response, self._told(begin))
+        return Answer(response, self._log_since(begin))
 
-    def _told(self, begin: int) -> str:
+    def _log_since(self, begin: int) -> str:
         return self._log.read_text(errors="replace")[begin:]
 
 
 @contextmanager
 def sam_local(stack: EmbeddedStack, scratch: Path) -> Iterator[SamLocal]:
-    """`sam local` in front of a stack; what it built of the image is removed at the end."""
+    """`sam local` with a stack; the images that it builds are removed at the end."""
     port = urlsplit(stack.endpoint_url).port
     assert port is not None
     try:
@@ -142,7 +142,7 @@ def sam_local(stack: EmbeddedStack, scratch: Path) -> Iterator[SamLocal]:
 
 
 def main(path: str) -> None:
-    """Prints the line, and what the function answered and wrote, for one sample event."""
+    """Print the command, the function's log and its response for one sample event."""
     case = next((case for case in load_cases() if case.name == Path(path).stem), None)
     if case is None:
         sys.exit(f"error: {path} is none of {EVENTS.name}/*.json")

@@ -1,4 +1,4 @@
-"""A relay for containers: what they send to the bridge's address arrives at a port of 127.0.0.1, and nowhere else."""
+"""A relay for containers, from the Docker bridge's address to a port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, Self
 
 
 def bridge_address() -> str:
-    """This machine's address on the network of Docker's containers, which reach 127.0.0.1 by no other way."""
+    """This machine's address on Docker's bridge network; containers cannot reach 127.0.0.1 in any other way."""
     asked = subprocess.run(["docker", "network", "inspect", "bridge"], check=True, capture_output=True, text=True)
     network = json.loads(asked.stdout)[0]["IPAM"]["Config"][0]
     return str(network.get("Gateway") or ipaddress.ip_network(network["Subnet"])[1])
 
 
 class Relay:
-    """From `with` to its end at `url`, in front of a port of 127.0.0.1."""
+    """A context manager that serves at `url` and forwards to a port of 127.0.0.1."""
 
     def __init__(self, port: int) -> None:
         self._server = _Server((bridge_address(), 0), _connection(port))
@@ -45,7 +45,7 @@ class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """Says nothing of containers that were removed: the test sees the rest."""
+        """Ignore errors from removed containers; the test detects everything else."""
 
 
 def _connection(port: int) -> type[socketserver.BaseRequestHandler]:
@@ -61,7 +61,7 @@ def _connection(port: int) -> type[socketserver.BaseRequestHandler]:
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):  # either side may be gone
+    with suppress(OSError):  # either side may have disconnected
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)

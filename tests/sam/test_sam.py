@@ -1,4 +1,4 @@
-"""`sam local` with the stand-in image: what the function answered, which sam's exit code does not say."""
+"""`sam local` with the image; checks the function's responses, because sam's exit code does not reflect them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sam(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def warm(sam: SamLocal) -> Iterator[StartedSam]:
-    """One container for all events: `sam local invoke` makes one for each, which takes seconds."""
+    """One container for all events: `sam local invoke` starts one per event, which takes seconds."""
     with sam.started() as found:
         yield found
 
@@ -50,7 +50,7 @@ def test_sample_event_by_invoke(name: str, sam: SamLocal, harness: StackHarness,
     assert "REPORT RequestId: " in answer.log
 
 
-def test_unknown_event_is_said_in_a_line(tmp_path: Path) -> None:
+def test_unknown_event_is_a_one_line_error(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "tests.sam.local", "events/none.json"]
     ran = subprocess.run(program, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (1, "error: events/none.json is none of events/*.json\n")
@@ -71,7 +71,7 @@ def test_template_is_valid(tmp_path: Path) -> None:
         assert "is a valid SAM Template" in ran.stdout + ran.stderr
 
 
-def test_breach_is_found(tmp_path: Path) -> None:
+def test_invalid_template_is_detected(tmp_path: Path) -> None:
     text = (REPOSITORY / "template.yaml").read_text(encoding="utf-8")
     broken = tmp_path / "template.yaml"
     broken.write_text(text.replace("SqsManagedSseEnabled: true", "SqsManagedSSE: true", 1))
@@ -80,7 +80,7 @@ def test_breach_is_found(tmp_path: Path) -> None:
     assert "E3002" in ran.stdout
 
 
-def test_build_leaves_the_image_to_who_made_it(tmp_path: Path) -> None:
+def test_build_keeps_the_existing_image(tmp_path: Path) -> None:
     given = ["--parameter-overrides", f"ParameterKey=ImageUri,ParameterValue={IMAGE}"]
     ran = run_sam(tmp_path, "build", "--build-dir", str(tmp_path / "build"), *given)
     assert ran.returncode == 0, ran.stderr

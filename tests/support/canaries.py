@@ -1,6 +1,6 @@
-"""Messages made wholly of canary strings, one for each way that a ticket can end: none of them may be told of.
+"""Messages that consist of canary strings, one per outcome: no canary may appear in logs, metrics or DLQ attributes.
 
-A valid ticket's id and its object's key are ids, which logs and dead letters name; all else is the customer's.
+Ticket ids and object keys are allowed there, so they contain no canary; everything else is customer data.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 from tests.support.fakes import notification, ticket
 
 WORD = "canary"
@@ -24,7 +24,7 @@ FIELDS = {
 
 
 def valid(ticket_id: str, **fields: Any) -> dict[str, Any]:
-    """A ticket of canaries that fits the schema."""
+    """A ticket of canaries that conforms to the schema."""
     return {**ticket(ticket_id), **FIELDS, **fields}
 
 
@@ -64,10 +64,10 @@ SKIPPED: dict[str, str] = {
 """Messages that are skipped, by message id."""
 
 
-def assert_none_is_told(answer: Answer, letters: Iterable[DeadLetter]) -> None:
-    """Neither the log with its metrics nor an attribute of a dead letter holds a canary."""
+def assert_no_canary(answer: Answer, messages: Iterable[RejectedMessage]) -> None:
+    """Assert that neither the log (including metrics) nor an attribute of a DLQ message contains a canary."""
     assert WORD not in answer.log.lower()
-    for letter in letters:
-        for name, value in letter.attributes.items():
+    for message in messages:
+        for name, value in message.attributes.items():
             assert WORD not in name.lower()
             assert WORD not in str(value).lower()

@@ -1,8 +1,8 @@
-"""The sample events as test cases, and the one runner that holds whatever runs the handler to what they expect.
+"""The sample events as test cases, and the runner that every test suite uses for them.
 
-`events/NAME.json` is an event as Lambda hands it over, `events/expected/NAME.json` says which objects lie in the raw
-bucket before, and how each record ends. A runner brings two things: `invoke`, which gives an event to the handler, and
-a `Harness`, which is where that handler reads and writes.
+`events/NAME.json` is an event as Lambda passes it, `events/expected/NAME.json` lists the objects that the raw bucket
+contains beforehand and the outcome of each record. A suite supplies two things: `invoke`, which passes an event to
+the handler, and a `Harness`, which gives access to the handler's stores and queues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _IN_THE_TABLE = (
 
 @dataclass(frozen=True)
 class Case:
-    """One sample event and what is expected of it; `outcomes` are in the order of the event's records."""
+    """One sample event and its expected outcomes, which are in the order of the event's records."""
 
     name: str
     description: str
@@ -48,22 +48,22 @@ class Case:
     failures: list[dict[str, str]]
 
     def event_for(self, bucket: str) -> dict[str, Any]:
-        """The event as it is where the raw bucket has that name."""
+        """The event with this name of the raw bucket."""
         records = [{**record, "body": record["body"].replace(BUCKET, bucket)} for record in self.event["Records"]]
         return {**self.event, "Records": records}
 
 
 @dataclass(frozen=True)
-class DeadLetter:
-    """A message in the dead-letter queue; text attributes as texts, binary ones as bytes."""
+class RejectedMessage:
+    """A message in the DLQ; string attributes as str, binary ones as bytes."""
 
     body: str
     attributes: dict[str, str | bytes]
 
     @classmethod
-    def take_all(cls, sqs: Any, url: str) -> list[DeadLetter]:
-        """Takes what lies in a queue."""
-        letters = []
+    def receive_all(cls, sqs: Any, url: str) -> list[RejectedMessage]:
+        """Receive and delete all messages of a queue."""
+        received = []
         while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]).get(
             "Messages"
         ):
@@ -71,28 +71,28 @@ class DeadLetter:
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
                 attributes = message.get("MessageAttributes", {})
                 values = {name: a.get("StringValue", a.get("BinaryValue")) for name, a in attributes.items()}
-                letters.append(cls(message["Body"], values))
-        return letters
+                received.append(cls(message["Body"], values))
+        return received
 
     @property
     def rejection(self) -> dict[str, Any]:
-        """Why it is there."""
+        """The reason why it was rejected."""
         return dict(json.loads(self.attributes["Rejection"]))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an invocation gave: the function's response, and what it wrote to its log."""
+    """The result of an invocation: the function's response and its log."""
 
     response: Any
     log: str
 
     def lines(self) -> list[dict[str, Any]]:
-        """The log's JSON objects, whatever else stands between them."""
+        """The JSON objects in the log; other lines are skipped."""
         return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
 
     def tickets(self, message_id: str) -> list[dict[str, Any]]:
-        """The lines that tell of the tickets of a message."""
+        """The log lines for the tickets of a message."""
         return [x for x in self.lines() if x.get("message") == "ticket" and x["message_id"] == message_id]
 
 
@@ -100,57 +100,57 @@ Invoke = Callable[[dict[str, Any]], Answer]
 
 
 class Harness(Protocol):
-    """Where the handler reads and writes."""
+    """Access to the stores and queues of a handler."""
 
     raw_bucket: str
 
     def put_object(self, key: str, body: bytes) -> None:
-        """Puts an object into the raw bucket."""
+        """Put an object into the raw bucket."""
         ...
 
     def item(self, ticket_id: str, created_at: int) -> Mapping[str, Any] | None:
-        """What the table holds of a ticket, as plain values."""
+        """The ticket's item in the table as plain values, or None."""
         ...
 
     def object(self, key: str, version_id: str) -> bytes:
-        """A version of an object in the bucket of enriched tickets."""
+        """A version of an object in the enriched bucket."""
         ...
 
     def forget(self, ticket_id: str, created_at: int) -> None:
-        """Removes the item of a ticket, so that a case can be run again."""
+        """Delete the item of a ticket, so that a case can be run again."""
         ...
 
-    def dead_letters(self) -> Sequence[DeadLetter]:
-        """What has come into the dead-letter queue since this was last asked."""
+    def rejected_messages(self) -> Sequence[RejectedMessage]:
+        """The messages that arrived in the DLQ since the last call."""
         ...
 
 
 def load_cases(folder: Path = EVENTS) -> list[Case]:
-    """All cases, by name. Raises AssertionError where an event and its expectation do not belong together."""
+    """All cases, sorted by name. Raises AssertionError if an event and its expected outcome do not match."""
     names = {path.stem for path in folder.glob("*.json")}
     expected = {path.stem for path in (folder / "expected").glob("*.json")}
-    _same("events with an expectation beside them", expected, names)
+    _same("events that have an expected outcome", expected, names)
     return [_case(folder, name) for name in sorted(names)]
 
 
 def run_case(case: Case, invoke: Invoke, harness: Harness) -> Answer:
-    """Runs a case and checks everything that it expects. Raises AssertionError."""
+    """Run a case and check all its expectations. Raises AssertionError."""
     for key, body in case.objects.items():
         harness.put_object(key, body)
     for expected in case.outcomes:
         for ticket in expected.get("tickets", ()):
             harness.forget(ticket["ticket_id"], ticket["created_at"])
-    harness.dead_letters()
+    harness.rejected_messages()
     event = case.event_for(harness.raw_bucket)
     answer = invoke(event)
     _same("response", answer.response, {"batchItemFailures": case.failures})
-    letters = list(harness.dead_letters())
+    dlq_messages = list(harness.rejected_messages())
     rejected = [e for e in case.outcomes if e["outcome"] == "rejected"]
-    _same("number of dead letters", len(letters), len(rejected))
+    _same("number of DLQ messages", len(dlq_messages), len(rejected))
     for record, expected in zip(event["Records"], case.outcomes, strict=True):
         _check_log(answer.tickets(record["messageId"]), expected)
         if expected["outcome"] == "rejected":
-            _check_letter(record, expected, letters)
+            _check_dlq_message(record, expected, dlq_messages)
         for ticket in expected.get("tickets", ()):
             _check_ticket(ticket, case.objects, harness)
     return answer
@@ -171,7 +171,7 @@ def _case(folder: Path, name: str) -> Case:
 
 
 def _content(spec: Mapping[str, Any]) -> bytes:
-    """An object's bytes: a text as it stands, anything else as JSON, base64, or a text with a part many times over."""
+    """An object's bytes: a string as it is, other values as JSON, base64, or a text with a repeated part."""
     if "base64" in spec:
         return base64.b64decode(spec["base64"], validate=True)
     if "repeat" in spec:
@@ -183,27 +183,29 @@ def _content(spec: Mapping[str, Any]) -> bytes:
 
 def _check_log(lines: Sequence[Mapping[str, Any]], expected: Mapping[str, Any]) -> None:
     outcomes = {line["outcome"] for line in lines}
-    found = next((outcome for outcome in _ORDER if outcome in outcomes), "none that the log tells of")
+    found = next((outcome for outcome in _ORDER if outcome in outcomes), "none in the log")
     _same("outcome", found, expected["outcome"])
     if expected["outcome"] == "done":
         _same("tickets that are done", [line["outcome"] for line in lines], ["done"] * len(expected["tickets"]))
     _same("notes", [line["note"] for line in lines if "note" in line], expected.get("notes", []))
     wrong = [line for line in lines if line["outcome"] in {"rejected", "failed"}]
     for line, error in zip(wrong, expected.get("errors", ()), strict=True):
-        told = {"error": line["error_type"], **{name: line.get(name) for name in error if name != "error"}}
-        _same("error in the log", told, error)
+        logged = {"error": line["error_type"], **{name: line.get(name) for name in error if name != "error"}}
+        _same("error in the log", logged, error)
 
 
-def _check_letter(record: Mapping[str, Any], expected: Mapping[str, Any], letters: Iterable[DeadLetter]) -> None:
-    (letter,) = [letter for letter in letters if letter.rejection["message_id"] == record["messageId"]]
-    _same("body of the dead letter", letter.body, record["body"])
-    _same("Reason", letter.attributes["Reason"], expected["reason"])
-    own = {name: value for name, value in letter.attributes.items() if name not in {"Reason", "Rejection"}}
+def _check_dlq_message(
+    record: Mapping[str, Any], expected: Mapping[str, Any], dlq_messages: Iterable[RejectedMessage]
+) -> None:
+    (found,) = [each for each in dlq_messages if each.rejection["message_id"] == record["messageId"]]
+    _same("body of the DLQ message", found.body, record["body"])
+    _same("Reason", found.attributes["Reason"], expected["reason"])
+    own = {name: value for name, value in found.attributes.items() if name not in {"Reason", "Rejection"}}
     _same("attributes of the sender", own, expected.get("attributes", {}))
-    _same("fields of Rejection", set(letter.rejection), {"message_id", "first_sent", "rejected_at", "errors"})
-    for error, wanted in zip(letter.rejection["errors"], expected["errors"], strict=True):
+    _same("fields of Rejection", set(found.rejection), {"message_id", "first_sent", "rejected_at", "errors"})
+    for error, wanted in zip(found.rejection["errors"], expected["errors"], strict=True):
         if not error.pop("detail"):
-            raise AssertionError(f"the error says nothing to people: {error}")
+            raise AssertionError(f"the error has no detail: {error}")
         _same("error in Rejection", error, wanted)
 
 
@@ -243,6 +245,6 @@ def _check_ticket(expected: Mapping[str, Any], objects: Mapping[str, bytes], har
 
 
 def _same(what: str, found: object, expected: object) -> None:
-    # Not a bare assert: this module also serves where pytest rewrites none.
+    # Not a bare assert: pytest does not rewrite assertions of this module in every suite.
     if found != expected:
         raise AssertionError(f"{what}: found {found!r}, expected {expected!r}")

@@ -1,4 +1,4 @@
-"""Containers of the function in this process: each has a handler and clients of its own, and polls the real queue."""
+"""Simulated containers of the function in this process: each has its own handler and clients and polls a real queue."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from handler.worker.reports import WorkerOptions
 from tests.support.fakes import FakeMetrics, written_to
 from tests.support.traffic import Message
 
-AT_ONCE = 6  # containers; most of their time they wait
-_PATIENCE = 150.0  # seconds without any change of the queue, after which nothing will come any more
+CONCURRENCY = 6  # containers, which spend most of the time waiting
+_STALLED_AFTER = 150.0  # seconds without any change of the queue, after which it counts as stalled
 
 
 class Counts(FakeMetrics):
-    """WorkerMetrics that count."""
+    """In-memory WorkerMetrics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ class Counts(FakeMetrics):
 
 
 class Containers:
-    """Some containers with models of the test, from `with` to its end; `log` is what they wrote.
+    """Several containers with the given models, which run inside `running()`; `log` is what they logged.
 
-    `url` is where they find AWS: a proxy's address, or the stack's. `settings` are environment variables. A failed
-    message waits for a `hurry`-th of the time that it should; how often it is received is not changed.
+    `url` is the AWS endpoint: a proxy's address or the stack's. `settings` are environment variables. Backoff times of
+    failed messages are divided by `speedup`; the number of receives does not change.
     """
 
     def __init__(
@@ -69,25 +69,25 @@ class Containers:
         *,
         options: WorkerOptions,
         settings: Mapping[str, str],
-        hurry: int = 300,
+        speedup: int = 300,
     ) -> None:
-        self.counts = [Counts() for _ in range(AT_ONCE)]
+        self.counts = [Counts() for _ in range(CONCURRENCY)]
         self.hung: list[int] = []
         self._environment = (
             stack.environment() | {"AWS_ENDPOINT_URL": url, "MODEL_BUNDLE": "file:///unused"} | dict(settings)
         )
-        self._models, self._options, self._hurry = models, options, hurry
-        self._shut_down = [Shutdown(20) for _ in range(AT_ONCE)]
+        self._models, self._options, self._speedup = models, options, speedup
+        self._shut_down = [Shutdown(20) for _ in range(CONCURRENCY)]
         self._log = StringIO()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Lets them poll while the block lasts; what is in hand at its end is finished."""
+        """Let them poll for the duration of the block; batches in progress at its end are finished."""
         logger = make_logger("INFO")
         with pytest.MonkeyPatch.context() as patch, written_to(self._log):
             for name, value in self._environment.items():
                 patch.setenv(name, value)
-            patch.setattr(outcome, "backoff_seconds", lambda attempts: ceil(backoff_seconds(attempts) / self._hurry))
+            patch.setattr(outcome, "backoff_seconds", lambda attempts: ceil(backoff_seconds(attempts) / self._speedup))
             settings = WorkerSettings()
             threads = []
             for number, (shutdown, counts) in enumerate(zip(self._shut_down, self.counts, strict=True)):
@@ -118,41 +118,41 @@ class Containers:
         return self._log.getvalue()
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was logged of tickets, of each try one."""
+        """The log lines for tickets, one per attempt."""
         return [line for line in map(json.loads, self.log.splitlines()) if line["message"] == "ticket"]
 
     def tickets(self) -> Counter[str]:
-        """Tickets by outcome, over all tries."""
+        """Number of tickets by outcome, over all attempts."""
         return sum((counts.outcomes for counts in self.counts), Counter[str]())
 
     def errors(self) -> Counter[tuple[str, str]]:
-        """Errors by outcome and code, over all tries."""
+        """Number of errors by outcome and code, over all attempts."""
         return sum((counts.errors for counts in self.counts), Counter[tuple[str, str]]())
 
     def invocations(self) -> Counter[str]:
-        """Invocations by result."""
+        """Number of invocations by result."""
         return sum((counts.invocations for counts in self.counts), Counter[str]())
 
 
-class Post:
-    """Brings messages into the queue of a stack, and sees when it is empty again."""
+class Sender:
+    """Sends messages to the queue of a stack and waits until it is empty again."""
 
     def __init__(self, stack: EmbeddedStack) -> None:
         self._outputs = stack.outputs
         self._s3, self._sqs = stack.client("s3"), stack.client("sqs")
         self.ids: dict[str, str] = {}
-        # S3 has said that it may notify the queue.
+        # S3's test event from the creation of the bucket notification.
         self._sqs.purge_queue(QueueUrl=self._outputs["QueueUrl"])
 
-    def bring(self, messages: Sequence[Message]) -> None:
-        """Uploads and sends at once; what is sent and speaks of an upload, after all uploads."""
-        keys = {message.mark for message in messages if message.body is None}
+    def send(self, messages: Sequence[Message]) -> None:
+        """Upload and send concurrently; messages that refer to an upload are sent after all uploads."""
+        keys = {message.marker for message in messages if message.body is None}
         uploads: list[Message] = []
         alone: list[Message] = []
         later: list[Message] = []
         for message in messages:
-            speaks_of = any(ticket.key in keys for ticket in message.wanted)
-            (uploads if message.body is None else later if speaks_of else alone).append(message)
+            refers_to_upload = any(ticket.key in keys for ticket in message.expected)
+            (uploads if message.body is None else later if refers_to_upload else alone).append(message)
         with ThreadPoolExecutor(2) as pool:
             done = [pool.submit(self._send, alone), pool.submit(self._upload, uploads)]
             for future in done:
@@ -168,9 +168,9 @@ class Post:
             if batch and (len(batch) == 10 or size + length > 1_000_000):
                 self._flush(batch)
                 batch, size = [], 0
-            mark = {"Number": {"DataType": "Number", "StringValue": message.mark}}
-            entry = {"Id": message.mark, "MessageBody": message.body, "DelaySeconds": message.delay}
-            batch.append(entry | {"MessageAttributes": mark})
+            marker = {"Number": {"DataType": "Number", "StringValue": message.marker}}
+            entry = {"Id": message.marker, "MessageBody": message.body, "DelaySeconds": message.delay}
+            batch.append(entry | {"MessageAttributes": marker})
             size += length
         self._flush(batch)
 
@@ -182,23 +182,23 @@ class Post:
 
     def _upload(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            self._s3.put_object(Bucket=self._outputs["RawBucket"], Key=message.mark, Body=message.upload)
+            self._s3.put_object(Bucket=self._outputs["RawBucket"], Key=message.marker, Body=message.upload)
             if message.gone:
-                self._s3.delete_object(Bucket=self._outputs["RawBucket"], Key=message.mark)
+                self._s3.delete_object(Bucket=self._outputs["RawBucket"], Key=message.marker)
 
     def depth(self) -> tuple[int, int]:
-        """Messages that can be received, and those that are hidden or delayed."""
+        """The number of visible messages, and of messages that are in flight or delayed."""
         names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
         found = self._sqs.get_queue_attributes(QueueUrl=self._outputs["QueueUrl"], AttributeNames=names)["Attributes"]
         visible, *others = (int(found.get(name, 0)) for name in names)
         return visible, sum(others)
 
     def wait_until_empty(self, progress: Callable[[], object] = lambda: None) -> None:
-        """Waits until no message is left in the queue. Raises AssertionError when nothing changes for long."""
+        """Wait until the queue is empty. Raises AssertionError if nothing changes for too long."""
         state: Any = None
         deadline = 0.0
         while (depth := self.depth()) != (0, 0):
             if (depth, progress()) != state:
-                state, deadline = (depth, progress()), time.monotonic() + _PATIENCE
-            assert time.monotonic() < deadline, f"the queue does not get empty: {depth}"
+                state, deadline = (depth, progress()), time.monotonic() + _STALLED_AFTER
+            assert time.monotonic() < deadline, f"the queue does not become empty: {depth}"
             time.sleep(0.1)

@@ -25,7 +25,7 @@ KEYS = 1_000_000
 
 
 class CountingQueue(FakeQueue):
-    """Only counts; calls what stands in `at` when it has counted that many messages."""
+    """Only counts messages; calls the function in `at` when it has counted that many."""
 
     def __init__(self, at: Mapping[int, Callable[[], object]]) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ ARN = "arn:aws:sqs:us-east-1:123456789012:"
 
 
 class Clock:
-    """Seconds that pass only when somebody waits."""
+    """A clock that advances only when a test waits."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -87,7 +87,7 @@ class FakeQueue(Queue):
         return QueueAttributes(arn=ARN + self.name, visible=len(self.visible))
 
     def receive(self, *, wait: int, visibility_timeout: int, max_messages: int = 10) -> list[Any]:
-        """Waiting takes only the clock's time."""
+        """Waiting only advances the clock."""
         self._called("receive")
         if not self.visible:
             self.clock.now += wait
@@ -169,7 +169,7 @@ def dlq_message(
     attributes: Mapping[str, Mapping[str, Any]] | None = None,
     system: Mapping[str, str] | None = None,
 ) -> DlqMessage:
-    """A DLQ message; a rejection that is not a text becomes JSON."""
+    """A DLQ message; a rejection that is not a string becomes JSON."""
     all_attributes = dict(attributes or {})
     if reason is not None:
         all_attributes["Reason"] = text(reason)

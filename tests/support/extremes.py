@@ -1,10 +1,10 @@
-"""The worst texts that a ticket can bring, ten of each in one batch, through the whole handler in a process of its own.
+"""Extreme ticket texts, ten of each kind in one batch, through the whole handler in a separate process.
 
     python -m tests.support.extremes BUNDLE
 
-prints one JSON object: per kind the outcomes of its tickets (done, or the code of the rejection), the peak of the
-process's memory in MB, and how a batch ended that had not time enough. Stores and queue are in memory; the clients of
-AWS are made, so that their memory counts.
+prints one JSON object: per kind the outcomes of its tickets (done, or the rejection's code), the process's peak memory
+in MB, and the outcome of a batch that ran out of time. Stores and queue are in memory; the AWS clients are created,
+so that their memory counts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RAW: dict[str, str] = {
 
 
 def main(bundle: str) -> None:
-    """Prints what became of each kind."""
+    """Print the outcomes of each kind."""
     for service in ("s3", "sqs", "dynamodb"):
         boto3.client(service, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
     models = Enricher.open(bundle, threads=1)
@@ -55,11 +55,11 @@ def main(bundle: str) -> None:
     found = {kind: _outcomes(harness, body) for kind, body in kinds.items()}
     status = Path("/proc/self/status").read_text()
     peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1e3  # type: ignore[index]  # the kernel always writes it
-    sys.stdout.write(json.dumps({"outcomes": found, "peak_mb": peak, "hurried": _hurried(harness)}) + "\n")
+    sys.stdout.write(json.dumps({"outcomes": found, "peak_mb": peak, "out_of_time": _out_of_time(harness)}) + "\n")
 
 
 def _outcomes(harness: FakeHarness, body: str) -> list[str]:
-    """The outcomes of ten tickets with that body (as JSON)."""
+    """The outcomes of ten tickets with this body (as JSON)."""
     harness.source.objects.clear()
     harness.sink.objects.clear()
     for number in range(10):
@@ -70,10 +70,10 @@ def _outcomes(harness: FakeHarness, body: str) -> list[str]:
     return sorted({line.get("error_type") or line["outcome"] for line in lines})
 
 
-def _hurried(harness: FakeHarness) -> dict[str, Any]:
-    """A batch with half of the time that it needs, and then what failed of it once more.
+def _out_of_time(harness: FakeHarness) -> dict[str, Any]:
+    """Run a batch with half of the time that it needs, then run the failed messages again.
 
-    Time is that of the processor, which is the same however busy the machine is.
+    Measures CPU time, which does not depend on other load on the machine.
     """
     bodies = "The import of our customers fails, and nobody can say why. " * 600
     records = [record(ticket(f"H-{n}", body=f"{n} {bodies}"), f"h-{n}") for n in range(10)]
@@ -93,7 +93,7 @@ def _hurried(harness: FakeHarness) -> dict[str, Any]:
     stored = [f"A-{n}" for n in range(10) if harness.item(f"A-{n}", ticket()["created_at"]) is not None]
     return {
         "failed": sorted(names),
-        "waits": sorted({harness.letters.deferred[name] for name in names}),
+        "waits": sorted({harness.dead_letters.deferred[name] for name in names}),
         "spare_share": spare / (needed / 2),
         "failed_again": sorted(failed(rest)),
         "stored": stored,

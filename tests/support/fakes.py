@@ -1,4 +1,4 @@
-"""In-memory stand-ins for the handler's ports, which fail on demand. tests/integration holds them to the real ones."""
+"""In-memory fakes of the handler's ports that fail on demand. tests/integration compares them with the adapters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from handler.metrics import make_logger
 from handler.ports import Commit, Known, Models, RawObject, Write
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
-from tests.support.cases import BUCKET, Answer, DeadLetter
+from tests.support.cases import BUCKET, Answer, RejectedMessage
 
 SETTINGS: dict[str, Any] = {
     "model_bundle": "file:///nowhere",
@@ -34,29 +34,29 @@ SETTINGS: dict[str, Any] = {
 
 
 class Faults:
-    """Errors by name (a key, a ticket's or a message's id): `raise_for` raises, or waits, where one was set."""
+    """Errors by name (a key, ticket id or message id): `raise_for` raises the error, or blocks, if one is set."""
 
     def __init__(self) -> None:
         self._errors: dict[str, BaseException] = {}
         self._gates: dict[str, threading.Event] = {}
 
     def set(self, error: BaseException, *names: str) -> None:
-        """From now on these names fail."""
+        """Make these names fail from now on."""
         self._errors.update(dict.fromkeys(names, error))
 
     def hang(self, *names: str) -> threading.Event:
-        """From now on these names block until the event that is returned is set."""
+        """Make these names block until the returned event is set."""
         gate = threading.Event()
         self._gates.update(dict.fromkeys(names, gate))
         return gate
 
     def clear(self) -> None:
-        """Everything works again."""
+        """Remove all faults."""
         self._errors.clear()
         self._gates.clear()
 
     def raise_for(self, *names: str) -> None:
-        """Raises what was set for one of the names."""
+        """Raise the error that is set for one of the names."""
         for name in names:
             if name in self._gates:
                 self._gates[name].wait(10)
@@ -65,7 +65,7 @@ class Faults:
 
 
 class FakeSource:
-    """A TicketSource; `faults` go by key."""
+    """An in-memory TicketSource; `faults` are set by object key."""
 
     def __init__(self, bucket: str = BUCKET, max_bytes: int = 1024 * 1024) -> None:
         self.objects: dict[str, RawObject] = {}
@@ -75,7 +75,7 @@ class FakeSource:
         self._max_bytes = max_bytes
 
     def put(self, key: str, body: bytes, modified: int | None = None) -> None:
-        """Puts an object, modified just now or at that time (milliseconds)."""
+        """Put an object, modified now or at the given time (Unix milliseconds)."""
         self.objects[key] = RawObject(body, int(time.time()) * 1000 if modified is None else modified)
 
     def fetch(self, reference: StoredTicket) -> RawObject:
@@ -93,14 +93,14 @@ class FakeSource:
 
 
 class FakeSink:
-    """A TicketSink: versions of objects by key, and the item that commits one of them; faults go by ticket_id."""
+    """An in-memory TicketSink: object versions by key, and the item that commits one; faults are set by ticket_id."""
 
     def __init__(self) -> None:
         self.objects: dict[str, list[bytes]] = {}
         self.items: dict[tuple[str, int], tuple[Write, str]] = {}
         self.faults_known = Faults()
         self.faults = Faults()
-        self.blind = False  # as when another process commits between our look at the table and our write
+        self.blind = False  # as if another process committed between our read of the table and our write
         self._lock = threading.Lock()
 
     def known(self, ticket_id: str, created_at: int) -> Known | None:
@@ -128,7 +128,7 @@ class FakeSink:
 
 
 class FakeDeadLetters:
-    """DeadLetters that keep what they get; `faults` of rejecting and `faults_defer` go by message id."""
+    """In-memory DeadLetters; `faults` (of reject) and `faults_defer` are set by message id."""
 
     def __init__(self) -> None:
         self.rejected: list[tuple[Mapping[str, Any], list[Mapping[str, Any]], str]] = []
@@ -148,7 +148,7 @@ class FakeDeadLetters:
 
 
 class FakeFailureCounts:
-    """FailureCounts in memory; `faults` go by message id."""
+    """In-memory FailureCounts; `faults` are set by message id."""
 
     def __init__(self) -> None:
         self.receives: dict[str, set[int]] = {}
@@ -164,7 +164,7 @@ class FakeFailureCounts:
 
 @dataclass
 class FakeMetrics:
-    """Metrics that count."""
+    """In-memory Metrics."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -198,7 +198,7 @@ class FakeMetrics:
 
 
 class FakeModels:
-    """Models that know the answer at once: for tests of what happens around them. `faults` go by ticket_id."""
+    """Models with a constant result, for tests of the surrounding code. `failures` are set by ticket_id."""
 
     def __init__(self, version: str = "fake@000000000000") -> None:
         self.version = version
@@ -238,19 +238,20 @@ class FakeModels:
             model_version=self.version,
             scores={},
             needs_review=False,
+            language="en",
             truncated=[],
         )
 
 
 class FakeHarness:
-    """A handler over fakes, where it reads and writes, and `tests.support.cases.Harness` for the runner."""
+    """A handler on fakes; also the `tests.support.cases.Harness` for the runner of sample events."""
 
     raw_bucket = BUCKET
 
     def __init__(self, models: Models | None = None, **settings: Any) -> None:
         self.source = FakeSource(max_bytes=settings.get("max_ticket_bytes", 1024 * 1024))
         self.sink = FakeSink()
-        self.letters = FakeDeadLetters()
+        self.dead_letters = FakeDeadLetters()
         self.failure_counts = FakeFailureCounts()
         self.metrics = FakeMetrics()
         self.models = FakeModels()
@@ -260,12 +261,12 @@ class FakeHarness:
         self.handler: Handler = self.build(models or self.models, **settings)
 
     def build(self, models: Models, **settings: Any) -> Handler:
-        """A handler over the same fakes, with these models and settings."""
+        """Build a handler on the same fakes with other models and settings."""
         return build(
             Settings(**{**SETTINGS, **settings}),
             source=self.source,
             sink=self.sink,
-            dead_letters=self.letters,
+            dead_letters=self.dead_letters,
             failure_counts=self.failure_counts,
             models=models,
             metrics=self.metrics,
@@ -273,10 +274,10 @@ class FakeHarness:
         )
 
     def invoke(self, event: Any) -> Answer:
-        """Gives an event to the handler; `seconds` are what it hears when it asks for its time, the last ever again.
+        """Pass an event to the handler; `seconds` are the values of its remaining time, the last one is repeated.
 
-        It asks once at the beginning, then before it waits for the fetches, in the models, and before it waits for the
-        stores, the counts of failures (if there are any), the rejections and the put-offs.
+        The handler reads the time at the beginning, before it waits for the fetches, in the models, and before it waits
+        for the stores, the failure counts (if any), the rejections and the deferrals.
         """
         asked = iter(self.seconds)
         with written_to(self._log):
@@ -311,18 +312,18 @@ class FakeHarness:
         """As Harness.forget."""
         self.sink.items.pop((ticket_id, created_at), None)
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """As Harness.dead_letters."""
-        new, self._read = self.letters.rejected[self._read :], len(self.letters.rejected)
-        return [_letter(*entry) for entry in new]
+    def rejected_messages(self) -> list[RejectedMessage]:
+        """As Harness.rejected_messages."""
+        new, self._read = self.dead_letters.rejected[self._read :], len(self.dead_letters.rejected)
+        return [_rejected_message(*entry) for entry in new]
 
 
 @contextmanager
 def written_to(stream: StringIO) -> Iterator[None]:
-    """Sends the function's log there: loggers of one name share one handler, which keeps the first stream it saw."""
+    """Redirect the function's log: loggers of one name share a handler, which keeps the first stream it was given."""
     handler = make_logger("INFO").registered_handler
     assert isinstance(handler, logging.StreamHandler)
-    # Not by setStream, which flushes what was there: the captured output of a test that has ended is closed.
+    # Not with setStream, which flushes the old stream: captured output of a finished test is already closed.
     before, handler.stream = handler.stream, stream
     try:
         yield
@@ -331,7 +332,7 @@ def written_to(stream: StringIO) -> Iterator[None]:
 
 
 def context(time_left: Callable[[], float] = lambda: 60.0) -> InvocationContext:
-    """What Lambda gives to the handler beside the event."""
+    """The invocation context that Lambda passes with the event."""
     return InvocationContext(
         function_name="ticket-enrichment",
         invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:ticket-enrichment",
@@ -341,7 +342,7 @@ def context(time_left: Callable[[], float] = lambda: 60.0) -> InvocationContext:
 
 
 def ticket(ticket_id: str = "T-1", **fields: Any) -> dict[str, Any]:
-    """A raw ticket, with some fields of one's own."""
+    """A raw ticket; `fields` override the defaults."""
     return {
         "ticket_id": ticket_id,
         "subject": "Printer",
@@ -353,7 +354,7 @@ def ticket(ticket_id: str = "T-1", **fields: Any) -> dict[str, Any]:
 
 
 def record(body: Any, message_id: str = "m-1", receive_count: int = 1, **fields: Any) -> dict[str, Any]:
-    """A record of an SQS event; a body that is no text becomes JSON."""
+    """A record of an SQS event; a body that is not a string becomes JSON."""
     return {
         "messageId": message_id,
         "receiptHandle": f"handle-{message_id}",
@@ -366,14 +367,14 @@ def record(body: Any, message_id: str = "m-1", receive_count: int = 1, **fields:
 
 
 def notification(*keys: str, event: str = "ObjectCreated:Put", bucket: str = BUCKET) -> dict[str, Any]:
-    """An S3 notification of objects; keys are given as S3 sends them, encoded."""
+    """An S3 notification for objects; keys are URL-encoded, as S3 sends them."""
     return {
         "Records": [{"eventName": event, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}} for key in keys]
     }
 
 
 def event(*records: Any) -> dict[str, Any]:
-    """A Lambda event of records."""
+    """A Lambda event with these records."""
     return {"Records": list(records)}
 
 
@@ -382,7 +383,7 @@ def failed(answer: Answer) -> set[str]:
     return {failure["itemIdentifier"] for failure in answer.response["batchItemFailures"]}
 
 
-def _letter(record: Mapping[str, Any], reasons: Iterable[Mapping[str, Any]], code: str) -> DeadLetter:
+def _rejected_message(record: Mapping[str, Any], reasons: Iterable[Mapping[str, Any]], code: str) -> RejectedMessage:
     own = {name: value["stringValue"] for name, value in (record.get("messageAttributes") or {}).items()}
     rejection = {"message_id": record.get("messageId"), "first_sent": 0, "rejected_at": "", "errors": list(reasons)}
-    return DeadLetter(record["body"], {**own, "Reason": code, "Rejection": json.dumps(rejection)})
+    return RejectedMessage(record["body"], {**own, "Reason": code, "Rejection": json.dumps(rejection)})

@@ -1,4 +1,4 @@
-"""A model hub on this machine: the part of its protocol that a download of a whole revision needs."""
+"""A local model hub: the part of its protocol that is needed to download a revision."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Hub", "serve"]
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves the repositories of a folder, each by the last part of its name, at whatever revision is asked for.
+    """Serves the repositories of a folder, each under the last part of its name, for any revision.
 
-    `asked` are the paths that were asked for; files named in `truncated` break off in the middle.
+    `asked` are the requested paths; downloads of files in `truncated` break off in the middle.
     """
 
     daemon_threads = True
@@ -29,13 +29,13 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """What HF_ENDPOINT has to be."""
+        """The value for HF_ENDPOINT."""
         return f"http://127.0.0.1:{self.server_port}"
 
 
 @contextmanager
 def serve(folder: Path, *truncated: str) -> Iterator[Hub]:
-    """A hub that runs while the block does."""
+    """Run a hub for the duration of the block."""
     with Hub(folder, frozenset(truncated)) as hub:
         thread = threading.Thread(target=hub.serve_forever)
         thread.start()
@@ -92,4 +92,4 @@ class _Request(BaseHTTPRequestHandler):
             self.close_connection = broken
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""A proxy between a program and the embedded stack: it sees every call before and after it is made, and can answer."""
+"""A proxy between a program and the embedded stack, with hooks before and after each call and injected faults."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tests.support.fault_injection import Call, Cut, Fault, Refusal, Reply, Share, Stall, read_call
+from tests.support.fault_injection import (
+    Call,
+    Disconnect,
+    ErrorResponse,
+    Fault,
+    PartialFailure,
+    Reply,
+    Stall,
+    read_call,
+)
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Unanswered(Exception):
-    """Raised by a hook: the caller gets no answer, as when the network fails or the process is gone."""
+    """Raised by a hook: the caller gets no response, as if the network failed or the process was gone."""
 
 
 class Proxy:
-    """From `with` to its end at `url`.
+    """A context manager that serves at `url`.
 
-    `before` and `after` hear the operation of each call (SQS's name, or the HTTP method); `answers` take the place of
-    the stack for the operations of SQS that it does not know: each makes a response of a request. `fault` says what
-    befalls a call, if anything.
+    `before` and `after` are called with the operation of each call (its name in SQS or DynamoDB, or the HTTP method).
+    `answers` replace the stack for SQS operations that it does not support: functions from a request to a response.
+    `fault` returns the fault of a call, or None.
     """
 
     def __init__(self, endpoint_url: str, fault: Callable[[Call], Fault | None] = lambda call: None) -> None:
@@ -63,14 +72,14 @@ class _Server(ThreadingHTTPServer):
         self.proxy, self.target = proxy, target
 
     def handle_error(self, *_: Any) -> None:
-        """Says nothing of callers that were killed, or of a stack that has ended: the test sees the rest."""
+        """Ignore errors from killed callers or a stopped stack; the test detects everything else."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = -1  # head and body leave together
+    wbufsize = -1  # send headers and body together
 
     def setup(self) -> None:
         super().setup()
@@ -83,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_expect_100(self) -> bool:
         answered = super().handle_expect_100()
-        self.wfile.flush()  # botocore waits a second for it before it sends a body
+        self.wfile.flush()  # botocore waits up to a second for it before it sends the body
         return answered
 
     def _forward(self) -> None:
@@ -98,41 +107,41 @@ class _Handler(BaseHTTPRequestHandler):
         except Unanswered:
             self.close_connection = True
             return
-        with suppress(OSError):  # the caller may be gone, which is what some tests are about
-            self._say(reply, fault)
+        with suppress(OSError):  # the caller may have been killed by the test
+            self._respond(reply, fault)
 
     def _reply(self, call: Call, fault: Fault | None) -> Reply:
         if call.name in self.server.proxy.answers:
             answer = json.dumps(self.server.proxy.answers[call.name](json.loads(call.body))).encode()
             return Reply(200, {"Content-Type": "application/x-amz-json-1.0"}, answer)
         match fault:
-            case Refusal():
+            case ErrorResponse():
                 return fault.reply(call)
-            case Cut(heard=False):
+            case Disconnect(delivered=False):
                 self._reset()
-            case Cut(share=0):
-                self._asked(call.body)
+            case Disconnect(share=0):
+                self._forwarded(call.body)
                 self._reset()
-            case Stall(heard=heard, seconds=seconds, share=0):
-                if heard:
-                    self._asked(call.body)
+            case Stall(delivered=delivered, seconds=seconds, share=0):
+                if delivered:
+                    self._forwarded(call.body)
                 time.sleep(seconds)
                 self._reset()
-            case Share():
+            case PartialFailure():
                 kept, refused = fault.split(call)
-                return fault.join(self._asked(kept) if kept else None, refused)
+                return fault.join(self._forwarded(kept) if kept else None, refused)
             case _:
                 pass
-        return self._asked(call.body)
+        return self._forwarded(call.body)
 
-    def _asked(self, body: bytes) -> Reply:
+    def _forwarded(self, body: bytes) -> Reply:
         headers = {name: value for name, value in self.headers.items() if name != "Expect"}
         headers["Content-Length"] = str(len(body))
         try:
             self._stack.request(self.command, self.path, body, headers)
             response = self._stack.getresponse()
         except (http.client.HTTPException, ConnectionError):
-            # The stack closes a connection that was quiet for some seconds; what it has heard it has answered.
+            # The stack closes connections that were idle for some seconds; it has answered every call that it received.
             self._stack.close()
             self._stack.request(self.command, self.path, body, headers)
             response = self._stack.getresponse()
@@ -140,13 +149,13 @@ class _Handler(BaseHTTPRequestHandler):
         kept = ("content-type", "last-modified", "etag", "x-amz-version-id")
         return Reply(response.status, {n: v for n, v in response.getheaders() if n.lower() in kept}, content)
 
-    def _say(self, reply: Reply, fault: Fault | None) -> None:
+    def _respond(self, reply: Reply, fault: Fault | None) -> None:
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(reply.content)))
         self.end_headers()
-        if isinstance(fault, Cut | Stall):
+        if isinstance(fault, Disconnect | Stall):
             self.wfile.write(reply.content[: int(len(reply.content) * fault.share)])
             self.wfile.flush()
             time.sleep(fault.seconds if isinstance(fault, Stall) else 0)
@@ -155,11 +164,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.content)
 
     def _reset(self) -> None:
-        """Ends the connection as a network does that fails: at once, with a reset."""
+        """Close the connection with a reset, as a failing network does."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raise Unanswered
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _forward  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""

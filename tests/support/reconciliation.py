@@ -1,4 +1,4 @@
-"""The account of a scenario: what became of every message that was sent, looked up in the stores and dead letters."""
+"""Reconciliation of a scenario: the outcome of every message that was sent, read from the stores and the DLQ."""
 
 from __future__ import annotations
 
@@ -16,135 +16,143 @@ from boto3.dynamodb.types import TypeDeserializer
 from enrichment import Enricher, EnrichmentData
 from enrichment.ticket import ticket_from_object
 from handler.local import EmbeddedStack
-from tests.support.traffic import Message, Wanted
+from tests.support.traffic import ExpectedTicket, Message
 
-# The last digit of an embedding depends on how rows are grouped; a confidence has no digits cut off.
+# The last digit of an embedding depends on the grouping of rows; confidences are not rounded.
 _EMBEDDING = 2e-7
 _PROBABILITY = 1e-6
 _CHECKED_IN_THE_TABLE = ("intent", "urgency", "sentiment", "summary", "processed_at", "model_version", "needs_review")
 
 
 @dataclass
-class Account:
-    """Messages by what became of them; each is counted once, and `wrong` says of the others what is not as it must be.
+class Reconciliation:
+    """Messages by outcome, each counted once; `errors` describe the messages with a wrong outcome.
 
-    `again` are further messages about a ticket, `nothing` those with nothing to enrich, `twice` dead letters that
-    came more than once, `superseded` versions of objects that no item names.
+    `duplicates` are further messages about the same tickets, `ignored` those with nothing to enrich, `rejected_twice`
+    is the number of repeated DLQ messages, `superseded` that of object versions that no item refers to.
     """
 
     name: str
     sent: int
     enriched: int = 0
-    again: int = 0
-    nothing: int = 0
+    duplicates: int = 0
+    ignored: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    twice: int = 0
+    errors: list[str] = field(default_factory=list)
+    rejected_twice: int = 0
     superseded: int = 0
     seconds: float = 0.0
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def adds_up(self) -> bool:
-        """Whether every message is accounted for."""
-        return self.sent == self.enriched + self.again + self.nothing + self.rejected.total() + len(self.wrong)
+    def is_balanced(self) -> bool:
+        """Whether the counts add up to the number of messages sent."""
+        return self.sent == self.enriched + self.duplicates + self.ignored + self.rejected.total() + len(self.errors)
 
     def line(self) -> str:
-        """The stats, for people."""
+        """The counts as text."""
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(self.rejected.items()))
         head = (
-            f"{self.name}: {self.sent} messages = {self.enriched} enriched + {self.again} about the same tickets"
-            f" + {self.nothing} with nothing to do + {self.rejected.total()} dead letters"
-            f"{f' ({reasons})' if reasons else ''} + {len(self.wrong)} lost or wrong; {self.seconds:.0f} s"
+            f"{self.name}: {self.sent} messages = {self.enriched} enriched + {self.duplicates} about the same tickets"
+            f" + {self.ignored} with nothing to do + {self.rejected.total()} in the DLQ"
+            f"{f' ({reasons})' if reasons else ''} + {len(self.errors)} lost or wrong; {self.seconds:.0f} s"
         )
         parts = [head]
-        if self.twice or self.superseded:
-            parts.append(f"  dead letters that came twice: {self.twice}; superseded object versions: {self.superseded}")
+        if self.rejected_twice or self.superseded:
+            parts.append(
+                f"  repeated DLQ messages: {self.rejected_twice}; superseded object versions: {self.superseded}"
+            )
         if self.notes:
             parts.append("  " + ", ".join(f"{what}: {number}" for what, number in self.notes.items()))
         return "\n".join(parts)
 
 
 class Reference:
-    """What the library itself says of a ticket, without any fault; each text is asked for once."""
+    """The library's own results, computed without faults, once per text."""
 
     def __init__(self, enricher: Enricher) -> None:
         self.enricher = enricher
         self._known: dict[str, dict[str, Any]] = {}
 
-    def learn(self, tickets: Iterable[Wanted]) -> None:
-        """Enriches what is not known yet, all together."""
+    def add(self, tickets: Iterable[ExpectedTicket]) -> None:
+        """Enrich the tickets that are not known yet, in one batch."""
         new = {_text_of(t.fields): t for t in tickets if _text_of(t.fields) not in self._known}
         results = self.enricher.enrich([ticket_from_object(t.fields) for t in new.values()])
         for text, result in zip(new, results, strict=True):
             assert isinstance(result, EnrichmentData)
             self._known[text] = result.model_dump(mode="json")
 
-    def of(self, ticket: Wanted) -> dict[str, Any]:
-        """The enrichment of a ticket that was learned."""
+    def of(self, ticket: ExpectedTicket) -> dict[str, Any]:
+        """The enrichment of a ticket that was added."""
         return self._known[_text_of(ticket.fields)]
 
 
-class Auditor:
-    """Looks into the stores and the dead-letter queue of a stack, past every fault."""
+class Reconciler:
+    """Reads the stores and the DLQ of a stack directly, without injected faults."""
 
     def __init__(self, stack: EmbeddedStack, reference: Reference) -> None:
         self._outputs = stack.outputs
         self._s3, self._sqs, self._dynamodb = (stack.client(name) for name in ("s3", "sqs", "dynamodb"))
         self._reference = reference
 
-    def account(self, name: str, messages: Sequence[Message], ids: Mapping[str, str]) -> Account:
-        """Accounts for messages; `ids` are SQS's own of those that were sent, by their marks."""
-        account = Account(name, len(messages))
-        wanted = {ticket.name: ticket for message in messages for ticket in message.wanted}
-        self._reference.learn(wanted.values())
+    def reconcile(self, name: str, messages: Sequence[Message], ids: Mapping[str, str]) -> Reconciliation:
+        """Reconcile messages; `ids` are the SQS message ids by marker."""
+        reconciliation = Reconciliation(name, len(messages))
+        expected = {ticket.name: ticket for message in messages for ticket in message.expected}
+        self._reference.add(expected.values())
         items = self._items()
         bad: dict[tuple[str, int], str] = {}
         with ThreadPoolExecutor(4) as pool:
-            verdicts = pool.map(lambda ticket: self._verdict(ticket, items.get(ticket.name)), wanted.values())
-            bad = {ticket: verdict for ticket, verdict in zip(wanted, verdicts, strict=True) if verdict}
-        letters = self._letters()
+            errors = pool.map(lambda ticket: self._ticket_error(ticket, items.get(ticket.name)), expected.values())
+            bad = {ticket: error for ticket, error in zip(expected, errors, strict=True) if error}
+        dlq_messages = self._dlq_messages()
         seen: set[tuple[str, int]] = set()
         for message in messages:
-            self._judge(account, message, letters.pop(message.mark, []), ids, bad, seen)
-        account.wrong += [f"{mark}: a dead letter that nobody sent" for mark in letters]
-        account.wrong += [f"{found}: an item of no ticket that should be enriched" for found in items.keys() - wanted]
-        account.superseded = self._versions() - len(items)
-        return account
+            self._classify(reconciliation, message, dlq_messages.pop(message.marker, []), ids, bad, seen)
+        reconciliation.errors += [f"{marker}: an unknown message in the DLQ" for marker in dlq_messages]
+        reconciliation.errors += [
+            f"{found}: an item that belongs to no expected ticket" for found in items.keys() - expected
+        ]
+        reconciliation.superseded = self._versions() - len(items)
+        return reconciliation
 
-    def _judge(
+    def _classify(
         self,
-        account: Account,
+        reconciliation: Reconciliation,
         message: Message,
-        letters: Sequence[Mapping[str, Any]],
+        dlq_messages: Sequence[Mapping[str, Any]],
         ids: Mapping[str, str],
         bad: Mapping[tuple[str, int], str],
         seen: set[tuple[str, int]],
     ) -> None:
-        names = [ticket.name for ticket in message.wanted]
+        names = [ticket.name for ticket in message.expected]
         faults = [f"{name}: {bad[name]}" for name in names if name in bad]
-        faults += [fault for letter in letters if (fault := _fault(letter, message, ids.get(message.mark)))]
-        if bool(letters) != bool(message.reasons):
-            faults.append("it should be dead" if message.reasons else "it should not be dead")
-        account.twice += max(0, len(letters) - 1)
+        faults += [
+            fault
+            for dlq_message in dlq_messages
+            if (fault := _message_error(dlq_message, message, ids.get(message.marker)))
+        ]
+        if bool(dlq_messages) != bool(message.reasons):
+            faults.append("it should be in the DLQ" if message.reasons else "it should not be in the DLQ")
+        reconciliation.rejected_twice += max(0, len(dlq_messages) - 1)
         if faults:
-            account.wrong.append(f"{message.mark}: {'; '.join(faults)}")
-        elif letters:
-            account.rejected[_reason(letters[0]) or "redriven by SQS"] += 1
+            reconciliation.errors.append(f"{message.marker}: {'; '.join(faults)}")
+        elif dlq_messages:
+            reconciliation.rejected[_reason(dlq_messages[0]) or "moved by SQS"] += 1
         elif not names:
-            account.nothing += 1
+            reconciliation.ignored += 1
         elif set(names) <= seen:
-            account.again += 1
+            reconciliation.duplicates += 1
         else:
-            account.enriched += 1
+            reconciliation.enriched += 1
         seen.update(names)
 
-    def _verdict(self, ticket: Wanted, item: Mapping[str, Any] | None) -> str | None:
+    def _ticket_error(self, ticket: ExpectedTicket, item: Mapping[str, Any] | None) -> str | None:
         """What is wrong with a ticket in the stores, or None."""
         if item is None:
             return "it is not in the table"
         if (item["content_sha256"], item["s3_key"]) != (ticket.sha256, ticket.key):
-            return "the item is of other content or names another object"
+            return "the item has another content hash or another object key"
         with self._s3.get_object(
             Bucket=self._outputs["EnrichedBucket"], Key=item["s3_key"], VersionId=item["s3_version_id"]
         )["Body"] as stream:
@@ -152,7 +160,7 @@ class Auditor:
         found, expected = stored.pop("enrichment"), self._reference.of(ticket)
         passed = {k: v for k, v in ticket.fields.items() if k not in {"metadata", "priority", "enrichment"}}
         if {name: stored.get(name) for name in passed} != passed:
-            return "the object has other fields than were sent"
+            return "the object has fields other than those sent"
         if any(item[name] != found[name] for name in _CHECKED_IN_THE_TABLE):
             return "the item differs from its object"
         return _difference(found, expected)
@@ -161,65 +169,67 @@ class Auditor:
         read = TypeDeserializer().deserialize
         pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._outputs["TableName"])
         items = [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
-        # An item that counts the failures of a message is of no ticket.
+        # Items with a negative created_at count the failures of a message and belong to no ticket.
         return {(item["ticket_id"], int(item["created_at"])): item for item in items if item["created_at"] >= 0}
 
     def _versions(self) -> int:
         pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self._outputs["EnrichedBucket"])
         return sum(len(page.get("Versions", [])) for page in pages)
 
-    def _letters(self) -> dict[str, list[dict[str, Any]]]:
-        url, letters = self._outputs["DlqUrl"], dict[str, list[dict[str, Any]]]()
+    def _dlq_messages(self) -> dict[str, list[dict[str, Any]]]:
+        url, dlq_messages = self._outputs["DlqUrl"], dict[str, list[dict[str, Any]]]()
         while found := self._sqs.receive_message(
             QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
         ).get("Messages"):
-            entries = [{"Id": str(n), "ReceiptHandle": letter["ReceiptHandle"]} for n, letter in enumerate(found)]
+            entries = [
+                {"Id": str(n), "ReceiptHandle": dlq_message["ReceiptHandle"]} for n, dlq_message in enumerate(found)
+            ]
             self._sqs.delete_message_batch(QueueUrl=url, Entries=entries)
-            for letter in found:
-                letters.setdefault(_mark(letter), []).append(letter)
-        return letters
+            for dlq_message in found:
+                dlq_messages.setdefault(_marker(dlq_message), []).append(dlq_message)
+        return dlq_messages
 
 
-def _mark(letter: Mapping[str, Any]) -> str:
-    attributes = letter.get("MessageAttributes", {})
+def _marker(dlq_message: Mapping[str, Any]) -> str:
+    attributes = dlq_message.get("MessageAttributes", {})
     if "Number" in attributes:
         return str(attributes["Number"]["StringValue"])
-    # S3's own notification: its first record names the object, encoded.
-    return unquote_plus(json.loads(letter["Body"])["Records"][0]["s3"]["object"]["key"])
+    # An S3 notification: its first record has the object's key, URL-encoded.
+    return unquote_plus(json.loads(dlq_message["Body"])["Records"][0]["s3"]["object"]["key"])
 
 
-def _reason(letter: Mapping[str, Any]) -> str | None:
-    attribute = letter.get("MessageAttributes", {}).get("Reason")
+def _reason(dlq_message: Mapping[str, Any]) -> str | None:
+    attribute = dlq_message.get("MessageAttributes", {}).get("Reason")
     return None if attribute is None else str(attribute["StringValue"])
 
 
-def _fault(letter: Mapping[str, Any], message: Message, message_id: str | None) -> str | None:
-    """What is wrong with a dead letter of a message, or None."""
-    reason = _reason(letter)
+def _message_error(dlq_message: Mapping[str, Any], message: Message, message_id: str | None) -> str | None:
+    """What is wrong with a message's copy in the DLQ, or None."""
+    reason = _reason(dlq_message)
     if reason not in message.reasons:
-        return f"it is dead because of {reason}"
-    if message.body is not None and letter["Body"] != message.body:
-        return "the dead letter has another body"
+        return f"it is in the DLQ with reason {reason}"
+    if message.body is not None and dlq_message["Body"] != message.body:
+        return "the DLQ message has another body"
     if reason is None:
         return None
-    rejection = json.loads(letter["MessageAttributes"]["Rejection"]["StringValue"])
+    rejection = json.loads(dlq_message["MessageAttributes"]["Rejection"]["StringValue"])
     if message_id is not None and rejection["message_id"] != message_id:
-        return "the dead letter names another message"
+        return "the DLQ message has another message id"
     codes = [error["error"] for error in rejection["errors"]]
     if not codes or codes[0] != reason or not all(e["detail"] and e["stage"] for e in rejection["errors"]):
-        return f"the dead letter explains {reason} by {codes}"
+        return f"the DLQ message has reason {reason} but errors {codes}"
     return None
 
 
 def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
-    """Where an enrichment differs from another, but for the time it was made at."""
+    """Describe the first difference between two enrichments, ignoring processed_at."""
     if found.keys() != expected.keys():
         return "it has other fields"
     for name, value in expected.items():
         if name == "processed_at":
             continue
         if not _same(found[name], value, _EMBEDDING if name == "embedding" else _PROBABILITY):
-            return f"{name} is not what the library says"
+            return f"{name} differs from the library's result"
     return None
 
 

@@ -1,6 +1,6 @@
-"""The full profile in small: random models in the layout of the published repositories, and a bundle made of them.
+"""A small full profile: random models in the layout of the published repositories, and a bundle built from them.
 
-The bundle takes MiniLM and its heads from the compact one, so that it is made in a second.
+The bundle reuses MiniLM and its heads from the compact bundle, so that it is built in a second.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _OF_COMPACT = ("encoder.onnx", "tokenizer.json", "features.json", "heads.npz")
 
 
 def write_source(folder: Path, **of_bart: Any) -> Path:
-    """The three models by their names, as `--source PATH` takes them: MiniLM itself, the others small and random.
+    """The three models in the layout that `--source PATH` expects: the real MiniLM, the others small and random.
 
-    As published, DistilBERT brings safetensors and a vocabulary, DistilBART torch's own format and no tokenizer.json.
+    As published, DistilBERT has safetensors and a vocabulary; DistilBART has torch's format and no tokenizer.json.
     """
     minilm = find_model(MINILM, "package")
     shutil.copytree(minilm, folder / MINILM.name, copy_function=_linked)
@@ -60,7 +60,7 @@ def write_bundle(
     change: Callable[[dict[str, Any]], object] = lambda _: None,
     **generation: Any,
 ) -> Path:
-    """A full bundle of a source's small models; `change` may alter what its manifest says of the models."""
+    """A full bundle of a source's small models; `change` may modify the models' section of its manifest."""
     folder.mkdir()
     of_compact = Bundle.open(compact).manifest.models.model_dump()
     models = {name: of_compact[name] for name in ("encoder", "features", "intent", "urgency")}

@@ -1,4 +1,4 @@
-"""The handler as it is deployed, but in this process: real clients, real models, and the embedded stack's stores."""
+"""The deployed handler in this process: real clients, real models, and the embedded stack's stores."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from boto3.dynamodb.types import TypeDeserializer
 from handler.app import Handler, build
 from handler.local import EmbeddedStack
 from handler.settings import Settings
-from tests.support.cases import Answer, DeadLetter
+from tests.support.cases import Answer, RejectedMessage
 from tests.support.fakes import context, written_to
 
 
 class DeployedStack(Protocol):
-    """What a harness needs of a stack: the embedded one, or one that was deployed elsewhere."""
+    """The part of a stack that a harness uses: the embedded one, or one that is deployed elsewhere."""
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -27,12 +27,12 @@ class DeployedStack(Protocol):
         ...
 
     def client(self, service: str) -> Any:
-        """A client of a service of it."""
+        """A client of one of its services."""
         ...
 
 
 class StackHarness:
-    """`tests.support.cases.Harness` on the embedded stack, and a handler that works there."""
+    """`tests.support.cases.Harness` on the embedded stack, with a handler that uses it."""
 
     def __init__(self, stack: DeployedStack, handler: Handler) -> None:
         self.raw_bucket: str = stack.outputs["RawBucket"]
@@ -41,7 +41,7 @@ class StackHarness:
         self._s3, self._sqs, self._dynamodb = (stack.client(name) for name in ("s3", "sqs", "dynamodb"))
 
     def invoke(self, event: Any) -> Answer:
-        """Gives an event to the handler; the log is all that it writes: its lines, its metrics, and what slips out."""
+        """Pass an event to the handler; the log is everything that it writes: log lines, metrics, stdout and stderr."""
         log = StringIO()
         with written_to(log), redirect_stdout(log), redirect_stderr(log):
             response = self.handler(event, context())
@@ -71,14 +71,14 @@ class StackHarness:
         """As Harness.forget."""
         self._dynamodb.delete_item(TableName=self._outputs["TableName"], Key=_key(ticket_id, created_at))
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """As Harness.dead_letters."""
-        return DeadLetter.take_all(self._sqs, self._outputs["DlqUrl"])
+    def rejected_messages(self) -> list[RejectedMessage]:
+        """As Harness.rejected_messages."""
+        return RejectedMessage.receive_all(self._sqs, self._outputs["DlqUrl"])
 
 
 @contextmanager
 def deployed(stack: EmbeddedStack, bundle: Path, cache: Path) -> Iterator[StackHarness]:
-    """A handler made from the environment of the deployed function, and nothing else."""
+    """A handler built only from the environment of the deployed function."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.environment().items():
             patch.setenv(name, value)

@@ -1,7 +1,7 @@
-"""Messages for the fault suite, from a seed, each with what must become of it.
+"""Seeded messages for the fault suite, each with its expected outcome.
 
-A message comes into the queue in one of two ways: an object is uploaded and S3 tells the queue of it, or its body is
-sent. What is sent bears a number as an attribute, what is uploaded has a key: by these a dead letter is recognised.
+A message enters the queue in one of two ways: an object is uploaded and S3 notifies the queue, or its body is sent.
+A sent message has a number as an attribute, an upload has its key: these identify it in the DLQ.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ TEXTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A ticket as it must lie in the stores: what was sent, and under which key."""
+class ExpectedTicket:
+    """A ticket as it must be stored: the raw bytes that were sent, and its key."""
 
     raw: bytes
     key: str
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What was sent."""
+        """The raw ticket."""
         return dict(json.loads(self.raw))
 
     @property
@@ -43,34 +43,34 @@ class Wanted:
 
     @property
     def sha256(self) -> str:
-        """Of the raw bytes."""
+        """Hash of the raw bytes."""
         return hashlib.sha256(self.raw).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message on its way into the queue.
+    """A message to send to the queue.
 
-    `mark` is its number, or the key of the object that brings it; `body` is the text to send, `upload` the object to
-    put (`gone`: and to delete at once); SQS hands a sent one out after `delay` seconds. In the end all tickets of
-    `wanted` are enriched, and where there are `reasons` it lies in the dead-letter queue with one of them (None: SQS
-    moved it, without any).
+    `marker` is its number, or the key of the uploaded object; `body` is the text to send, `upload` the object to put
+    (and to delete immediately if `gone`). SQS delays a sent message by `delay` seconds. In the end all tickets in
+    `expected` are enriched; if there are `reasons`, the message is in the DLQ with one of them (None: moved by SQS,
+    without a reason).
     """
 
-    mark: str
+    marker: str
     body: str | None = None
     upload: bytes | None = None
     gone: bool = False
     delay: int = 0
-    wanted: tuple[Wanted, ...] = ()
+    expected: tuple[ExpectedTicket, ...] = ()
     reasons: tuple[str | None, ...] = ()
 
 
 class Traffic:
-    """Makes messages; every ticket has an id of its own, and one of TEXTS short texts."""
+    """Creates messages; every ticket has a unique id and one of TEXTS short texts."""
 
     def __init__(self, seed: int, bucket: str) -> None:
-        self.chance = random.Random(f"traffic/{seed}")
+        self.rng = random.Random(f"traffic/{seed}")
         self.bucket = bucket
         self._numbers = count()
         made = TicketGenerator(seed=seed, start=START)
@@ -79,7 +79,7 @@ class Traffic:
     def ticket(self, **fields: Any) -> dict[str, Any]:
         """A raw ticket."""
         number = next(self._numbers)
-        text = self.chance.choice(self._texts)
+        text = self.rng.choice(self._texts)
         return {
             **text,
             "ticket_id": f"FLT-{number:06d}",
@@ -92,31 +92,31 @@ class Traffic:
         """A ticket as a message."""
         ticket = ticket or self.ticket()
         body = json.dumps(ticket, ensure_ascii=False)
-        wanted = Wanted(body.encode(), inline_key(ticket["ticket_id"], ticket["created_at"]))
-        return self.sent(body, wanted)
+        expected = ExpectedTicket(body.encode(), inline_key(ticket["ticket_id"], ticket["created_at"]))
+        return self.sent(body, expected)
 
     def uploaded(self, ticket: dict[str, Any] | None = None, key: str | None = None) -> Message:
         """A ticket as an object."""
         ticket = ticket or self.ticket()
         key = key or f"2026/{ticket['ticket_id']} a+b&c.json"
         raw = json.dumps(ticket, ensure_ascii=False).encode()
-        return Message(key, upload=raw, wanted=(Wanted(raw, key),))
+        return Message(key, upload=raw, expected=(ExpectedTicket(raw, key),))
 
-    def sent(self, body: str, *wanted: Wanted, reasons: Sequence[str | None] = ()) -> Message:
-        """A message with that body."""
-        return Message(str(next(self._numbers)), body, wanted=wanted, reasons=tuple(reasons))
+    def sent(self, body: str, *expected: ExpectedTicket, reasons: Sequence[str | None] = ()) -> Message:
+        """A message with this body."""
+        return Message(str(next(self._numbers)), body, expected=expected, reasons=tuple(reasons))
 
     def mixed(self, number: int, *, uploads: float = 0.2) -> list[Message]:
-        """So many good messages, a share of them by an upload."""
-        return [self.uploaded() if self.chance.random() < uploads else self.inline() for _ in range(number)]
+        """This number of valid messages; a share of them are uploads."""
+        return [self.uploaded() if self.rng.random() < uploads else self.inline() for _ in range(number)]
 
     def again(self, message: Message) -> Message:
-        """Another message about the same tickets: the same body once more, or one more notification of the object."""
-        body = message.body or json.dumps(notification(quote_plus(message.mark), bucket=self.bucket))
-        return self.sent(body, *message.wanted, reasons=message.reasons)
+        """Another message about the same tickets: the same body, or another notification of the object."""
+        body = message.body or json.dumps(notification(quote_plus(message.marker), bucket=self.bucket))
+        return self.sent(body, *message.expected, reasons=message.reasons)
 
     def poison(self) -> Iterator[Message]:
-        """Every kind of message that can never be enriched, and of message with nothing to do, again and again."""
+        """An endless cycle of all kinds of messages that can never be enriched or that have nothing to enrich."""
         while True:
             yield from self._unreadable()
             yield from self._invalid()
@@ -170,7 +170,7 @@ class Traffic:
             yield self.sent(json.dumps(ticket), reasons=["schema_violation"])
         yield self.sent(json.dumps(notification("x.json", bucket="another-bucket")), reasons=["bucket_unexpected"])
         yield self.sent(
-            json.dumps(notification(f"never/{self.chance.getrandbits(40)}.json", bucket=self.bucket)),
+            json.dumps(notification(f"never/{self.rng.getrandbits(40)}.json", bucket=self.bucket)),
             reasons=["object_gone"],
         )
         yield self.sent(json.dumps(self.ticket(body="long " * 20_000)), reasons=["object_too_large"])
@@ -180,32 +180,32 @@ class Traffic:
             yield self._upload(raw, "schema_violation")
         yield self._upload(json.dumps(self.ticket(body="long " * 20_000)).encode(), "object_too_large")
         yield self._upload(json.dumps(self.ticket()).encode(), "object_gone", gone=True)
-        # A good ticket and one that is gone, in one message.
+        # A valid ticket and a missing one in one message.
         good = self.uploaded()
         yield good
-        keys = [quote_plus(good.mark), f"never/{self.chance.getrandbits(40)}.json"]
-        yield self.sent(json.dumps(notification(*keys, bucket=self.bucket)), *good.wanted, reasons=["object_gone"])
+        keys = [quote_plus(good.marker), f"never/{self.rng.getrandbits(40)}.json"]
+        yield self.sent(json.dumps(notification(*keys, bucket=self.bucket)), *good.expected, reasons=["object_gone"])
 
     def _upload(self, raw: bytes, reason: str, *, gone: bool = False) -> Message:
-        return Message(f"bad/{self.chance.getrandbits(60)}.json", upload=raw, gone=gone, reasons=(reason,))
+        return Message(f"bad/{self.rng.getrandbits(60)}.json", upload=raw, gone=gone, reasons=(reason,))
 
     def _nothing(self) -> Iterator[Message]:
         yield self.sent(json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": self.bucket}))
         yield self.sent(json.dumps(notification("x", event="ObjectRemoved:Delete", bucket=self.bucket)))
 
     def envelopes(self) -> Iterator[Message]:
-        """Every kind of message that brings good tickets, again and again."""
+        """An endless cycle of all kinds of messages with valid tickets."""
         for number in count():
-            one, two = self.uploaded(), self.uploaded(key=f"grüße/日本 {self.chance.getrandbits(40)}.json")
+            one, two = self.uploaded(), self.uploaded(key=f"grüße/日本 {self.rng.getrandbits(40)}.json")
             yield one
             yield two
-            keys = [quote_plus(message.mark) for message in (one, two)]
-            yield self.sent(json.dumps(notification(*keys, bucket=self.bucket)), *one.wanted, *two.wanted)
-            yield self.sent(_sns(json.dumps(notification(keys[0], bucket=self.bucket))), *one.wanted)
-            yield self.sent(_sns(_sns(json.dumps(notification(keys[1], bucket=self.bucket)))), *two.wanted)
-            detail = {"bucket": {"name": self.bucket}, "object": {"key": two.mark}}
+            keys = [quote_plus(message.marker) for message in (one, two)]
+            yield self.sent(json.dumps(notification(*keys, bucket=self.bucket)), *one.expected, *two.expected)
+            yield self.sent(_sns(json.dumps(notification(keys[0], bucket=self.bucket))), *one.expected)
+            yield self.sent(_sns(_sns(json.dumps(notification(keys[1], bucket=self.bucket)))), *two.expected)
+            detail = {"bucket": {"name": self.bucket}, "object": {"key": two.marker}}
             yield self.sent(
-                json.dumps({"source": "aws.s3", "detail-type": "Object Created", "detail": detail}), *two.wanted
+                json.dumps({"source": "aws.s3", "detail-type": "Object Created", "detail": detail}), *two.expected
             )
             for fields in (
                 {"body": ""},
@@ -216,7 +216,7 @@ class Traffic:
                 {"metadata": None, "priority": "P2"},
             ):
                 yield self.inline(self.ticket(**fields))
-            if number % 10 == 0:  # these cost as much as a hundred others
+            if number % 10 == 0:  # each of these costs as much as a hundred others
                 yield self.inline(self.ticket(body="word " * 3000))
                 yield self.inline(self.ticket(body="x" * 30_000))
 

@@ -1,4 +1,4 @@
-"""Real `ticket-processor` commands on a stack, with one process of models each, and what kills those at random."""
+"""Real `ticket-processor` commands on a stack, each with one worker process, which `ProcessKiller` kills at random."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Worker:
         self.log = log
 
     def child(self) -> int | None:
-        """The process that has the models, when there is one."""
+        """The id of the worker process, or None if there is none at the moment."""
         try:
             children = psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
@@ -35,19 +35,19 @@ class Worker:
         return children[0].pid if children else None
 
     def wait_until(self, text: str, seconds: float = 120.0) -> None:
-        """Waits for a text in the log. Raises AssertionError."""
+        """Wait until the log contains a text. Raises AssertionError if it does not in time."""
         deadline = time.monotonic() + seconds
         while text not in self.log.read_text(errors="replace"):
             assert self.process.poll() is None, self.log.read_text(errors="replace")
             assert time.monotonic() < deadline, (
-                f"{text!r} does not come: {self.log.read_text(errors='replace')[-2000:]}"
+                f"{text!r} is not in the log: {self.log.read_text(errors='replace')[-2000:]}"
             )
             time.sleep(0.05)
 
 
 @contextmanager
 def worker(environment: Mapping[str, str], log: Path, *options: str) -> Iterator[Worker]:
-    """A `ticket-processor` while the block lasts; it is asked to end, and must do so in good order."""
+    """Run a `ticket-processor` for the duration of the block; at the end it gets SIGTERM and must exit with 0."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "handler.worker", "--wait", "1", *options],
@@ -65,39 +65,39 @@ def worker(environment: Mapping[str, str], log: Path, *options: str) -> Iterator
         process.wait()
 
 
-class Assassin:
-    """Kills the process behind a proxy, so many times, each time after so many calls as its seed says.
+class ProcessKiller:
+    """Kills the process behind a proxy up to `limit` times, each time after a random number of calls.
 
-    Before the stack hears of a call, before the process hears the answer, or a moment later.
+    The kill happens before the stack receives a call, before the process receives the response, or a moment later.
     """
 
-    def __init__(self, proxy: Proxy, victim: Callable[[], int | None], chance: random.Random, kills: int) -> None:
-        self.deaths: list[str] = []
-        self._proxy, self._victim, self._chance, self._kills = proxy, victim, chance, kills
+    def __init__(self, proxy: Proxy, find_pid: Callable[[], int | None], rng: random.Random, limit: int) -> None:
+        self.kills: list[str] = []
+        self._proxy, self._find_pid, self._rng, self._limit = proxy, find_pid, rng, limit
         self._lock = threading.Lock()
         self._draw()
         proxy.before = lambda operation: self._at("before", operation)
         proxy.after = lambda operation: self._at("after", operation)
 
     def _draw(self) -> None:
-        self._phase = self._chance.choice(["before", "after", "later"])
-        # A batch of ten makes some 35 calls; the first two of a process find the queue and its messages.
-        self._due = len(self._proxy.calls) + self._chance.randint(3, 70)
+        self._phase = self._rng.choice(["before", "after", "later"])
+        # A batch of ten makes about 35 calls; a process's first two calls read the queue's attributes and its messages.
+        self._due = len(self._proxy.calls) + self._rng.randint(3, 70)
 
     def _at(self, phase: str, operation: str) -> None:
         with self._lock:
-            due = len(self.deaths) < self._kills and len(self._proxy.calls) >= self._due
+            due = len(self.kills) < self._limit and len(self._proxy.calls) >= self._due
             if not due or phase != ("before" if self._phase == "before" else "after"):
                 return
-            victim = self._victim()
-            if victim is None:
+            pid = self._find_pid()
+            if pid is None:
                 return
-            self.deaths.append(f"{self._phase} {operation}")
-            pause = self._chance.uniform(0, 0.02)
+            self.kills.append(f"{self._phase} {operation}")
+            pause = self._rng.uniform(0, 0.02)
             if self._phase == "later":
-                threading.Timer(pause, _kill, (victim,)).start()
+                threading.Timer(pause, _kill, (pid,)).start()
             else:
-                _kill(victim)
+                _kill(pid)
             later = self._phase == "later"
             self._draw()
         if not later:

@@ -1,4 +1,4 @@
-"""Fixtures of several unit tests: SQS as botocore's Stubber, for calls and answers that no emulator gives."""
+"""Shared fixtures: SQS behind botocore's Stubber, for requests and responses that no emulator produces."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from botocore.stub import Stubber
 
 @pytest.fixture
 def sqs() -> Iterator[Any]:
-    """A client of SQS that reaches nobody."""
-    made: Any = boto3.session.Session().client(
+    """An SQS client without a network."""
+    client: Any = boto3.session.Session().client(
         "sqs", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
     )
-    yield made
-    made.close()
+    yield client
+    client.close()
 
 
 @pytest.fixture
 def stub(sqs: Any) -> Iterator[Stubber]:
-    """The answers that the client gets, all of which must have been asked for in the end."""
+    """The client's responses; all of them must have been used at the end of the test."""
     with Stubber(sqs) as stub:
         yield stub
         stub.assert_no_pending_responses()

@@ -1,4 +1,4 @@
-"""How each record of a batch ends, with stores, queue and models that fail on demand."""
+"""The outcome of each record of a batch, with fake stores, queue and models that fail on demand."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ def put(harness: FakeHarness, *keys: str, modified: int = 1_795_166_000_000, **f
 
 
 def rejection(harness: FakeHarness) -> tuple[list[dict[str, Any]], str]:
-    ((_, reasons, code),) = harness.letters.rejected
+    ((_, reasons, code),) = harness.dead_letters.rejected
     return [dict(reason) for reason in reasons], code
 
 
 # -- done and skipped
 
 
-def test_done_is_stored_and_neither_rejected_nor_repeated(harness: FakeHarness) -> None:
+def test_done_ticket_is_stored_and_not_retried(harness: FakeHarness) -> None:
     put(harness, "a")
     answer = harness.invoke(event(record(notification("a"))))
     assert answer.response == {"batchItemFailures": []}
     assert outcomes(answer) == ["done"]
-    assert (harness.letters.rejected, harness.letters.deferred) == ([], {})
+    assert (harness.dead_letters.rejected, harness.dead_letters.deferred) == ([], {})
     (line,) = answer.tickets("m-1")
     assert (line["ticket_id"], line["s3_key"]) == ("T-a", "a")
     assert line["milliseconds"].keys() == {"fetch", "enrich", "store"}
 
 
-def test_the_models_run_once_over_all_tickets_of_the_batch(harness: FakeHarness) -> None:
+def test_models_run_once_per_batch(harness: FakeHarness) -> None:
     put(harness, "a", "b", "c")
     answer = harness.invoke(event(record(notification("a", "b")), record(notification("c"), "m-2")))
     assert harness.models.seen == [["T-a", "T-b", "T-c"]]
@@ -65,7 +65,7 @@ def test_the_models_run_once_over_all_tickets_of_the_batch(harness: FakeHarness)
     assert harness.metrics.stages == ["fetch", "encode", "store"]
 
 
-def test_what_was_enriched_before_is_skipped(harness: FakeHarness) -> None:
+def test_already_enriched_ticket_is_skipped(harness: FakeHarness) -> None:
     put(harness, "a")
     harness.invoke(event(record(notification("a"))))
     answer = harness.invoke(event(record(notification("a"), "again")))
@@ -75,7 +75,7 @@ def test_what_was_enriched_before_is_skipped(harness: FakeHarness) -> None:
 
 
 @pytest.mark.parametrize("change", ["content", "model", "key"])
-def test_it_is_enriched_again_when_anything_differs(harness: FakeHarness, change: str) -> None:
+def test_changed_ticket_is_enriched_again(harness: FakeHarness, change: str) -> None:
     put(harness, "a")
     harness.invoke(event(record(notification("a"))))
     key = "a"
@@ -89,7 +89,7 @@ def test_it_is_enriched_again_when_anything_differs(harness: FakeHarness, change
     assert outcomes(harness.invoke(event(record(notification(key), "again"))), "again") == ["done"]
 
 
-def test_an_older_version_is_stale_before_the_models_run(harness: FakeHarness) -> None:
+def test_stale_version_is_skipped_before_the_models(harness: FakeHarness) -> None:
     put(harness, "a", subject="new")
     harness.invoke(event(record(notification("a"))))
     put(harness, "a", subject="old", modified=1_795_165_999_999)
@@ -98,7 +98,7 @@ def test_an_older_version_is_stale_before_the_models_run(harness: FakeHarness) -
     assert len(harness.models.seen) == 1
 
 
-def test_an_older_version_is_stale_when_it_loses_at_the_table(harness: FakeHarness) -> None:
+def test_stale_version_is_skipped_at_the_conditional_put(harness: FakeHarness) -> None:
     put(harness, "a", subject="new")
     harness.invoke(event(record(notification("a"))))
     put(harness, "a", subject="old", modified=1_795_165_999_999)
@@ -112,7 +112,7 @@ def test_an_older_version_is_stale_when_it_loses_at_the_table(harness: FakeHarne
     assert b'"new"' in harness.object("a", committed["s3_version_id"])
 
 
-def test_a_message_delivered_twice_in_one_batch_is_enriched_once(harness: FakeHarness) -> None:
+def test_duplicate_message_in_a_batch_is_enriched_once(harness: FakeHarness) -> None:
     body = json.dumps(ticket("T"))
     answer = harness.invoke(event(record(body), record(body, "m-2")))
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["done"], ["skipped"])
@@ -121,14 +121,14 @@ def test_a_message_delivered_twice_in_one_batch_is_enriched_once(harness: FakeHa
     assert harness.metrics.outcomes == {"done": 1, "skipped": 1}
 
 
-def test_both_of_two_bad_duplicates_are_rejected(harness: FakeHarness) -> None:
+def test_invalid_duplicates_are_both_rejected(harness: FakeHarness) -> None:
     answer = harness.invoke(event(record(notification("gone")), record(notification("gone"), "m-2")))
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["rejected"], ["rejected"])
-    assert [r["messageId"] for r, _, _ in harness.letters.rejected] == ["m-1", "m-2"]
+    assert [r["messageId"] for r, _, _ in harness.dead_letters.rejected] == ["m-1", "m-2"]
     assert harness.source.fetched == ["gone"]
 
 
-def test_inline_tickets_are_as_old_as_their_message(harness: FakeHarness) -> None:
+def test_inline_ticket_is_dated_by_its_message(harness: FakeHarness) -> None:
     old, new = (record(ticket("T", subject=s), s) for s in ("old", "new"))
     new["attributes"]["SentTimestamp"] = "1795166102001"
     harness.invoke(event(new))
@@ -139,7 +139,7 @@ def test_inline_tickets_are_as_old_as_their_message(harness: FakeHarness) -> Non
     assert (stored["source_modified"], stored["subject"]) == (1_795_166_102_001, "new")
 
 
-def test_an_inline_ticket_that_came_twice_in_a_batch_is_as_old_as_the_younger_message(harness: FakeHarness) -> None:
+def test_duplicate_inline_ticket_is_dated_by_the_newer_message(harness: FakeHarness) -> None:
     first, second = record(ticket("T")), record(ticket("T"), "m-2")
     second["attributes"]["SentTimestamp"] = "1795166102009"
     harness.invoke(event(first, second))
@@ -229,7 +229,7 @@ def test_a_version_without_its_own_notification_replaces_an_older_one_of_the_sam
     assert _stored(harness)[0] == "two"
 
 
-def test_test_events_and_removals_are_skipped_without_a_look_at_the_stores(harness: FakeHarness) -> None:
+def test_test_events_and_removals_are_skipped_without_store_calls(harness: FakeHarness) -> None:
     bodies = [{"Event": "s3:TestEvent"}, notification("x", event="ObjectRemoved:Delete"), {"Event": "s3:TestEvent"}]
     answer = harness.invoke(event(*(record(body, str(i)) for i, body in enumerate(bodies))))
     assert [notes(answer, str(i)) for i in range(3)] == [["s3:TestEvent"], ["s3:ObjectRemoved"], ["s3:TestEvent"]]
@@ -241,7 +241,7 @@ def test_test_events_and_removals_are_skipped_without_a_look_at_the_stores(harne
 # -- rejected
 
 
-def test_rejected_goes_to_the_dead_letters_with_its_reason(harness: FakeHarness) -> None:
+def test_rejected_message_is_sent_to_the_dlq_with_its_reason(harness: FakeHarness) -> None:
     harness.source.put("a", b'{"ticket_id": "secret"}')
     answer = harness.invoke(event(record(notification("a"))))
     assert answer.response == {"batchItemFailures": []}
@@ -305,14 +305,14 @@ def test_many_records_in_one_message_leave_its_neighbours_alone(harness: FakeHar
     assert harness.source.fetched == ["good"]
 
 
-def test_an_inline_ticket_has_the_same_limit_as_an_object() -> None:
+def test_inline_ticket_over_the_size_limit_is_rejected() -> None:
     harness = FakeHarness(max_ticket_bytes=200)
     answer = harness.invoke(event(record(ticket("big", body="x" * 200)), record(ticket("small", body=""), "m-2")))
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["rejected"], ["done"])
     assert rejection(harness)[1] == "object_too_large"
 
 
-def test_a_store_that_refuses_for_good_means_rejection(harness: FakeHarness) -> None:
+def test_permanent_store_error_rejects_the_message(harness: FakeHarness) -> None:
     harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T")
     harness.invoke(event(record(ticket("T"))))
     (reason,), code = rejection(harness)
@@ -320,12 +320,12 @@ def test_a_store_that_refuses_for_good_means_rejection(harness: FakeHarness) -> 
 
 
 @pytest.mark.parametrize("error", [Throttled("SendMessage: x"), ServiceFailed("SendMessage: x"), ValueError("x")])
-def test_a_rejection_that_cannot_be_sent_fails(harness: FakeHarness, error: Exception) -> None:
-    harness.letters.faults.set(error, "m-1")
+def test_dlq_send_failure_fails_the_record(harness: FakeHarness, error: Exception) -> None:
+    harness.dead_letters.faults.set(error, "m-1")
     answer = harness.invoke(event(record("no JSON"), record("no JSON", "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["rejected"])
-    assert 15 <= harness.letters.deferred["m-1"] <= 30
+    assert 15 <= harness.dead_letters.deferred["m-1"] <= 30
     assert any("sent to the DLQ" in line["message"] and line["message_id"] == "m-1" for line in answer.lines())
     assert harness.metrics.outcomes == {"failed": 1, "rejected": 1}
 
@@ -334,24 +334,24 @@ def test_a_rejection_that_cannot_be_sent_fails(harness: FakeHarness, error: Exce
 
 
 @pytest.mark.parametrize("where", ["fetch", "known", "store"])
-def test_a_throttled_ticket_is_repeated_after_a_pause(harness: FakeHarness, where: str) -> None:
+def test_throttled_ticket_is_deferred(harness: FakeHarness, where: str) -> None:
     put(harness, "a", "b")
     faults = {"fetch": harness.source.faults, "known": harness.sink.faults_known, "store": harness.sink.faults}[where]
     faults.set(Throttled("SlowDown"), "a", "T-a")
     answer = harness.invoke(event(record(notification("a"), receive_count=3), record(notification("b"), "m-2")))
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
-    assert harness.letters.deferred.keys() == {"m-1"}
-    assert 60 <= harness.letters.deferred["m-1"] <= 120
+    assert harness.dead_letters.deferred.keys() == {"m-1"}
+    assert 60 <= harness.dead_letters.deferred["m-1"] <= 120
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("throttled", "store" if where == "store" else "fetch")
     assert line["receive_count"] == 3
-    assert harness.letters.rejected == []
+    assert harness.dead_letters.rejected == []
     faults.clear()
     assert outcomes(harness.invoke(event(record(notification("a"), "again"))), "again") == ["done"]
 
 
-def test_the_pause_is_half_random_and_doubles_up_to_fifteen_minutes() -> None:
+def test_backoff_doubles_with_jitter_up_to_15_minutes() -> None:
     assert {backoff_seconds(1) for _ in range(500)} == set(range(15, 31))
     for count, ceiling in ((0, 30), (2, 60), (5, 480), (6, 900), (1000, 900)):
         drawn = [backoff_seconds(count) for _ in range(300)]
@@ -359,16 +359,16 @@ def test_the_pause_is_half_random_and_doubles_up_to_fifteen_minutes() -> None:
         assert ceiling * 0.5 <= min(drawn) < ceiling * 0.6
 
 
-def test_what_had_no_time_waits_like_what_a_service_failed(harness: FakeHarness) -> None:
+def test_out_of_time_is_deferred_like_a_service_failure(harness: FakeHarness) -> None:
     harness.models.failures = {"late": OutOfTime("not started: 0.1 s left")}
     answer = harness.invoke(event(record(ticket("late"), receive_count=3), record(ticket("soon"), "m-2")))
     assert failed(answer) == {"m-1"}
     assert harness.failure_counts.receives == {}, "it is not the ticket's fault"
-    assert 60 <= harness.letters.deferred["m-1"] <= 120
+    assert 60 <= harness.dead_letters.deferred["m-1"] <= 120
     assert outcomes(answer, "m-2") == ["done"]
 
 
-def test_the_models_leave_time_for_what_comes_after_them(harness: FakeHarness) -> None:
+def test_models_leave_time_for_later_stages(harness: FakeHarness) -> None:
     for total, reserve in ((20.0, 3.0), (900.0, 5.0)):
         harness.seconds = [total]
         harness.invoke(event(record(ticket(f"T-{total}"))))
@@ -376,20 +376,20 @@ def test_the_models_leave_time_for_what_comes_after_them(harness: FakeHarness) -
 
 
 @pytest.mark.parametrize("stage", ["fetch", "store"])
-def test_a_call_that_hangs_is_out_of_time_and_holds_nobody_up(harness: FakeHarness, stage: str) -> None:
+def test_hanging_call_is_out_of_time_and_blocks_no_other(harness: FakeHarness, stage: str) -> None:
     put(harness, "hangs", "b")
     harness.seconds = [1, 0.35, 30] if stage == "fetch" else [1, 30, 30, 0.26, 30]
     gate = (harness.source.faults if stage == "fetch" else harness.sink.faults).hang("hangs", "T-hangs")
     answer = harness.invoke(event(record(notification("hangs")), record(notification("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
-    assert harness.letters.deferred.keys() == {"m-1"}
+    assert harness.dead_letters.deferred.keys() == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("out_of_time", stage)
 
 
-def test_more_calls_than_the_pool_takes_at_once_are_not_lost(harness: FakeHarness) -> None:
+def test_calls_queued_behind_a_full_pool_fail(harness: FakeHarness) -> None:
     hanging = [f"hangs-{i}" for i in range(16)]
     put(harness, *hanging, "queued")
     harness.seconds = [1, 0.35, 0.2]
@@ -397,23 +397,25 @@ def test_more_calls_than_the_pool_takes_at_once_are_not_lost(harness: FakeHarnes
     answer = harness.invoke(event(record(notification(*hanging)), record(notification("queued"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1", "m-2"}
-    assert harness.letters.deferred == {}, "the pool has no room for those calls either; SQS's own timeout does it"
+    assert harness.dead_letters.deferred == {}, (
+        "the pool has no room for those calls either; the queue's visibility timeout applies"
+    )
 
 
-def test_a_rejection_that_hangs_is_not_taken_for_sent(harness: FakeHarness) -> None:
+def test_hanging_dlq_send_fails_the_record(harness: FakeHarness) -> None:
     harness.seconds = [1, 30, 30, 30, 0.23, 30]
-    gate = harness.letters.faults.hang("m-1")
+    gate = harness.dead_letters.faults.hang("m-1")
     answer = harness.invoke(event(record("no JSON"), record(ticket(), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1"}
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
 
 
-def test_a_defer_that_hangs_or_raises_changes_nothing(harness: FakeHarness) -> None:
+def test_hanging_or_failing_defer_is_ignored(harness: FakeHarness) -> None:
     harness.seconds = [1, 30, 30, 30, 0.2]
     harness.models.failures = {name: OutOfTime("x") for name in ("a", "b")}
-    gate = harness.letters.faults_defer.hang("m-1")
-    harness.letters.faults_defer.set(ValueError("x"), "m-2")
+    gate = harness.dead_letters.faults_defer.hang("m-1")
+    harness.dead_letters.faults_defer.set(ValueError("x"), "m-2")
     answer = harness.invoke(event(record(ticket("a")), record(ticket("b"), "m-2")))
     gate.set()
     assert failed(answer) == {"m-1", "m-2"}
@@ -423,11 +425,11 @@ def test_a_defer_that_hangs_or_raises_changes_nothing(harness: FakeHarness) -> N
 # -- the last receive
 
 
-def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(harness: FakeHarness) -> None:
+def test_last_receive_rejects_a_failing_message_with_its_reason(harness: FakeHarness) -> None:
     put(harness, "a")
     harness.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
     early = harness.invoke(event(record(notification("a"), receive_count=29)))
-    assert (failed(early), harness.letters.rejected) == ({"m-1"}, [])
+    assert (failed(early), harness.dead_letters.rejected) == ({"m-1"}, [])
     last = harness.invoke(event(record(notification("a"), receive_count=30)))
     assert failed(last) == set()
     (reason,), code = rejection(harness)
@@ -435,18 +437,18 @@ def test_on_its_last_receive_a_failing_message_is_rejected_with_its_reason(harne
     assert harness.metrics.errors == {("failed", "service_failed"): 1, ("rejected", "service_failed"): 1}
 
 
-def test_on_its_last_receive_a_message_that_cannot_be_rejected_is_left_to_sqs(harness: FakeHarness) -> None:
-    harness.letters.faults.set(Throttled("x"), "m-1")
+def test_last_receive_with_dlq_failure_is_left_to_sqs(harness: FakeHarness) -> None:
+    harness.dead_letters.faults.set(Throttled("x"), "m-1")
     answer = harness.invoke(event(record("no JSON", receive_count=30)))
     assert failed(answer) == {"m-1"}
     assert outcomes(answer) == ["failed"]
 
 
-# -- failures of a message's own
+# -- failures caused by the message itself
 
 
-def fail_by_itself(harness: FakeHarness, how: str) -> None:
-    """From now on ticket T-a fails through its own fault: in the models, or in our own code."""
+def cause_own_failure(harness: FakeHarness, how: str) -> None:
+    """Makes ticket T-a itself cause a failure: in the models, or in our code."""
     if how == "model":
         harness.models.failures = {"T-a": ModelFailed("a model raised RuntimeError")}
     elif how == "models":
@@ -457,28 +459,26 @@ def fail_by_itself(harness: FakeHarness, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["model", "models", "code"])
 @pytest.mark.parametrize("receives_before", [0, 21])
-def test_a_message_gets_five_failures_of_its_own_whatever_happened_before(
-    harness: FakeHarness, how: str, receives_before: int
-) -> None:
+def test_fifth_own_failure_rejects_the_message(harness: FakeHarness, how: str, receives_before: int) -> None:
     put(harness, "a")
     harness.source.faults.set(ServiceFailed("GetObject: InternalError"), "a")
     for number in range(receives_before):  # an outage
         assert outcomes(harness.invoke(event(record(notification("a"), receive_count=number + 1)))) == ["failed"]
     harness.source.faults.clear()
     assert harness.failure_counts.receives == {}
-    fail_by_itself(harness, how)
+    cause_own_failure(harness, how)
     for number in range(1, 5):
         answer = harness.invoke(event(record(notification("a"), receive_count=receives_before + number)))
         (line,) = answer.tickets("m-1")
         assert (line["outcome"], line["own_failures"], failed(answer)) == ("failed", number, {"m-1"})
-        assert 15 * 2 ** (number - 1) <= harness.letters.deferred["m-1"] <= 30 * 2 ** (number - 1)
-    assert harness.letters.rejected == []
+        assert 15 * 2 ** (number - 1) <= harness.dead_letters.deferred["m-1"] <= 30 * 2 ** (number - 1)
+    assert harness.dead_letters.rejected == []
     last = harness.invoke(event(record(notification("a"), receive_count=receives_before + 5)))
     assert (failed(last), outcomes(last)) == (set(), ["rejected"])
     assert rejection(harness)[1] == ("model_failed" if how == "model" else "unexpected")
 
 
-def test_outages_between_failures_of_its_own_do_not_count(harness: FakeHarness) -> None:
+def test_outages_do_not_count_as_own_failures(harness: FakeHarness) -> None:
     put(harness, "a")
     receives = iter(range(1, 30))
     for number in range(1, 6):
@@ -488,15 +488,15 @@ def test_outages_between_failures_of_its_own_do_not_count(harness: FakeHarness) 
                 "failed"
             ]
         harness.sink.faults_known.clear()
-        fail_by_itself(harness, "model")
+        cause_own_failure(harness, "model")
         answer = harness.invoke(event(record(notification("a"), receive_count=next(receives))))
         assert outcomes(answer) == (["failed"] if number < 5 else ["rejected"])
 
 
 @pytest.mark.parametrize("error", [Throttled("SlowDown"), ServiceFailed("x"), OutOfTime("x")])
-def test_a_message_is_kept_while_one_of_its_tickets_waits_for_a_service(harness: FakeHarness, error: Exception) -> None:
+def test_message_is_kept_while_a_ticket_waits_for_a_service(harness: FakeHarness, error: Exception) -> None:
     put(harness, "a", "waits")
-    fail_by_itself(harness, "model")
+    cause_own_failure(harness, "model")
     harness.source.faults.set(error, "waits")
     for number in range(1, 10):
         answer = harness.invoke(event(record(notification("a", "waits"), receive_count=number)))
@@ -508,20 +508,20 @@ def test_a_message_is_kept_while_one_of_its_tickets_waits_for_a_service(harness:
 
 
 @pytest.mark.parametrize("error", [Throttled("UpdateItem: x"), ServiceFailed("UpdateItem: x"), ValueError("x")])
-def test_a_failure_that_cannot_be_counted_is_an_outage(harness: FakeHarness, error: Exception) -> None:
+def test_failure_that_cannot_be_counted_is_an_outage(harness: FakeHarness, error: Exception) -> None:
     put(harness, "a")
-    fail_by_itself(harness, "model")
+    cause_own_failure(harness, "model")
     harness.failure_counts.faults.set(error, "m-1")
     for number in range(1, 30):
         answer = harness.invoke(event(record(notification("a"), receive_count=number)))
         assert outcomes(answer) == ["failed"]
         assert any(line["message"] == "a failure could not be counted" for line in answer.lines())
-    assert harness.letters.deferred["m-1"] >= 450
+    assert harness.dead_letters.deferred["m-1"] >= 450
     last = harness.invoke(event(record(notification("a"), receive_count=30)))
     assert outcomes(last) == ["rejected"]
 
 
-def test_a_count_that_hangs_holds_nobody_up(harness: FakeHarness) -> None:
+def test_hanging_failure_count_blocks_no_other(harness: FakeHarness) -> None:
     harness.models.failures = {"bad": ModelFailed("x")}
     harness.seconds = [1, 30, 30, 30, 0.2, 30]
     gate = harness.failure_counts.faults.hang("m-1")
@@ -533,14 +533,14 @@ def test_a_count_that_hangs_holds_nobody_up(harness: FakeHarness) -> None:
 # -- several tickets in one message
 
 
-def test_any_failed_ticket_makes_the_message_fail_and_nothing_of_it_is_rejected_yet(harness: FakeHarness) -> None:
+def test_failed_ticket_fails_the_message_and_rejects_nothing(harness: FakeHarness) -> None:
     put(harness, "good", "slow")
     harness.source.put("bad", b"[]")
     harness.source.faults.set(Throttled("SlowDown"), "slow")
     body = notification("good", "bad", "slow")
     answer = harness.invoke(event(record(body)))
     assert failed(answer) == {"m-1"}
-    assert harness.letters.rejected == []
+    assert harness.dead_letters.rejected == []
     assert outcomes(answer) == ["done", "failed", "failed"]
     harness.source.faults.clear()
     answer = harness.invoke(event(record(body, receive_count=2)))
@@ -550,7 +550,7 @@ def test_any_failed_ticket_makes_the_message_fail_and_nothing_of_it_is_rejected_
     assert (code, reason["s3_key"]) == ("schema_violation", "bad")
 
 
-def test_else_any_rejected_one_makes_it_rejected_and_all_bad_ones_are_named(harness: FakeHarness) -> None:
+def test_rejected_ticket_rejects_the_message_and_all_are_named(harness: FakeHarness) -> None:
     put(harness, "good")
     harness.source.put("bad", b"[]")
     answer = harness.invoke(event(record(notification("good", "bad", "gone"))))
@@ -565,7 +565,7 @@ def test_else_any_rejected_one_makes_it_rejected_and_all_bad_ones_are_named(harn
     assert ("T-good", 1_795_165_200) in harness.sink.items
 
 
-def test_else_any_done_one_makes_it_done(harness: FakeHarness) -> None:
+def test_done_ticket_makes_the_message_done(harness: FakeHarness) -> None:
     put(harness, "old", "new")
     harness.invoke(event(record(notification("old"))))
     answer = harness.invoke(event(record(notification("old", "new"), "m-2")))
@@ -582,14 +582,14 @@ def test_else_any_done_one_makes_it_done(harness: FakeHarness) -> None:
         (["skipped", "skipped"], "skipped"),
     ],
 )
-def test_the_worst_outcome_is_the_message_s(found: list[Outcome], expected: Outcome) -> None:
+def test_message_takes_the_worst_outcome(found: list[Outcome], expected: Outcome) -> None:
     assert overall(found) == expected
 
 
 # -- isolation
 
 
-def test_one_bad_ticket_never_touches_its_neighbours(harness: FakeHarness) -> None:
+def test_bad_ticket_does_not_affect_the_others(harness: FakeHarness) -> None:
     put(harness, *"abcdefg")
     harness.source.put("b", b"\xff")
     del harness.source.objects["c"]
@@ -611,9 +611,7 @@ def test_one_bad_ticket_never_touches_its_neighbours(harness: FakeHarness) -> No
 
 
 @pytest.mark.parametrize("where", ["fetch", "known", "store", "models", "too few results"])
-def test_an_unexpected_exception_is_logged_without_its_text_counted_and_tried_again(
-    harness: FakeHarness, where: str
-) -> None:
+def test_unexpected_exception_is_logged_without_its_message(harness: FakeHarness, where: str) -> None:
     put(harness, "a")
     error = ValueError("could not convert 'what the customer wrote'")
     error.__cause__ = KeyError("what the customer wrote")
@@ -635,7 +633,7 @@ def test_an_unexpected_exception_is_logged_without_its_text_counted_and_tried_ag
     assert "batch.py" in line["traceback"]
 
 
-def test_a_model_s_exception_is_one_line_of_json_without_its_message(
+def test_model_exception_is_one_json_line_without_its_message(
     enricher: Enricher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(part: Any, _: Any) -> Any:
@@ -651,7 +649,7 @@ def test_a_model_s_exception_is_one_line_of_json_without_its_message(
     assert "in fail" in line["traceback"]
 
 
-def test_a_late_answer_changes_nothing(harness: FakeHarness) -> None:
+def test_late_result_is_ignored(harness: FakeHarness) -> None:
     put(harness, "late")
     harness.seconds = [1, 30, 30, 0.26, 30]
     gate = harness.sink.faults.hang("T-late")

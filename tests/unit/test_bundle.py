@@ -1,4 +1,4 @@
-"""The model bundle: its manifest and digest, opening, verifying, and installing it once whatever happens meanwhile."""
+"""The model bundle: manifest and digest, opening, verifying, and installing exactly one complete copy."""
 
 import hashlib
 import io
@@ -68,7 +68,7 @@ def _manifest(files: dict[str, bytes]) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A bundle in good order, if not one that could be run."""
+    """A valid bundle, whose models cannot be run."""
     place = tmp_path / "source"
     place.mkdir()
     for name, content in FILES.items():
@@ -88,7 +88,7 @@ def _source(folder: Path) -> Any:
 # -- opening and verifying ---------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_opens_and_says_its_version(folder: Path) -> None:
+def test_open_returns_paths_digest_and_version(folder: Path) -> None:
     bundle = Bundle.open(folder, verify=True)
     assert bundle.path("features.json") == folder / "features.json"
     assert bundle.digest == hashlib.sha256(canonical(_manifest(FILES))).hexdigest()
@@ -96,38 +96,38 @@ def test_a_bundle_opens_and_says_its_version(folder: Path) -> None:
     assert Bundle.open(str(folder)).digest == bundle.digest
 
 
-def test_the_shipped_bundle_is_what_its_manifest_says(bundle: Path) -> None:
+def test_shipped_bundle_matches_its_manifest(bundle: Path) -> None:
     opened = Bundle.open(bundle, verify=True)
     assert re.fullmatch(r"compact-int8@[0-9a-f]{12}", opened.version)
     assert sum(spec.size for spec in opened.manifest.files.values()) < 30_000_000
 
 
-def test_no_bundle_there(folder: Path, tmp_path: Path) -> None:
+def test_missing_bundle_raises(folder: Path, tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere", folder / "features.json"):
         with pytest.raises(BundleMissing, match=r"holds no bundle\.json; build a bundle with `python -m enrichment"):
             Bundle.open(place)
 
 
-def test_a_file_is_missing(folder: Path) -> None:
+def test_missing_file_raises(folder: Path) -> None:
     (folder / "features.json").unlink()
     with pytest.raises(BundleCorrupt, match=r"features\.json is missing; copy or build the bundle again"):
         Bundle.open(folder)
 
 
-def test_a_file_is_too_short(folder: Path) -> None:
+def test_truncated_file_raises(folder: Path) -> None:
     (folder / "heads.npz").write_bytes(b"head")
     with pytest.raises(BundleCorrupt, match=r"heads\.npz has 4 bytes instead of 5; copy or build"):
         Bundle.open(folder)
 
 
-def test_only_verifying_sees_a_changed_byte(folder: Path) -> None:
+def test_changed_byte_is_found_only_by_verify(folder: Path) -> None:
     (folder / "heads.npz").write_bytes(b"heaps")
     assert Bundle.open(folder).version
     with pytest.raises(BundleCorrupt, match=r"heads\.npz differs from its sha256; copy or build"):
         Bundle.open(folder, verify=True)
 
 
-def test_only_listed_files_have_a_path(folder: Path) -> None:
+def test_path_of_unlisted_file_raises(folder: Path) -> None:
     with pytest.raises(BundleInvalid, match=r"bundle\.json uses the file other\.bin, but does not list it; rebuild"):
         Bundle.open(folder).path("other.bin")
 
@@ -144,13 +144,13 @@ def _shuffled(value: Any, order: random.Random) -> Any:
 
 
 @given(st.randoms(), st.sampled_from([None, 1, 4]), st.booleans())
-def test_the_digest_does_not_depend_on_the_spelling(order: random.Random, indent: int | None, plain: bool) -> None:
+def test_digest_ignores_json_formatting(order: random.Random, indent: int | None, plain: bool) -> None:
     manifest = _manifest(FILES)
     raw = json.dumps(_shuffled(manifest, order), indent=indent, ensure_ascii=plain).encode()
     assert read_manifest(raw, "here")[1] == hashlib.sha256(canonical(manifest)).hexdigest()
 
 
-def test_the_digest_depends_on_everything_else() -> None:
+def test_digest_changes_with_the_content() -> None:
     digests = set()
     edits = [((), None), (("name",), "other"), (("verification", "note"), "x"), (("models", "features"), "x")]
     for place, value in edits:
@@ -176,7 +176,7 @@ def test_the_digest_depends_on_everything_else() -> None:
     ],
     ids=["empty", "cut", "not UTF-8", "nested", "NaN", "surrogate"],
 )
-def test_what_is_no_json_is_no_manifest(raw: bytes) -> None:
+def test_manifest_that_is_not_json_raises(raw: bytes) -> None:
     with pytest.raises(
         BundleInvalid, match=r"^s3://models/bundle\.json is not JSON .*; copy or build the bundle again$"
     ):
@@ -199,7 +199,7 @@ def test_what_is_no_json_is_no_manifest(raw: bytes) -> None:
         ("models.summary", None),
     ],
 )
-def test_a_manifest_of_another_kind_is_refused_by_name(place: str, value: Any) -> None:
+def test_invalid_manifest_field_is_named(place: str, value: Any) -> None:
     manifest = _manifest(FILES)
     target: Any = manifest
     *parts, last = place.replace("features.json", "features/json").split(".")
@@ -214,22 +214,26 @@ def test_a_manifest_of_another_kind_is_refused_by_name(place: str, value: Any) -
     "name",
     ["../evil", "/etc/passwd", "a/b", "a\\b", "..", ".", "", ".hidden", "bundle.json", "nul\0", "a\n", "ü", "x" * 300],
 )
-def test_a_file_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+def test_unsafe_file_name_is_rejected(name: str, tmp_path: Path) -> None:
     files = {**FILES, name: b"evil"}
     raw = json.dumps(_manifest(files)).encode()
     with pytest.raises(BundleInvalid, match="is no name of a file in its folder; rebuild the bundle"):
-        install(lambda asked: io.BytesIO(raw if asked == "bundle.json" else files[asked]), tmp_path / "c", place="here")
+        install(
+            lambda requested: io.BytesIO(raw if requested == "bundle.json" else files[requested]),
+            tmp_path / "c",
+            place="here",
+        )
     assert not (tmp_path / "c").exists()
 
 
 # -- installing --------------------------------------------------------------------------------------------------------
 
 
-def test_installing_copies_once(folder: Path, tmp_path: Path) -> None:
-    asked: list[str] = []
+def test_install_copies_once(folder: Path, tmp_path: Path) -> None:
+    requested: list[str] = []
 
     def source(name: str) -> BinaryIO:
-        asked.append(name)
+        requested.append(name)
         return (folder / name).open("rb")
 
     cache = tmp_path / "cache" / "deep"
@@ -237,9 +241,9 @@ def test_installing_copies_once(folder: Path, tmp_path: Path) -> None:
     assert target == cache / Bundle.open(folder).digest
     assert Bundle.open(target, verify=True).digest == target.name
     assert (target / "bundle.json").read_bytes() == (folder / "bundle.json").read_bytes()
-    assert sorted(asked) == sorted([*FILES, "bundle.json"])
+    assert sorted(requested) == sorted([*FILES, "bundle.json"])
     assert install(source, str(cache), place="here") == target
-    assert asked[len(FILES) + 1 :] == ["bundle.json"]
+    assert requested[len(FILES) + 1 :] == ["bundle.json"]
     assert _copies(cache) == [target.name]
 
 
@@ -251,9 +255,7 @@ def test_installing_copies_once(folder: Path, tmp_path: Path) -> None:
         (b"heads and more", r"heads\.npz has 14 bytes instead of 5"),
     ],
 )
-def test_a_copy_is_hashed_and_nothing_stays_of_a_bad_one(
-    folder: Path, tmp_path: Path, content: bytes, reason: str
-) -> None:
+def test_corrupt_copy_is_removed(folder: Path, tmp_path: Path, content: bytes, reason: str) -> None:
     (folder / "heads.npz").write_bytes(content)
     cache = tmp_path / "cache"
     with pytest.raises(BundleCorrupt, match=reason):
@@ -263,7 +265,7 @@ def test_a_copy_is_hashed_and_nothing_stays_of_a_bad_one(
     Bundle.open(install(_source(folder), cache, place="s3://models"), verify=True)
 
 
-def test_a_source_that_breaks_off_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_interrupted_copy_is_removed(folder: Path, tmp_path: Path) -> None:
     def source(name: str) -> BinaryIO:
         if name == "heads.npz":
             raise ConnectionError("gone")
@@ -274,12 +276,12 @@ def test_a_source_that_breaks_off_leaves_nothing(folder: Path, tmp_path: Path) -
     assert _copies(tmp_path / "cache") == []
 
 
-def test_two_threads_install_one_copy(folder: Path, tmp_path: Path) -> None:
-    asked: list[str] = []
+def test_concurrent_threads_install_one_copy(folder: Path, tmp_path: Path) -> None:
+    requested: list[str] = []
     start = threading.Barrier(8)
 
     def source(name: str) -> BinaryIO:
-        asked.append(name)
+        requested.append(name)
         return (folder / name).open("rb")
 
     def run(_: int) -> Path:
@@ -289,7 +291,7 @@ def test_two_threads_install_one_copy(folder: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         targets = set(pool.map(run, range(8)))
     assert len(targets) == 1
-    assert asked.count("encoder.onnx") == 1
+    assert requested.count("encoder.onnx") == 1
     Bundle.open(targets.pop(), verify=True)
 
 
@@ -301,7 +303,7 @@ from enrichment import install
 folder, cache, mark, gate = map(Path, sys.argv[1:])
 
 def source(name):
-    if name == "heads.npz":  # half of the files are copied by now
+    if name == "heads.npz":  # partial_copy of the files are copied by now
         mark.touch()
         while not gate.exists():
             time.sleep(0.005)
@@ -322,40 +324,40 @@ def _wait_for(mark: Path, process: subprocess.Popen[str]) -> None:
         threading.Event().wait(0.005)
 
 
-def test_two_processes_at_once_give_one_bundle(folder: Path, tmp_path: Path) -> None:
+def test_concurrent_processes_install_one_bundle(folder: Path, tmp_path: Path) -> None:
     cache, gate = tmp_path / "cache", tmp_path / "gate"
     marks = [tmp_path / "first", tmp_path / "second"]
     processes = [_start(folder, cache, mark, gate) for mark in marks]
     try:
         for mark, process in zip(marks, processes, strict=True):
             _wait_for(mark, process)
-        halves = _copies(cache)
+        partial_copies = _copies(cache)
     finally:
         gate.touch()
     places = {process.communicate()[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
-    assert len(halves) == 2
-    assert all(".part-" in name for name in halves)  # neither took the other's half copy for a bundle
+    assert len(partial_copies) == 2
+    assert all(".part-" in name for name in partial_copies)  # neither used the other's partial copy as a bundle
     [place] = places
     assert _copies(cache) == [Path(place).name]
     Bundle.open(place, verify=True)
 
 
-def test_the_copy_of_a_killed_process_is_swept(folder: Path, tmp_path: Path) -> None:
+def test_partial_copy_of_killed_process_is_removed(folder: Path, tmp_path: Path) -> None:
     cache, mark, gate = tmp_path / "cache", tmp_path / "mark", tmp_path / "gate"
     with _start(folder, cache, mark, gate) as process:
         try:
             _wait_for(mark, process)
         finally:
             process.kill()
-    [half] = _copies(cache)
-    assert ".part-" in half
+    [partial_copy] = _copies(cache)
+    assert ".part-" in partial_copy
     target = install(_source(folder), cache, place="here")
     assert _copies(cache) == [target.name]
     Bundle.open(target, verify=True)
 
 
-def test_only_what_no_process_of_this_host_is_copying_is_swept(folder: Path, tmp_path: Path) -> None:
+def test_partial_copies_of_running_processes_are_kept(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     digest = Bundle.open(folder).digest
     part = f"{digest}.part-{platform.node()}-"
@@ -367,7 +369,7 @@ def test_only_what_no_process_of_this_host_is_copying_is_swept(folder: Path, tmp
     assert _copies(cache) == sorted([digest, *kept])
 
 
-def test_a_target_that_cannot_be_made_is_an_error_of_the_disk(folder: Path, tmp_path: Path) -> None:
+def test_blocked_target_raises_os_error(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / Bundle.open(folder).digest).write_text("in the way")
@@ -375,7 +377,7 @@ def test_a_target_that_cannot_be_made_is_an_error_of_the_disk(folder: Path, tmp_
         install(_source(folder), cache, place="here")
 
 
-def test_all_bundle_errors_are_permanent_and_of_one_family() -> None:
+def test_bundle_errors_are_permanent() -> None:
     for kind in (BundleMissing, BundleInvalid, BundleCorrupt):
         assert issubclass(kind, BundleError)
         assert not kind.transient

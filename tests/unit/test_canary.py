@@ -1,4 +1,4 @@
-"""What a customer wrote is in no log, no metric and no attribute of a dead letter, however a ticket ends."""
+"""Customer text appears in no log line, metric or attribute of a DLQ message, whatever the outcome of a ticket."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from enrichment import Enricher, EnrichmentError, ModelFailed, OutOfTime
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.metrics import EmfMetrics
-from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_none_is_told, valid
+from tests.support.canaries import BROKEN, REFUSED, SKIPPED, WORD, assert_no_canary, valid
 from tests.support.cases import Answer
 from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record
 
 
-def told_by(harness: FakeHarness, *records: dict[str, Any]) -> Answer:
-    """The answer, with everything that was written anywhere, metrics included, as its log."""
+def invoke_and_capture(harness: FakeHarness, *records: dict[str, Any]) -> Answer:
+    """Invokes the handler; the log of the answer contains everything that was written, including metrics."""
     harness.metrics = EmfMetrics()  # type: ignore[assignment]
     harness.handler = harness.build(harness.models)
     stream = StringIO()
@@ -33,48 +33,48 @@ def harness() -> FakeHarness:
     return FakeHarness()
 
 
-def ends(answer: Answer, message_id: str = "m-1") -> list[str]:
+def outcomes(answer: Answer, message_id: str = "m-1") -> list[str]:
     return [line["outcome"] for line in answer.tickets(message_id)]
 
 
-def test_done_and_skipped(harness: FakeHarness, enricher: Enricher) -> None:
+def test_done_and_skipped_tickets_leak_nothing(harness: FakeHarness, enricher: Enricher) -> None:
     harness.models = enricher  # type: ignore[assignment]
     harness.source.put("k.json", json.dumps(valid("T-1")).encode())
     sent = [record(notification("k.json"), "stored"), record(valid("T-2"), "inline"), record(valid("T-2"), "twice")]
-    answer = told_by(harness, *sent)
-    assert [ends(answer, name) for name in ("stored", "inline", "twice")] == [["done"], ["done"], ["skipped"]]
-    assert_none_is_told(answer, [])
-    answer = told_by(harness, *sent[:2])
-    assert ends(answer, "stored") + ends(answer, "inline") == ["skipped"] * 2
-    assert_none_is_told(answer, [])
+    answer = invoke_and_capture(harness, *sent)
+    assert [outcomes(answer, name) for name in ("stored", "inline", "twice")] == [["done"], ["done"], ["skipped"]]
+    assert_no_canary(answer, [])
+    answer = invoke_and_capture(harness, *sent[:2])
+    assert outcomes(answer, "stored") + outcomes(answer, "inline") == ["skipped"] * 2
+    assert_no_canary(answer, [])
     harness.source.put("k.json", json.dumps(valid("T-1", body="older")).encode(), modified=1)
-    assert ends(told_by(harness, sent[0]), "stored") == ["skipped"]
-    assert WORD in harness.object("k.json", "0").decode(), "what was enriched were canaries"
+    assert outcomes(invoke_and_capture(harness, sent[0]), "stored") == ["skipped"]
+    assert WORD in harness.object("k.json", "0").decode(), "the enriched ticket contains canaries"
 
 
 @pytest.mark.parametrize("key", sorted(BROKEN))
-def test_rejected_objects(harness: FakeHarness, key: str) -> None:
+def test_rejected_objects_leak_nothing(harness: FakeHarness, key: str) -> None:
     harness.source.put(key, BROKEN[key])
-    answer = told_by(harness, record(notification(key)))
-    assert ends(answer) == ["rejected"]
-    assert_none_is_told(answer, harness.dead_letters())
+    answer = invoke_and_capture(harness, record(notification(key)))
+    assert outcomes(answer) == ["rejected"]
+    assert_no_canary(answer, harness.rejected_messages())
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_rejected_messages_keep_their_body(harness: FakeHarness, name: str) -> None:
-    answer = told_by(harness, record(REFUSED[name], name))
-    assert ends(answer, name) == ["rejected"]
-    (letter,) = harness.dead_letters()
-    assert letter.body == REFUSED[name]
-    assert WORD in letter.body
-    assert_none_is_told(answer, [letter])
+def test_rejected_messages_keep_their_body_and_leak_nothing(harness: FakeHarness, name: str) -> None:
+    answer = invoke_and_capture(harness, record(REFUSED[name], name))
+    assert outcomes(answer, name) == ["rejected"]
+    (dlq_message,) = harness.rejected_messages()
+    assert dlq_message.body == REFUSED[name]
+    assert WORD in dlq_message.body
+    assert_no_canary(answer, [dlq_message])
 
 
 @pytest.mark.parametrize("name", sorted(SKIPPED))
-def test_skipped_messages(harness: FakeHarness, name: str) -> None:
-    answer = told_by(harness, record(SKIPPED[name], name))
-    assert ends(answer, name) == ["skipped"]
-    assert_none_is_told(answer, harness.dead_letters())
+def test_skipped_messages_leak_nothing(harness: FakeHarness, name: str) -> None:
+    answer = invoke_and_capture(harness, record(SKIPPED[name], name))
+    assert outcomes(answer, name) == ["skipped"]
+    assert_no_canary(answer, harness.rejected_messages())
 
 
 UNEXPECTED = ValueError("could not convert 'canary-body'")
@@ -88,7 +88,7 @@ UNEXPECTED.__cause__ = KeyError("canary")
     [Throttled("GetObject: SlowDown"), ServiceFailed("x"), OutOfTime("x"), ModelFailed("x"), UNEXPECTED],
     ids=["throttled", "service", "time", "model", "unexpected"],
 )
-def test_failed_and_rejected_at_the_last_receive(
+def test_failures_and_last_receives_leak_nothing(
     harness: FakeHarness, error: Exception, place: str, receive_count: int
 ) -> None:
     harness.source.put("k.json", json.dumps(valid("T-1")).encode())
@@ -102,29 +102,29 @@ def test_failed_and_rejected_at_the_last_receive(
             place
         ]
         faults.set(error, "k.json", "T-1")
-    answer = told_by(harness, record(notification("k.json"), receive_count=receive_count))
-    assert ends(answer) == ["failed" if receive_count == 1 else "rejected"]
-    letters = harness.dead_letters()
-    assert len(letters) == (receive_count == 30)
-    assert_none_is_told(answer, letters)
+    answer = invoke_and_capture(harness, record(notification("k.json"), receive_count=receive_count))
+    assert outcomes(answer) == ["failed" if receive_count == 1 else "rejected"]
+    dlq_messages = harness.rejected_messages()
+    assert len(dlq_messages) == (receive_count == 30)
+    assert_no_canary(answer, dlq_messages)
 
 
-def test_refused_by_the_stores_or_by_the_dead_letter_queue(harness: FakeHarness) -> None:
+def test_store_and_dlq_errors_leak_nothing(harness: FakeHarness) -> None:
     harness.sink.faults.set(StoreRefused("PutItem: ValidationException"), "T-1")
-    harness.letters.faults.set(UNEXPECTED, "m-2")
-    harness.letters.faults_defer.set(UNEXPECTED, "m-2")
-    answer = told_by(harness, record(valid("T-1")), record("canary", "m-2"))
-    assert ends(answer) + ends(answer, "m-2") == ["rejected", "failed"]
+    harness.dead_letters.faults.set(UNEXPECTED, "m-2")
+    harness.dead_letters.faults_defer.set(UNEXPECTED, "m-2")
+    answer = invoke_and_capture(harness, record(valid("T-1")), record("canary", "m-2"))
+    assert outcomes(answer) + outcomes(answer, "m-2") == ["rejected", "failed"]
     assert failed(answer) == {"m-2"}
-    letters = harness.dead_letters()
-    assert_none_is_told(answer, letters)
-    assert letters[0].rejection["errors"][0]["ticket_id"] == "T-1"
+    dlq_messages = harness.rejected_messages()
+    assert_no_canary(answer, dlq_messages)
+    assert dlq_messages[0].rejection["errors"][0]["ticket_id"] == "T-1"
 
 
-def test_the_id_of_a_ticket_that_broke_the_schema_is_not_told_though_that_of_a_valid_one_is(
+def test_only_ids_of_valid_tickets_are_logged(
     harness: FakeHarness,
 ) -> None:
     harness.models = FakeModels()
-    answer = told_by(harness, record(valid("canary-id")), record(valid("canary-id", created_at=None), "m-2"))
+    answer = invoke_and_capture(harness, record(valid("canary-id")), record(valid("canary-id", created_at=None), "m-2"))
     assert [line.get("ticket_id") for line in answer.tickets("m-1")] == ["canary-id"]
     assert all(WORD not in json.dumps(line) for line in answer.tickets("m-2"))

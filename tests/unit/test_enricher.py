@@ -169,7 +169,7 @@ def test_a_ticket_that_fails_stays_alone(
 
 def test_numbers_that_are_none_are_a_failure_of_the_model(enricher: Enricher, alone: list[EnrichmentData]) -> None:
     def spoil(results: list[Encoded]) -> list[Encoded]:
-        return [Encoded(r.embedding, r.pooled * np.float32(np.nan), r.sentences) for r in results]
+        return [Encoded(r.embedding, r.pooled * np.float32(np.nan), r.adapted, r.sentences) for r in results]
 
     broken = _with(enricher, FakeEncoder(enricher._encoder, spoil))
     with np.errstate(invalid="ignore"):
@@ -306,6 +306,31 @@ def test_confidences_are_the_scores_of_the_labels(alone: list[EnrichmentData], e
         assert found.needs_review == (not all(sure))
         reviews.add(found.needs_review)
     assert reviews == {True, False}
+
+
+def test_a_language_that_the_models_do_not_know_needs_review(enricher: Enricher) -> None:
+    found = _good(enricher.enrich([_ticket("Rechnung", "Die Rechnung für Oktober nennt leider die falsche Firma.")])[0])
+    assert (found.language, found.needs_review, found.review_reasons) == ("de", True, ["language"])
+    german = enricher.bundle.manifest.model_copy(update={"languages": ["de"]})
+    bundle = Bundle(enricher.bundle.folder, german, enricher.bundle.digest)
+    ours = Enricher(bundle, enricher._encoder, enricher._classifiers)
+    again = _good(ours.enrich([_ticket("Rechnung", "Die Rechnung für Oktober nennt leider die falsche Firma.")])[0])
+    assert "language" not in again.review_reasons
+    short = _good(enricher.enrich([_ticket("VPN", "")])[0])
+    assert short.language is None
+    assert "language" not in short.review_reasons
+
+
+def test_reasons_name_the_uncertain_tasks(enricher: Enricher, alone: list[EnrichmentData]) -> None:
+    models = enricher.bundle.manifest.models
+    for found in alone:
+        unsure = [
+            task
+            for task in ("intent", "urgency", "sentiment")
+            if getattr(found, f"{task}_confidence") < getattr(models, task).threshold
+        ]
+        assert found.review_reasons == (unsure if found.language in {"en", None} else ["language"])
+        assert found.needs_review == bool(found.review_reasons)
 
 
 def test_a_stated_priority_needs_no_review_of_the_urgency(enricher: Enricher, alone: list[EnrichmentData]) -> None:

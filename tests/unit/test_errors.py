@@ -1,4 +1,4 @@
-"""The tree of errors: as drawn, each with a stable code, permanent or transient."""
+"""The error tree: as documented, each error with a stable code, permanent or transient."""
 
 import pickle
 import re
@@ -11,8 +11,8 @@ from enrichment.errors import EnrichmentError
 TREE = [getattr(errors, name) for name in errors.__all__]
 
 
-def _drawn() -> dict[str, str]:
-    """Every error of the drawing, and the one above it."""
+def _documented() -> dict[str, str]:
+    """Every error in the module's docstring, and its base class."""
     parents: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -26,11 +26,11 @@ def _drawn() -> dict[str, str]:
     return parents
 
 
-def test_the_tree_is_as_drawn() -> None:
-    assert _drawn() == {error.__name__: error.__base__.__name__ for error in TREE}
+def test_docstring_tree_matches_the_classes() -> None:
+    assert _documented() == {error.__name__: error.__base__.__name__ for error in TREE}
 
 
-def test_the_drawing_says_which_are_transient() -> None:
+def test_docstring_tree_marks_transient_errors() -> None:
     for error in TREE:
         line = re.search(rf"\b{error.__name__} +(.*)", errors.__doc__ or "")
         assert line is not None
@@ -55,17 +55,17 @@ def test_codes_are_stable(name: str, code: str, *, transient: bool) -> None:
     assert (error.code, error.transient) == (code, transient)
 
 
-def test_every_error_is_pinned_above_and_of_one_family() -> None:
+def test_every_error_has_its_own_code_and_the_common_base() -> None:
     assert len(TREE) == 8 == len({error.code for error in TREE})
     assert all(issubclass(error, EnrichmentError) for error in TREE)
 
 
-def test_an_error_may_name_its_ticket() -> None:
+def test_ticket_id_is_optional() -> None:
     assert EnrichmentError("why").ticket_id is None
     error = errors.OutOfTime("not started", ticket_id="T-1")
     assert (str(error), error.ticket_id) == ("not started", "T-1")
 
 
-def test_an_error_survives_a_process_boundary() -> None:
+def test_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(errors.OutOfTime("not started", ticket_id="T-1")))
     assert (type(error), str(error), error.ticket_id) == (errors.OutOfTime, "not started", "T-1")

@@ -1,4 +1,4 @@
-"""The tickets that the generator makes: the same again by seed, all kinds of them, and well written."""
+"""Generated tickets: reproducible by seed, varied and well-formed."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ def tickets() -> list[dict[str, Any]]:
     return list(itertools.islice(TicketGenerator(seed=11, start=START), 3000))
 
 
-def test_the_same_seed_gives_the_same_tickets_again() -> None:
+def test_same_seed_gives_the_same_tickets() -> None:
     first, second, other = (list(itertools.islice(TicketGenerator(seed, start=START), 50)) for seed in (3, 3, 4))
     assert first == second
     assert first != other
@@ -45,17 +45,17 @@ def test_without_a_start_only_the_times_differ() -> None:
     assert next(TicketGenerator(3, now=lambda: 5))["created_at"] == 5
 
 
-def test_with_a_start_the_time_moves_on_by_eight_to_fifteen_seconds(tickets: list[dict[str, Any]]) -> None:
+def test_tickets_with_a_start_are_8_to_15_seconds_apart(tickets: list[dict[str, Any]]) -> None:
     times = [ticket["created_at"] for ticket in tickets]
     assert times[0] == START
     assert {later - earlier for earlier, later in itertools.pairwise(times)} == set(range(8, 16))
 
 
-def test_a_start_at_the_epoch_has_a_past_too() -> None:
+def test_start_at_the_epoch_gives_no_negative_times() -> None:
     assert all(ticket["created_at"] >= 0 for ticket in itertools.islice(TicketGenerator(1, start=0), 200))
 
 
-def test_each_ticket_fits_the_schema_and_says_its_true_labels(tickets: list[dict[str, Any]]) -> None:
+def test_each_ticket_fits_the_schema_and_has_true_labels(tickets: list[dict[str, Any]]) -> None:
     for ticket in tickets:
         parsed = parse_ticket(json.dumps(ticket))
         assert parsed.model_extra == {}
@@ -73,13 +73,13 @@ def test_each_ticket_fits_the_schema_and_says_its_true_labels(tickets: list[dict
 
 def test_every_category_and_label_appears(tickets: list[dict[str, Any]]) -> None:
     seen = {key: Counter(t["metadata"]["truth"][key] for t in tickets) for key in ("intent", "urgency", "sentiment")}
-    for key, labels, least in (("intent", INTENTS, 90), ("urgency", URGENCIES, 150), ("sentiment", SENTIMENTS, 300)):
+    for key, labels, minimum in (("intent", INTENTS, 90), ("urgency", URGENCIES, 150), ("sentiment", SENTIMENTS, 300)):
         assert seen[key].keys() == labels
-        assert min(seen[key].values()) >= least
+        assert min(seen[key].values()) >= minimum
     assert {tag for ticket in tickets for tag in ticket["metadata"]["tags"]} >= CATEGORIES
 
 
-def test_bodies_range_from_nothing_over_a_line_to_a_page(tickets: list[dict[str, Any]]) -> None:
+def test_body_lengths_range_from_empty_to_a_page(tickets: list[dict[str, Any]]) -> None:
     lengths = sorted(len(ticket["body"].split()) for ticket in tickets)
     assert lengths[0] == 0
     assert 10 < lengths[len(lengths) // 10] < 30
@@ -87,18 +87,18 @@ def test_bodies_range_from_nothing_over_a_line_to_a_page(tickets: list[dict[str,
     assert lengths[-1] > 400
 
 
-def test_priority_is_often_absent_and_mostly_agrees(tickets: list[dict[str, Any]]) -> None:
+def test_priority_is_often_absent_and_usually_correct(tickets: list[dict[str, Any]]) -> None:
     truths = [t["metadata"]["truth"]["urgency"] for t in tickets]
     given = [(str(t["priority"]).lower(), truth) for t, truth in zip(tickets, truths, strict=True) if t.get("priority")]
     valid = [(priority, truth) for priority, truth in given if priority in URGENCIES]
     assert 0.4 < sum("priority" not in ticket for ticket in tickets) / len(tickets) < 0.6
     assert 0.75 < sum(priority == truth for priority, truth in valid) / len(valid) < 0.95
-    assert len(given) > len(valid), "some priorities are none that the pipeline knows"
+    assert len(given) > len(valid), "some priorities are invalid"
     assert any(ticket.get("priority", "") is None for ticket in tickets)
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "is_unusual",
     [
         lambda t: not t["body"],
         lambda t: not t["subject"],
@@ -113,8 +113,10 @@ def test_priority_is_often_absent_and_mostly_agrees(tickets: list[dict[str, Any]
     ],
     ids=["empty-body", "no-subject", "html", "quoted", "emoji", "mojibake", "capitals", "forwarded", "steps", "log"],
 )
-def test_some_tickets_are_odd(tickets: list[dict[str, Any]], odd: Callable[[dict[str, Any]], object]) -> None:
-    assert 3 <= sum(bool(odd(ticket)) for ticket in tickets) <= len(tickets) / 4
+def test_some_tickets_are_unusual(
+    tickets: list[dict[str, Any]], is_unusual: Callable[[dict[str, Any]], object]
+) -> None:
+    assert 3 <= sum(bool(is_unusual(ticket)) for ticket in tickets) <= len(tickets) / 4
 
 
 def test_some_tickets_are_not_english(tickets: list[dict[str, Any]]) -> None:
@@ -123,12 +125,12 @@ def test_some_tickets_are_not_english(tickets: list[dict[str, Any]]) -> None:
     assert languages["en"] > 0.9 * len(tickets)
 
 
-def test_the_texts_have_no_seams(tickets: list[dict[str, Any]]) -> None:
-    seams = re.compile(
+def test_texts_have_no_template_artifacts(tickets: list[dict[str, Any]]) -> None:
+    artifacts = re.compile(
         r"[{}]|\S  | [,;]| \.\s|,,|[,;]\.|\?\.|\b(?!that\b|had\b)([a-z]+) \1\b|(?<!/)\b[Aa] [aeioAEIO]\w|\n{3}"
     )
     for ticket in tickets:
         for text in (ticket["subject"], ticket["body"]):
-            seam = seams.search(text)
-            assert seam is None, text[max(0, seam.start() - 40) : seam.end() + 40]
+            artifact = artifacts.search(text)
+            assert artifact is None, text[max(0, artifact.start() - 40) : artifact.end() + 40]
             assert text == text.strip()

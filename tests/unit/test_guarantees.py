@@ -1,4 +1,4 @@
-"""docs/guarantees.md: every row names tests, and every test that it names is there."""
+"""docs/guarantees.md: every row names tests, and every named test exists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py::[\w:]+)`", TABLE)))
 
 @cache
 def _names_in(path: Path) -> frozenset[str]:
-    """The tests of a file, those of a class as Class::test."""
+    """The tests of a file; those in a class as Class::test."""
     found: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
@@ -42,6 +42,6 @@ def test_every_guarantee_names_a_test() -> None:
         assert re.fullmatch(r"( ?`tests/[\w/]+\.py::[\w:]+`,?)+ ", tests), row
 
 
-def test_a_test_that_is_gone_is_noticed() -> None:
+def test_missing_test_is_detected() -> None:
     assert "test_named_test_exists" in _names_in(Path(__file__))
     assert "test_that_nobody_wrote" not in _names_in(Path(__file__))

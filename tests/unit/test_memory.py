@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system."""
+"""Freed memory is returned to the system."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from enrichment import memory
 
 
-def test_what_lies_below_a_piece_in_use_is_given_back() -> None:
-    pieces = [b"x" * 100_000 for _ in range(2000)]  # too small for a mapping each
-    last = pieces.pop()
+def test_freed_memory_below_a_used_block_is_released() -> None:
+    blocks = [b"x" * 100_000 for _ in range(2000)]  # each too small for its own memory mapping
+    last = blocks.pop()
     full = psutil.Process().memory_info().rss
-    del pieces
+    del blocks
     memory.give_back()
     assert full - psutil.Process().memory_info().rss > 150e6
     assert len(last) == 100_000
 
 
-def test_with_another_c_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_library_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert memory._find() is None
     monkeypatch.setattr(memory, "_trim", None)

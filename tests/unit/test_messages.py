@@ -1,4 +1,4 @@
-"""From a message's body to the tickets that it speaks of."""
+"""Parsing of message bodies: which tickets a message refers to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sns(message: str) -> dict[str, Any]:
     return {"Type": "Notification", "MessageId": "n", "Message": message}
 
 
-def bridge(kind: Any = "Object Created", key: Any = "a b+c%20.json") -> dict[str, Any]:
+def eventbridge(kind: Any = "Object Created", key: Any = "a b+c%20.json") -> dict[str, Any]:
     return {"source": "aws.s3", "detail-type": kind, "detail": {"bucket": {"name": "b"}, "object": {"key": key}}}
 
 
@@ -30,15 +30,15 @@ def sized(key: str, size: Any) -> dict[str, Any]:
     ("encoded", "key"),
     [("plain.json", "plain.json"), ("a+b%2B%25.json", "a b+%.json"), ("%C3%BC/%E6%97%A5", "ü/日"), ("a%2Fb", "a/b")],
 )
-def test_keys_of_s3_are_decoded(encoded: str, key: str) -> None:
+def test_s3_notification_keys_are_decoded(encoded: str, key: str) -> None:
     assert references(json.dumps(notification(encoded))) == [StoredTicket("tickets-raw", key)]
 
 
-def test_keys_of_eventbridge_are_taken_as_they_are() -> None:
-    assert references(json.dumps(bridge())) == [StoredTicket("b", "a b+c%20.json")]
+def test_eventbridge_keys_are_not_decoded() -> None:
+    assert references(json.dumps(eventbridge())) == [StoredTicket("b", "a b+c%20.json")]
 
 
-def test_one_message_may_speak_of_several_objects_and_names_each_once() -> None:
+def test_repeated_objects_of_a_message_are_listed_once() -> None:
     found = references(json.dumps(notification("1", "2", "1")))
     assert found == [StoredTicket("tickets-raw", "1"), StoredTicket("tickets-raw", "2")]
 
@@ -46,11 +46,11 @@ def test_one_message_may_speak_of_several_objects_and_names_each_once() -> None:
 @pytest.mark.parametrize(
     "name", ["ObjectCreated:Put", "s3:ObjectCreated:CompleteMultipartUpload", "ObjectCreated:Copy"]
 )
-def test_objects_may_be_created_in_any_way(name: str) -> None:
+def test_every_object_created_event_is_accepted(name: str) -> None:
     assert references(json.dumps(notification("k", event=name))) == [StoredTicket("tickets-raw", "k")]
 
 
-def test_an_inline_ticket_keeps_its_bytes() -> None:
+def test_inline_ticket_keeps_its_bytes() -> None:
     body = '{ "ticket_id" : "Ü" }'
     assert references(body) == [InlineTicket(body.encode())]
     assert references(json.dumps(sns(body))) == [InlineTicket(body.encode())]
@@ -79,11 +79,11 @@ def test_the_records_of_a_notification_are_bounded() -> None:
         {"Event": "s3:TestEvent"},
         {"Type": "Notification", "Message": "hello"},
         notification("k"),
-        bridge(),
+        eventbridge(),
     ],
     ids=["test-event", "sns", "s3", "eventbridge"],
 )
-def test_what_has_a_ticket_id_is_a_ticket_whatever_else_it_has(more: dict[str, Any]) -> None:
+def test_message_with_a_ticket_id_is_a_ticket(more: dict[str, Any]) -> None:
     body = json.dumps(ticket() | more)
     assert references(body) == [InlineTicket(body.encode())]
 
@@ -95,21 +95,24 @@ def test_what_has_a_ticket_id_is_a_ticket_whatever_else_it_has(more: dict[str, A
         (notification("k", event="ObjectRemoved:Delete"), "s3:ObjectRemoved"),
         (notification("k", event="s3:LifecycleExpiration:DeleteMarkerCreated"), "s3:LifecycleExpiration"),
         (notification("k", event="ObjectRestore:Delete"), "s3:ObjectRestore:Delete"),
-        (bridge("Object Deleted"), "s3:ObjectRemoved"),
+        (eventbridge("Object Deleted"), "s3:ObjectRemoved"),
         (sns(json.dumps(sns(json.dumps({"Event": "s3:TestEvent"})))), "s3:TestEvent"),
         ({"Type": "SubscriptionConfirmation", "TopicArn": "arn", "Message": "m"}, "sns:SubscriptionConfirmation"),
         ({"Type": "UnsubscribeConfirmation", "TopicArn": "arn", "Message": "m"}, "sns:UnsubscribeConfirmation"),
         (sized("2026/", 0), "folder marker"),
         (sized("a+b%2F", 0), "folder marker"),
-        ({**bridge(), "detail": {"bucket": {"name": "b"}, "object": {"key": "2026/", "size": 0}}}, "folder marker"),
+        (
+            {**eventbridge(), "detail": {"bucket": {"name": "b"}, "object": {"key": "2026/", "size": 0}}},
+            "folder marker",
+        ),
     ],
 )
-def test_nothing_is_left_to_enrich(body: dict[str, Any], what: str) -> None:
+def test_events_without_a_ticket_are_ignored(body: dict[str, Any], what: str) -> None:
     assert references(json.dumps(body)) == [Ignored(what)]
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "error"),
     [
         ("", "not JSON"),
         ("{", "not JSON"),
@@ -123,24 +126,24 @@ def test_nothing_is_left_to_enrich(body: dict[str, Any], what: str) -> None:
         ('{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": [], "object": {}}}]}', "record 0"),
         (json.dumps(notification("a") | {"Records": [*notification("a")["Records"], {}]}), "record 1"),
         (json.dumps(notification("")), "not a string"),
-        (json.dumps(bridge(key=None)), "not a string"),
-        (json.dumps(bridge(kind=["Object Created"])), "not a string"),
-        (json.dumps(bridge() | {"detail": None}), "no detail"),
-        (json.dumps(bridge("Object Tags Added")), "events of this kind are not for this queue"),
+        (json.dumps(eventbridge(key=None)), "not a string"),
+        (json.dumps(eventbridge(kind=["Object Created"])), "not a string"),
+        (json.dumps(eventbridge() | {"detail": None}), "no detail"),
+        (json.dumps(eventbridge("Object Tags Added")), "events of this kind are not for this queue"),
         (json.dumps(notification("k", event="ObjectTagging:Put")), "s3:ObjectTagging events are not for this queue"),
         (json.dumps(notification("k", event="Secret")), "^events of this kind"),
         (json.dumps(sns(json.dumps(sns(json.dumps(sns("{}")))))), "too many SNS envelopes"),
         (json.dumps(sns("hello")), "not JSON"),
     ],
 )
-def test_what_is_not_understood_is_said_in_a_line(body: str, said: str) -> None:
-    with pytest.raises(MessageInvalid, match=said) as caught:
+def test_invalid_message_error_is_one_line(body: str, error: str) -> None:
+    with pytest.raises(MessageInvalid, match=error) as caught:
         references(body)
     assert "\n" not in str(caught.value)
     assert not caught.value.transient
 
 
-def test_the_key_of_an_inline_ticket_is_quoted() -> None:
+def test_key_of_an_inline_ticket_is_quoted() -> None:
     assert inline_key("a/b c+%", 7) == "inline/a%2Fb%20c%2B%25/7.json"
 
 
@@ -158,6 +161,6 @@ def test_the_key_of_an_inline_ticket_is_quoted() -> None:
         ("n", None),
     ],
 )
-def test_attributes_of_sqs_are_digits_or_nothing(attributes: Any, value: int | None) -> None:
+def test_number_attribute_is_an_integer_or_none(attributes: Any, value: int | None) -> None:
     assert number_attribute({"attributes": attributes}, "n") == value
     assert number_attribute({}, "n") is None

@@ -1,4 +1,4 @@
-"""Metrics are lines that CloudWatch reads (embedded metric format), logs are JSON lines."""
+"""Metrics in CloudWatch's embedded metric format, and logs as JSON lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unit(line: dict[str, Any], name: str) -> str:
     return str(next(m["Unit"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"] if m["Name"] == name))
 
 
-def test_a_batch_is_one_line_with_every_outcome_zeros_included(capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_is_one_line_with_every_outcome_even_zeros(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics()
     metrics.batch(2)
     metrics.stage("fetch", 0.5)
@@ -55,13 +55,13 @@ def test_a_batch_is_one_line_with_every_outcome_zeros_included(capsys: pytest.Ca
     assert "ColdStart" not in found
 
 
-def test_each_type_of_error_is_a_line_of_its_own_beside_the_count_in_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_error_type_is_a_line_in_addition_to_the_total(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics()
     for outcome, code in [("failed", "throttled")] * 3 + [("rejected", "object_gone"), ("rejected", "message_invalid")]:
         metrics.outcome(outcome, code)
     metrics.flush()
-    whole, *by_type = lines(capsys)
-    assert (values(whole)["TicketsFailed"], values(whole)["TicketsRejected"]) == ([3.0], [2.0])
+    total, *by_type = lines(capsys)
+    assert (values(total)["TicketsFailed"], values(total)["TicketsRejected"]) == ([3.0], [2.0])
     assert [(line["ErrorType"], values(line)) for line in by_type] == [
         ("throttled", {"TicketsFailed": [3.0]}),
         ("object_gone", {"TicketsRejected": [1.0]}),
@@ -71,7 +71,7 @@ def test_each_type_of_error_is_a_line_of_its_own_beside_the_count_in_all(capsys:
         assert sorted(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["ErrorType", "service"]
 
 
-def test_the_start_is_told_once_and_counts_begin_anew_with_each_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cold_start_is_reported_once_and_counts_are_reset(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics()
     metrics.started(1.5)
     metrics.outcome("failed", "throttled")
@@ -84,30 +84,30 @@ def test_the_start_is_told_once_and_counts_begin_anew_with_each_batch(capsys: py
     assert (values(second)["TicketsDone"], values(second)["TicketsFailed"]) == ([1.0], [0.0])
 
 
-def test_outcomes_of_a_published_version_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_version_has_its_own_outcomes(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics("acme-ticket-enrichment", "7")
     metrics.batch(2)
     for outcome, code in (("done", None), ("failed", "throttled")):
         metrics.outcome(outcome, code)
     metrics.flush()
     metrics.flush()
-    whole, of_version, by_type, *second = lines(capsys)
-    assert {line["service"] for line in (whole, of_version, by_type)} == {"acme-ticket-enrichment"}
+    total, of_version, by_type, *second = lines(capsys)
+    assert {line["service"] for line in (total, of_version, by_type)} == {"acme-ticket-enrichment"}
     assert sorted(of_version["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["service", "version"]
     assert of_version["version"] == "7"
-    assert values(of_version) == {name: values(whole)[name] for name in OUTCOMES}
+    assert values(of_version) == {name: values(total)[name] for name in OUTCOMES}
     assert values(of_version)["TicketsFailed"] == [1.0]
     assert {name for line in second for name, found in values(line).items() if found != [0.0]} == set()
 
 
-def test_a_batch_tells_of_every_stage_and_model(enricher: Enricher, capsys: pytest.CaptureFixture[str]) -> None:
+def test_batch_reports_every_stage_and_model(enricher: Enricher, capsys: pytest.CaptureFixture[str]) -> None:
     harness = FakeHarness(enricher)
     harness.metrics = EmfMetrics()  # type: ignore[assignment]
     harness.handler = harness.build(enricher)
     case = next(case for case in load_cases() if case.name == "mixed")
     run_case(case, harness.invoke, harness)
-    whole, *by_type = lines(capsys)
-    found = values(whole)
+    total, *by_type = lines(capsys)
+    found = values(total)
     stages = {"Fetch", "Tokenize", "Encode", "Classify", "Summarize", "Store"}
     assert found.keys() == OUTCOMES | {"TicketsPerBatch"} | {f"{stage}Latency" for stage in stages}
     assert {name: found[name] for name in OUTCOMES} == {
@@ -122,13 +122,13 @@ def test_a_batch_tells_of_every_stage_and_model(enricher: Enricher, capsys: pyte
     }
 
 
-def test_a_log_line_is_one_json_object_and_leaks_nothing_into_the_next() -> None:
+def test_log_line_is_json_and_leaks_nothing_into_the_next() -> None:
     log = StringIO()
     logger = make_logger("INFO")
     with written_to(log):
         logger.info("ticket", extra={"ticket_id": "ü\n1"})
         logger.warning("other")
-        logger.debug("not told")
+        logger.debug("not logged")
     first, second = (json.loads(line) for line in log.getvalue().splitlines())
     assert (first["ticket_id"], first["level"], first["service"]) == ("ü\n1", "INFO", SERVICE)
     assert first["timestamp"].endswith("Z") or first["timestamp"].endswith("+00:00")

@@ -1,4 +1,4 @@
-"""An outage of two hours, in simulated time: the real delays and the real decision when a message is given up."""
+"""A two-hour outage in simulated time, with the real delays and the real decision when a message is rejected."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ TEMPLATE: Final = yaml_parse((Path(__file__).parents[2] / "template.yaml").read_
 RECEIVES: Final = TEMPLATE["Parameters"]["MaximumReceiveCount"]
 OUTAGE: Final = 7200  # seconds
 TICKETS: Final = 72_000
-IN_FLIGHT: Final = 120_000  # of a standard queue: beyond it a receive returns nothing
+IN_FLIGHT: Final = 120_000  # limit of a standard queue: above it, a receive returns nothing
 ERRORS: Final[tuple[EnrichmentError, ...]] = (Throttled("PutItem: x"), ServiceFailed("PutItem: InternalServerError"))
 
 
 @pytest.mark.parametrize(
     ("arrivals", "receives_per_second"),
     [
-        pytest.param([TICKETS], IN_FLIGHT, id="all before the outage, received as soon as visible"),
-        pytest.param([10] * (TICKETS // 10), 100, id="ten a second, ten batches of ten a second"),
+        pytest.param([TICKETS], IN_FLIGHT, id="all at once, received as soon as visible"),
+        pytest.param([10] * (TICKETS // 10), 100, id="ten per second, ten batches of ten per second"),
     ],
 )
-def test_no_good_ticket_is_given_up_in_an_outage_of_two_hours(arrivals: list[int], receives_per_second: int) -> None:
+def test_two_hour_outage_rejects_no_valid_ticket(arrivals: list[int], receives_per_second: int) -> None:
     assert simulate(arrivals, receives_per_second) == {"done": TICKETS}
 
 
-def test_good_tickets_would_be_given_up_after_fewer_receives() -> None:
-    ends = simulate([1000], IN_FLIGHT, max_receive_count=RECEIVES["MinValue"] - 7)
-    assert ends["rejected"]
+def test_fewer_receives_would_reject_valid_tickets() -> None:
+    outcomes = simulate([1000], IN_FLIGHT, max_receive_count=RECEIVES["MinValue"] - 7)
+    assert outcomes["rejected"]
 
 
-def test_receives_take_over_two_hours_however_the_jitter_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receives_span_two_hours_even_with_minimal_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random.SystemRandom, "randint", lambda _self, low, _high: low)
     assert sum(backoff_seconds(count) for count in range(1, RECEIVES["MinValue"])) > OUTAGE
-    # Nine crashes, after which a message comes back too early, may take the place of the longest delays.
+    # Nine crashes, after which a message comes back early, may replace the longest delays.
     least = sorted(backoff_seconds(count) for count in range(1, RECEIVES["Default"]))
     assert sum(least[:-9]) > OUTAGE
 
 
-def test_receives_end_while_the_queue_still_retains_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receives_end_within_message_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random.SystemRandom, "randint", lambda _self, _low, high: high)
     longest = sum(backoff_seconds(count) for count in range(1, RECEIVES["MaxValue"]))
     assert longest < TEMPLATE["Resources"]["TicketQueue"]["Properties"]["MessageRetentionPeriod"] / 4
@@ -57,15 +57,15 @@ def test_receives_end_while_the_queue_still_retains_the_message(monkeypatch: pyt
 def simulate(
     arrivals: list[int], receives_per_second: int, *, max_receive_count: int = RECEIVES["Default"]
 ) -> Counter[str]:
-    """How messages end that arrive second by second, from the beginning of the outage on."""
+    """The outcomes of messages that arrive second by second, starting with the outage."""
     visible: deque[MessageState] = deque()
-    hidden: dict[int, list[MessageState]] = {}
-    ends: Counter[str] = Counter()
+    invisible: dict[int, list[MessageState]] = {}
+    outcomes: Counter[str] = Counter()
     in_flight = 0
     second = 0
     while second < len(arrivals) or visible or in_flight:
         visible.extend(message() for _ in range(arrivals[second] if second < len(arrivals) else 0))
-        back = hidden.pop(second, [])
+        back = invisible.pop(second, [])
         in_flight -= len(back)
         visible.extend(back)
         for _ in range(min(len(visible), receives_per_second, IN_FLIGHT - in_flight)):
@@ -79,13 +79,13 @@ def simulate(
                 ticket.end("done")
             received.outcome = received.conclude(max_receive_count)
             if received.outcome == "failed":
-                hidden.setdefault(second + received.delay(), []).append(received)
+                invisible.setdefault(second + received.delay(), []).append(received)
                 in_flight += 1
             else:
-                ends[received.outcome] += 1
+                outcomes[received.outcome] += 1
         second += 1
-    assert not list(chain.from_iterable(hidden.values()))
-    return ends
+    assert not list(chain.from_iterable(invisible.values()))
+    return outcomes
 
 
 def message() -> MessageState:

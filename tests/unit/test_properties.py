@@ -1,4 +1,4 @@
-"""Whatever arrives: a message is understood or refused, the handler answers, and each record ends in one way."""
+"""Properties that hold for any input: messages are parsed or rejected, and each record has exactly one outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-# Nearly right: a message as the system knows it, with parts replaced, removed or wrapped.
+# Almost valid messages: known formats with parts replaced or removed.
 PARTS = st.fixed_dictionaries(
     {},
     optional={
@@ -85,7 +85,7 @@ ERRORS = st.sampled_from(
 )
 MODEL_ERRORS = st.sampled_from([OutOfTime("x"), ModelFailed("x"), TicketInvalid("x")])
 FAULTS = st.dictionaries(st.sampled_from(KEYS), ERRORS, max_size=2)
-ODD_RECORDS = st.dictionaries(
+RANDOM_RECORDS = st.dictionaries(
     st.sampled_from(["messageId", "receiptHandle", "body", "attributes", "messageAttributes"]), VALUES, max_size=5
 )
 WELL_FORMED = st.tuples(BODIES, st.integers(min_value=1, max_value=6))
@@ -93,7 +93,7 @@ WELL_FORMED = st.tuples(BODIES, st.integers(min_value=1, max_value=6))
 
 @given(BODIES)
 @settings(max_examples=300, deadline=None)
-def test_a_message_is_understood_or_refused(body: str) -> None:
+def test_any_message_is_parsed_or_rejected(body: str) -> None:
     try:
         found = references(body)
     except MessageInvalid:
@@ -115,12 +115,12 @@ def test_a_message_is_understood_or_refused(body: str) -> None:
     st.dictionaries(st.sampled_from(["m-0", "m-1"]), ERRORS, max_size=2),
 )
 @settings(max_examples=120, deadline=None)
-def test_every_record_ends_in_exactly_one_way(
+def test_every_record_has_exactly_one_outcome(
     messages: list[tuple[str, int]],
     objects: dict[str, bytes],
     faults: tuple[dict[str, Exception], ...],
     model_faults: dict[str, EnrichmentError],
-    refused: dict[str, Exception],
+    dlq_faults: dict[str, Exception],
 ) -> None:
     harness = FakeHarness()
     for key, raw in objects.items():
@@ -130,24 +130,26 @@ def test_every_record_ends_in_exactly_one_way(
     ):
         for name, error in errors.items():
             place.set(error, name)
-    for name, error in refused.items():
-        harness.letters.faults.set(error, name)
+    for name, error in dlq_faults.items():
+        harness.dead_letters.faults.set(error, name)
     harness.models.failures = dict(model_faults)
     records = [record(body, f"m-{i}", count) for i, (body, count) in enumerate(messages)]
     answer = harness.invoke(event(*records))
-    rejected = [found["messageId"] for found, _, _ in harness.letters.rejected]
-    assert len(rejected) == len(set(rejected)), "no message lies twice among the dead letters"
-    told = 0
+    rejected = [found["messageId"] for found, _, _ in harness.dead_letters.rejected]
+    assert len(rejected) == len(set(rejected)), "no message is sent to the DLQ twice"
+    logged = 0
     for sent in records:
         name = sent["messageId"]
-        ends = [line["outcome"] for line in answer.tickets(name)]
-        told += len(ends)
-        assert ends, "every record is told of"
-        assert ("failed" in ends) == (name in failed(answer)) == (name in harness.letters.deferred)
-        assert ("rejected" in ends) == (name in rejected)
-        assert not {"failed", "rejected"} <= set(ends)
-        assert name not in refused or name not in rejected
-    assert sum(harness.metrics.outcomes.values()) == told == sum(1 for x in answer.lines() if x["message"] == "ticket")
+        outcomes = [line["outcome"] for line in answer.tickets(name)]
+        logged += len(outcomes)
+        assert outcomes, "every record is logged"
+        assert ("failed" in outcomes) == (name in failed(answer)) == (name in harness.dead_letters.deferred)
+        assert ("rejected" in outcomes) == (name in rejected)
+        assert not {"failed", "rejected"} <= set(outcomes)
+        assert name not in dlq_faults or name not in rejected
+    assert (
+        sum(harness.metrics.outcomes.values()) == logged == sum(1 for x in answer.lines() if x["message"] == "ticket")
+    )
     for name, created_at in harness.sink.items:
         item = harness.item(name, created_at)
         assert item is not None
@@ -156,39 +158,39 @@ def test_every_record_ends_in_exactly_one_way(
 
 
 HARNESS = FakeHarness(FakeModels())
-SQS_RECORDS = ODD_RECORDS.map(lambda fields: {**fields, "eventSource": "aws:sqs"})
-LISTS = st.lists(SQS_RECORDS, max_size=4) | st.lists(SQS_RECORDS | ODD_RECORDS | VALUES, max_size=4)
+SQS_RECORDS = RANDOM_RECORDS.map(lambda fields: {**fields, "eventSource": "aws:sqs"})
+LISTS = st.lists(SQS_RECORDS, max_size=4) | st.lists(SQS_RECORDS | RANDOM_RECORDS | VALUES, max_size=4)
 
 
 @given(VALUES | LISTS | st.fixed_dictionaries({"Records": VALUES | LISTS}))
 @settings(max_examples=200, deadline=None)
-def test_any_event_is_refused_or_gets_an_answer_that_names_only_what_it_held(odd: Any) -> None:
+def test_any_event_is_rejected_or_answered_with_its_own_ids(any_event: Any) -> None:
     try:
-        answer = HARNESS.invoke(odd)
+        answer = HARNESS.invoke(any_event)
     except EventNotUnderstood:
-        assert odd
+        assert any_event
         return
     assert answer.response.keys() == {"batchItemFailures"}
-    held = (
-        [r.get("messageId") for r in (odd["Records"] if isinstance(odd, dict) else odd)]
+    sent_ids = (
+        [r.get("messageId") for r in (any_event["Records"] if isinstance(any_event, dict) else any_event)]
         if answer.response["batchItemFailures"]
         else []
     )
     for failure in answer.response["batchItemFailures"]:
-        assert failure["itemIdentifier"] in held
+        assert failure["itemIdentifier"] in sent_ids
         assert failure["itemIdentifier"]
 
 
 @given(RAW)
 @settings(max_examples=200, deadline=None)
-def test_what_is_accepted_as_a_ticket_can_be_stored(raw: bytes) -> None:
+def test_every_accepted_ticket_can_be_stored(raw: bytes) -> None:
     harness = FakeHarness()
     harness.source.put("a", raw)
     answer = harness.invoke(event(record(notification("a"))))
     try:
         parsed = parse_ticket(raw)
     except TicketInvalid:
-        assert [code for _, _, code in harness.letters.rejected] == ["schema_violation"]
+        assert [code for _, _, code in harness.dead_letters.rejected] == ["schema_violation"]
     else:
         assert [line["outcome"] for line in answer.tickets("m-1")] == ["done"]
         assert (parsed.ticket_id, parsed.created_at) in harness.sink.items

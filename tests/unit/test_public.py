@@ -1,4 +1,4 @@
-"""The public surface: what is promised, and nothing by accident."""
+"""The public API: exported names and signatures."""
 
 import inspect
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 import enrichment
 
 
-def test_the_names_are_sorted() -> None:
+def test_public_names_are_sorted() -> None:
     assert enrichment.__all__ == sorted(set(enrichment.__all__))
 
 
-def test_everything_public_is_there_and_described() -> None:
+def test_public_names_exist_and_have_docstrings() -> None:
     for name in enrichment.__all__:
         assert inspect.getdoc(getattr(enrichment, name)), name
 
 
-def test_the_calls_are_pinned() -> None:
+def test_public_signatures_are_stable() -> None:
     assert list(inspect.signature(enrichment.Enricher.open).parameters) == ["folder", "verify", "threads"]
     assert list(inspect.signature(enrichment.Enricher.enrich).parameters) == ["self", "tickets", "time_left", "observe"]
     for name in ("time_left", "observe"):
@@ -26,5 +26,5 @@ def test_the_calls_are_pinned() -> None:
     assert list(inspect.signature(enrichment.install).parameters) == ["open_file", "cache", "place"]
 
 
-def test_types_are_shipped() -> None:
+def test_py_typed_is_shipped() -> None:
     assert Path(enrichment.__file__).with_name("py.typed").is_file()

@@ -92,12 +92,12 @@ def test_thresholds_reach_both_targets_where_possible() -> None:
     tasks: list[Task] = ["intent", "urgency", "sentiment"]
     confidence = {task: numbers.uniform(0.4, 1, 3000) for task in tasks}
     right = {task: numbers.uniform(size=3000) < confidence[task] ** 0.4 for task in tasks}
-    thresholds = choose_thresholds(confidence, right, accuracy=0.8, share=0.4)
+    thresholds = choose_thresholds(confidence, right, accuracy=0.72, share=0.3)
     sure = np.logical_and.reduce([confidence[task] >= thresholds[task] for task in tasks])
     every = np.logical_and.reduce([right[task] for task in tasks])
-    assert every.mean() < 0.72
-    assert every[sure].mean() >= 0.78
-    assert sure.mean() >= 0.38
+    assert every.mean() < 0.7
+    assert every[sure].mean() >= 0.72
+    assert sure.mean() >= 0.3
 
 
 def test_intervals_are_wider_for_fewer_authors() -> None:

@@ -1,4 +1,4 @@
-"""ONNX Runtime, as the library starts it."""
+"""The library's ONNX Runtime session, which splits a batch over threads."""
 
 import itertools
 from pathlib import Path
@@ -13,12 +13,12 @@ from enrichment.session import ParallelSession
 
 @pytest.fixture(scope="module", params=[1, 2, 5])
 def shared(request: pytest.FixtureRequest, bundle: Path) -> ParallelSession:
-    """The encoder's session, with one thread and with several."""
+    """The encoder's session, with one thread or several."""
     return ParallelSession(bundle / "encoder.onnx", threads=request.param)
 
 
 @given(lengths=st.lists(st.integers(1, 300), max_size=40))
-def test_every_text_is_read_once_and_in_order(shared: ParallelSession, lengths: list[int]) -> None:
+def test_each_text_runs_once_and_in_order(shared: ParallelSession, lengths: list[int]) -> None:
     found = shared.each(lengths, lambda part, _: part)
     assert [i for part in found for i in range(part.start, part.stop)] == list(range(len(lengths)))
     for part in found:
@@ -29,30 +29,28 @@ def test_every_text_is_read_once_and_in_order(shared: ParallelSession, lengths: 
         assert len(both) * max(both) > 128, "short texts share a run"
 
 
-def test_texts_are_read_side_by_side(bundle: Path) -> None:
+def test_parts_run_concurrently(bundle: Path) -> None:
     session = ParallelSession(bundle / "encoder.onnx", threads=2)
-    meeting = Barrier(2, timeout=20)
-    session.each([100] * 4, lambda _part, _: meeting.wait())  # would break if one waited for the other
+    barrier = Barrier(2, timeout=20)
+    session.each([100] * 4, lambda _part, _: barrier.wait())  # times out if the parts run one after the other
 
 
-def test_one_thread_means_the_callers(bundle: Path) -> None:
+def test_single_thread_runs_in_the_caller(bundle: Path) -> None:
     session = ParallelSession(bundle / "encoder.onnx", threads=1)
     assert set(session.each([100] * 4, lambda _part, _: get_ident())) == {get_ident()}
 
 
-def test_what_fails_is_raised(shared: ParallelSession) -> None:
+def test_error_in_a_part_is_raised(shared: ParallelSession) -> None:
     def fail(part: slice, _: object) -> None:
         if part.start == 2:
             raise ValueError("the third")
 
     with pytest.raises(ValueError, match="the third"):
         shared.each([100] * 4, fail)
-    assert len(shared.each([100] * 4, lambda part, _: part)) == 4, "and the next call works"
+    assert len(shared.each([100] * 4, lambda part, _: part)) == 4, "the next call works"
 
 
-@pytest.mark.parametrize(("longest", "given_back"), [(256, False), (257, True)])
-def test_only_a_long_text_makes_a_session_give_back_its_memory(
-    shared: ParallelSession, longest: int, given_back: bool
-) -> None:
-    # Short texts that run beside a long one as well: who ends last gives back.
-    assert shared.each([longest, 200, 9], lambda _part, options: options is not None) == [given_back] * 3
+@pytest.mark.parametrize(("longest", "is_released"), [(256, False), (257, True)])
+def test_only_long_texts_release_session_memory(shared: ParallelSession, longest: int, is_released: bool) -> None:
+    # Also short texts that run at the same time as a long one: whichever ends last releases the memory.
+    assert shared.each([longest, 200, 9], lambda _part, options: options is not None) == [is_released] * 3

@@ -14,12 +14,12 @@ from handler.settings import Settings, WorkerSettings
 from tests.support.fakes import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OF_THE_FUNCTION = {name.upper() for name in Settings.model_fields}
-ALL = {name.upper() for name in WorkerSettings.model_fields}
+FUNCTION_SETTINGS = {name.upper() for name in Settings.model_fields}
+ALL_SETTINGS = {name.upper() for name in WorkerSettings.model_fields}
 TABLE = next(path for path in (REPOSITORY / "docs" / "settings.md", REPOSITORY / "README.md") if path.is_file())
 # On AWS, the function uses all cores, and Lambda sets the version.
-NOT_IN_THE_TEMPLATE = {"INTRA_OP_THREADS", "AWS_LAMBDA_FUNCTION_VERSION"}
-NOT_OURS = {"HOME", "MALLOC_ARENA_MAX"}
+NOT_IN_TEMPLATE = {"INTRA_OP_THREADS", "AWS_LAMBDA_FUNCTION_VERSION"}
+OTHER_VARIABLES = {"HOME", "MALLOC_ARENA_MAX"}
 
 
 TEMPLATE: dict[str, Any] = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
@@ -30,23 +30,23 @@ def function_environment() -> dict[str, Any]:
     return dict(function["Properties"]["Environment"]["Variables"])
 
 
-def test_documentation_has_a_row_with_the_default_of_each_setting() -> None:
+def test_documentation_lists_each_setting_with_its_default() -> None:
     rows = re.findall(r"^\| `([A-Z][A-Z0-9_]+)` \|([^|]*)\|", TABLE.read_text(encoding="utf-8"), re.MULTILINE)
     documented = {name: default.strip().strip("`") for name, default in rows}
     assert len(documented) == len(rows)
-    assert documented.keys() == ALL
+    assert documented.keys() == ALL_SETTINGS
     fields = {name.upper(): field for name, field in WorkerSettings.model_fields.items()}
-    # A required setting has no default; None stands for a value that is found out, which the table describes in words.
-    literal = {name for name in ALL if not fields[name].is_required() and fields[name].default is not None}
+    # A required setting has no default; None means that the value is detected, which the table describes in words.
+    literal = {name for name in ALL_SETTINGS if not fields[name].is_required() and fields[name].default is not None}
     assert {name: documented[name] for name in literal} == {name: str(fields[name].default) for name in literal}
-    assert {name for name in ALL if not documented[name]} == {
-        *(name for name in ALL if fields[name].is_required()),
+    assert {name for name in ALL_SETTINGS if not documented[name]} == {
+        *(name for name in ALL_SETTINGS if fields[name].is_required()),
         "AWS_ENDPOINT_URL",
     }
 
 
-def test_template_gives_the_function_each_setting_that_it_needs() -> None:
-    assert set(function_environment()) - NOT_OURS == OF_THE_FUNCTION - NOT_IN_THE_TEMPLATE
+def test_template_passes_each_setting_to_the_function() -> None:
+    assert set(function_environment()) - OTHER_VARIABLES == FUNCTION_SETTINGS - NOT_IN_TEMPLATE
 
 
 def test_template_has_the_same_defaults() -> None:
@@ -62,7 +62,7 @@ def test_template_has_the_same_defaults() -> None:
     assert function_environment()["SERVICE_NAME"]["Fn::If"][-1] == Settings.model_fields["service_name"].default
 
 
-def test_the_settings_are_those_of_the_contract() -> None:
+def test_setting_names_are_stable() -> None:
     assert {
         "MODEL_BUNDLE",
         "BUNDLE_CACHE_DIR",
@@ -78,20 +78,20 @@ def test_the_settings_are_those_of_the_contract() -> None:
         "SERVICE_NAME",
         "AWS_LAMBDA_FUNCTION_VERSION",
         "AWS_ENDPOINT_URL",
-    } == OF_THE_FUNCTION
-    assert {"BATCH_SIZE", "NUM_WORKERS", "HEALTH_PORT"} == ALL - OF_THE_FUNCTION
+    } == FUNCTION_SETTINGS
+    assert {"BATCH_SIZE", "NUM_WORKERS", "HEALTH_PORT"} == ALL_SETTINGS - FUNCTION_SETTINGS
 
 
-def test_each_setting_says_what_it_is() -> None:
+def test_each_setting_has_a_description() -> None:
     assert [name for name, field in WorkerSettings.model_fields.items() if not field.description] == []
 
 
-def test_they_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name.upper(), str(value))
     monkeypatch.setenv("MAX_RECEIVE_COUNT", "7")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
-    monkeypatch.setenv("INTRA_OP_THREADS", "")  # as a template passes on what was left empty
+    monkeypatch.setenv("INTRA_OP_THREADS", "")  # as a template passes a parameter that was left empty
     settings = Settings()
     assert settings.model_dump(include=set(SETTINGS)) == SETTINGS
     assert (settings.max_receive_count, settings.intra_op_threads) == (7, None)
@@ -99,11 +99,11 @@ def test_they_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(settings.aws_endpoint_url).rstrip("/") == "http://127.0.0.1:4566"
 
 
-def test_older_name_of_the_cache_directory_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value for name, value in SETTINGS.items() if name != "bundle_cache_dir"}
     monkeypatch.setenv("MODEL_CACHE_DIR", "/older")
     assert Settings(**given).bundle_cache_dir == "/older"
-    monkeypatch.setenv("BUNDLE_CACHE_DIR", "")  # as a template passes on what was left empty
+    monkeypatch.setenv("BUNDLE_CACHE_DIR", "")  # as a template passes a parameter that was left empty
     assert Settings(**given).bundle_cache_dir == "/older"
     monkeypatch.setenv("BUNDLE_CACHE_DIR", "/newer")
     assert Settings(**given).bundle_cache_dir == "/newer"
@@ -127,11 +127,11 @@ def test_older_name_of_the_cache_directory_is_read(monkeypatch: pytest.MonkeyPat
         ("health_port", 65536),
     ],
 )
-def test_a_wrong_one_is_refused_by_name(name: str, value: Any) -> None:
+def test_invalid_setting_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=name):
         WorkerSettings(**{**SETTINGS, name: value})
 
 
-def test_they_do_not_change() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(Settings(**SETTINGS), "raw_bucket", "another")  # noqa: B010 - mypy knows that this fails

@@ -1,4 +1,4 @@
-"""Whoever waits is woken by a signal, and a poll that may be bringing messages just now is heard out."""
+"""Shutdown: a signal wakes the waiting thread, but a recent poll that may still return messages is awaited."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 from handler.cli.shutdown import Shutdown, on_shutdown_signal
 
 
-def ask_soon(shutdown: Shutdown) -> None:
+def request_soon(shutdown: Shutdown) -> None:
     threading.Timer(0.05, shutdown.request).start()
 
 
-def test_work_is_awaited_and_its_result_returned() -> None:
+def test_during_returns_the_result() -> None:
     assert Shutdown(5).during(lambda: 7, 0.0) == 7
 
 
-def test_error_of_the_work_is_raised() -> None:
+def test_during_raises_the_error() -> None:
     def fail() -> None:
         raise LookupError("gone")
 
@@ -29,15 +29,15 @@ def test_error_of_the_work_is_raised() -> None:
         Shutdown(5).during(fail, 0.0)
 
 
-def test_old_work_is_left_when_asked_to_end() -> None:
-    shutdown, forever = Shutdown(5), threading.Event()
-    ask_soon(shutdown)
-    assert shutdown.during(forever.wait, patience=0.0) is None
-    assert not forever.is_set()
-    forever.set()
+def test_shutdown_abandons_work_after_its_patience() -> None:
+    shutdown, never = Shutdown(5), threading.Event()
+    request_soon(shutdown)
+    assert shutdown.during(never.wait, patience=0.0) is None
+    assert not never.is_set()
+    never.set()
 
 
-def test_young_work_is_heard_out() -> None:
+def test_shutdown_waits_for_recent_work() -> None:
     shutdown, answer = Shutdown(5), threading.Event()
 
     def work() -> str:
@@ -49,27 +49,27 @@ def test_young_work_is_heard_out() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_wakes_the_main_thread_out_of_its_wait(number: signal.Signals) -> None:
-    shutdown, before, forever = Shutdown(5), signal.getsignal(number), threading.Event()
+def test_signal_wakes_the_waiting_main_thread(number: signal.Signals) -> None:
+    shutdown, before, never = Shutdown(5), signal.getsignal(number), threading.Event()
     with on_shutdown_signal(shutdown.request):
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-        assert shutdown.during(forever.wait, patience=0.0) is None
+        assert shutdown.during(never.wait, patience=0.0) is None
         os.kill(os.getpid(), number)  # a second one changes nothing
-    forever.set()
+    never.set()
     assert shutdown.is_requested
     assert signal.getsignal(number) is before
 
 
-def test_pause_ends_when_asked_to_end_and_is_none_afterwards() -> None:
+def test_shutdown_ends_the_pause_and_skips_later_ones() -> None:
     shutdown, begin = Shutdown(5), time.monotonic()
     shutdown.pause(0.01)
-    ask_soon(shutdown)
+    request_soon(shutdown)
     shutdown.pause(60)
     shutdown.pause(60)
     assert time.monotonic() - begin < 30
 
 
-def test_time_left_counts_from_the_first_asking() -> None:
+def test_time_left_counts_from_the_first_request() -> None:
     now = [100.0]
     shutdown = Shutdown(25, clock=lambda: now[0])
     assert (shutdown.is_requested, shutdown.time_left) == (False, math.inf)

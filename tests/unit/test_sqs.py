@@ -1,4 +1,4 @@
-"""The SQS adapter reads partial failures entry by entry, and raises what from_aws makes of an error."""
+"""The SQS adapter: partial failures per entry, and errors mapped by from_aws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ URL = "https://sqs.us-east-1.amazonaws.com/123456789012/dead"
 ARN = "arn:aws:sqs:us-east-1:123456789012:dead"
 
 
-def test_each_sent_entry_has_its_own_result(sqs: Any, stub: Stubber) -> None:
+def test_send_returns_one_result_per_entry(sqs: Any, stub: Stubber) -> None:
     entries = [{"MessageBody": body} for body in "abcd"]
     stub.add_response(
         "send_message_batch",
@@ -56,7 +56,7 @@ def test_queue_is_found_by_name_arn_or_url(sqs: Any, stub: Stubber) -> None:
     assert Queue.find(sqs, URL).url == URL
 
 
-def test_queue_attributes_and_their_defaults(sqs: Any, stub: Stubber) -> None:
+def test_queue_attributes_and_defaults(sqs: Any, stub: Stubber) -> None:
     stub.add_response(
         "get_queue_attributes",
         {
@@ -80,7 +80,7 @@ def test_queue_attributes_and_their_defaults(sqs: Any, stub: Stubber) -> None:
     assert bare.max_message_bytes == 1024 * 1024
 
 
-def test_throttling_and_other_errors_have_their_own_types(sqs: Any, stub: Stubber) -> None:
+def test_throttling_and_other_errors_have_different_types(sqs: Any, stub: Stubber) -> None:
     stub.add_client_error("receive_message", "ThrottlingException", "slow down")
     stub.add_client_error("receive_message", "InternalError", "busy")
     queue = Queue(sqs, URL)
@@ -99,9 +99,7 @@ def test_throttling_and_other_errors_have_their_own_types(sqs: Any, stub: Stubbe
         ("OverLimit", "--limit"),
     ],
 )
-def test_dlq_replay_describes_an_error_in_one_line_with_its_remedy(
-    sqs: Any, stub: Stubber, code: str, remedy: str
-) -> None:
+def test_dlq_replay_error_is_one_line_with_remedy(sqs: Any, stub: Stubber, code: str, remedy: str) -> None:
     stub.add_client_error("receive_message", code, "two\nlines")
     with pytest.raises(ServiceFailed) as caught:
         Queue(sqs, URL).receive(wait=1, visibility_timeout=30)
@@ -109,7 +107,7 @@ def test_dlq_replay_describes_an_error_in_one_line_with_its_remedy(
     assert remedy in describe(caught.value)
 
 
-def test_errors_without_an_answer_are_described_too() -> None:
+def test_connection_errors_are_described() -> None:
     def described(error: Any, operation: str) -> str:
         mapped = from_aws(error, operation)
         mapped.__cause__ = error
@@ -130,6 +128,6 @@ def test_size_of_attributes_counts_names_types_and_values() -> None:
     assert attribute_bytes({"é": {"DataType": "String", "StringValue": "é"}, "b": binary}) == 2 + 6 + 2 + 1 + 6 + 2
 
 
-def test_tens() -> None:
+def test_tens_splits_into_groups_of_ten() -> None:
     assert [len(part) for part in tens(range(23))] == [10, 10, 3]
     assert list(tens([])) == []

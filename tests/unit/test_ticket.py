@@ -1,4 +1,4 @@
-"""The ticket schema: what is let in, what is refused, and that no refusal repeats what a customer wrote."""
+"""The ticket schema: valid and invalid tickets, and errors that never quote what a customer wrote."""
 
 import json
 import math
@@ -45,17 +45,17 @@ def _raw(**changes: Any) -> bytes:
 
 
 def _with(name: str, literal: str) -> bytes:
-    """A ticket whose field `name` holds this very piece of JSON."""
+    """A ticket with this literal JSON as the value of the field `name`."""
     return _raw(**{name: "@@"}).replace(b'"@@"', literal.encode("utf-8", "surrogatepass"))
 
 
-def _refusal(raw: bytes | str) -> TicketInvalid:
+def _error(raw: bytes | str) -> TicketInvalid:
     with pytest.raises(TicketInvalid) as caught:
         parse_ticket(raw)
     return caught.value
 
 
-def test_a_plain_ticket_gets_the_defaults() -> None:
+def test_plain_ticket_gets_the_defaults() -> None:
     ticket = parse_ticket(_raw())
     assert ticket == RawTicket(
         **FIELDS, priority=None, metadata=TicketMetadata(source="unknown", language=None, tags=[])
@@ -63,34 +63,34 @@ def test_a_plain_ticket_gets_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("name", ["ticket_id", "customer_id"])
-@pytest.mark.parametrize(("length", "good"), [(0, False), (1, True), (256, True), (257, False)])
-def test_ids_have_1_to_256_characters(name: str, length: int, *, good: bool) -> None:
+@pytest.mark.parametrize(("length", "is_valid"), [(0, False), (1, True), (256, True), (257, False)])
+def test_ids_have_1_to_256_characters(name: str, length: int, *, is_valid: bool) -> None:
     raw = _raw(**{name: "ü" * length})
-    if good:
+    if is_valid:
         assert getattr(parse_ticket(raw), name) == "ü" * length
     else:
-        assert str(_refusal(raw)).startswith(f"{name}: String should have at ")
+        assert str(_error(raw)).startswith(f"{name}: String should have at ")
 
 
 @pytest.mark.parametrize("name", ["ticket_id", "customer_id", "subject", "body", "created_at"])
 @pytest.mark.parametrize("value", [..., None, [], {}, True, 1.5], ids=str)
-def test_required_fields_are_there_and_of_their_type(name: str, value: Any) -> None:
+def test_missing_or_mistyped_required_field_is_rejected(name: str, value: Any) -> None:
     if name in {"subject", "body"} and value is None:
         assert getattr(parse_ticket(_raw(**{name: None})), name) == ""
     else:
-        assert str(_refusal(_raw(**{name: value}))).startswith(f"{name}: ")
+        assert str(_error(_raw(**{name: value}))).startswith(f"{name}: ")
 
 
 @pytest.mark.parametrize("literal", ["0", "-0", "1", "253402300799"])
-def test_created_at_takes_whole_seconds(literal: str) -> None:
+def test_created_at_accepts_whole_seconds(literal: str) -> None:
     assert parse_ticket(_with("created_at", literal)).created_at == int(literal)
 
 
 @pytest.mark.parametrize(
     "literal", ["-1", "253402300800", str(2**53), "1.0", "1e3", "true", "false", '"5"', "null", "1e999", "1" * 400]
 )
-def test_created_at_takes_nothing_else(literal: str) -> None:
-    message = str(_refusal(_with("created_at", literal)))
+def test_created_at_rejects_everything_else(literal: str) -> None:
+    message = str(_error(_with("created_at", literal)))
     assert message.startswith("created_at: ") or "range of a double" in message
 
 
@@ -102,11 +102,11 @@ def test_created_at_in_milliseconds_gets_a_hint(value: int, *, hinted: bool | No
     if hinted is None:
         assert parse_ticket(_raw(created_at=value)).created_at == value
     else:
-        assert ("milliseconds" in str(_refusal(_raw(created_at=value)))) == hinted
+        assert ("milliseconds" in str(_error(_raw(created_at=value)))) == hinted
 
 
 @pytest.mark.parametrize(
-    ("given_priority", "understood"),
+    ("given_priority", "expected"),
     [
         ("critical", "critical"),
         ("HIGH", "high"),
@@ -122,16 +122,16 @@ def test_created_at_in_milliseconds_gets_a_hint(value: int, *, hinted: bool | No
     ],
     ids=str,
 )
-def test_only_known_priorities_count(given_priority: Any, understood: str | None) -> None:
-    assert parse_ticket(_raw(priority=given_priority)).priority == understood
+def test_unknown_priority_counts_as_absent(given_priority: Any, expected: str | None) -> None:
+    assert parse_ticket(_raw(priority=given_priority)).priority == expected
 
 
 @pytest.mark.parametrize("value", [None, {}, {"source": None, "language": None, "tags": None}], ids=str)
-def test_null_metadata_is_absent_metadata(value: Any) -> None:
+def test_null_metadata_gets_the_defaults(value: Any) -> None:
     assert parse_ticket(_raw(metadata=value)).metadata == TicketMetadata(source="unknown", language=None, tags=[])
 
 
-def test_metadata_is_kept_with_what_it_holds_beyond_the_schema() -> None:
+def test_unknown_metadata_fields_are_kept() -> None:
     metadata = {"source": "chat", "language": "de", "tags": ["vip"], "channel": {"id": 7}}
     ticket = parse_ticket(_raw(metadata=metadata))
     assert ticket.metadata.model_dump() == {name: metadata[name] for name in ("source", "language", "tags")}
@@ -139,22 +139,20 @@ def test_metadata_is_kept_with_what_it_holds_beyond_the_schema() -> None:
 
 
 @pytest.mark.parametrize("value", [[], "mail", 5, {"tags": "vip"}, {"tags": [1]}, {"source": 5}], ids=str)
-def test_metadata_of_another_shape_is_refused(value: Any) -> None:
-    assert str(_refusal(_raw(metadata=value))).startswith("metadata")
+def test_mistyped_metadata_is_rejected(value: Any) -> None:
+    assert str(_error(_raw(metadata=value))).startswith("metadata")
 
 
-def test_a_refusal_names_fields_no_further_than_the_schema_goes() -> None:
-    assert (
-        str(_refusal(_raw(metadata={"tags": ["a", 5], CANARY: 1}))) == "metadata.tags: Input should be a valid string"
-    )
-    message = str(_refusal(_raw(ticket_id="", created_at=True, subject=5)))
+def test_error_names_only_fields_of_the_schema() -> None:
+    assert str(_error(_raw(metadata={"tags": ["a", 5], CANARY: 1}))) == "metadata.tags: Input should be a valid string"
+    message = str(_error(_raw(ticket_id="", created_at=True, subject=5)))
     assert [part.partition(":")[0] for part in message.split("; ")] == ["ticket_id", "subject", "created_at"]
     with pytest.raises(TicketInvalid) as caught:
         ticket_from_object(dict([*FIELDS.items(), (CANARY.encode(), 1)]))
     assert str(caught.value) == "ticket: Keys should be strings"
 
 
-def test_two_tickets_share_no_tags() -> None:
+def test_default_tags_are_not_shared() -> None:
     first, second = parse_ticket(_raw()), parse_ticket(_raw())
     first.metadata.tags.append("vip")
     assert second.metadata.tags == []
@@ -168,7 +166,7 @@ def test_two_tickets_share_no_tags() -> None:
         {"": "empty name", "ключ": "значение", "a" * 1000: 1},
         {"large": 10**300, "small": -(10**300), "fine": 5e-324},
     ],
-    ids=["nested", "names of methods", "odd names", "large numbers"],
+    ids=["nested", "method names", "unusual names", "large numbers"],
 )
 def test_unknown_fields_pass_through(extra: dict[str, Any]) -> None:
     stored = json.loads(enriched_json(parse_ticket(_raw(**extra)), ENRICHMENT))
@@ -237,7 +235,7 @@ def test_unknown_fields_read_back_as_from_json(fields: dict[str, Any], indent: i
 
 
 @pytest.mark.parametrize("value", [None, "old", {"intent": "login_issue"}, {"embedding": ["1e999"]}], ids=str)
-def test_an_incoming_enrichment_is_dropped(value: Any) -> None:
+def test_incoming_enrichment_is_dropped(value: Any) -> None:
     ticket = parse_ticket(_raw(enrichment=value))
     assert "enrichment" not in ticket.model_dump()
     assert json.loads(enriched_json(ticket, ENRICHMENT))["enrichment"] == ENRICHMENT.model_dump()
@@ -269,21 +267,21 @@ def test_an_incoming_enrichment_is_dropped(value: Any) -> None:
         (b"{}", "ticket_id: Field required"),
     ],
 )
-def test_what_is_no_ticket_says_what_it_is(raw: bytes, reason: str) -> None:
-    assert reason in str(_refusal(raw))
+def test_invalid_input_error_says_why(raw: bytes, reason: str) -> None:
+    assert reason in str(_error(raw))
 
 
-def test_a_text_is_read_like_its_bytes() -> None:
+def test_str_is_parsed_like_its_bytes() -> None:
     assert parse_ticket(_raw(body="ü 😀").decode()) == parse_ticket(_raw(body="ü 😀"))
-    assert "not UTF-8" in str(_refusal(_raw().decode().replace("Printer", "\ud83d")))
+    assert "not UTF-8" in str(_error(_raw().decode().replace("Printer", "\ud83d")))
 
 
-def test_a_byte_order_mark_is_ignored() -> None:
+def test_byte_order_mark_is_ignored() -> None:
     assert parse_ticket(b"\xef\xbb\xbf" + _raw()) == parse_ticket("\ufeff" + _raw().decode()) == parse_ticket(_raw())
 
 
 @pytest.mark.parametrize("depth", [1, 190])
-def test_what_is_read_can_be_written(depth: int) -> None:
+def test_parsed_ticket_can_be_serialized(depth: int) -> None:
     ticket = parse_ticket(_with("x", "[" * depth + "]" * depth))
     assert json.loads(enriched_json(ticket, ENRICHMENT))["x"] is not None
 
@@ -302,12 +300,12 @@ def test_what_is_read_can_be_written(depth: int) -> None:
     ],
     ids=str,
 )
-def test_decoded_objects_meet_the_same_bounds(extra: dict[Any, Any], reason: str) -> None:
+def test_decoded_objects_have_the_same_limits(extra: dict[Any, Any], reason: str) -> None:
     with pytest.raises(TicketInvalid, match=reason):
         ticket_from_object({**FIELDS, **extra})
 
 
-def test_a_decoded_object_may_not_nest_without_end() -> None:
+def test_deeply_nested_object_is_rejected() -> None:
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
@@ -315,19 +313,19 @@ def test_a_decoded_object_may_not_nest_without_end() -> None:
         ticket_from_object({**FIELDS, "x": deep})
 
 
-def test_a_refusal_names_the_ticket_where_it_can() -> None:
-    assert _refusal(_raw(created_at=-1)).ticket_id == "T-1"
-    assert _refusal(_with("created_at", "1e999")).ticket_id == "T-1"
-    assert _refusal(_raw(ticket_id=5)).ticket_id is None
-    assert _refusal(_raw(ticket_id="x" * 257)).ticket_id is None
-    assert _refusal(b"{").ticket_id is None
+def test_error_has_the_ticket_id_if_it_is_valid() -> None:
+    assert _error(_raw(created_at=-1)).ticket_id == "T-1"
+    assert _error(_with("created_at", "1e999")).ticket_id == "T-1"
+    assert _error(_raw(ticket_id=5)).ticket_id is None
+    assert _error(_raw(ticket_id="x" * 257)).ticket_id is None
+    assert _error(b"{").ticket_id is None
 
 
 NAMES = [*FIELDS, "priority", "metadata", "enrichment", CANARY]
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON_VALUES), st.integers(0, 400), st.sampled_from([b"", b"\xff", b"}"]))
-def test_whatever_comes_in_is_a_ticket_or_a_refusal_without_input(fields: Any, cut: int, noise: bytes) -> None:
+def test_any_input_is_parsed_or_rejected_without_quoting_it(fields: Any, cut: int, noise: bytes) -> None:
     raw = json.dumps({**FIELDS, "subject": CANARY, **fields}).encode()
     raw = raw[:cut] + noise + raw[cut:]
     try:
@@ -342,20 +340,20 @@ def test_whatever_comes_in_is_a_ticket_or_a_refusal_without_input(fields: Any, c
         json.loads(enriched_json(ticket, ENRICHMENT).decode())
 
 
-def test_pydantics_own_errors_hide_their_input() -> None:
+def test_pydantic_errors_hide_their_input() -> None:
     with pytest.raises(ValueError, match="ticket_id") as caught:
         RawTicket.model_validate({**FIELDS, "ticket_id": [CANARY], "metadata": CANARY})
     assert CANARY not in str(caught.value)
 
 
-def test_the_enriched_ticket_is_flat_and_reads_back() -> None:
+def test_enriched_ticket_is_flat_and_round_trips() -> None:
     ticket = parse_ticket(_raw(order=5, priority="HIGH"))
     stored = enriched_json(ticket, ENRICHMENT)
     assert list(json.loads(stored))[-1] == "enrichment"
-    again = EnrichedTicket.model_validate_json(stored)
-    assert again.enrichment == ENRICHMENT
-    assert enriched_json(RawTicket.model_validate(again.model_dump(exclude={"enrichment"})), ENRICHMENT) == stored
-    assert again.model_extra == {"order": 5}
+    parsed = EnrichedTicket.model_validate_json(stored)
+    assert parsed.enrichment == ENRICHMENT
+    assert enriched_json(RawTicket.model_validate(parsed.model_dump(exclude={"enrichment"})), ENRICHMENT) == stored
+    assert parsed.model_extra == {"order": 5}
 
 
 @pytest.mark.parametrize(
@@ -371,20 +369,20 @@ def test_the_enriched_ticket_is_flat_and_reads_back() -> None:
     ],
     ids=str,
 )
-def test_an_enrichment_that_breaks_the_schema_is_refused(change: dict[str, Any]) -> None:
+def test_invalid_enrichment_is_rejected(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         EnrichmentData.model_validate({**ENRICHMENT.model_dump(), **change})
 
 
-def test_the_committed_schema_is_the_generated_one() -> None:
+def test_committed_schema_equals_the_generated_one() -> None:
     committed = Path(enrichment.__file__).with_name("enriched_ticket.schema.json").read_text()
     assert committed == enriched_ticket_schema(), (
-        'write it again: python -c "from enrichment.ticket import enriched_ticket_schema as s; print(s(), end=str())" '
+        'regenerate it: python -c "from enrichment.ticket import enriched_ticket_schema as s; print(s(), end=str())" '
         "> enrichment/enriched_ticket.schema.json"
     )
 
 
-def test_the_schema_describes_what_is_stored() -> None:
+def test_stored_ticket_matches_the_schema() -> None:
     schema = json.loads(enriched_ticket_schema())
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)

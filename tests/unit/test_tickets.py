@@ -1,4 +1,4 @@
-"""What `tickets` reads and prints, with the adapter that writes it and a DynamoDB and an S3 in this process."""
+"""The `tickets` command: what it reads and prints, with the real sink and an in-process DynamoDB and S3."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from handler.tickets.similarity import Similarity, similar
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = count(1)
 VERSION = "compact-int8@0123456789ab"
-NASTY = "Re:\tyour\r\nbill \x1b]0;owned\x07\x9b31m \u202etxt.exe\u202c ✓ é"
+CONTROL_CHARACTERS = "Re:\tyour\r\nbill \x1b]0;owned\x07\x9b31m \u202etxt.exe\u202c ✓ é"
 
 
 @dataclass
 class Harness:
-    """A table and a bucket of the name `place`, the sink that fills them, and the calls that were made.
+    """A table and a bucket, both named `place`, with the sink that fills them and a record of AWS calls.
 
-    `before` hears the name and the parameters of each call before it is made, and may raise.
+    `before` is called with the name and parameters of each call before it is made, and may raise.
     """
 
     dynamodb: Any
@@ -68,7 +68,7 @@ class Harness:
     def store(
         self, ticket_id: str, created_at: int = 1000, *, vector: tuple[float, ...] = (1.0,), **labels: Any
     ) -> str:
-        """Stores a ticket as the function does; the vector's further numbers are zero. Returns its key."""
+        """Stores a ticket as the function does; the vector is padded with zeros. Returns its key."""
         ticket = RawTicket(
             ticket_id=ticket_id,
             subject=labels.pop("subject", f"about {ticket_id}"),
@@ -109,7 +109,7 @@ class Harness:
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[tuple[Any, Any]]:
-    """Yields clients of a DynamoDB and an S3 that live in this process."""
+    """Yields clients of an in-process DynamoDB and S3."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
             patch.delenv(name, raising=False)
@@ -121,22 +121,24 @@ def aws() -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.fixture(scope="module")
-def declared() -> dict[str, Any]:
-    """Returns the table as the template declares it."""
+def table_definition() -> dict[str, Any]:
+    """Returns the table's definition from the template."""
     resources = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))["Resources"]
     names = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
     return {name: resources["TicketTable"]["Properties"][name] for name in names}
 
 
 @pytest.fixture
-def harness(aws: tuple[Any, Any], declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
-    """Yields an empty harness of this test's own, which the environment names, too."""
+def harness(
+    aws: tuple[Any, Any], table_definition: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Harness]:
+    """Yields an empty harness for this test, to which the environment variables also point."""
     made = Harness(*aws, place=f"tickets-{next(PLACES)}")
     for name in ("TABLE_NAME", "ENRICHED_BUCKET"):
         monkeypatch.setenv(name, made.place)
     for name in ("FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
-    made.dynamodb.create_table(TableName=made.place, **declared)
+    made.dynamodb.create_table(TableName=made.place, **table_definition)
     made.s3.create_bucket(Bucket=made.place)
     made.s3.put_bucket_versioning(Bucket=made.place, VersioningConfiguration={"Status": "Enabled"})
 
@@ -164,7 +166,7 @@ def run(*arguments: str) -> Result:
 # -- lists
 
 
-def test_urgencies_are_merged_newest_first_and_equal_times_by_severity(harness: Harness) -> None:
+def test_list_is_sorted_by_time_then_severity(harness: Harness) -> None:
     for ticket_id, created_at, urgency in [
         ("a", 10, "low"), ("b", 40, "medium"), ("c", 20, "critical"), ("d", 30, "low"), ("e", 30, "critical"),
         ("f", 30, "high"),
@@ -173,7 +175,7 @@ def test_urgencies_are_merged_newest_first_and_equal_times_by_severity(harness: 
     assert ids(harness.repository.newest(Selection())) == ["b", "e", "f", "d", "c", "a"]
 
 
-def test_a_list_costs_one_query_of_the_index_for_each_urgency_and_never_a_scan(harness: Harness) -> None:
+def test_list_costs_one_index_query_per_urgency_and_no_scan(harness: Harness) -> None:
     for number in range(40):
         harness.store(f"t{number:02}", number, urgency=URGENCIES[number % 4])
     harness.forget_calls()
@@ -183,7 +185,7 @@ def test_a_list_costs_one_query_of_the_index_for_each_urgency_and_never_a_scan(h
     assert {(query["IndexName"], query["Limit"]) for query in harness.queries} == {("urgency-index", 10)}
 
 
-def test_further_pages_are_read_when_they_are_needed_and_grow(harness: Harness) -> None:
+def test_pages_are_read_on_demand_and_grow(harness: Harness) -> None:
     for number in range(45):
         harness.store(f"t{number:02}", number, urgency="low")
     harness.forget_calls()
@@ -197,7 +199,7 @@ def test_further_pages_are_read_when_they_are_needed_and_grow(harness: Harness) 
     assert set(harness.calls) == {"Query"}
 
 
-def test_only_the_wanted_urgencies_are_asked_for(harness: Harness) -> None:
+def test_only_selected_urgencies_are_queried(harness: Harness) -> None:
     for urgency in URGENCIES:
         harness.store(urgency, urgency=urgency)
     harness.forget_calls()
@@ -206,7 +208,7 @@ def test_only_the_wanted_urgencies_are_asked_for(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selection", "wanted"),
+    ("selection", "expected"),
     [
         (Selection(), {"plain", "old", "login", "angry", "unsure"}),
         (Selection(intent="login_issue"), {"login", "unsure"}),
@@ -219,26 +221,24 @@ def test_only_the_wanted_urgencies_are_asked_for(harness: Harness) -> None:
         (Selection(("low",), "login_issue", "NEGATIVE", needs_review=True, since=1000), set()),
     ],
 )
-def test_a_selection_holds_what_meets_all_its_conditions(
-    harness: Harness, selection: Selection, wanted: set[str]
-) -> None:
+def test_selection_requires_all_its_conditions(harness: Harness, selection: Selection, expected: set[str]) -> None:
     harness.store("plain")
     harness.store("old", 999)
     harness.store("login", intent="login_issue")
     harness.store("angry", sentiment="NEGATIVE")
     harness.store("unsure", intent="login_issue", sentiment="NEGATIVE", urgency="high", needs_review=True)
-    assert set(ids(harness.repository.newest(selection))) == wanted
-    assert sum(harness.repository.count(selection)["intent"].values()) == len(wanted)
+    assert set(ids(harness.repository.newest(selection))) == expected
+    assert sum(harness.repository.count(selection)["intent"].values()) == len(expected)
 
 
-def test_a_filter_that_few_tickets_pass_reads_on_until_there_are_enough(harness: Harness) -> None:
+def test_selective_filter_reads_on_until_the_limit(harness: Harness) -> None:
     for number in range(30):
         harness.store(f"t{number:02}", number, sentiment="NEGATIVE" if number % 10 == 0 else "NEUTRAL")
     angry = islice(harness.repository.newest(Selection(sentiment="NEGATIVE"), 2), 2)
     assert ids(angry) == ["t20", "t10"]
 
 
-def test_labels_are_counted_without_reading_what_is_not_counted(harness: Harness) -> None:
+def test_count_reads_only_the_counted_attributes(harness: Harness) -> None:
     harness.store("a", intent="login_issue", urgency="high", sentiment="NEGATIVE")
     harness.store("b", intent="login_issue", urgency="low")
     harness.store("c", intent="bug_report", urgency="low")
@@ -252,7 +252,7 @@ def test_labels_are_counted_without_reading_what_is_not_counted(harness: Harness
     assert not any("summary" in query["ProjectionExpression"] for query in harness.queries)
 
 
-def test_an_id_is_looked_up_by_the_key_of_the_table(harness: Harness) -> None:
+def test_id_is_looked_up_by_the_table_key(harness: Harness) -> None:
     harness.store("twice", 1000)
     harness.store("twice", 2000)
     harness.store("other", 3000)
@@ -263,12 +263,12 @@ def test_an_id_is_looked_up_by_the_key_of_the_table(harness: Harness) -> None:
     assert not any("IndexName" in query for query in harness.queries)
 
 
-def test_the_largest_time_is_exact(harness: Harness) -> None:
+def test_largest_created_at_is_exact(harness: Harness) -> None:
     harness.store("late", MAX_CREATED_AT)
     assert harness.item("late").created_at == MAX_CREATED_AT
 
 
-def test_an_item_of_somebody_elses_making_is_named(harness: Harness) -> None:
+def test_item_with_unexpected_attribute_is_named(harness: Harness) -> None:
     item = {"ticket_id": {"S": "odd"}, "created_at": {"N": "7"}, "urgency": {"S": "low"}}
     harness.dynamodb.put_item(TableName=harness.place, Item=item)
     assert harness.item("odd").subject == ""
@@ -280,14 +280,14 @@ def test_an_item_of_somebody_elses_making_is_named(harness: Harness) -> None:
 # -- whole tickets
 
 
-def test_the_whole_ticket_is_read_in_the_version_that_the_item_names(harness: Harness) -> None:
+def test_whole_ticket_is_read_in_the_committed_version(harness: Harness) -> None:
     key = harness.store("t", subject="committed")
     harness.s3.put_object(Bucket=harness.place, Key=key, Body=b'{"subject": "lost the race"}')
     assert harness.repository.whole(harness.item("t"))["subject"] == "committed"
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"[]", b"{}", b'{"enrichment": null}'])
-def test_an_object_that_is_no_enriched_ticket_is_named(harness: Harness, body: bytes) -> None:
+def test_invalid_object_is_named(harness: Harness, body: bytes) -> None:
     version = harness.s3.put_object(Bucket=harness.place, Key="k", Body=body)["VersionId"]
     item = Item(ticket_id="t", created_at=1, s3_key="k", s3_version_id=version)
     with pytest.raises(
@@ -296,7 +296,7 @@ def test_an_object_that_is_no_enriched_ticket_is_named(harness: Harness, body: b
         harness.repository.whole(item)
 
 
-def test_an_object_that_is_gone_is_named(harness: Harness) -> None:
+def test_missing_object_is_named(harness: Harness) -> None:
     key = harness.store("t")
     harness.s3.delete_object(Bucket=harness.place, Key=key, VersionId=harness.item("t").s3_version_id)
     with pytest.raises(ObjectUnreadable, match="is gone"):
@@ -305,7 +305,7 @@ def test_an_object_that_is_gone_is_named(harness: Harness) -> None:
         harness.repository.whole(Item(ticket_id="x", created_at=1))
 
 
-def test_a_bucket_that_is_not_there_is_no_fault_of_the_object(harness: Harness) -> None:
+def test_missing_bucket_raises_client_error(harness: Harness) -> None:
     harness.store("t")
     with pytest.raises(ClientError, match="NoSuchBucket"):
         TicketRepository(harness.dynamodb, lambda: harness.s3, table=harness.place, bucket="elsewhere").whole(
@@ -313,7 +313,7 @@ def test_a_bucket_that_is_not_there_is_no_fault_of_the_object(harness: Harness) 
         )
 
 
-# -- similar ones
+# -- similar tickets
 
 
 def similarity(harness: Harness, ticket_id: str, *, limit: int = 10, among: int = 1000) -> Similarity:
@@ -330,25 +330,25 @@ def similarity(harness: Harness, ticket_id: str, *, limit: int = 10, among: int 
     return found
 
 
-def test_cosines_order_the_others_whatever_the_length_of_their_vectors(harness: Harness) -> None:
-    vectors = {"asked": (3.0, 4.0), "same": (6.0, 8.0), "near": (4.0, 3.0), "across": (-4.0, 3.0), "none": (0.0,)}
+def test_similar_tickets_are_ordered_by_cosine(harness: Harness) -> None:
+    vectors = {"query": (3.0, 4.0), "same": (6.0, 8.0), "near": (4.0, 3.0), "across": (-4.0, 3.0), "none": (0.0,)}
     for created_at, (ticket_id, vector) in enumerate(vectors.items()):
         harness.store(ticket_id, created_at, vector=vector)
     harness.store("against", vector=(-3.0, -4.0))
-    found = similarity(harness, "asked")
+    found = similarity(harness, "query")
     assert [(item.ticket_id, round(cosine, 6)) for cosine, item in found.matches] == [
         ("same", 1.0),
         ("near", 0.96),
-        ("none", 0.0),  # the newer of two equals
+        ("none", 0.0),  # equal cosines: the newer ticket first
         ("across", 0.0),
         ("against", -1.0),
     ]
     assert (found.compared, found.oldest, found.unreadable, found.foreign) == (5, None, 0, 0)
-    assert ids(item for _, item in similarity(harness, "asked", limit=2).matches) == ["same", "near"]
+    assert ids(item for _, item in similarity(harness, "query", limit=2).matches) == ["same", "near"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "among", "compared", "oldest"),
+    ("query", "among", "compared", "oldest"),
     [
         ("t9", 3, ["t8", "t7", "t6"], 6),
         ("t0", 3, ["t9", "t8", "t7"], 7),
@@ -358,18 +358,18 @@ def test_cosines_order_the_others_whatever_the_length_of_their_vectors(harness: 
         ("t5", 8, ["t9", "t8", "t7", "t6", "t4", "t3", "t2", "t1"], 1),
     ],
 )
-def test_the_newest_others_are_compared_and_what_is_left_out_is_known(
-    harness: Harness, asked: str, among: int, compared: list[str], oldest: int | None
+def test_newest_tickets_are_compared_and_the_cutoff_is_reported(
+    harness: Harness, query: str, among: int, compared: list[str], oldest: int | None
 ) -> None:
     for number in range(10):
         harness.store(f"t{number}", number, urgency=URGENCIES[number % 4])
-    found = similarity(harness, asked, among=among)
+    found = similarity(harness, query, among=among)
     assert ids(item for _, item in found.matches) == compared
     assert (found.compared, found.oldest) == (len(compared), oldest)
 
 
-def test_what_cannot_be_compared_is_counted(harness: Harness) -> None:
-    harness.store("asked")
+def test_tickets_that_cannot_be_compared_are_counted(harness: Harness) -> None:
+    harness.store("query")
     harness.store("foreign", model_version="full@0123456789ab")
     gone = harness.store("gone")
     harness.s3.delete_object(Bucket=harness.place, Key=gone, VersionId=harness.item("gone").s3_version_id)
@@ -381,40 +381,40 @@ def test_what_cannot_be_compared_is_counted(harness: Harness) -> None:
         harness.dynamodb.put_item(
             TableName=harness.place, Item={**item, "created_at": {"N": "5"}, "model_version": {"S": VERSION}}
         )
-    found = similarity(harness, "asked")
+    found = similarity(harness, "query")
     assert ids(item for _, item in found.matches) == ["foreign"]
     assert (found.compared, found.unreadable, found.foreign) == (5, 4, 1)
 
 
-def test_a_ticket_without_text_resembles_none(harness: Harness) -> None:
+def test_similar_to_empty_ticket_raises(harness: Harness) -> None:
     harness.store("empty", vector=(0.0,))
     with pytest.raises(RepositoryError, match="ticket empty has no text"):
         similarity(harness, "empty")
 
 
-def test_objects_are_read_side_by_side(harness: Harness) -> None:
-    own = harness.store("asked")
+def test_objects_are_read_concurrently(harness: Harness) -> None:
+    own = harness.store("query")
     for number in range(8):
         harness.store(f"t{number}")
-    together = threading.Barrier(4)
+    barrier = threading.Barrier(4)
 
     def meet(name: str, params: dict[str, Any]) -> None:
         if name == "GetObject" and params["Key"] != own:
-            together.wait(timeout=30)  # raises where three others do not come
+            barrier.wait(timeout=30)  # raises if three others do not arrive
 
     harness.before = meet
-    assert similarity(harness, "asked").compared == 8
+    assert similarity(harness, "query").compared == 8
 
 
-def test_an_error_or_ctrl_c_ends_the_reading(harness: Harness) -> None:
-    own = harness.store("asked")
+def test_error_or_ctrl_c_stops_reading(harness: Harness) -> None:
+    own = harness.store("query")
     for number in range(60):
         harness.store(f"t{number}")
 
-    def take_long(_name: str, _params: dict[str, Any]) -> None:
-        time.sleep(0.05)  # so that the first one is heard of before all have begun
+    def delay(_name: str, _params: dict[str, Any]) -> None:
+        time.sleep(0.05)  # the first call must return before all have started
 
-    def refuse(name: str, params: dict[str, Any]) -> None:
+    def deny_access(name: str, params: dict[str, Any]) -> None:
         time.sleep(0.05)
         if name == "GetObject" and params["Key"] != own:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, name)
@@ -422,18 +422,18 @@ def test_an_error_or_ctrl_c_ends_the_reading(harness: Harness) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    item, options, harness.before = harness.item("asked"), {"limit": 10, "among": 1000}, take_long
+    item, options, harness.before = harness.item("query"), {"limit": 10, "among": 1000}, delay
     with pytest.raises(KeyboardInterrupt):
         similar(harness.repository, item, begin=lambda _: None, advance=interrupt, **options)
     assert 1 < harness.calls.count("GetObject") < 60
     harness.forget_calls()
-    harness.before = refuse
+    harness.before = deny_access
     with pytest.raises(ClientError, match="AccessDenied"):
         similar(harness.repository, item, begin=lambda _: None, advance=lambda: None, **options)
     assert 1 < harness.calls.count("GetObject") < 60
 
 
-# -- what is printed
+# -- output
 
 
 @pytest.mark.parametrize(
@@ -443,33 +443,48 @@ def test_an_error_or_ctrl_c_ends_the_reading(harness: Harness) -> None:
         (364 * 86400, "364d"), (800 * 86400, "2y"), (-1, "-1s"), (-7200, "-2h"),
     ],
 )  # fmt: skip
-def test_an_age_is_in_its_largest_unit(seconds: int, text: str) -> None:
+def test_age_uses_its_largest_unit(seconds: int, text: str) -> None:
     assert age(10**9 - seconds, now=10**9) == text
 
 
-def test_moments_beyond_the_calendar_stay_numbers() -> None:
+def test_times_beyond_the_calendar_stay_numbers() -> None:
     assert moment(1_790_000_000) == "2026-09-21T14:13:20Z"
     assert moment(2**53 - 1) == str(2**53 - 1)
 
 
-def test_lines_hold_eight_columns_and_nothing_that_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    item = Item(ticket_id="T\t1", created_at=0, subject=NASTY, summary="Two\nlines.", needs_review=True, urgency="low")
+def test_lines_have_nine_columns_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    item = Item(
+        ticket_id="T\t1",
+        created_at=0,
+        subject=CONTROL_CHARACTERS,
+        summary="Two\nlines.",
+        needs_review=True,
+        urgency="low",
+    )
+    item = item.model_copy(update={"language": "de"})
     write([ticket_row(item), ticket_row(item, 0.5)], "lines")
-    plain, likened = capsys.readouterr().out.splitlines()
+    plain, with_cosine = capsys.readouterr().out.splitlines()
     cells = ["1970-01-01T00:00:00Z", "low", "", "", "yes", "T 1", "Re: your bill ]0;owned31m txt.exe ✓ é", "Two lines."]
+    cells.append("de")
     assert plain.split("\t") == cells
-    assert likened.split("\t") == ["0.5000", *cells]
+    assert with_cosine.split("\t") == ["0.5000", *cells]
 
 
-def test_json_lines_mean_what_is_stored_and_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
-    stored = {"ticket_id": "T", "created_at": 3, "subject": NASTY, "score": Decimal("0.125"), "tags": {"b", "a"}}
+def test_json_lines_are_printable_and_equal_the_item(capsys: pytest.CaptureFixture[str]) -> None:
+    stored = {
+        "ticket_id": "T",
+        "created_at": 3,
+        "subject": CONTROL_CHARACTERS,
+        "score": Decimal("0.125"),
+        "tags": {"b", "a"},
+    }
     item = Item.model_validate(stored)
     write([ticket_row(item), ticket_row(item, -0.5)], "json")
-    plain, likened = capsys.readouterr().out.splitlines()
+    plain, with_cosine = capsys.readouterr().out.splitlines()
     assert plain.isprintable()
     assert "é" in plain
     assert json.loads(plain) == {**item.model_dump(), "score": 0.125, "tags": ["a", "b"]}
-    assert json.loads(likened) == {"cosine": -0.5, **json.loads(plain)}
+    assert json.loads(with_cosine) == {"cosine": -0.5, **json.loads(plain)}
 
 
 WHOLE = {
@@ -482,7 +497,7 @@ WHOLE = {
 }
 
 
-def test_a_whole_ticket_has_a_field_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_ticket_has_one_field_per_line(capsys: pytest.CaptureFixture[str]) -> None:
     write_whole(WHOLE, {"s3_key": "k"}, "lines")
     assert dict(line.split("\t") for line in capsys.readouterr().out.splitlines()) == {
         "ticket_id": "T",
@@ -498,13 +513,13 @@ def test_a_whole_ticket_has_a_field_a_line(capsys: pytest.CaptureFixture[str]) -
     }
 
 
-def test_a_whole_ticket_as_json_is_what_is_stored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_ticket_as_json_equals_the_stored_one(capsys: pytest.CaptureFixture[str]) -> None:
     write_whole(WHOLE, {"s3_key": "k"}, "json")
     assert json.loads(capsys.readouterr().out) == WHOLE
 
 
 class Screen(io.StringIO):
-    """A standard output that says it is a terminal."""
+    """A standard output that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -512,14 +527,14 @@ class Screen(io.StringIO):
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    """Returns a terminal of 100 columns without colours."""
+    """Returns a terminal with 100 columns and no colours."""
     for name, value in {"COLUMNS": "100", "TERM": "xterm", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     return Screen()
 
 
 def run_on(output: io.StringIO, *arguments: str) -> object:
-    """Runs the command with an output that can be read meanwhile, and returns its exit code."""
+    """Runs the command with an output that can be read while it runs; returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", output)
         with pytest.raises(SystemExit) as end:
@@ -531,31 +546,29 @@ def shown(screen: Screen) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
 
 
-def test_a_terminal_gets_a_table_that_fits(harness: Harness, screen: Screen) -> None:
+def test_terminal_table_fits_the_width(harness: Harness, screen: Screen) -> None:
     long_id = "T" * 60
-    harness.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True)
+    harness.store("short", 1, subject="word " * 100, urgency="critical", needs_review=True, language="en")
     harness.store(long_id, 2, subject="[red]not markup[/]")
     assert run_on(screen, "show") == 0
     heading, *lines = shown(screen).splitlines()
-    assert heading.split() == ["age", "urgency", "intent", "sentiment", "?", "ticket", "subject"]
+    assert heading.split() == ["age", "urgency", "intent", "sentiment", "?", "lang", "ticket", "subject"]
     assert all(len(line) <= 100 for line in lines)
     assert long_id in "".join(re.findall("T+", "\n".join(lines)))
     assert "[red]not" in "\n".join(lines)
     (short,) = [line for line in lines if "short" in line]
-    assert re.match(r"\d+y  critical  bug_report  NEUTRAL    \?  short +word word .*…$", short)
+    assert re.match(r"\d+y  critical  bug_report  NEUTRAL    \?  en    short +word word .*…$", short)
 
 
-def test_a_wide_terminal_gets_the_summaries_too(
-    harness: Harness, screen: Screen, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wide_terminal_shows_summaries(harness: Harness, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     harness.store("t")
     assert run_on(screen, "show") == 0
     assert "Summary of t." in shown(screen)
 
 
-def test_a_terminal_gets_the_lines_of_a_body(harness: Harness, screen: Screen) -> None:
-    harness.store("t", subject=NASTY)
+def test_terminal_keeps_the_lines_of_a_body(harness: Harness, screen: Screen) -> None:
+    harness.store("t", subject=CONTROL_CHARACTERS)
     assert run_on(screen, "get", "t") == 0
     lines = [line.rstrip() for line in shown(screen).splitlines()]
     place = lines.index(next(line for line in lines if line.startswith("body ")))
@@ -563,7 +576,7 @@ def test_a_terminal_gets_the_lines_of_a_body(harness: Harness, screen: Screen) -
     assert "\x1b]" not in screen.getvalue()
 
 
-def test_a_terminal_is_told_that_there_is_nothing(
+def test_empty_list_is_reported_on_a_terminal(
     harness: Harness, screen: Screen, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_on(screen, "show") == 0
@@ -573,7 +586,7 @@ def test_a_terminal_is_told_that_there_is_nothing(
 # -- the command
 
 
-def test_shown_in_a_pipe(harness: Harness) -> None:
+def test_show_in_a_pipe(harness: Harness) -> None:
     for number, urgency in enumerate(URGENCIES):
         harness.store(urgency, number, urgency=urgency)
     assert [line.split("\t")[5] for line in run("show").stdout.splitlines()] == list(reversed(URGENCIES))
@@ -587,7 +600,7 @@ def test_shown_in_a_pipe(harness: Harness) -> None:
     assert (nothing.exit_code, nothing.output) == (0, "")
 
 
-def test_sentiments_in_small_letters(harness: Harness) -> None:
+def test_sentiment_option_is_case_insensitive(harness: Harness) -> None:
     harness.store("angry", sentiment="NEGATIVE")
     harness.store("calm")
     assert run("show", "--sentiment", "negative").stdout.split("\t")[5] == "angry"
@@ -596,17 +609,17 @@ def test_sentiments_in_small_letters(harness: Harness) -> None:
 @pytest.mark.parametrize(
     ("since", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("3d", 3 * 86400), ("1w", 7 * 86400)]
 )
-def test_since_some_time_ago(since: str, seconds: int) -> None:
+def test_since_accepts_a_duration(since: str, seconds: int) -> None:
     earliest = int(time.time()) - seconds
     assert earliest <= since_seconds(since) <= int(time.time()) - seconds
 
 
 @pytest.mark.parametrize("since", ["2026-09-21", "2026-09-21T00:00:00Z", "2026-09-21T02:00+02:00"])
-def test_since_a_time_which_is_utc(harness: Harness, since: str) -> None:
+def test_since_accepts_a_time_and_assumes_utc(harness: Harness, since: str) -> None:
     assert since_seconds(since) == int(datetime(2026, 9, 21, tzinfo=UTC).timestamp())
 
 
-def test_since_includes_that_second(harness: Harness) -> None:
+def test_since_is_inclusive(harness: Harness) -> None:
     harness.store("inside", 86400)
     harness.store("outside", 86399)
     assert [line.split("\t")[5] for line in run("show", "--since", "1970-01-02").stdout.splitlines()] == ["inside"]
@@ -619,14 +632,14 @@ def test_since_includes_that_second(harness: Harness) -> None:
         ("show", "--limit", "0"), ("show", "--watch", "0"), ("show", "--watch=soon"), ("similar", "t", "--among", "0"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_refused(harness: Harness, arguments: tuple[str, ...]) -> None:
+def test_invalid_options_exit_2(harness: Harness, arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Invalid value" in result.stderr
     assert harness.calls == []
 
 
-def test_counted_in_a_pipe(harness: Harness) -> None:
+def test_count_in_a_pipe(harness: Harness) -> None:
     for ticket_id, urgency, intent in [("a", "low", "x"), ("b", "low", "y"), ("c", "critical", "y")]:
         harness.store(ticket_id, urgency=urgency, intent=intent)
     lines = ["intent\ty\t2", "intent\tx\t1", "urgency\tcritical\t1", "urgency\tlow\t2", "sentiment\tNEUTRAL\t3"]
@@ -638,7 +651,7 @@ def test_counted_in_a_pipe(harness: Harness) -> None:
     }
 
 
-def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(harness: Harness) -> None:
+def test_created_at_selects_among_tickets_with_the_same_id(harness: Harness) -> None:
     for created_at in (1000, 2000, 3000):
         harness.store("t", created_at, subject=f"of {created_at}")
     newest = run("get", "t", "--json")
@@ -654,32 +667,32 @@ def test_one_of_several_tickets_with_an_id_is_chosen_by_its_time(harness: Harnes
     )
 
 
-def test_similar_ones_and_what_was_left_out(harness: Harness) -> None:
-    harness.store("asked", 9)
+def test_similar_reports_what_was_left_out(harness: Harness) -> None:
+    harness.store("query", 9)
     harness.store("near", 8, vector=(0.8, 0.6))
     harness.store("foreign", 7, vector=(0.6, 0.8), model_version="other")
     gone = harness.store("gone", 6)
     harness.s3.delete_object(Bucket=harness.place, Key=gone, VersionId=harness.item("gone").s3_version_id)
     harness.store("older", 5)
-    result = run("similar", "asked", "--among", "3")
+    result = run("similar", "query", "--among", "3")
     assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["0.8000", "0.6000"]
     assert result.stderr == (
         "compared with 3 tickets; tickets older than 1970-01-01T00:00:06Z were not compared (raise --among); "
         "1 of them have no readable object; 1 come from another model version, so their cosines are less meaningful\n"
     )
-    everything = run("similar", "asked", "--json", "--limit", "1")
+    everything = run("similar", "query", "--json", "--limit", "1")
     assert json.loads(everything.stdout)["ticket_id"] == "older"
     assert "left out" not in everything.stderr
 
 
 @pytest.mark.parametrize("command", ["get", "similar"])
-def test_an_unknown_id_is_one_line(harness: Harness, command: str) -> None:
-    result = run(command, "nobody")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "tickets: no ticket nobody\n")
+def test_unknown_id_exits_1_with_one_line(harness: Harness, command: str) -> None:
+    result = run(command, "unknown")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "tickets: no ticket unknown\n")
 
 
 @pytest.mark.parametrize("arguments", [("get", "t"), ("show", "--watch")])
-def test_an_error_of_aws_is_one_line_with_a_remedy(
+def test_aws_error_is_one_line_with_a_remedy(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("TABLE_NAME", "elsewhere")
@@ -688,13 +701,13 @@ def test_an_error_of_aws_is_one_line_with_a_remedy(
     assert re.fullmatch(r"tickets: Query: ResourceNotFoundException: .*; check TABLE_NAME, .*\n", result.stderr)
 
 
-def test_an_error_without_a_remedy_is_one_line_all_the_same(harness: Harness) -> None:
+def test_aws_error_without_a_remedy_is_one_line(harness: Harness) -> None:
     result = run("get", "")
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.fullmatch(r"tickets: Query: ValidationException: .*\n", result.stderr)
 
 
-def test_no_region_is_one_line(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_region_is_one_line(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     assert run("show").stderr == "tickets: You must specify a region; set AWS_DEFAULT_REGION\n"
@@ -712,7 +725,7 @@ def test_no_region_is_one_line(harness: Harness, monkeypatch: pytest.MonkeyPatch
     ],
 )
 @pytest.mark.parametrize("arguments", [("show",), ("get", "t")])
-def test_settings_that_are_missing_are_all_named_in_one_line(
+def test_missing_settings_are_named_in_one_line(
     harness: Harness,
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str | None],
@@ -729,7 +742,7 @@ def test_settings_that_are_missing_are_all_named_in_one_line(
     assert re.fullmatch(f"tickets: {line}\n", result.stderr)
 
 
-def test_settings_have_the_names_and_the_meaning_of_the_function() -> None:
+def test_settings_match_those_of_the_function() -> None:
     for name, own in AccessSettings.model_fields.items():
         assert own.is_required() == Settings.model_fields[name].is_required()
     assert {name for name in AccessSettings.model_fields if AccessSettings.model_fields[name].is_required()} == {
@@ -738,7 +751,7 @@ def test_settings_have_the_names_and_the_meaning_of_the_function() -> None:
     }
 
 
-def test_a_terminal_that_lacks_letters_is_no_error(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_that_cannot_be_encoded_are_replaced(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.store("t", subject="Grüße ✓")
     output = io.BytesIO()
     monkeypatch.setattr(sys, "argv", ["tickets", "show"])
@@ -748,7 +761,7 @@ def test_a_terminal_that_lacks_letters_is_no_error(harness: Harness, monkeypatch
     assert "Grüße ?" in output.getvalue().decode("latin-1")
 
 
-def test_the_command_is_installed() -> None:
+def test_command_is_installed() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"]["tickets"] == "handler.tickets.command:main"
 
@@ -756,7 +769,7 @@ def test_the_command_is_installed() -> None:
 # -- watching
 
 
-def test_followed_tickets_come_once_each_and_the_oldest_first(harness: Harness) -> None:
+def test_watch_returns_each_ticket_once_and_oldest_first(harness: Harness) -> None:
     for number in range(5):
         harness.store(f"t{number}", number)
     first = list(islice(harness.repository.newest(Selection()), 3))
@@ -765,7 +778,7 @@ def test_followed_tickets_come_once_each_and_the_oldest_first(harness: Harness) 
     assert ids(next(rounds)) == []
     for number in range(5, 12):  # more than the limit
         harness.store(f"t{number}", number)
-    harness.store("late", 3)  # behind newer ones
+    harness.store("late", 3)  # older than some already returned
     harness.store("ancient", 1)
     assert ids(next(rounds)) == ["late", *(f"t{number}" for number in range(5, 12))]
     harness.store("t4", 4, intent="login_issue")  # enriched again
@@ -774,9 +787,7 @@ def test_followed_tickets_come_once_each_and_the_oldest_first(harness: Harness) 
     assert ids(next(rounds)) == []
 
 
-def test_a_followed_list_keeps_no_more_than_the_newest_in_sight(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_remembers_a_bounded_number_of_tickets(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handler.tickets.command._REMEMBERED", 20)
     rounds = follow_tickets(harness.repository, Selection(), [], 10)
     assert next(rounds) == []
@@ -789,7 +800,7 @@ def test_a_followed_list_keeps_no_more_than_the_newest_in_sight(
 
 
 class Watcher(threading.Thread):
-    """Plays the person before a watching command: waits until a text is there, acts, and at last ends the command."""
+    """Plays the user of a watching command: waits for a text, acts, and finally ends the command."""
 
     def __init__(self, output: io.StringIO, steps: list[tuple[str, Callable[[], object]]], last: str, end: int) -> None:
         super().__init__(daemon=True)
@@ -801,7 +812,7 @@ class Watcher(threading.Thread):
             if self._saw(text):
                 act()
         self._saw(self._last)
-        # Only while the command watches: SIGTERM would otherwise end the tests.
+        # Only while the command is watching: otherwise SIGTERM would end the test run.
         while not self._watching() and time.monotonic() < self._deadline:
             time.sleep(0.01)
         if self._watching():
@@ -820,7 +831,7 @@ class Watcher(threading.Thread):
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_watching_in_a_pipe_ends_cleanly(
+def test_watch_in_a_pipe_ends_cleanly(
     harness: Harness, capsys: pytest.CaptureFixture[str], end: signal.Signals
 ) -> None:
     pipe = io.StringIO()
@@ -835,7 +846,7 @@ def test_watching_in_a_pipe_ends_cleanly(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_watched_counts_come_again_when_they_have_changed(harness: Harness) -> None:
+def test_watched_counts_are_printed_again_after_a_change(harness: Harness) -> None:
     pipe = io.StringIO()
     harness.store("first", urgency="low", intent="x")
     watcher = Watcher(
@@ -851,7 +862,7 @@ def test_watched_counts_come_again_when_they_have_changed(harness: Harness) -> N
 
 
 @pytest.mark.parametrize("command", ["show", "count"])
-def test_a_watching_terminal_is_redrawn(harness: Harness, screen: Screen, command: str) -> None:
+def test_watch_redraws_the_terminal(harness: Harness, screen: Screen, command: str) -> None:
     text = {"show": "second", "count": "login_issue"}[command]
     harness.store("first", 1)
     watcher = Watcher(
@@ -861,7 +872,7 @@ def test_a_watching_terminal_is_redrawn(harness: Harness, screen: Screen, comman
     assert run_on(screen, command, "--watch", "0.1") == 0
     watcher.join()
     assert text in shown(screen)
-    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex(text)  # the cursor is back
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex(text)  # the cursor is shown again
 
 
 @pytest.mark.parametrize("command", ["show", "count"])
@@ -876,15 +887,15 @@ def test_a_watching_terminal_is_redrawn(harness: Harness, screen: Screen, comman
         (["--watch=3", "--json"], 3.0),
     ],
 )
-def test_watch_takes_a_number_or_none(command: str, arguments: list[str], pause: float | None) -> None:
+def test_watch_interval_is_optional(command: str, arguments: list[str], pause: float | None) -> None:
     commands: Any = get_command(app)
     with commands.make_context("tickets", [command, *arguments]) as context:
         name, found, rest = commands.resolve_command(context, [command, *arguments])
         assert found.make_context(name, rest, parent=context).params["watch"] == pause
 
 
-def test_pages_of_the_fixture_are_real(harness: Harness) -> None:
-    """A control: the table of these tests hands out pages, else the tests of paging would show nothing."""
+def test_table_of_the_fixture_paginates(harness: Harness) -> None:
+    """Checks the fixture: without pages, the paging tests would prove nothing."""
     for number in range(3):
         harness.store(f"t{number}", number)
     answer = harness.dynamodb.query(

@@ -1,4 +1,4 @@
-"""Versions of one object that are uploaded within one second, which is as exactly as S3 tells times."""
+"""Versions of one object that are uploaded within the same second, the resolution of S3's timestamps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.fakes import FakeHarness, FakeModels, context, event, failed,
 
 
 class SlowModels(FakeModels):
-    """Models during whose work something happens."""
+    """Models that call `meanwhile` while they work."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ def subject(harness: FakeHarness) -> str:
     return str(json.loads(harness.object("a", item["s3_version_id"]))["subject"])
 
 
-def test_older_version_that_is_stored_last_gives_its_place_back(harness: FakeHarness, models: SlowModels) -> None:
+def test_older_version_stored_last_is_replaced_on_retry(harness: FakeHarness, models: SlowModels) -> None:
     def overtake() -> None:
-        """Another container reads the newer version, and is faster."""
+        """Another container processes the newer version faster."""
         models.meanwhile = lambda: None
         put(harness, "newer")
         assert harness.handler(event(record(notification("a"), "second")), context()) == {"batchItemFailures": []}
@@ -70,7 +70,7 @@ def test_older_version_that_is_stored_last_gives_its_place_back(harness: FakeHar
     assert subject(harness) == "newer"
 
 
-def test_newer_version_that_is_stored_last_stands(harness: FakeHarness) -> None:
+def test_newer_version_stored_last_is_kept(harness: FakeHarness) -> None:
     put(harness, "older")
     assert invoke(harness, "first") == ("done", None)
     put(harness, "newer")
@@ -78,7 +78,7 @@ def test_newer_version_that_is_stored_last_stands(harness: FakeHarness) -> None:
     assert subject(harness) == "newer"
 
 
-def test_version_that_is_gone_by_now_stands(harness: FakeHarness, models: SlowModels) -> None:
+def test_version_is_kept_if_its_object_is_gone(harness: FakeHarness, models: SlowModels) -> None:
     put(harness, "older")
     assert invoke(harness, "first") == ("done", None)
     put(harness, "newer")
@@ -87,7 +87,7 @@ def test_version_that_is_gone_by_now_stands(harness: FakeHarness, models: SlowMo
     assert subject(harness) == "newer"
 
 
-def test_inline_tickets_of_one_moment_are_stored_as_they_come(harness: FakeHarness) -> None:
+def test_inline_tickets_with_equal_times_are_all_stored(harness: FakeHarness) -> None:
     for number in ("one", "other"):
         answer = harness.invoke(event(record(ticket("T", subject=number), number)))
         assert [line["outcome"] for line in answer.tickets(number)] == ["done"]

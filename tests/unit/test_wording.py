@@ -1,4 +1,4 @@
-"""The templates: every slot can be filled, every list is used, and the labels are in the words."""
+"""The text templates: every slot can be filled, every list is used, and the texts express their labels."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ DATA: dict[str, Any] = tomllib.loads(
 )
 NAMES: dict[str, Any] = DATA["variables"] | DATA["phrases"]
 CASES: list[dict[str, Any]] = [{**t, **case} for t in DATA["templates"] for case in t.get("cases", [{}])]
-ABOUT = {"intent", "category", "kind", "tags", "weight", "urgency", "sentiment", "language", "cases"}
+METADATA_FIELDS = {"intent", "category", "kind", "tags", "weight", "urgency", "sentiment", "language", "cases"}
 
 
 def _texts(entry: Any) -> Iterator[str]:
@@ -37,7 +37,7 @@ def _slots(text: str) -> Iterator[str]:
     while slot := re.search(r"\{([^{}]*)\}", text):
         yield slot[1]
         text = text[: slot.start()] + text[slot.end() :]
-    assert not set(text) & set("{|}"), f"a brace or bar too many: {text}"
+    assert not set(text) & set("{|}"), f"unbalanced brace or bar: {text}"
 
 
 def _named(entry: Any) -> set[str]:
@@ -45,7 +45,7 @@ def _named(entry: Any) -> set[str]:
     return {slot.removeprefix("^").partition(":")[0] for slot in slots if "|" not in slot}
 
 
-def test_there_is_much_to_choose_from() -> None:
+def test_templates_offer_enough_variety() -> None:
     assert {"login_issue", "payment_issue", "bug_report", "feature_request", "account", "billing"} <= {
         case["category"] for case in CASES
     }
@@ -53,18 +53,18 @@ def test_there_is_much_to_choose_from() -> None:
     assert sum(isinstance(entry, list) for entry in DATA["variables"].values()) >= 36
 
 
-def test_every_slot_names_something_and_every_list_is_used() -> None:
-    parts = set().union(*CASES) - ABOUT
+def test_every_slot_is_defined_and_every_list_is_used() -> None:
+    parts = set().union(*CASES) - METADATA_FIELDS
     used = {"subject", "prefix"} | _named(DATA["shapes"]) | _named(NAMES)
     assert used <= NAMES.keys() | parts
     for case in CASES:
-        own = {key: case[key] for key in case.keys() - ABOUT}
+        own = {key: case[key] for key in case.keys() - METADATA_FIELDS}
         assert _named(own) <= NAMES.keys() | own.keys(), case["subject"]
         used |= _named(own)
     assert NAMES.keys() | parts <= used
 
 
-def test_no_alternative_is_a_forgotten_slot() -> None:
+def test_alternatives_are_not_slot_names() -> None:
     shared = {
         "ask",
         "tone",
@@ -83,22 +83,22 @@ def test_no_alternative_is_a_forgotten_slot() -> None:
             assert "|" not in slot or not shared & set(slot.split("|")), text
 
 
-def test_every_case_can_be_written_in_every_shape_and_mood() -> None:
+def test_every_case_renders_in_every_shape_and_sentiment() -> None:
     written = 0
-    for case, shape, mood in itertools.product(CASES, DATA["shapes"], ("POSITIVE", "NEGATIVE", "NEUTRAL")):
+    for case, shape, sentiment in itertools.product(CASES, DATA["shapes"], ("POSITIVE", "NEGATIVE", "NEUTRAL")):
         if case["kind"] not in shape.get("kinds", ("fault", "wish", "errand")):
             continue
         for urgency in case.get("urgency") or case["impact"]:
-            labels = (case["intent"], case["kind"], urgency, mood)
+            labels = (case["intent"], case["kind"], urgency, sentiment)
             writer = Writer(random.Random(written), NAMES | case, labels, datetime(2026, 1, 1, tzinfo=UTC))
             assert "{" not in writer.write(shape.get("subject", "{prefix}{subject}")) + writer.write(shape["body"])
             written += 1
     assert written > 4000
 
 
-def test_a_feeling_is_always_in_the_words() -> None:
+def test_every_text_expresses_its_sentiment() -> None:
     for tone in DATA["phrases"]["tone"].values():
-        assert all(tone["NEGATIVE"]) and all(tone["POSITIVE"])  # noqa: PT018 - one statement about both
+        assert all(tone["NEGATIVE"]) and all(tone["POSITIVE"])  # noqa: PT018 - one condition for both
     for shape in DATA["shapes"]:
         if "whole" not in shape.get("kinds", ()):
             assert "{impact}" in shape["body"]

@@ -1,4 +1,4 @@
-"""What people see of `ticket-processor`: settings that are missing or wrong, and a worker that cannot start."""
+"""Startup errors of `ticket-processor`: missing or invalid settings, and a worker that cannot start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUIRED = ("MODEL_BUNDLE", "RAW_BUCKET", "ENRICHED_BUCKET", "TABLE_NAME", "QUEU
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str | None]:
-    """All settings, of which none leads anywhere; nothing of the caller's own AWS profile."""
+    """All settings, none of which points to an existing resource, without the caller's AWS profile."""
     return {
         **dict.fromkeys(REQUIRED, "nowhere"),
         **dict.fromkeys(("NUM_WORKERS", "BATCH_SIZE", "HEALTH_PORT", "AWS_ENDPOINT_URL", "AWS_REGION")),
@@ -53,7 +53,7 @@ def test_missing_settings_are_named_in_one_line(environment: dict[str, str | Non
     assert result.stderr == f"ticket-processor: set {' and '.join(REQUIRED)} in the environment\n"
 
 
-def test_missing_and_wrong_settings_are_named_together(environment: dict[str, str | None]) -> None:
+def test_missing_and_invalid_settings_are_named_together(environment: dict[str, str | None]) -> None:
     result = run({**environment, "QUEUE_URL": "", "BATCH_SIZE": "11", "MODEL_BUNDLE": "/folder"})
     assert result.exit_code == 2
     assert re.fullmatch(
@@ -61,11 +61,11 @@ def test_missing_and_wrong_settings_are_named_together(environment: dict[str, st
     )
 
 
-def test_option_out_of_range_is_refused(environment: dict[str, str | None]) -> None:
+def test_option_out_of_range_exits_2(environment: dict[str, str | None]) -> None:
     assert run(environment, "--wait", "21").exit_code == 2
 
 
-def test_port_in_use_is_said_before_anything_is_loaded(environment: dict[str, str | None]) -> None:
+def test_port_in_use_exits_1_before_loading(environment: dict[str, str | None]) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
         result = run({**environment, "HEALTH_PORT": str(port)})
@@ -74,20 +74,20 @@ def test_port_in_use_is_said_before_anything_is_loaded(environment: dict[str, st
     assert result.stderr.count("\n") == 1
 
 
-def test_worker_without_its_bundle_says_so_and_ends(environment: dict[str, str | None]) -> None:
+def test_missing_bundle_exits_1(environment: dict[str, str | None]) -> None:
     result = run({**environment, "NUM_WORKERS": "3"})
     assert result.exit_code == 1
     assert result.stderr.startswith("ticket-processor: MODEL_BUNDLE names /nowhere, where bundle.json cannot be read")
     assert result.stderr.count("\n") == 1
 
 
-def test_worker_without_a_region_says_so_and_ends(environment: dict[str, str | None], bundle: Path) -> None:
+def test_missing_region_exits_1(environment: dict[str, str | None], bundle: Path) -> None:
     result = run({**environment, "AWS_DEFAULT_REGION": None, "MODEL_BUNDLE": bundle.as_uri()})
     assert result.exit_code == 1
     assert result.stderr == "ticket-processor: no AWS region is configured; set AWS_DEFAULT_REGION\n"
 
 
-def test_process_that_cannot_start_reports_it(
+def test_process_reports_why_it_cannot_start(
     environment: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -108,13 +108,11 @@ def test_process_that_cannot_start_reports_it(
 def test_processes_share_the_cores(threads: int | None, workers: int, each: int) -> None:
     given = {name.lower(): "x" for name in REQUIRED} | {"model_bundle": "file:///x"}
     settings = WorkerSettings.model_validate(given | {"intra_op_threads": threads, "num_workers": workers})
-    assert processor._with_its_share(settings).intra_op_threads == each
+    assert processor._with_shared_cores(settings).intra_op_threads == each
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("536870912\n", 512), ("max\n", None), (None, None)])
-def test_memory_is_the_containers_limit_or_the_machines(
-    tmp_path: Path, limit: str | None, expected: int | None
-) -> None:
+def test_memory_is_container_limit_or_machine_memory(tmp_path: Path, limit: str | None, expected: int | None) -> None:
     file = tmp_path / "memory.max"
     if limit is not None:
         file.write_text(limit)

@@ -1,4 +1,4 @@
-"""The probes of Kubernetes and a scraper find what they ask for on HEALTH_PORT."""
+"""HEALTH_PORT serves Kubernetes' probes and Prometheus' scraper."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str, str]:
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
+        response = connection.getresponse()
+        return response.status, response.getheader("Content-Type", ""), response.read().decode()
     finally:
         connection.close()
 
@@ -40,7 +40,7 @@ def test_probes_and_metrics(port: int) -> None:
         get(port, "/livez")
 
 
-def test_prober_that_hangs_up_is_not_worth_a_line(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_disconnecting_client_is_not_logged(port: int, capfd: pytest.CaptureFixture[str]) -> None:
     def hang_up() -> bytes:
         peer.close()
         return b"x" * 10_000_000
@@ -55,7 +55,7 @@ def test_prober_that_hangs_up_is_not_worth_a_line(port: int, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
-def test_defect_is_told_to_people(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_unexpected_error_is_printed(port: int, capfd: pytest.CaptureFixture[str]) -> None:
     def broken() -> bytes:
         raise ZeroDivisionError
 
@@ -64,22 +64,22 @@ def test_defect_is_told_to_people(port: int, capfd: pytest.CaptureFixture[str]) 
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
-def test_port_in_use_is_said_with_its_remedy(port: int) -> None:
-    wanted = rf"^HEALTH_PORT {port}: Address already in use; stop what listens there, or choose another port$"
+def test_port_in_use_error_names_the_remedy(port: int) -> None:
+    message = rf"^HEALTH_PORT {port}: Address already in use; stop what listens there, or choose another port$"
     with (
         socket.create_server(("0.0.0.0", port)),
-        pytest.raises(PortTaken, match=wanted),
+        pytest.raises(PortTaken, match=message),
         serve_health(port, lambda: None, lambda: b""),
     ):
         pytest.fail("it must not listen")
 
 
-def test_no_port_no_server() -> None:
+def test_port_0_starts_no_server() -> None:
     with serve_health(0, lambda: "never", lambda: b""):
         pass
 
 
-def test_machine_without_ipv6_is_served_too(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_ipv6_is_served(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handler.worker.health._DualStack.address_family", -1)
     with serve_health(port, lambda: None, lambda: b""):
         assert get(port, "/livez")[0] == 200

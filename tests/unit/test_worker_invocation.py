@@ -1,4 +1,4 @@
-"""The worker speaks to the handler as Lambda does: event, context, and the reading of the answer."""
+"""The worker invokes the handler like Lambda: the event, the context and the interpretation of the response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handler.worker.invocation import AnswerMalformed, InvocationContext, failed
 
 ARN = "arn:aws-cn:sqs:cn-north-1:123456789012:ticket-processing"
 
-# As boto3 decodes what SQS answers; Lambda makes of it what its documentation shows.
+# As decoded by boto3. Lambda turns it into the event shown in its documentation.
 MESSAGE = {
     "MessageId": "2e1424d4-f796-459a-8184-9c92662be6da",
     "ReceiptHandle": "AQEBzWwaftRI0KuVm4tP+/7q1rGgNqicHq==",
@@ -34,7 +34,7 @@ MESSAGE = {
 }
 
 
-def test_event_is_the_one_that_lambda_sends() -> None:
+def test_event_equals_that_of_lambda() -> None:
     assert sqs_event([MESSAGE], ARN) == {
         "Records": [
             {
@@ -72,7 +72,7 @@ def test_event_is_the_one_that_lambda_sends() -> None:
     }
 
 
-def test_event_is_json_and_powertools_reads_it() -> None:
+def test_event_is_json_that_powertools_reads() -> None:
     plain = {name: MESSAGE[name] for name in ("MessageId", "ReceiptHandle", "MD5OfBody", "Body")}
     event = json.loads(json.dumps(sqs_event([MESSAGE, plain], ARN)))
     first, second = SQSEvent(event).records
@@ -84,18 +84,18 @@ def test_event_is_json_and_powertools_reads_it() -> None:
     assert "md5OfMessageAttributes" not in event["Records"][1]
 
 
-@pytest.mark.parametrize("answer", [None, {}, {"batchItemFailures": None}, {"batchItemFailures": []}, {"other": 1}])
-def test_nothing_failed(answer: object) -> None:
-    assert failed_ids(answer, {"a", "b"}) == frozenset()
+@pytest.mark.parametrize("response", [None, {}, {"batchItemFailures": None}, {"batchItemFailures": []}, {"other": 1}])
+def test_response_without_failures_fails_nothing(response: object) -> None:
+    assert failed_ids(response, {"a", "b"}) == frozenset()
 
 
-def test_what_is_named_failed() -> None:
-    answer = {"batchItemFailures": [{"itemIdentifier": "b"}, {"itemIdentifier": "c", "more": 1}]}
-    assert failed_ids(answer, {"a", "b", "c"}) == {"b", "c"}
+def test_listed_messages_failed() -> None:
+    response = {"batchItemFailures": [{"itemIdentifier": "b"}, {"itemIdentifier": "c", "more": 1}]}
+    assert failed_ids(response, {"a", "b", "c"}) == {"b", "c"}
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         "ok",
         [],
@@ -112,9 +112,9 @@ def test_what_is_named_failed() -> None:
         {"batchItemFailures": [{"itemIdentifier": "unknown"}]},
     ],
 )
-def test_malformed_answer_is_told_without_its_text(answer: object) -> None:
+def test_malformed_response_error_omits_its_content(response: object) -> None:
     with pytest.raises(AnswerMalformed) as caught:
-        failed_ids(answer, {"a", "b"})
+        failed_ids(response, {"a", "b"})
     assert "unknown" not in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What processes report arrives in the parent's sums as it was told, and Prometheus reads it."""
+"""The parent adds up the metrics that its processes report, and Prometheus can parse them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import Reporter, WorkerMetrics, WorkerOptions, replay
 
 
-def tell(metrics: WorkerMetrics) -> None:
+def report_batch(metrics: WorkerMetrics) -> None:
     metrics.started(0.75)
     metrics.batch(3)
     metrics.stage("fetch", 0.02)
@@ -28,7 +28,7 @@ def tell(metrics: WorkerMetrics) -> None:
 
 
 def samples(metrics: PrometheusMetrics) -> dict[str, float]:
-    """The samples as `name{label=value,...}`, without what is zero and when it was made."""
+    """The samples as `name{label=value,...}`, without zeros and creation times."""
     found = {}
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
@@ -39,21 +39,21 @@ def samples(metrics: PrometheusMetrics) -> dict[str, float]:
 
 
 def test_reports_of_two_processes_add_up() -> None:
-    direct, added = PrometheusMetrics(), PrometheusMetrics()
+    direct, aggregated = PrometheusMetrics(), PrometheusMetrics()
     for _ in range(2):
-        tell(direct)
+        report_batch(direct)
         stream = io.BytesIO()
-        tell(Reporter(stream))
+        report_batch(Reporter(stream))
         (report,) = [json.loads(line) for line in stream.getvalue().splitlines()]
-        replay(report["metrics"], added)
-    assert samples(added) == samples(direct)
-    assert samples(added)["tickets_total{error_type=schema_violation,outcome=rejected}"] == 2
-    assert samples(added)["ticket_stage_seconds_sum{stage=fetch}"] == pytest.approx(1.04)
+        replay(report["metrics"], aggregated)
+    assert samples(aggregated) == samples(direct)
+    assert samples(aggregated)["tickets_total{error_type=schema_violation,outcome=rejected}"] == 2
+    assert samples(aggregated)["ticket_stage_seconds_sum{stage=fetch}"] == pytest.approx(1.04)
 
 
-def test_prometheus_reads_every_figure() -> None:
+def test_prometheus_parses_every_metric() -> None:
     metrics = PrometheusMetrics()
-    tell(metrics)
+    report_batch(metrics)
     metrics.processes(1, 2)
     metrics.restarted()
     found = samples(metrics)
@@ -79,7 +79,7 @@ def test_prometheus_reads_every_figure() -> None:
     assert found["ticket_bundle_load_seconds_bucket{le=1.0}"] == 1
 
 
-def test_series_are_there_before_the_first_error() -> None:
+def test_series_exist_before_the_first_error() -> None:
     text = PrometheusMetrics().text().decode()
     for series in (
         'tickets_total{error_type="",outcome="failed"} 0.0',
@@ -88,23 +88,23 @@ def test_series_are_there_before_the_first_error() -> None:
         assert series in text
 
 
-def test_nothing_is_sent_where_nothing_was_told() -> None:
+def test_flush_without_metrics_writes_nothing() -> None:
     stream = io.BytesIO()
     Reporter(stream).flush()
     assert stream.getvalue() == b""
 
 
-def test_parent_that_has_gone_is_no_error() -> None:
+def test_closed_pipe_is_ignored() -> None:
     class Closed(io.BytesIO):
         def write(self, _: object) -> int:
             raise BrokenPipeError
 
     reporter = Reporter(Closed())
     reporter.ready()
-    tell(reporter)
+    report_batch(reporter)
 
 
-def test_options_survive_the_command_line() -> None:
+def test_options_round_trip() -> None:
     options = WorkerOptions(batch_size=3, wait=1, visibility_timeout=7, timeout=2.5, grace=9.0)
     assert WorkerOptions.load(options.dump()) == options
     assert WorkerOptions.load(WorkerOptions().dump()) == WorkerOptions()

@@ -1,4 +1,4 @@
-"""The poller keeps to what Lambda's event source mapping does, whatever queue and handler do to it."""
+"""The poller behaves like Lambda's event source mapping, even when the queue or the handler fails."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ ARN = "arn:aws:sqs:eu-central-1:123456789012:ticket-processing"
 
 
 class Queue:
-    """A queue in memory: hands out each batch once, then asks the process to end.
+    """An in-memory queue: returns each batch once, then requests shutdown.
 
-    An error among the batches is raised. What `delete` refuses `stubborn` times stays.
+    An error among the batches is raised. Deleting a message fails as often as `failing_calls` says.
     """
 
     def __init__(self, shutdown: Shutdown, *batches: Sequence[Message] | MessageError) -> None:
         self.shutdown = shutdown
         self.batches = list(batches)
-        self.there = {
+        self.remaining = {
             message["MessageId"] for batch in batches if not isinstance(batch, MessageError) for message in batch
         }
         self.visibility_changes: list[tuple[list[str], int]] = []
         self.deletions: list[list[str]] = []
-        self.asked_for: list[tuple[int, int]] = []
-        self.stubborn: Counter[str] = Counter()
+        self.receives: list[tuple[int, int]] = []
+        self.failing_calls: Counter[str] = Counter()
         self.renewed = threading.Event()
         self.max_receive_count: int | None = 30
 
@@ -51,7 +51,7 @@ class Queue:
         return QueueAttributes(arn=ARN, visibility_timeout=360, max_receive_count=self.max_receive_count)
 
     def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
-        self.asked_for.append((count, visibility_timeout))
+        self.receives.append((count, visibility_timeout))
         if not self.batches:
             self.shutdown.request()
             return []
@@ -62,21 +62,21 @@ class Queue:
 
     def delete(self, messages: Sequence[Message]) -> list[Message]:
         self.deletions.append([message["MessageId"] for message in messages])
-        left = []
+        failed = []
         for message in messages:
             name = message["MessageId"]
-            if self.stubborn[name]:
-                self.stubborn[name] -= 1
-                left.append(message)
+            if self.failing_calls[name]:
+                self.failing_calls[name] -= 1
+                failed.append(message)
             else:
-                self.there.remove(name)
-        return left
+                self.remaining.remove(name)
+        return failed
 
     def change_visibility(self, messages: Sequence[Message], seconds: int) -> list[Message]:
         self.visibility_changes.append(([message["MessageId"] for message in messages], seconds))
         if len(self.visibility_changes) >= 2:
             self.renewed.set()
-        return list(messages) if self.stubborn["hide"] else []
+        return list(messages) if self.failing_calls["change_visibility"] else []
 
 
 class Metrics(Counter[tuple[Any, ...]]):
@@ -103,7 +103,7 @@ class PauselessShutdown(Shutdown):
 
 
 class Harness:
-    """A poller with its neighbours; `lines` is what it logged."""
+    """A poller with its queue, handler and metrics; `lines` are its log lines."""
 
     def __init__(self, handler: Callable[[Any, Any], Any], *batches: Any, **options: Any) -> None:
         self.shutdown = PauselessShutdown()
@@ -117,7 +117,7 @@ class Harness:
             self.shutdown,
             WorkerOptions(**options),
             metrics=self.metrics,
-            # A name given twice would be the same logger, which writes to where it first wrote.
+            # The same name would return the same logger, which keeps its first stream.
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
             hang=self.hung.set,
             memory_mb=512,
@@ -150,9 +150,9 @@ def fail(*names: str) -> Callable[[Any, Any], Any]:
     return lambda _event, _context: {"batchItemFailures": [{"itemIdentifier": name} for name in names]}
 
 
-def test_only_what_succeeded_is_deleted() -> None:
+def test_only_successful_messages_are_deleted() -> None:
     harness = Harness(fail("b"), batch("abc"), batch("bd"), batch("b")).run()
-    assert harness.queue.there == {"b"}
+    assert harness.queue.remaining == {"b"}
     assert harness.queue.deletions == [["a", "c"], ["d"]]
     assert harness.metrics == {
         ("invocation", "ok"): 3,
@@ -162,7 +162,7 @@ def test_only_what_succeeded_is_deleted() -> None:
     assert harness.lines == []
 
 
-def test_event_and_context_are_those_of_a_function() -> None:
+def test_event_and_context_match_lambda() -> None:
     seen: list[tuple[Any, Any]] = []
     Harness(lambda *call: seen.append(call), batch("ab"), batch("c")).run()
     (event, context), (_, other) = seen
@@ -174,7 +174,7 @@ def test_event_and_context_are_those_of_a_function() -> None:
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(None, 360), (7.5, 7.5)])
-def test_time_counts_down_from_the_queues_visibility_or_the_option(timeout: float | None, seconds: float) -> None:
+def test_time_left_starts_at_queue_visibility_or_option(timeout: float | None, seconds: float) -> None:
     left: list[int] = []
 
     def handler(_: Any, context: Any) -> None:
@@ -184,23 +184,23 @@ def test_time_counts_down_from_the_queues_visibility_or_the_option(timeout: floa
     assert seconds * 1000 >= left[0] >= left[1] > seconds * 1000 - 2000
 
 
-@pytest.mark.parametrize("answer", ["ok", {"batchItemFailures": [{"itemIdentifier": ""}]}])
-def test_malformed_answer_keeps_the_batch(answer: object) -> None:
-    harness = Harness(lambda *_: answer, batch("ab")).run()
-    assert harness.queue.there == {"a", "b"}
+@pytest.mark.parametrize("response", ["ok", {"batchItemFailures": [{"itemIdentifier": ""}]}])
+def test_malformed_response_keeps_the_batch(response: object) -> None:
+    harness = Harness(lambda *_: response, batch("ab")).run()
+    assert harness.queue.remaining == {"a", "b"}
     assert harness.queue.deletions == []
     assert harness.queue.visibility_changes == [(["a", "b"], 360)]
     assert harness.metrics == {("invocation", "malformed"): 1, ("messages", "deleted"): 0, ("messages", "kept"): 2}
     assert [line["level"] for line in harness.lines] == ["ERROR"]
 
 
-def test_handler_that_raises_keeps_the_batch_and_the_next_one_is_processed() -> None:
+def test_handler_exception_keeps_the_batch_and_polling_continues() -> None:
     def handler(event: Any, _: Any) -> None:
         if event["Records"][0]["messageId"] == "a":
             raise ZeroDivisionError
 
     harness = Harness(handler, batch("ab"), batch("c")).run()
-    assert harness.queue.there == {"a", "b"}
+    assert harness.queue.remaining == {"a", "b"}
     assert harness.queue.deletions == [["c"]]
     assert harness.queue.visibility_changes == [(["a", "b"], 360)]
     (line,) = harness.lines
@@ -210,52 +210,52 @@ def test_handler_that_raises_keeps_the_batch_and_the_next_one_is_processed() -> 
     assert len(harness.shutdown.pauses) == 1
 
 
-def test_what_could_not_be_deleted_is_tried_again() -> None:
+def test_failed_deletes_are_retried() -> None:
     harness = Harness(fail("c"), batch("abc"))
-    harness.queue.stubborn["a"] = 2
+    harness.queue.failing_calls["a"] = 2
     harness.run()
     assert harness.queue.deletions == [["a", "b"], ["a"], ["a"]]
-    assert harness.queue.there == {"c"}
+    assert harness.queue.remaining == {"c"}
     assert harness.metrics["messages", "deleted"] == 2
     assert harness.lines == []
 
 
-def test_what_can_never_be_deleted_is_said_once() -> None:
+def test_undeletable_message_is_logged_once() -> None:
     harness = Harness(fail(), batch("ab"), batch("c"))
-    harness.queue.stubborn["a"] = 99
+    harness.queue.failing_calls["a"] = 99
     harness.run()
-    assert harness.queue.there == {"a"}
+    assert harness.queue.remaining == {"a"}
     assert [(line["level"], line["message_ids"]) for line in harness.lines] == [("WARNING", ["a"])]
     assert harness.metrics["messages", "undeleted"] == 1
     assert harness.metrics["messages", "deleted"] == 2
 
 
-def test_messages_are_kept_hidden_while_the_handler_works_and_no_longer() -> None:
+def test_visibility_is_renewed_only_while_the_handler_runs() -> None:
     harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("ab"), visibility_timeout=1)
     harness.run()
     for thread in threading.enumerate():
         if thread.name == "renew-visibility":
             thread.join(5)
             assert not thread.is_alive()
-    assert harness.queue.asked_for[0] == (10, 1)
+    assert harness.queue.receives[0] == (10, 1)
     assert harness.queue.visibility_changes == [(["a", "b"], 1)] * 2
-    assert harness.queue.there == set()
+    assert harness.queue.remaining == set()
 
 
-def test_messages_that_cannot_be_kept_hidden_are_named() -> None:
+def test_failed_visibility_renewal_is_logged() -> None:
     harness = Harness(lambda *_: harness.queue.renewed.wait(10) and None, batch("a"), visibility_timeout=1)
-    harness.queue.stubborn["hide"] = 1
+    harness.queue.failing_calls["change_visibility"] = 1
     harness.run()
     assert [(line["level"], line["message_ids"]) for line in harness.lines] == [("WARNING", ["a"])] * 2
 
 
-@pytest.mark.parametrize(("visibility_timeout", "asked"), [(30, 30), (5000, 360)])
-def test_messages_are_hidden_no_longer_than_the_queue_would(visibility_timeout: int, asked: int) -> None:
+@pytest.mark.parametrize(("visibility_timeout", "effective"), [(30, 30), (5000, 360)])
+def test_visibility_timeout_is_capped_by_the_queue(visibility_timeout: int, effective: int) -> None:
     harness = Harness(fail(), batch("a"), visibility_timeout=visibility_timeout, batch_size=4).run()
-    assert harness.queue.asked_for[0] == (4, asked)
+    assert harness.queue.receives[0] == (4, effective)
 
 
-def test_handler_that_hangs_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_handler_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polling, "_OVERRUN", 0.0)
     harness = Harness(lambda *_: harness.hung.wait(10) and None, batch("a"), visibility_timeout=1, timeout=0.01)
     harness.run()
@@ -264,7 +264,7 @@ def test_handler_that_hangs_ends_the_process(monkeypatch: pytest.MonkeyPatch) ->
     assert [line["level"] for line in harness.lines] == ["ERROR"]
 
 
-def test_batch_in_hand_is_finished_and_its_time_is_what_the_drain_leaves() -> None:
+def test_current_batch_finishes_within_the_shutdown_time() -> None:
     left: list[float] = []
 
     def handler(_: Any, context: Any) -> dict[str, Any]:
@@ -275,47 +275,47 @@ def test_batch_in_hand_is_finished_and_its_time_is_what_the_drain_leaves() -> No
     harness = Harness(handler, batch("ab"), batch("c"))
     harness.run()
     assert harness.queue.deletions == [["a"]]
-    assert harness.queue.there == {"b", "c"}
+    assert harness.queue.remaining == {"b", "c"}
     assert 20 < left[0] < 25
 
 
-def test_long_poll_is_left_when_asked_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "_YOUNG_POLL", 0.0)
-    forever, asked = threading.Event(), threading.Event()
+def test_long_poll_is_abandoned_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "_RECENT_POLL", 0.0)
+    never, polling_started = threading.Event(), threading.Event()
     harness = Harness(fail())
 
     def receive(*_: object) -> list[Message]:
-        asked.set()
-        forever.wait()
+        polling_started.set()
+        never.wait()
         return []
 
     monkeypatch.setattr(harness.queue, "receive", receive)
 
-    def request_then() -> None:
-        asked.wait()
+    def request_shutdown() -> None:
+        polling_started.wait()
         harness.shutdown.request()
 
-    threading.Thread(target=request_then).start()
+    threading.Thread(target=request_shutdown).start()
     harness.run()
-    assert not forever.is_set()
-    forever.set()
+    assert not never.is_set()
+    never.set()
 
 
-def test_messages_that_a_young_poll_brings_are_still_processed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polling, "_YOUNG_POLL", 30.0)
+def test_messages_of_a_recent_poll_are_processed_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polling, "_RECENT_POLL", 30.0)
     harness = Harness(fail(), batch("ab"), batch("c"))
     receive = harness.queue.receive
 
-    def asked_meanwhile(count: int, visibility_timeout: int) -> Sequence[Message]:
+    def receive_during_shutdown(count: int, visibility_timeout: int) -> Sequence[Message]:
         harness.shutdown.request()
         return receive(count, visibility_timeout)
 
-    monkeypatch.setattr(harness.queue, "receive", asked_meanwhile)
+    monkeypatch.setattr(harness.queue, "receive", receive_during_shutdown)
     harness.run()
-    assert harness.queue.there == {"c"}
+    assert harness.queue.remaining == {"c"}
 
 
-def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
+def test_queue_errors_are_logged_once_and_retried() -> None:
     down, slow = ServiceFailed("ReceiveMessage: EndpointConnectionError"), Throttled("ReceiveMessage: Throttling")
     harness = Harness(fail(), *[down] * 9, slow, batch("a"), down, batch("b")).run()
     assert [(line["level"], line.get("detail"), line.get("tries")) for line in harness.lines] == [
@@ -326,13 +326,13 @@ def test_trouble_with_the_queue_is_said_once_and_waited_out() -> None:
         ("INFO", None, 1),
     ]
     expected = [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 1]
-    assert [most / 2 <= pause <= most for pause, most in zip(harness.shutdown.pauses, expected, strict=True)] == [
-        True
-    ] * 11
+    assert [
+        longest / 2 <= pause <= longest for pause, longest in zip(harness.shutdown.pauses, expected, strict=True)
+    ] == [True] * 11
     assert len(set(harness.shutdown.pauses)) == 11
     assert harness.metrics["receive_failed", "service_failed"] == 10
     assert harness.metrics["receive_failed", "throttled"] == 1
-    assert harness.queue.there == set()
+    assert harness.queue.remaining == set()
 
 
 @pytest.mark.parametrize(("queue_limit", "warnings"), [(30, 0), (None, 0), (5, 1), (100, 1)])

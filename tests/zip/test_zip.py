@@ -1,4 +1,4 @@
-"""The function as a zip (`make zip`): every sample event comes out right with nothing but what the zip holds."""
+"""The function as a zip (`make zip`): every sample event has its expected outcome with only the zip's contents."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.cases import Case, load_cases, run_case
 from tests.support.stack_harness import StackHarness
 from tests.zip.unpacked import REPOSITORY, Unpacked, find_python, install_client
 
-LIMIT = 250 * 1024 * 1024  # what Lambda unpacks
+LIMIT = 250 * 1024 * 1024  # Lambda's limit for the unpacked zip
 ARCHITECTURE = {"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()]
 
 
 def build(*options: str) -> subprocess.CompletedProcess[str]:
-    found = find_python()[1].parent  # where it finds the Python to compile with
+    found = find_python()[1].parent  # the Python that compiles the modules
     environment = os.environ | {"PATH": f"{found}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
     command = [sys.executable, "-m", "deploy.lambda.function_zip", *options]
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
@@ -34,7 +34,7 @@ def build(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def made(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The zip for the Python that will run it, and template-zip.yaml beside it."""
+    """The zip for the Python that will run it; template-zip.yaml is in the same folder."""
     out = tmp_path_factory.mktemp("dist")
     python, _ = find_python()
     ran = build("--python", python, "--architecture", ARCHITECTURE, "--bundle", str(bundle), "--out", str(out))
@@ -44,7 +44,7 @@ def made(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What Lambda unpacks it to."""
+    """The unpacked zip."""
     found = tmp_path_factory.mktemp("task")
     with zipfile.ZipFile(made) as archive:
         archive.extractall(found)
@@ -72,7 +72,7 @@ def test_sample_event(case: Case, function: Unpacked, harness: StackHarness) -> 
     run_case(case, function.answer, harness)
 
 
-def test_nothing_was_written_beside_tmp(folder: Path, made: Path, function: Unpacked, harness: StackHarness) -> None:
+def test_function_writes_only_to_tmp(folder: Path, made: Path, function: Unpacked, harness: StackHarness) -> None:
     run_case(load_cases()[0], function.answer, harness)
     with zipfile.ZipFile(made) as archive:
         assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
@@ -80,22 +80,22 @@ def test_nothing_was_written_beside_tmp(folder: Path, made: Path, function: Unpa
         }
 
 
-def test_modules_are_compiled_since_the_function_cannot_keep_what_it_compiles(folder: Path) -> None:
-    # By their content: Lambda gives files times of its own. The flags are the second word of the file.
+def test_modules_are_precompiled(folder: Path) -> None:
+    # With unchecked hashes, because Lambda changes modification times. The flags are the file's second word.
     compiled = list((folder / "handler").glob("__pycache__/*.pyc"))
     assert len(compiled) == len(list((folder / "handler").glob("*.py")))
     assert {path.read_bytes()[4] for path in compiled} == {0b01}
 
 
-def test_it_fits_and_can_be_read_by_every_user(made: Path) -> None:
+def test_zip_is_within_limits_and_world_readable(made: Path) -> None:
     with zipfile.ZipFile(made) as archive:
         entries = archive.infolist()
     assert sum(entry.file_size for entry in entries) < LIMIT
     assert {entry.external_attr >> 16 for entry in entries} == {0o644}
-    assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}  # the same files, the same bytes
+    assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}  # reproducible builds
 
 
-def test_it_contains_the_folders_of_the_function(folder: Path) -> None:
+def test_zip_has_the_functions_folders(folder: Path) -> None:
     program = (
         "import sys, json, handler.app, enrichment; print(json.dumps([m.__file__ for n, m in sys.modules.items()"
         " if n.split('.')[0] in {'handler', 'enrichment'}]))"
@@ -104,7 +104,7 @@ def test_it_contains_the_folders_of_the_function(folder: Path) -> None:
     imported = {Path(path).relative_to(REPOSITORY).as_posix() for path in json.loads(ran.stdout)}
     assert {path for path in imported if not (folder / path).is_file()} == set()
     contained = {path.relative_to(folder).as_posix() for path in (folder / "handler").rglob("*.py")}
-    # main.py is what imports the others, and reads the environment.
+    # main.py imports the others, and reads the environment.
     assert contained - imported == {"handler/main.py"}
     # handler's other folders are programs; export builds bundles, with training data.
     assert {path.name for path in (folder / "handler").iterdir() if path.is_dir()} - {"__pycache__"} == {"aws"}
@@ -112,7 +112,7 @@ def test_it_contains_the_folders_of_the_function(folder: Path) -> None:
     assert not list(folder.glob("awslambdaric*"))  # part of Lambda's Python
 
 
-def test_template_differs_in_nothing_but_the_package(made: Path) -> None:
+def test_zip_template_differs_only_in_the_package(made: Path) -> None:
     text = (made.parent / "template-zip.yaml").read_text(encoding="utf-8")
     template, image = yaml_parse(text), yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
     function, of_image = (found["Resources"]["EnrichmentFunction"]["Properties"] for found in (template, image))
@@ -127,12 +127,12 @@ def test_template_differs_in_nothing_but_the_package(made: Path) -> None:
     for found in (template, image):
         del found["Resources"]["EnrichmentFunction"]
     assert {part for part in image if template[part] != image[part]} == {"Description", "Metadata", "Parameters"}
-    if function["Runtime"] == "python3.13":  # the others are deprecated sooner or later, and cfn-lint says so
+    if function["Runtime"] == "python3.13":  # cfn-lint reports the others when they are deprecated
         assert lint(text, regions=["eu-central-1"]) == []
     assert not [event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)]
 
 
-def test_what_cannot_be_built_is_said_in_a_line(bundle: Path, tmp_path: Path) -> None:
+def test_build_error_is_one_line(bundle: Path, tmp_path: Path) -> None:
     ran = build("--bundle", str(tmp_path), "--out", str(tmp_path))
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1] == f"error: there is no model bundle in {tmp_path}; build it with `make bundle`"

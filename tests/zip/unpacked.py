@@ -1,4 +1,4 @@
-"""The function out of its zip, as Lambda's own Python runs it: nothing but the zip and the runtime client, in RIE."""
+"""The unpacked zip under RIE, run with only its contents and the runtime client, as by Lambda's Python runtime."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _HOST = "127.0.0.1"
 
 
 def find_python() -> tuple[str, Path]:
-    """Lambda's Python by version and program, where this machine has it; else the one that runs the tests."""
-    # By its own word: a program of that name may be one that only looks for a Python.
+    """Version and path of Lambda's Python if this machine has it, otherwise of the one that runs the tests."""
+    # Ask the program for its version: it may be a shim.
     ask = ["-c", "import sys; print('{}.{}'.format(*sys.version_info), sys.executable)"]
     pyenv = sorted(Path.home().glob(f".pyenv/versions/{LAMBDA_PYTHON}*/bin/python"))
     for program in [shutil.which(f"python{LAMBDA_PYTHON}"), *pyenv]:
@@ -40,7 +40,7 @@ def find_python() -> tuple[str, Path]:
 
 
 def install_client(folder: Path, python: str) -> None:
-    """Installs the runtime client, which Lambda's Python brings, into a folder of its own."""
+    """Install the runtime client, which is part of Lambda's Python runtime, into a separate folder."""
     options = ["--quiet", "--no-compile", "--target", str(folder), "--only-binary", ":all:", "--python-version", python]
     constraints = str(REPOSITORY / "deploy" / "constraints.txt")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options, "-c", constraints]
@@ -48,7 +48,7 @@ def install_client(folder: Path, python: str) -> None:
 
 
 class Unpacked:
-    """An execution environment from `with` to its end: the files in `folder`, run by `program` with these variables."""
+    """An execution environment (context manager): the files in `folder`, run by `program` with these variables."""
 
     def __init__(self, folder: Path, client: Path, program: Path, environment: Mapping[str, str], log: Path) -> None:
         self._folder, self._client, self._program, self._log_path = folder, client, program, log
@@ -60,12 +60,12 @@ class Unpacked:
         self._port, runtime_port = _free_ports()
         addresses = ["--runtime-interface-emulator-address", f"{_HOST}:{self._port}"]
         addresses += ["--runtime-api-address", f"{_HOST}:{runtime_port}"]
-        # -S: none of the packages that this machine's Python has. Lambda puts the function before its own packages.
+        # -S: without the packages of this machine's Python. Lambda puts the function before its own packages.
         program = [str(self._program), "-S", "-m", "awslambdaric", "handler.main.lambda_handler"]
         environment = {
             "PATH": os.defpath,
             "PYTHONPATH": f"{self._folder}{os.pathsep}{self._client}",
-            "PYTHONDONTWRITEBYTECODE": "1",  # on Lambda it cannot
+            "PYTHONDONTWRITEBYTECODE": "1",  # on Lambda, the file system is read-only
             "HOME": "/nonexistent",
             "AWS_LAMBDA_FUNCTION_TIMEOUT": "60",
             "AWS_LAMBDA_FUNCTION_VERSION": "1",
@@ -96,11 +96,11 @@ class Unpacked:
         self._process.wait()
 
     def log(self) -> str:
-        """All that it has written, RIE's own lines too."""
+        """The complete output, including RIE's lines."""
         return self._log_path.read_text(encoding="utf-8", errors="replace")
 
     def invoke(self, event: Any) -> Invocation:
-        """Gives it an event."""
+        """Invoke it with an event."""
         begin = len(self.log())
         connection = http.client.HTTPConnection(_HOST, self._port, timeout=120)
         try:
@@ -115,7 +115,7 @@ class Unpacked:
         return answered(status, body, self.log()[begin:])
 
     def answer(self, event: Any) -> Answer:
-        """The same, as tests.support.cases asks for it."""
+        """Invoke it for `run_case`. Raises AssertionError if the function fails."""
         invocation = self.invoke(event)
         assert not invocation.failed, invocation.log
         return Answer(invocation.response, invocation.log)
@@ -127,5 +127,5 @@ class Unpacked:
 
 
 def _free_ports() -> list[int]:
-    with ExitStack() as probes:  # held until both are found, so that they differ
+    with ExitStack() as probes:  # both are held open, so that they differ
         return [probes.enter_context(socket.create_server((_HOST, 0))).getsockname()[1] for _ in range(2)]

@@ -1,8 +1,8 @@
-"""What localstack-core 4.14 lacks to run the system on a bare machine, as a plug-in of it.
+"""A plug-in that adds to localstack-core 4.14 what the system needs on a bare machine.
 
-Its own executor refuses container images and needs LocalStack's init program: `rie`, chosen by
-LAMBDA_RUNTIME_EXECUTOR, runs them as tests/runtime does. DynamoDB would be a download of DynamoDBLocal.jar: with
-DYNAMODB_LOCAL_PORT another emulator's on that port is used. PYTHONPATH must name the repository.
+LocalStack's own executor refuses container images and needs its init program: the executor `rie`, selected by
+LAMBDA_RUNTIME_EXECUTOR, runs them as tests/runtime does. LocalStack would download DynamoDBLocal.jar: with
+DYNAMODB_LOCAL_PORT, it uses another emulator's DynamoDB on that port. PYTHONPATH must contain the repository.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class RieExecutor(RuntimeExecutor):
     """One execution environment: the function's image in a container, under AWS's runtime interface emulator."""
 
     def start(self, env_vars: dict[str, str]) -> None:
-        """Starts the container with the environment that LocalStack gives to it."""
+        """Start the container with the environment from LocalStack."""
         ours = {name: str(value) for name, value in env_vars.items() if not name.startswith("LOCALSTACK_RUNTIME")}
         self._container = LambdaContainer(_function(self.function_version), rie=find_rie(), environment=ours)
         self._logs = ""
         self._container.start()
 
     def stop(self) -> None:
-        """Removes the container."""
+        """Remove the container."""
         self._container.stop()
 
     def invoke(self, payload: dict[str, str]) -> InvocationResult:
-        """Invokes the function. Raises StatusErrorException where its environment broke: LocalStack makes a new one."""
-        if not self._container.is_running:  # killed while it had nothing to do, which no caller of Lambda notices
+        """Invoke the function. Raises StatusErrorException if it crashed: LocalStack then starts a new environment."""
+        if not self._container.is_running:  # killed while idle, which callers of Lambda do not notice
             self._container.stop()
             self._container.start()
         invocation = self._container.invoke(payload["payload"].encode())
@@ -52,44 +52,44 @@ class RieExecutor(RuntimeExecutor):
         )
 
     def get_logs(self) -> str:
-        """What it has written in all invocations."""
+        """The log of all invocations."""
         return self._logs
 
     def get_address(self) -> str:
-        """Where the environment is."""
+        """The environment's address."""
         return HOST
 
     def get_endpoint_from_executor(self) -> str:
-        """Where the environment finds LocalStack: they share the network."""
+        """LocalStack's address for the environment: they share the network."""
         return HOST
 
     def get_runtime_endpoint(self) -> str:
-        """Where LocalStack's own init would report; nothing here does."""
+        """The address to which LocalStack's init program would report; it is not used."""
         return f"http://{HOST}"
 
     @classmethod
     def prepare_version(cls, function_version: FunctionVersion) -> None:
-        """There is nothing to do: the image is there."""
+        """Do nothing: the image exists."""
 
     @classmethod
     def cleanup_version(cls, function_version: FunctionVersion) -> None:
-        """There is nothing to do: the image stays."""
+        """Do nothing: the image is kept."""
 
 
 class RiePlugin(RuntimeExecutorPlugin):
-    """Names the executor."""
+    """Registers the executor."""
 
     name = "rie"
 
     def load(self, *_args: object, **_kwargs: object) -> type[RuntimeExecutor]:
-        """The executor."""
+        """Return the executor."""
         return RieExecutor
 
 
 def _function(version: FunctionVersion) -> Function:
     config, image = version.config, version.config.image
     if image is None or config.image_config is None:
-        raise ValueError(f"{version.id.function_name} is no image function: choose LocalStack's own executor for it")
+        raise ValueError(f"{version.id.function_name} is not an image function: use LocalStack's own executor for it")
     return Function(
         image.image_uri,
         tuple(config.image_config.entrypoint or ()),
@@ -106,7 +106,7 @@ def _function(version: FunctionVersion) -> Function:
 
 @hooks.on_infra_start(should_load=lambda: "END_WITH_PARENT" in os.environ)
 def end_with_parent() -> None:
-    """Ends LocalStack, and with it the containers, when the process that started it is gone."""
+    """Stop LocalStack and its containers when the process that started it has ended."""
     parent = int(os.environ["END_WITH_PARENT"])
 
     def watch() -> None:
@@ -119,7 +119,7 @@ def end_with_parent() -> None:
 
 @hooks.on_infra_start(should_load=lambda: "DYNAMODB_LOCAL_PORT" in os.environ)
 def dynamodb_elsewhere() -> None:
-    """Takes what listens on DYNAMODB_LOCAL_PORT for the server that LocalStack would have started there."""
+    """Use the server on DYNAMODB_LOCAL_PORT instead of starting DynamoDB Local."""
 
     def do_start_thread(_server: DynamodbServer) -> FuncThread:
         thread = FuncThread(lambda *_: threading.Event().wait(), name="dynamodb-elsewhere")
@@ -132,7 +132,7 @@ def dynamodb_elsewhere() -> None:
 
 @hooks.on_infra_start(should_load=lambda: "S3_STORAGE" in os.environ)
 def objects_elsewhere() -> None:
-    """Keeps what lies in S3 in the folder S3_STORAGE, not in one that every LocalStack of the machine shares."""
-    from localstack.services.s3 import provider  # after the start, since it takes its time
+    """Store S3 objects in the folder S3_STORAGE, not in one that all LocalStacks of the machine share."""
+    from localstack.services.s3 import provider  # imported after the start, because it takes time
 
     provider.DEFAULT_S3_TMP_DIR = os.environ["S3_STORAGE"]

@@ -121,7 +121,7 @@ def test_help_names_every_command_and_the_default() -> None:
 
 
 def test_help_says_how_replay_and_redrive_differ() -> None:
-    assert "This is our own copy" in run("replay", "--help").stdout
+    assert "Unlike `redrive`, it copies the messages itself" in run("replay", "--help").stdout
     assert "StartMessageMoveTask" in run("redrive", "--help").stdout
     assert "--hidden" not in run("replay", "--help").stdout
 

@@ -19,17 +19,17 @@ PUMPED = {
 }
 # What a pattern or a loop of the package begins with, ends with, or repeats.
 PIECES = [
-    "<a "
-    "", "<p>", "<b>", "<!--", "<style>", "<div hidden>", "<blockquote>", "<div style='display:none'>", '<b" ="', "</p>", "-->",
-    "On 1 "
-    "", "On Mon, 1 Jan 2026 a wrote ", "wrote:\n", "schrieb ", "From: a\n", "From: a@b.cc\nTo: b\n", "Subject: ", "<a@b.cc> ", "> a\n", ">",
+    ("<a "
+    ""), "<p>", "<b>", "<!--", "<style>", "<div hidden>", "<blockquote>", "<div style='display:none'>", '<b" ="', "</p>", "-->",
+    ("On 1 "
+    ""), "On Mon, 1 Jan 2026 a wrote ", "wrote:\n", "schrieb ", "From: a\n", "From: a@b.cc\nTo: b\n", "Subject: ", "<a@b.cc> ", "> a\n", ">",
     "-----", "_____\n", "Original Message ", "at a.b(", "at a(b:1)\n", 'File "x", line 1\n', "#0 ", "a::", "x@http://", "Error: ", "goroutine 1 [",
-    "2026-11-18 02:00:07 "
-    "", "2026-11-18 02:00:07 ERROR x\n", "Nov 18 02:00:07 a ", "[", "]", "{", '{"level":', 'time="', "```\n",
+    ("2026-11-18 02:00:07 "
+    ""), "2026-11-18 02:00:07 ERROR x\n", "Nov 18 02:00:07 a ", "[", "]", "{", '{"level":', 'time="', "```\n",
     "Thanks\n", "Thanks, ", "Best regards, Joe\n", "P.S. ", "--\n", "Name Name\n", "Name ", "this email is confidential ", "intended recipient ",
     "CAUTION: ", "external ", "[EXTERNAL] ", "this message ", "Hi all, ", "please see below ", "i hope you ",
-    "mr. "
-    "", "U.S. ", "(a! ", "e.g.\n", "...", "! ", "? ", "字。", "ก", "\u200c", "\U000e0041", "&amp; ", "\r\n", "\n", " \n", " ", "\t",
+    ("mr. "
+    ""), "U.S. ", "(a! ", "e.g.\n", "...", "! ", "? ", "字。", "ก", "\u200c", "\U000e0041", "&amp; ", "\r\n", "\n", " \n", " ", "\t",
     "a", "1", "1 ", "-", "- ", "* ", "**", "|", "'", '"', "=", "/", ":", "a:", "a.", ";", ",", "x" * 40, "word ",
 ]  # fmt: skip
 

@@ -298,8 +298,10 @@ def test_html_replies_between_quotations() -> None:
         "From: Graz\nTo: Bergen\nSent: yesterday\nNobody answered my request for a seat.",
         "Von: Graz\nAn: Bergen\nDatum: 17.11.2026\nBitte ein Platz am Fenster.",
         "De: Lyon\nÀ: Nice\nDate: 17/11/2026\nUne place en première, s'il vous plaît.",
-        "Two wishes.\n________________________________\nA lamp for the cellar.\n________________________________\nA "
-        "key for the roof.",
+        (
+            "Two wishes.\n________________________________\nA lamp for the cellar.\n________________________________\nA "
+            "key for the roof."
+        ),
         "First part.\n-----\nSecond part.\n*****\nThird part.",
         "Yesterday your agent wrote:\nit will be repaired on Friday.\nIt was not.",
         "On Friday your colleague wrote:\n\nit will be repaired soon.\n\nThat was three weeks ago.",
@@ -311,8 +313,10 @@ def test_html_replies_between_quotations() -> None:
         "The sign on the door says:\n> out of order\nbut the lift runs.",
         "The load is\n> 500 kg on most days, and the lift takes 450.",
         "I got this mail, is it real?\nSubject: You have won a lift\nIt asks for my password.",
-        "Is this mail really from you? It said:\nFrom: bank@evil.example\nTo: me@tower.example\nSubject: Your "
-        "lift\nI did not click.",
+        (
+            "Is this mail really from you? It said:\nFrom: bank@evil.example\nTo: me@tower.example\nSubject: Your "
+            "lift\nI did not click."
+        ),
         "To: the manager\nI want my money back for the lost week.",
         "Subject: Lift\nIt is stuck again, for the third time this week.",
         "From now on: no lift after ten.\nTo be clear: we never agreed to that.",
@@ -351,8 +355,10 @@ def test_a_blockquote_that_indents_or_cites_stays() -> None:
         f"Hi team,\n\nplease see the request below.\n\nThanks\nJohanna\n\n{_fields('en')}\n\n{QUOTED}",
         f"Can someone please look into this?\n\n---------- Forwarded message ---------\n\n{QUOTED}",
         f"Bitte siehe unten.\n\n{_fields('de')}\n\n{QUOTED}",
-        f'<div>FYI</div><div class="gmail_quote"><div class="gmail_attr">---------- Forwarded message ---------<br>From: <b>A</b> &lt;{ADDRESS}&gt;'
-        f"<br>Date: Tue, Nov 17, 2026<br>Subject: Lift<br>To: b@c.example<br></div><br><br>{QUOTED}</div>",
+        (
+            f'<div>FYI</div><div class="gmail_quote"><div class="gmail_attr">---------- Forwarded message ---------<br>From: <b>A</b> &lt;{ADDRESS}&gt;'
+            f"<br>Date: Tue, Nov 17, 2026<br>Subject: Lift<br>To: b@c.example<br></div><br><br>{QUOTED}</div>"
+        ),
         f'<blockquote type="cite">{QUOTED}</blockquote>',
     ],
     ids=lambda body: body.replace("\n", " ")[:40],

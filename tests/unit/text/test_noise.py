@@ -24,9 +24,11 @@ def _stays(body: str) -> None:
 # -- banners -----------------------------------------------------------------------------------------------------------
 
 BANNERS = [
-    "CAUTION: This email originated from outside of the organization. Do not click links or open attachments unless "
-    "you "
-    "recognize the sender and know the content is safe.",
+    (
+        "CAUTION: This email originated from outside of the organization. Do not click links or open attachments unless "
+        "you "
+        "recognize the sender and know the content is safe."
+    ),
     "CAUTION: This message came from outside our company. Be careful with links and attachments.",
     "[EXTERNAL]",
     "[EXTERNAL EMAIL]",
@@ -34,16 +36,22 @@ BANNERS = [
     "EXTERNAL SENDER",
     "External Email: This message was sent from outside the company. Please use caution when opening attachments.",
     "WARNING: This email comes from an external sender. Do not open attachments from people you do not know.",
-    "EXTERNAL EMAIL - This email was sent by a person from outside your organization. Exercise caution when clicking "
-    "links.",
+    (
+        "EXTERNAL EMAIL - This email was sent by a person from outside your organization. Exercise caution when clicking "
+        "links."
+    ),
     "This Message Is From an External Sender",
     "You don't often get email from facility@tower.example. Learn why this is important",
-    "ACHTUNG: Diese E-Mail stammt von einem externen Absender. Klicken Sie nicht auf Links und öffnen Sie keine "
-    "Anhänge.",
+    (
+        "ACHTUNG: Diese E-Mail stammt von einem externen Absender. Klicken Sie nicht auf Links und öffnen Sie keine "
+        "Anhänge."
+    ),
     "Vorsicht: Diese E-Mail kommt von außerhalb des Unternehmens. Bitte öffnen Sie keine Anhänge unbekannter Absender.",
     "ATTENTION : ce courriel provient de l'extérieur de l'organisation. Ne cliquez pas sur les liens.",
-    "PRECAUCIÓN: Este correo electrónico proviene de fuera de la organización. No haga clic en enlaces ni abra "
-    "adjuntos.",
+    (
+        "PRECAUCIÓN: Este correo electrónico proviene de fuera de la organización. No haga clic en enlaces ni abra "
+        "adjuntos."
+    ),
     "LET OP: deze e-mail komt van buiten de organisatie. Klik niet op links en open geen bijlagen.",
     "ATTENZIONE: questa e-mail proviene dall'esterno dell'organizzazione. Non cliccare sui link.",
     "ADVARSEL: Denne e-mail kommer fra en ekstern afsender. Klik ikke på links.",
@@ -89,28 +97,44 @@ def test_what_only_looks_like_a_banner(line: str) -> None:
 # -- legal notices -----------------------------------------------------------------------------------------------------
 
 NOTICES = [
-    "This e-mail and any attachments are confidential and intended solely for the addressee. If you are not the "
-    "intended "
-    "recipient, please delete it. Any views expressed are those of the author.",
-    "CONFIDENTIALITY NOTICE: The contents of this message are privileged and intended only for the person to whom it "
-    "is "
-    "addressed. Any disclosure or copying is strictly prohibited.",
+    (
+        "This e-mail and any attachments are confidential and intended solely for the addressee. If you are not the "
+        "intended "
+        "recipient, please delete it. Any views expressed are those of the author."
+    ),
+    (
+        "CONFIDENTIALITY NOTICE: The contents of this message are privileged and intended only for the person to whom it "
+        "is "
+        "addressed. Any disclosure or copying is strictly prohibited."
+    ),
     "If you have received this message in error, please notify us and delete it.",
     "Please consider the environment before printing this e-mail.",
     "To unsubscribe from these mails click here.",
-    "Diese Nachricht ist vertraulich und nur für den genannten Empfänger bestimmt. Wenn Sie sie irrtümlich erhalten "
-    "haben, "
-    "löschen Sie sie bitte.",
-    "Der Inhalt dieser E-Mail ist ausschließlich für den bezeichneten Adressaten bestimmt. Jede Weitergabe ist "
-    "untersagt.",
-    "Ce message est confidentiel et exclusivement destiné à son destinataire. Si vous l'avez reçu par erreur, merci "
-    "de le supprimer.",
-    "Este mensaje es confidencial y va dirigido exclusivamente a su destinatario. Si lo ha recibido por error, "
-    "elimínelo.",
-    "Questo messaggio è riservato ed è destinato esclusivamente al destinatario. Se lo avete ricevuto per errore, "
-    "cancellatelo.",
-    "Dit bericht is vertrouwelijk en uitsluitend bestemd voor de geadresseerde. Als u het ten onrechte ontvangt, "
-    "verwijder het dan.",
+    (
+        "Diese Nachricht ist vertraulich und nur für den genannten Empfänger bestimmt. Wenn Sie sie irrtümlich erhalten "
+        "haben, "
+        "löschen Sie sie bitte."
+    ),
+    (
+        "Der Inhalt dieser E-Mail ist ausschließlich für den bezeichneten Adressaten bestimmt. Jede Weitergabe ist "
+        "untersagt."
+    ),
+    (
+        "Ce message est confidentiel et exclusivement destiné à son destinataire. Si vous l'avez reçu par erreur, merci "
+        "de le supprimer."
+    ),
+    (
+        "Este mensaje es confidencial y va dirigido exclusivamente a su destinatario. Si lo ha recibido por error, "
+        "elimínelo."
+    ),
+    (
+        "Questo messaggio è riservato ed è destinato esclusivamente al destinatario. Se lo avete ricevuto per errore, "
+        "cancellatelo."
+    ),
+    (
+        "Dit bericht is vertrouwelijk en uitsluitend bestemd voor de geadresseerde. Als u het ten onrechte ontvangt, "
+        "verwijder het dan."
+    ),
     "Denne e-mail er fortrolig og kun beregnet til modtageren. Har du modtaget den ved en fejl, bedes du slette den.",
     "Esta mensagem é confidencial e destinada exclusivamente ao destinatário. Se a recebeu por engano, apague-a.",
 ]
