@@ -1,7 +1,8 @@
 """Raw and enriched tickets.
 
 Validation is strict where a wrong value would be stored permanently (`ticket_id`, `created_at`) and lenient where
-strictness would only lose a ticket (an unknown priority counts as absent). Unknown fields are kept unchanged.
+strictness would only lose a ticket (an unknown priority counts as absent). Unknown fields are kept as JSON text: their
+numbers keep all digits, and they take no more memory than their text.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import threading
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from enrichment.errors import TicketInvalid
+from enrichment.json_members import join, member, other_members
 
 __all__ = [
     "MAX_CREATED_AT",
@@ -31,10 +35,13 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
-# Larger integers are not exact as doubles, which JavaScript uses for all numbers.
-MAX_CREATED_AT: Final = 2**53 - 1
+MAX_CREATED_AT: Final = 253_402_300_799
+"""The end of the year 9999 in Unix time, the last moment that datetime, SQL and ISO 8601 can express."""
+
 _MAX_BITS: Final = 1024  # of an integer: the largest double has as many
 _MAX_DEPTH: Final = 200  # the JSON parser's limit; the serializer's is only slightly higher
+# One ticket is parsed at a time: its parsed form may need sixty times the memory of its JSON, until it is validated.
+_PARSING: Final = threading.Lock()
 _PRIORITIES: Final = ("critical", "high", "medium", "low")
 
 Priority = Literal["critical", "high", "medium", "low"]
@@ -46,6 +53,9 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 class _Model(BaseModel):
     # Errors are written to logs and message attributes, so they must never contain customer text.
     model_config = ConfigDict(hide_input_in_errors=True, extra="allow")
+
+    # The unknown fields of a ticket that was read from JSON, as text. Those of a decoded object are in model_extra.
+    _unread: bytes = PrivateAttr(default=b"")
 
 
 class TicketMetadata(_Model):
@@ -73,6 +83,22 @@ class RawTicket(_Model):
     customer_id: Identifier
     priority: Priority | None = None
     metadata: TicketMetadata = Field(default_factory=TicketMetadata)
+
+    @field_validator("subject", "body", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: Any) -> Any:
+        return "" if value is None else value
+
+    @field_validator("created_at", mode="before")
+    @classmethod
+    def _milliseconds_get_a_hint(cls, value: Any) -> Any:
+        if isinstance(value, int) and MAX_CREATED_AT < value <= 1000 * MAX_CREATED_AT:
+            raise PydanticCustomError(
+                "milliseconds",
+                "Input should be less than or equal to {limit}; it looks like milliseconds, and seconds are expected",
+                {"limit": MAX_CREATED_AT},
+            )
+        return value
 
     @field_validator("priority", mode="before")
     @classmethod
@@ -131,16 +157,28 @@ class EnrichedTicket(RawTicket):
 
 def enriched_json(ticket: RawTicket, enrichment: EnrichmentData) -> bytes:
     """The object to store: UTF-8 JSON with the raw ticket's fields, then `enrichment`."""
-    return pydantic_core.to_json({**ticket.model_dump(), "enrichment": enrichment.model_dump()})
+    members = {
+        name: pydantic_core.to_json(value) for name, value in ticket.model_dump().items() if name != "enrichment"
+    }
+    metadata = {name: pydantic_core.to_json(value) for name, value in ticket.metadata.model_dump().items()}
+    members["metadata"] = join(metadata, ticket.metadata._unread)  # noqa: SLF001
+    whole = join(members, ticket._unread)  # noqa: SLF001
+    return whole[:-1] + b',"enrichment":' + pydantic_core.to_json(enrichment.model_dump()) + b"}"
 
 
 def parse_ticket(raw: bytes | str) -> RawTicket:
     """Reads one ticket from JSON; an incoming `enrichment` is dropped, other unknown fields are kept.
 
-    Raises TicketInvalid, whose message names the fields and what is wrong with them, but never their values.
+    Unknown fields are not in `model_extra` but kept as they were written, for enriched_json. Raises TicketInvalid,
+    whose message names the fields and what is wrong with them, but never their values.
     """
     # Some Windows tools write a byte order mark; RFC 8259 allows parsers to ignore it.
     raw = raw.removeprefix(codecs.BOM_UTF8) if isinstance(raw, bytes) else raw.removeprefix("\ufeff")
+    with _PARSING:
+        return _parse(raw)
+
+
+def _parse(raw: bytes | str) -> RawTicket:
     try:
         raw = raw.encode() if isinstance(raw, str) else raw
         data = pydantic_core.from_json(raw, allow_inf_nan=False)
@@ -148,7 +186,19 @@ def parse_ticket(raw: bytes | str) -> RawTicket:
         if isinstance(raw, str) or not _is_utf8(raw):
             raise TicketInvalid("the ticket is not UTF-8; store it as UTF-8 JSON") from None
         raise TicketInvalid(f"the ticket is not valid JSON: {_without_input(error)}") from error
-    return ticket_from_object(data)
+    if not isinstance(data, dict):
+        return ticket_from_object(data)
+    fields = {name: value for name, value in data.items() if name in RawTicket.model_fields}
+    metadata = data.get("metadata")
+    if isinstance(metadata, dict):
+        fields["metadata"] = {name: value for name, value in metadata.items() if name in TicketMetadata.model_fields}
+    ticket = ticket_from_object(fields)
+    if len(fields) < len(data):
+        ticket._unread = other_members(raw, {*RawTicket.model_fields, "enrichment"})  # noqa: SLF001
+    if isinstance(metadata, dict) and len(fields["metadata"]) < len(metadata):
+        unread = other_members(member(raw, "metadata"), TicketMetadata.model_fields)
+        ticket.metadata._unread = unread  # noqa: SLF001
+    return ticket
 
 
 def ticket_from_object(data: object) -> RawTicket:

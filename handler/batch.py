@@ -19,10 +19,11 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import EnrichmentData, enriched_json, parse_ticket
-from handler.errors import ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
-from handler.messages import Ignored, StoredTicket, inline_key, number_attribute, references
+from handler.compression import decompress
+from handler.errors import KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
+from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, references
 from handler.outcome import MessageState, Outcome, TicketState
-from handler.ports import Ports, TicketSource, Write
+from handler.ports import Ports, Write
 
 __all__ = ["Batch", "MessageFailed"]
 
@@ -85,7 +86,7 @@ class Batch:
     # -- parse
 
     def _message(self, record: Mapping[str, Any]) -> MessageState:
-        sent = number_attribute(record, "SentTimestamp")
+        sent = first_sent(record)
         modified = int(time.time() * 1000) if sent is None else sent
         body = record.get("body")
         try:
@@ -98,7 +99,10 @@ class Batch:
         owned = [reference not in self._tickets for reference in found]
         # A duplicate delivery within one batch is enriched once.
         tickets = [self._tickets.setdefault(reference, TicketState(reference, modified)) for reference in found]
-        for ticket in tickets:
+        for ticket, reference in zip(tickets, found, strict=True):
+            if isinstance(reference, StoredTicket) and isinstance(ticket.reference, StoredTicket):
+                # Of several notifications about one object, the latest is most likely about the version that is read.
+                ticket.reference = max(ticket.reference, reference, key=lambda one: one.event_time)
             ticket.modified = max(ticket.modified, modified)
             if isinstance(ticket.reference, Ignored):
                 ticket.end("skipped", ticket.reference.what)
@@ -111,10 +115,13 @@ class Batch:
         ports, reference = self._ports, ticket.reference
         if isinstance(reference, StoredTicket):
             stored = ports.source.fetch(reference)
-            raw, ticket.modified = stored.raw, stored.modified
+            raw, ticket.modified = decompress(stored.raw, ports.max_ticket_bytes), stored.modified
+            if reference.etag and reference.etag == stored.etag:
+                ticket.modified = max(stored.modified, reference.event_time)
+            is_exact = ticket.modified > stored.modified
         else:
             assert not isinstance(reference, Ignored)
-            raw = reference.raw
+            raw, is_exact = reference.raw, True
             if len(raw) > ports.max_ticket_bytes:
                 raise ObjectTooLarge(
                     f"the ticket has {len(raw)} bytes, MAX_TICKET_BYTES allows {ports.max_ticket_bytes}"
@@ -125,12 +132,22 @@ class Batch:
         ticket.raw_sha256 = hashlib.sha256(raw).hexdigest()
         stored_key = reference.key if isinstance(reference, StoredTicket) else None
         ticket.key = stored_key or inline_key(parsed.ticket_id, parsed.created_at)
+        if stored_key is None and len(ticket.key) > MAX_KEY_BYTES:  # the key is ASCII
+            raise KeyTooLong(
+                f"the id needs an S3 key of {len(ticket.key)} bytes, S3 allows {MAX_KEY_BYTES}; use a shorter id, or "
+                "store the ticket in the raw bucket"
+            )
         known = ports.sink.known(parsed.ticket_id, parsed.created_at)
         if known is None:
             return None
         same = (ticket.raw_sha256, ports.models.version, ticket.key)
         if (known.content_sha256, known.model_version, known.s3_key) == same:
             return "already enriched"
+        # The same content under another bundle is not stale, whichever of its notifications came. If only the second is
+        # known, the object as it is now is at least as new as what was stored of it; the store checks a tie again.
+        same_second = known.s3_key == ticket.key and known.source_modified // 1000 == ticket.modified // 1000
+        if known.content_sha256 == ticket.raw_sha256 or (not is_exact and same_second):
+            ticket.modified = max(ticket.modified, known.source_modified)
         return "stale" if known.source_modified > ticket.modified else None
 
     def _enrich(self, tickets: Sequence[TicketState]) -> dict[TicketState, EnrichmentData]:
@@ -169,7 +186,7 @@ class Batch:
         write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
         commit = self._ports.sink.store(write)
         if commit == "tie" and isinstance(ticket.reference, StoredTicket):
-            _refuse_replaced(self._ports.source, ticket.reference, ticket.raw_sha256)
+            _refuse_replaced(self._ports, ticket.reference, ticket.raw_sha256)
         return None if commit else "stale"
 
     def _run_stage(
@@ -262,11 +279,12 @@ class Batch:
         return Unexpected(f"{stage} raised {type(error).__name__}")
 
 
-def _refuse_replaced(source: TicketSource, reference: StoredTicket, sha256: str) -> None:
+def _refuse_replaced(ports: Ports, reference: StoredTicket, sha256: str) -> None:
     """Raises ObjectReplaced if the object's content no longer has this hash.
 
     LastModified has a resolution of one second, so of two versions within a second the older one might be stored last.
     """
     with suppress(ObjectGone):
-        if hashlib.sha256(source.fetch(reference).raw).hexdigest() != sha256:
+        raw = decompress(ports.source.fetch(reference).raw, ports.max_ticket_bytes)
+        if hashlib.sha256(raw).hexdigest() != sha256:
             raise ObjectReplaced("the object was overwritten while this version was enriched")

@@ -5,6 +5,7 @@
         ├── MessageInvalid               permanent: the message is neither a notification nor a ticket
         ├── ObjectGone                   permanent: the object does not exist
         ├── ObjectTooLarge               permanent: the object is larger than MAX_TICKET_BYTES
+        ├── KeyTooLong                   permanent: S3 has no room for the key of an inline ticket
         ├── BucketUnexpected             permanent: the notification names another bucket
         ├── StoreRefused                 permanent: DynamoDB or S3 will never accept this item
         ├── ObjectReplaced               transient: the object was overwritten during processing
@@ -24,6 +25,7 @@ from enrichment.errors import EnrichmentError
 
 __all__ = [
     "BucketUnexpected",
+    "KeyTooLong",
     "MessageError",
     "MessageInvalid",
     "ObjectGone",
@@ -59,6 +61,12 @@ class ObjectTooLarge(MessageError):
     """The object has more than MAX_TICKET_BYTES."""
 
     code = "object_too_large"
+
+
+class KeyTooLong(MessageError):
+    """The id of an inline ticket makes a key that is longer than S3 accepts."""
+
+    code = "key_too_long"
 
 
 class BucketUnexpected(MessageError):

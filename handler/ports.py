@@ -28,10 +28,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RawObject:
-    """A raw ticket as read, and when it was last modified (milliseconds of Unix time)."""
+    """A raw ticket as read, when it was last modified (whole seconds, in milliseconds of Unix time), and its eTag."""
 
     raw: bytes
     modified: int
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

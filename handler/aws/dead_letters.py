@@ -1,7 +1,9 @@
 """The adapter that sends rejected messages to the DLQ with their reason, and defers failed ones.
 
 Two attributes of a DLQ message say why it was rejected: `Reason` is a stable code, `Rejection` a JSON object with the
-errors and their stage, the original message id and the time. The body and the sender's attributes are kept.
+errors and their stage, the original message id, the time, and when the message was sent first (`first_sent`, in
+milliseconds). The body, the sender's attributes, MessageGroupId and AWSTraceHeader are kept; a sender's own attribute
+`Reason` or `Rejection` moves into our `Rejection`.
 """
 
 from __future__ import annotations
@@ -11,8 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from handler.aws.sqs import MAX_ATTRIBUTES, MAX_BYTES, Attribute, Queue, attribute_bytes, attribute_from_event
+from enrichment.errors import EnrichmentError
+from handler.aws.sqs import (
+    MAX_ATTRIBUTES,
+    MAX_BYTES,
+    Attribute,
+    Queue,
+    attribute_bytes,
+    attribute_from_event,
+    system_attributes,
+)
 from handler.errors import MessageError
+from handler.messages import first_sent
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -20,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["SqsDeadLetters"]
 
 _MAX_REJECTION: Final = 16 * 1024  # characters; an attribute is read by people
-_OURS: Final = frozenset({"Reason", "Rejection"})  # a redriven record still has those of its earlier rejection
+_OURS: Final = frozenset({"Reason", "Rejection"})
 
 
 class SqsDeadLetters:
@@ -37,7 +49,8 @@ class SqsDeadLetters:
         fits, the message is sent unchanged.
         """
         body = _body(record)
-        self._dlq.send_one(body, _with_reason(record, reasons, code, MAX_BYTES - len(body.encode())))
+        attributes = _with_reason(record, reasons, code, MAX_BYTES - len(body.encode()))
+        self._dlq.send_one(body, attributes, system_attributes(record.get("attributes") or {}))
 
     def defer(self, record: Mapping[str, Any], seconds: int) -> None:
         """As DeadLetters.defer. If the call fails, the message is retried after the queue's visibility timeout."""
@@ -45,6 +58,26 @@ class SqsDeadLetters:
             self._queue.change_visibility_one(record["receiptHandle"], seconds)
         except (MessageError, KeyError):
             return
+
+
+def _written_by_us(reason: object, rejection: object) -> frozenset[str]:
+    """Which of the attributes `Reason` and `Rejection`, given as texts, the handler wrote; others are the sender's.
+
+    A message that was redriven still has those of its earlier rejection.
+    """
+    try:
+        found = json.loads(rejection) if isinstance(rejection, str) else None
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and "message_id" in found:
+        return _OURS
+    # A message close to the size limit gets a `Reason` alone.
+    return frozenset({"Reason"}) if rejection is None and reason in _codes(EnrichmentError) else frozenset()
+
+
+def _codes(error: type[EnrichmentError]) -> frozenset[str]:
+    """The code of a class of errors and those of its subclasses."""
+    return frozenset({error.code}).union(*(_codes(kind) for kind in error.__subclasses__()))
 
 
 def _body(record: Mapping[str, Any]) -> str:
@@ -57,16 +90,21 @@ def _with_reason(
     record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str, room: int
 ) -> dict[str, Any]:
     """The record's attributes with `Reason` and `Rejection`, in `room` bytes."""
-    theirs = {name: value for name, value in (record.get("messageAttributes") or {}).items() if name not in _OURS}
+    given = record.get("messageAttributes") or {}
+    earlier = _written_by_us(_string_value(given.get("Reason")), _string_value(given.get("Rejection")))
+    theirs = {name: value for name, value in given.items() if name not in earlier}
     own = {
         name: value
         for name, value in ((name, attribute_from_event(theirs[name])) for name in theirs)
         if value is not None
     }
-    kept: dict[str, Attribute] = dict(list(own.items())[: MAX_ATTRIBUTES - len(_OURS)])
+    free = [(name, value) for name, value in own.items() if name not in _OURS]
+    kept: dict[str, Attribute] = dict(free[: MAX_ATTRIBUTES - len(_OURS)])
     moved = {name: value for name, value in theirs.items() if name not in kept}
+    sent = first_sent(record)
     base: dict[str, Any] = {
         "message_id": record.get("messageId"),
+        **({} if sent is None else {"first_sent": sent}),
         "rejected_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         **({"attributes": moved} if moved else {}),
     }
@@ -86,6 +124,11 @@ def _fewer_and_fewer(reasons: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[
         yield reasons
         reasons = reasons[: len(reasons) // 2]
     yield ()
+
+
+def _string_value(attribute: Any) -> str | None:
+    value = attribute.get("stringValue") if isinstance(attribute, Mapping) else None
+    return value if isinstance(value, str) else None
 
 
 def _text(value: str) -> dict[str, str]:

@@ -36,6 +36,7 @@ __all__ = [
     "SendResult",
     "attribute_bytes",
     "attribute_from_event",
+    "system_attributes",
     "tens",
 ]
 
@@ -137,10 +138,10 @@ class Queue:
         missing = SendResult(None, "SQS's answer does not mention this entry")
         return [results.get(entry["Id"], missing) for entry in numbered]
 
-    def send_one(self, body: str, attributes: Mapping[str, Attribute]) -> None:
-        """Send a single message."""
+    def send_one(self, body: str, attributes: Mapping[str, Attribute], system: Mapping[str, Any] | None = None) -> None:
+        """Send a single message; `system` are SendMessage's further parameters, as system_attributes gives them."""
         send: Callable[..., Any] = self._client.send_message
-        _call("SendMessage", send, QueueUrl=self.url, MessageBody=body, MessageAttributes=attributes)
+        _call("SendMessage", send, QueueUrl=self.url, MessageBody=body, MessageAttributes=attributes, **(system or {}))
 
     def delete(self, receipts: Sequence[str]) -> list[bool]:
         """Delete a batch by receipt handles; True where SQS confirms it."""
@@ -231,6 +232,20 @@ def attribute_from_event(attribute: Any) -> Attribute | None:
         return {"DataType": kind, "BinaryValue": base64.b64decode(attribute["binaryValue"], validate=True)}
     except (KeyError, TypeError, binascii.Error):
         return None
+
+
+def system_attributes(received: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters that give a message's copy the system attributes `received`, as far as a sender can set them.
+
+    MessageGroupId is a FIFO queue's order and a standard queue's fairness; AWSTraceHeader connects traces.
+    """
+    parameters: dict[str, Any] = {}
+    if trace_header := received.get("AWSTraceHeader"):
+        header = {"DataType": "String", "StringValue": trace_header}
+        parameters["MessageSystemAttributes"] = {"AWSTraceHeader": header}
+    if group := received.get("MessageGroupId"):
+        parameters["MessageGroupId"] = group
+    return parameters
 
 
 def tens(items: Iterable[_T]) -> Iterator[list[_T]]:

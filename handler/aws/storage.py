@@ -45,7 +45,7 @@ class S3TicketSource:
                 raw = stream.read()
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "GetObject") from error
-        return RawObject(raw, int(answer["LastModified"].timestamp() * 1000))
+        return RawObject(raw, int(answer["LastModified"].timestamp() * 1000), answer.get("ETag", "").strip('"'))
 
 
 class AwsTicketSink:

@@ -3,8 +3,9 @@
 If the handler rejected a message, it has the attributes `Reason` (a stable code) and `Rejection` (JSON); if SQS moved
 it, after too many receives, it has neither. A replay sends body and attributes as the original sender wrote them:
 `Reason` and `Rejection` are removed, and attributes that the handler moved into `Rejection`, because SQS allows ten
-only, become attributes again. As far as there is room, a replay adds `ReplayCount`, `OriginalMessageId` (the id at the
-first delivery, however many replays followed) and `ReplayedAt`.
+only or because the sender used one of these two names, become attributes again. As far as there is room, a replay adds
+`ReplayCount`, `OriginalMessageId` (the id at the first delivery, however many replays followed), `FirstSentTimestamp`
+(its time, which orders the versions of an inline ticket) and `ReplayedAt`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from handler.aws.sqs import (
     QueueAttributes,
     attribute_bytes,
     attribute_from_event,
+    system_attributes,
 )
+from handler.messages import FIRST_SENT
 
 __all__ = ["NO_REASON", "DlqMessage", "Lineage", "Outgoing", "Unsendable", "batches", "prepare", "timestamp"]
 
@@ -34,7 +37,7 @@ NO_REASON: Final = "redriven"
 
 _HANDLER_ATTRIBUTES: Final = frozenset({"Reason", "Rejection"})
 # In order of importance. ReplayedAt is left out first: SQS's SentTimestamp has the same information.
-_REPLAY_ATTRIBUTES: Final = ("ReplayCount", "OriginalMessageId", "ReplayedAt")
+_REPLAY_ATTRIBUTES: Final = ("ReplayCount", FIRST_SENT, "OriginalMessageId", "ReplayedAt")
 
 
 class Unsendable(Exception):
@@ -96,6 +99,15 @@ class DlqMessage:
         found = self.rejection.get("message_id")
         return found if isinstance(found, str) and found else self.message_id
 
+    @property
+    def first_sent(self) -> int | None:
+        """Milliseconds: when the message was sent first, however many replays followed."""
+        known = _text(self._restored.get(FIRST_SENT)) or str(self.rejection.get("first_sent", ""))
+        if re.fullmatch("[0-9]{1,18}", known):
+            return int(known)
+        # The handler's copy in the DLQ is a new message; one that SQS moved keeps its time.
+        return None if "Rejection" in self.attributes or "Reason" in self.attributes else self.sent_at
+
     @cached_property
     def sender_attributes(self) -> Mapping[str, Attribute]:
         """The original sender's attributes, in the form that boto3 sends."""
@@ -116,9 +128,11 @@ class DlqMessage:
         moved = self.rejection.get("attributes")
         found = {name: attribute_from_event(value) for name, value in moved.items()} if isinstance(moved, dict) else {}
         for name, value in self.attributes.items():
+            if name in _HANDLER_ATTRIBUTES:
+                continue
             # SQS returns empty lists next to the value, but does not accept them.
             found[name] = {key: value[key] for key in ("DataType", "StringValue", "BinaryValue") if key in value}
-        return {name: value for name, value in found.items() if value is not None and name not in _HANDLER_ATTRIBUTES}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -151,21 +165,22 @@ def prepare(message: DlqMessage, lineage: Lineage, destination: QueueAttributes)
         "ReplayedAt": _string(timestamp()),
     }
     size = len(message.body.encode()) + attribute_bytes(attributes)
+    if message.first_sent is not None:
+        ours[FIRST_SENT] = {"DataType": "Number", "StringValue": str(message.first_sent)}
     for name in _REPLAY_ATTRIBUTES:
+        if name not in ours:
+            continue
         more = attribute_bytes({name: ours[name]})
         if len(attributes) < MAX_ATTRIBUTES and size + more <= destination.max_message_bytes:
             attributes[name], size = ours[name], size + more
     entry: dict[str, Any] = {"MessageBody": message.body}
     if attributes:
         entry["MessageAttributes"] = attributes
-    if "AWSTraceHeader" in message.system:
-        entry["MessageSystemAttributes"] = {"AWSTraceHeader": _string(message.system["AWSTraceHeader"])}
-    if "MessageGroupId" in message.system:  # a FIFO queue's order, or a standard queue's fairness
-        entry["MessageGroupId"] = message.system["MessageGroupId"]
+    entry |= system_attributes(message.system)
     if destination.is_fifo:
         # The original id would make SQS drop a replay within five minutes. This one is the same if the send is retried.
         entry["MessageDeduplicationId"] = f"{message.message_id}-replay-{count}"
-    left_out = tuple(name for name in _REPLAY_ATTRIBUTES if name not in attributes)
+    left_out = tuple(name for name in _REPLAY_ATTRIBUTES if name in ours and name not in attributes)
     return Outgoing(message, lineage, entry, size, left_out)
 
 

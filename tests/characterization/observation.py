@@ -14,7 +14,7 @@ from typing import Any, Final
 from boto3.dynamodb.types import TypeDeserializer
 
 from tests.characterization.harness import EVENT_BUCKET, Product, Run
-from tests.characterization.snapshots import HOUR, digits_as_zeros, rounded, shape
+from tests.characterization.snapshots import HOUR, digits_as_zeros, rounded, shape, without_times_and_ids
 
 __all__ = ["metrics", "observed"]
 
@@ -111,6 +111,7 @@ class _Reader:
         rejection |= {
             "message_id": self._message(rejection["message_id"]),
             "rejected_at": digits_as_zeros(rejection["rejected_at"]),
+            "first_sent": without_times_and_ids(rejection["first_sent"], {}),
         }
         attributes["Rejection"]["StringValue"] = rejection
         return {

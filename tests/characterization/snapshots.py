@@ -96,6 +96,8 @@ def shape(value: Any) -> Any:
 def _plain(text: str, environment: Mapping[str, str]) -> str:
     if _UUID.fullmatch(text):
         return "an id"
+    if re.fullmatch("[0-9]{13}", text) and _is_now(int(text) / 1000):
+        return "just now"
     for name in ("DLQ_URL", "QUEUE_URL", "RAW_BUCKET", "ENRICHED_BUCKET"):
         text = text.replace(environment.get(name, name), name)
     return _ISO.sub(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from handler.aws.dead_letters import SqsDeadLetters
+from handler.dlq.message import DlqMessage
 from handler.errors import ServiceFailed
 from handler.local import EmbeddedStack
 from handler.worker.invocation import sqs_event
@@ -79,7 +80,8 @@ def test_body_attributes_and_reason_are_sent(
     rejection_sent = json.loads(attributes.pop("Rejection")["StringValue"])
     assert attributes == own
     assert rejection_sent.pop("rejected_at").endswith("Z")
-    assert rejection_sent == {"message_id": received["messageId"], "errors": [REASON]}
+    sent = int(received["attributes"]["SentTimestamp"])
+    assert rejection_sent == {"message_id": received["messageId"], "first_sent": sent, "errors": [REASON]}
 
 
 def test_attributes_above_ten_move_into_rejection(
@@ -91,6 +93,30 @@ def test_attributes_above_ten_move_into_rejection(
     message = receive(stack, queues[1])
     assert set(message["MessageAttributes"]) == {f"a{i}" for i in range(8)} | {"Reason", "Rejection"}
     assert rejection(message)["attributes"] == {"a8": own["a8"], "bytes": own["bytes"]}
+
+
+def test_message_group_and_trace_header_are_kept(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
+) -> None:
+    trace = "Root=1-5759e988-bd862e3fe1be46a994272793"
+    system = {"MessageGroupId": "tenant-7", "AWSTraceHeader": trace, "SentTimestamp": "1795166102000"}
+    dead_letters.reject(record("x") | {"attributes": system}, [REASON], "schema_violation")
+    found = receive(stack, queues[1])["Attributes"]
+    assert (found["MessageGroupId"], found["AWSTraceHeader"]) == ("tenant-7", trace)
+
+
+@pytest.mark.parametrize("names", [{"Reason"}, {"Rejection"}, {"Reason", "Rejection"}], ids=str)
+def test_a_sender_s_own_reason_survives_rejections_and_a_replay(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str], names: set[str]
+) -> None:
+    own = {name: attribute("refund") for name in names}
+    dead_letters.reject(record("x") | {"messageAttributes": own}, [REASON], "schema_violation")
+    message = receive(stack, queues[1])
+    assert message["MessageAttributes"]["Reason"]["StringValue"] == "schema_violation"
+    assert rejection(message)["attributes"] == own
+    assert DlqMessage.from_boto3(message).sender_attributes == {
+        name: {"DataType": "String", "StringValue": "refund"} for name in names
+    }
 
 
 @pytest.mark.parametrize(

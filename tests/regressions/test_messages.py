@@ -55,7 +55,6 @@ def created(bucket: str, key: str, size: int) -> dict[str, Any]:
     }
 
 
-@issue(16, "folder markers of the S3 console are skipped")
 @pytest.mark.parametrize("key", ["inbox/", "inbox/2027 spring/"])
 def test_folder_marker_of_the_s3_console_is_skipped(key: str, function: Function) -> None:
     bucket = function.product.environment["RAW_BUCKET"]
@@ -64,7 +63,6 @@ def test_folder_marker_of_the_s3_console_is_skipped(key: str, function: Function
     assert function.dlq_messages() == []
 
 
-@issue(16, "a byte order mark before an inline ticket")
 def test_inline_ticket_with_a_byte_order_mark_is_stored(function: Function) -> None:
     function.invoke("\ufeff" + json.dumps(raw("BYTE-ORDER", "Timetable", BODY)))
     assert function.item("BYTE-ORDER") is not None
@@ -80,14 +78,12 @@ def test_each_record_of_a_pipes_list_is_stored_or_failed(function: Function) -> 
         assert function.item(f"PIPE-{number}") is not None or f"p-{number}" in failed
 
 
-@issue(16, "MessageGroupId survives the DLQ")
 def test_dlq_message_keeps_the_message_group(function: Function) -> None:
     function.invoke("{", MessageGroupId="customer-31")
     (dlq_message,) = function.dlq_messages()
     assert dlq_message["Attributes"].get("MessageGroupId") == "customer-31"
 
 
-@issue(16, "created_at in milliseconds")
 def test_created_at_in_milliseconds_is_rejected(function: Function) -> None:
     function.invoke(raw("MILLI", "Timetable", BODY, created_at=CREATED * 1000))
     assert function.item("MILLI", CREATED * 1000) is None
@@ -95,7 +91,6 @@ def test_created_at_in_milliseconds_is_rejected(function: Function) -> None:
     assert "millisecond" in dlq_message["MessageAttributes"]["Rejection"]["StringValue"]
 
 
-@issue(16, "inline keys longer than S3 takes")
 @pytest.mark.parametrize("letter", ["船", "😀"])
 def test_inline_key_stays_within_the_limit_of_s3(letter: str, function: Function) -> None:
     """The embedded S3 accepts longer keys, AWS does not."""
@@ -106,7 +101,6 @@ def test_inline_key_stays_within_the_limit_of_s3(letter: str, function: Function
     assert item is not None or len(function.dlq_messages()) == 1
 
 
-@issue(16, "numbers in unknown fields")
 @pytest.mark.parametrize("number", ["90071992547409931.125", "0.1000000000000000000001", "1.50"])
 def test_number_in_an_unknown_field_keeps_its_digits(number: str, function: Function) -> None:
     function.invoke(json.dumps(raw("DIGITS", "Timetable", BODY))[:-1] + f', "balance": {number}}}')

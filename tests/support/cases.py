@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from handler.compression import decompress
+
 EVENTS = Path(__file__).resolve().parents[2] / "events"
 BUCKET = "tickets-raw"  # the raw bucket's name in all events
 
@@ -200,7 +202,7 @@ def _check_dlq_message(
     _same("Reason", found.attributes["Reason"], expected["reason"])
     own = {name: value for name, value in found.attributes.items() if name not in {"Reason", "Rejection"}}
     _same("attributes of the sender", own, expected.get("attributes", {}))
-    _same("fields of Rejection", set(found.rejection), {"message_id", "rejected_at", "errors"})
+    _same("fields of Rejection", set(found.rejection), {"message_id", "first_sent", "rejected_at", "errors"})
     for error, wanted in zip(found.rejection["errors"], expected["errors"], strict=True):
         if not error.pop("detail"):
             raise AssertionError(f"the error has no detail: {error}")
@@ -217,7 +219,7 @@ def _check_ticket(expected: Mapping[str, Any], objects: Mapping[str, bytes], har
     enrichment = stored["enrichment"]
     _same(f"{name}: ids", [stored["ticket_id"], stored["created_at"]], [name, expected["created_at"]])
     if expected["key"] in objects:
-        raw = objects[expected["key"]]
+        raw = decompress(objects[expected["key"]], 1024 * 1024)
         _same(f"{name}: content_sha256", item["content_sha256"], hashlib.sha256(raw).hexdigest())
         passed = {
             k: v for k, v in json.loads(raw.decode("utf-8-sig")).items() if k in {"subject", "body", "customer_id"}

@@ -385,5 +385,5 @@ def failed(answer: Answer) -> set[str]:
 
 def _rejected_message(record: Mapping[str, Any], reasons: Iterable[Mapping[str, Any]], code: str) -> RejectedMessage:
     own = {name: value["stringValue"] for name, value in (record.get("messageAttributes") or {}).items()}
-    rejection = {"message_id": record.get("messageId"), "rejected_at": "", "errors": list(reasons)}
+    rejection = {"message_id": record.get("messageId"), "first_sent": 0, "rejected_at": "", "errors": list(reasons)}
     return RejectedMessage(record["body"], {**own, "Reason": code, "Rejection": json.dumps(rejection)})

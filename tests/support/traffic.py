@@ -155,7 +155,7 @@ class Traffic:
             self.ticket(created_at=-1),
             self.ticket(created_at=2**53),
             self.ticket(created_at=True),
-            self.ticket(subject=None),
+            self.ticket(subject=7),
             self.ticket(body=["a"]),
             self.ticket(ticket_id=""),
             self.ticket(ticket_id="x" * 257),
@@ -163,7 +163,7 @@ class Traffic:
             self.ticket(metadata="none"),
             self.ticket(score=float("nan")),
             self.ticket(score=float("inf")),
-            self.ticket(score=10**400),
+            self.ticket(created_at=10**400),
             {},
             {"hello": "harness"},
         ]:

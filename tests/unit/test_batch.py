@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from enrichment import Enricher, ModelFailed, OutOfTime
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, backoff_seconds, overall
+from handler.ports import RawObject
 from tests.support.cases import Answer
 from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record, ticket
 
@@ -144,6 +148,87 @@ def test_duplicate_inline_ticket_is_dated_by_the_newer_message(harness: FakeHarn
     assert stored["source_modified"] == 1_795_166_102_009
 
 
+def _text(value: str) -> dict[str, str]:
+    return {"dataType": "String", "stringValue": value}
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"FirstSentTimestamp": _text("1795166102000")},
+        {"Rejection": _text('{"message_id": "m", "first_sent": 1795166102000, "errors": []}')},
+    ],
+    ids=["replayed", "redriven"],
+)
+def test_the_replay_of_an_old_inline_ticket_is_stale(harness: FakeHarness, attributes: dict[str, Any]) -> None:
+    new = record(ticket("T", subject="new"), "new")
+    new["attributes"]["SentTimestamp"] = "1795166102001"
+    harness.invoke(event(new))
+    old = record(ticket("T", subject="old"), "old", messageAttributes=attributes)
+    old["attributes"]["SentTimestamp"] = "1795169999999"
+    assert notes(harness.invoke(event(old)), "old") == ["stale"]
+
+
+@pytest.mark.parametrize("value", ["1895166102000", "-1", "soon", "9" * 20])
+def test_a_first_time_that_cannot_be_right_is_ignored(harness: FakeHarness, value: str) -> None:
+    harness.invoke(event(record(ticket("T"), messageAttributes={"FirstSentTimestamp": _text(value)})))
+    stored = harness.item("T", 1_795_165_200)
+    assert stored is not None
+    assert stored["source_modified"] == 1_795_166_102_000
+
+
+def version(subject: str, milliseconds: int, etag: str, key: str = "v") -> tuple[RawObject, dict[str, Any]]:
+    """A version of an object as it is read, and its notification."""
+    body = notification(key)
+    body["Records"][0]["s3"]["object"]["eTag"] = etag
+    body["Records"][0]["eventTime"] = f"2026-11-20T09:15:00.{milliseconds:03}Z"
+    raw = json.dumps(ticket("T", subject=subject)).encode()
+    return RawObject(raw, 1_795_166_100_000, etag), body
+
+
+def _stored(harness: FakeHarness) -> tuple[str, int]:
+    item = harness.item("T", 1_795_165_200)
+    assert item is not None
+    return item["subject"], item["source_modified"]
+
+
+def test_of_two_versions_within_a_second_the_newer_wins(harness: FakeHarness) -> None:
+    (first, about_first), (second, about_second) = version("one", 118, "a"), version("two", 730, "b")
+    harness.source.objects["v"] = second
+    harness.invoke(event(record(about_second)))
+    assert _stored(harness) == ("two", 1_795_166_100_730)
+    harness.source.objects["v"] = first  # as a worker that has read it before the second one was written
+    assert notes(harness.invoke(event(record(about_first)))) == ["stale"]
+    assert _stored(harness) == ("two", 1_795_166_100_730)
+
+
+def test_the_time_of_another_version_is_not_used(harness: FakeHarness) -> None:
+    (first, _), (_, about_second) = version("one", 118, "a"), version("two", 730, "b")
+    harness.source.objects["v"] = first
+    harness.invoke(event(record(about_second)))
+    assert _stored(harness) == ("one", 1_795_166_100_000)
+
+
+def test_a_backfill_with_whole_seconds_enriches_again_what_an_event_has_stored(harness: FakeHarness) -> None:
+    found, about = version("one", 118, "a")
+    harness.source.objects["v"] = found
+    harness.invoke(event(record(about)))
+    _, backfill = version("one", 0, "a")
+    handler = harness.build(FakeModels("newer@000000000000"))
+    harness.handler = handler
+    assert outcomes(harness.invoke(event(record(backfill)))) == ["done"]
+    assert _stored(harness) == ("one", 1_795_166_100_118)
+
+
+def test_a_version_without_its_own_notification_replaces_an_older_one_of_the_same_second(harness: FakeHarness) -> None:
+    (first, about_first), (second, _) = version("one", 118, "a"), version("two", 730, "b")
+    harness.source.objects["v"] = first
+    harness.invoke(event(record(about_first)))
+    harness.source.objects["v"] = second
+    assert outcomes(harness.invoke(event(record(about_first)))) == ["done"]
+    assert _stored(harness)[0] == "two"
+
+
 def test_test_events_and_removals_are_skipped_without_store_calls(harness: FakeHarness) -> None:
     bodies = [{"Event": "s3:TestEvent"}, notification("x", event="ObjectRemoved:Delete"), {"Event": "s3:TestEvent"}]
     answer = harness.invoke(event(*(record(body, str(i)) for i, body in enumerate(bodies))))
@@ -167,6 +252,57 @@ def test_rejected_message_is_sent_to_the_dlq_with_its_reason(harness: FakeHarnes
     assert "customer_id" in reason["detail"]
     assert "ticket_id" not in reason
     assert harness.metrics.errors == {("rejected", "schema_violation"): 1}
+
+
+def test_gzip_objects_are_read(harness: FakeHarness) -> None:
+    plain = json.dumps(ticket("GZ")).encode()
+    harness.source.put("gz", gzip.compress(plain[:50]) + gzip.compress(plain[50:]))
+    answer = harness.invoke(event(record(notification("gz"))))
+    assert outcomes(answer) == ["done"]
+    item = harness.item("GZ", 1_795_165_200)
+    assert item is not None
+    assert item["content_sha256"] == hashlib.sha256(plain).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (gzip.compress(bytes(64 * 1024 * 1024)), "object_too_large"),
+        (gzip.compress(b"{}")[:-9], "schema_violation"),
+        (gzip.compress(b"{}")[:12] + b"garbage", "schema_violation"),
+        (b"\x1f\x8b", "schema_violation"),
+    ],
+    ids=["bomb", "cut", "damaged", "header"],
+)
+def test_gzip_objects_that_cannot_be_read_are_rejected(harness: FakeHarness, body: bytes, code: str) -> None:
+    harness.source.put("gz", body)
+    tracemalloc.start()
+    harness.invoke(event(record(notification("gz"))))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rejection(harness)[1] == code
+    assert peak < 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize(("letter", "count", "good"), [("😀", 82, True), ("😀", 84, False), ("a", 256, True)])
+def test_an_inline_id_whose_key_is_too_long_is_rejected(
+    harness: FakeHarness, letter: str, count: int, *, good: bool
+) -> None:
+    answer = harness.invoke(event(record(ticket(letter * count))))
+    if good:
+        assert outcomes(answer) == ["done"]
+    else:
+        (reason,), code = rejection(harness)
+        assert code == "key_too_long"
+        assert "S3 allows 1024" in reason["detail"]
+
+
+def test_many_records_in_one_message_leave_its_neighbours_alone(harness: FakeHarness) -> None:
+    put(harness, "good")
+    many = record(notification(*map(str, range(8000))), "many")
+    answer = harness.invoke(event(many, record(notification("good"))))
+    assert (outcomes(answer, "many"), outcomes(answer)) == (["rejected"], ["done"])
+    assert harness.source.fetched == ["good"]
 
 
 def test_inline_ticket_over_the_size_limit_is_rejected() -> None:

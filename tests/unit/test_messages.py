@@ -20,6 +20,12 @@ def eventbridge(kind: Any = "Object Created", key: Any = "a b+c%20.json") -> dic
     return {"source": "aws.s3", "detail-type": kind, "detail": {"bucket": {"name": "b"}, "object": {"key": key}}}
 
 
+def sized(key: str, size: Any) -> dict[str, Any]:
+    body = notification(key)
+    body["Records"][0]["s3"]["object"]["size"] = size
+    return body
+
+
 @pytest.mark.parametrize(
     ("encoded", "key"),
     [("plain.json", "plain.json"), ("a+b%2B%25.json", "a b+%.json"), ("%C3%BC/%E6%97%A5", "ü/日"), ("a%2Fb", "a/b")],
@@ -50,6 +56,23 @@ def test_inline_ticket_keeps_its_bytes() -> None:
     assert references(json.dumps(sns(body))) == [InlineTicket(body.encode())]
 
 
+def test_a_byte_order_mark_before_a_body_is_ignored() -> None:
+    body = json.dumps(ticket())
+    assert references("\ufeff" + body) == references(body) == references(json.dumps(sns("\ufeff" + body)))
+    assert references("\ufeff" + json.dumps(notification("k"))) == [StoredTicket("tickets-raw", "k")]
+
+
+@pytest.mark.parametrize(("key", "size"), [("2026/", 1), ("2026/", None), ("2026", 0), ("2026/", "0")])
+def test_only_empty_objects_that_end_in_a_slash_are_folder_markers(key: str, size: Any) -> None:
+    assert references(json.dumps(sized(key, size))) == [StoredTicket("tickets-raw", key)]
+
+
+def test_the_records_of_a_notification_are_bounded() -> None:
+    assert len(references(json.dumps(notification(*map(str, range(100)))))) == 100
+    with pytest.raises(MessageInvalid, match=r"101 records, at most 100 .* message of its own"):
+        references(json.dumps(notification(*map(str, range(101)))))
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -74,6 +97,14 @@ def test_message_with_a_ticket_id_is_a_ticket(more: dict[str, Any]) -> None:
         (notification("k", event="ObjectRestore:Delete"), "s3:ObjectRestore:Delete"),
         (eventbridge("Object Deleted"), "s3:ObjectRemoved"),
         (sns(json.dumps(sns(json.dumps({"Event": "s3:TestEvent"})))), "s3:TestEvent"),
+        ({"Type": "SubscriptionConfirmation", "TopicArn": "arn", "Message": "m"}, "sns:SubscriptionConfirmation"),
+        ({"Type": "UnsubscribeConfirmation", "TopicArn": "arn", "Message": "m"}, "sns:UnsubscribeConfirmation"),
+        (sized("2026/", 0), "folder marker"),
+        (sized("a+b%2F", 0), "folder marker"),
+        (
+            {**eventbridge(), "detail": {"bucket": {"name": "b"}, "object": {"key": "2026/", "size": 0}}},
+            "folder marker",
+        ),
     ],
 )
 def test_events_without_a_ticket_are_ignored(body: dict[str, Any], what: str) -> None:

@@ -28,6 +28,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
+from enrichment.ticket import MAX_CREATED_AT
 from handler.aws.storage import AwsTicketSink
 from handler.cli.output import age, harmless, moment, write, write_whole
 from handler.ports import Write
@@ -263,8 +264,8 @@ def test_id_is_looked_up_by_the_table_key(harness: Harness) -> None:
 
 
 def test_largest_created_at_is_exact(harness: Harness) -> None:
-    harness.store("late", 2**53 - 1)
-    assert harness.item("late").created_at == 2**53 - 1
+    harness.store("late", MAX_CREATED_AT)
+    assert harness.item("late").created_at == MAX_CREATED_AT
 
 
 def test_item_with_unexpected_attribute_is_named(harness: Harness) -> None:

@@ -18,7 +18,7 @@ from handler.worker.invocation import sqs_event
 from tests.support.dlq_queues import ARN, dlq_message, text
 
 LIVE = QueueAttributes(arn=ARN + "ticket-processing")
-OURS = {"ReplayCount", "OriginalMessageId", "ReplayedAt"}
+OURS = {"ReplayCount", "FirstSentTimestamp", "OriginalMessageId", "ReplayedAt"}
 
 NAMES = st.from_regex(r"\A[A-Za-z][A-Za-z0-9_.-]{0,20}\Z").filter(
     lambda name: name not in OURS | {"Reason", "Rejection"}
@@ -53,6 +53,7 @@ def rejected(attributes: dict[str, Any], message_id: str = "first") -> DlqMessag
         "Body": "body",
         "MD5OfBody": "",
         "MessageAttributes": attributes,
+        "Attributes": {"SentTimestamp": "5"},
     }
     (record,) = sqs_event([message], LIVE.arn)["Records"]
     client: Any = Client()
@@ -88,7 +89,7 @@ def test_sender_attributes_survive_rejection_and_replay(attributes: dict[str, An
     outgoing = prepared(message)
     after = outgoing.entry.get("MessageAttributes", {})
     assert {name: value for name, value in after.items() if name not in OURS} == attributes
-    assert len(after) == min(10, len(attributes) + 3)
+    assert len(after) == min(10, len(attributes) + 4)
     assert set(outgoing.left_out) == OURS - set(after)
     assert outgoing.size == size(outgoing.entry)
     assert message.reason == "object_gone"
@@ -127,7 +128,7 @@ def test_empty_lists_of_sqs_are_not_sent() -> None:
 
 
 def test_reason_without_rejection_is_removed() -> None:
-    assert set(prepared(dlq_message(reason="too_large")).entry["MessageAttributes"]) == OURS
+    assert set(prepared(dlq_message(reason="too_large")).entry["MessageAttributes"]) == OURS - {"FirstSentTimestamp"}
 
 
 def test_attributes_moved_into_the_rejection_are_restored() -> None:
@@ -160,9 +161,9 @@ def test_malformed_rejection_is_ignored(rejection: str) -> None:
 
 def test_replay_count_has_priority() -> None:
     nine = {f"own{number}": text("x") for number in range(9)}
-    assert prepared(dlq_message(attributes=nine)).left_out == ("OriginalMessageId", "ReplayedAt")
+    assert prepared(dlq_message(attributes=nine)).left_out == ("FirstSentTimestamp", "OriginalMessageId", "ReplayedAt")
     eight = {f"own{number}": text("x") for number in range(8)}
-    assert prepared(dlq_message(attributes=eight)).left_out == ("ReplayedAt",)
+    assert prepared(dlq_message(attributes=eight)).left_out == ("OriginalMessageId", "ReplayedAt")
 
 
 @pytest.mark.parametrize("room", range(0, 120, 7))
@@ -176,7 +177,11 @@ def test_our_attributes_never_exceed_the_size_limit(room: int) -> None:
 
 def test_queue_with_a_smaller_size_limit_gets_fewer_attributes() -> None:
     small = QueueAttributes(arn=LIVE.arn, max_message_bytes=1024)
-    assert prepared(dlq_message(body="x" * 1000), small).left_out == ("OriginalMessageId", "ReplayedAt")
+    assert prepared(dlq_message(body="x" * 1000), small).left_out == (
+        "FirstSentTimestamp",
+        "OriginalMessageId",
+        "ReplayedAt",
+    )
 
 
 def test_eleven_sender_attributes_are_unsendable() -> None:
@@ -237,3 +242,18 @@ def test_fifo_deduplication_id_differs_from_the_original_but_not_between_retries
 def test_invalid_sent_timestamp_is_unknown() -> None:
     assert dlq_message(system={"SentTimestamp": "soon"}).sent_at is None
     assert dlq_message(sent_at=17).sent_at == 17
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (dlq_message(sent_at=9, rejection={"message_id": "m", "first_sent": 5}, reason="throttled"), "5"),
+        (dlq_message(sent_at=9), "9"),
+        (dlq_message(sent_at=9, attributes={"FirstSentTimestamp": text("4")}), "4"),
+        (dlq_message(sent_at=9, rejection={"message_id": "written by an older version"}, reason="throttled"), None),
+    ],
+    ids=["rejected", "moved by SQS", "replayed before", "older version"],
+)
+def test_the_first_time_of_sending_survives_replays(message: DlqMessage, expected: str | None) -> None:
+    found = prepared(message).entry["MessageAttributes"].get("FirstSentTimestamp")
+    assert (found or {}).get("StringValue") == expected
