@@ -13,7 +13,6 @@ import pytest
 
 from tests.characterization.harness import Product, get, run_command, ticket_processor, wait_until
 from tests.regressions.children import run_python
-from tests.regressions.marks import issue
 from tests.regressions.tickets import CREATED, raw, record
 
 BODY = "The ferry timetable on the page is that of last year, and travellers miss the boat because of it."
