@@ -244,7 +244,7 @@ class _Worker:
 
         options = WorkerOptions(wait=1, visibility_timeout=30, timeout=60)
         Poller(
-            self._queue, last, shutdown, options, metrics=self._metrics, logger=self._logger, hang=lambda: os._exit(70)
+            self._queue, last, shutdown, options, metrics=self._metrics, logger=self._logger, batches=self._metrics
         ).run()
 
 

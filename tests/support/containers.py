@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from io import StringIO
 from math import ceil
 from typing import Any
@@ -19,13 +20,14 @@ from handler import outcome
 from handler.app import build
 from handler.cli.shutdown import Shutdown
 from handler.local import EmbeddedStack
-from handler.metrics import make_logger
+from handler.metrics import Logger, make_logger
 from handler.outcome import backoff_seconds
 from handler.ports import Models
 from handler.settings import WorkerSettings
-from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.message_queue import SqsMessageQueue, SqsVisibility
 from handler.worker.polling import Poller
-from handler.worker.reports import WorkerOptions
+from handler.worker.reports import BatchReport, WorkerOptions
+from handler.worker.watchdog import Watchdog
 from tests.support.fakes import FakeMetrics, written_to
 from tests.support.traffic import Message
 
@@ -99,7 +101,7 @@ class Containers:
                     self._options,
                     metrics=counts,
                     logger=logger,
-                    hang=lambda number=number: self.hung.append(number),  # type: ignore[misc]
+                    batches=WatchedBatches(settings, partial(self.hung.append, number), logger),
                 )
                 threads.append(threading.Thread(target=poller.run))
             for thread in threads:
@@ -132,6 +134,33 @@ class Containers:
     def invocations(self) -> Counter[str]:
         """Number of invocations by result."""
         return sum((counts.invocations for counts in self.counts), Counter[str]())
+
+
+class WatchedBatches:
+    """Watches the batches of a poller in this process, as the worker's parent does for its processes."""
+
+    def __init__(self, settings: WorkerSettings, kill: Callable[[], None], logger: Logger) -> None:
+        self._watchdog = Watchdog(SqsVisibility(settings), kill, logger)
+        self._finished = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def batch_started(self, batch: BatchReport) -> None:
+        """As BatchReports.batch_started."""
+        self._watchdog.started(batch)
+        self._finished.clear()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def batch_finished(self) -> None:
+        """As BatchReports.batch_finished."""
+        self._finished.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._watchdog.finished()
+
+    def _watch(self) -> None:
+        while not self._finished.wait(self._watchdog.seconds_until_due()):
+            self._watchdog.act()
 
 
 class Sender:
