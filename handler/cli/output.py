@@ -41,7 +41,7 @@ Form = Literal["table", "lines", "json"]
 
 _STYLES: Final = {"critical": "bold red", "high": "yellow", "NEGATIVE": "red", "POSITIVE": "green"}
 _GIVE_WAY: Final = frozenset({"ticket", "subject", "summary"})  # columns that shrink on a narrow terminal
-_WIDE: Final = 140  # terminal width from which summaries are shown
+_MIN_WIDTH: Final = {"summary": 140, "lang": 100}  # terminal width from which a column is shown
 _SHOWN_NUMBERS: Final = 4  # numbers shown of a vector
 _UNITS: Final = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 # Persian and Indic words and composed emoji are wrong without these; str.isprintable rejects them as format characters.
@@ -131,9 +131,8 @@ def age(seconds: int, now: float | None = None) -> str:
 
 def _table(rows: Sequence[Row], console: Console) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    headings = [
-        heading for heading in (rows[0].shown if rows else {}) if heading != "summary" or console.width >= _WIDE
-    ]
+    shown = rows[0].shown if rows else {}
+    headings = [heading for heading in shown if console.width >= _MIN_WIDTH.get(heading, 0)]
     for heading in headings:
         numeric = heading in {"cosine", "age", "tickets"}
         table.add_column(heading, no_wrap=heading not in _GIVE_WAY, justify="right" if numeric else "left")

@@ -67,7 +67,8 @@ def test_several_threads_may_encode_at_once(encoder: Encoder, alone: list[Encode
 def test_what_comes_out_has_its_shapes_and_unit_length(encoder: Encoder) -> None:
     [found] = _encode(encoder, ["The first one. The second one."])
     assert found.embedding.shape == (384,)
-    assert found.pooled.shape == (encoder.features,) == (5 * 384,)
+    assert found.pooled.shape == (5 * 384,)
+    assert found.adapted.shape == (encoder.features - 5 * 384,)
     assert found.sentences.shape == (2, 384)
     assert found.embedding.dtype == found.pooled.dtype == found.sentences.dtype == np.float32
     assert np.linalg.norm(found.embedding) == pytest.approx(1, abs=1e-5)
