@@ -333,6 +333,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def _entry(name: str) -> Callable[[], Any]:
     if name in MODULES:
+        # runpy warns about a __main__ module that another test has imported.
+        sys.modules.pop(f"{MODULES[name]}.__main__", None)
         return lambda: runpy.run_module(MODULES[name], run_name="__main__", alter_sys=True)
     module, _, function = SCRIPTS[name].partition(":")
     found: Callable[[], Any] = getattr(importlib.import_module(module), function)

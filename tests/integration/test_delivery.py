@@ -133,9 +133,12 @@ def test_signal_exits_0(number: signal.Signals, rate: list[str]) -> None:
         command, cwd=EVENTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
+        assert process.stderr
         first = process.stdout.readline()
         process.send_signal(number)
-        rest, stderr = process.communicate(timeout=20)
+        rest = process.stdout.read()  # not communicate(), which skips what readline() has buffered
+        stderr = process.stderr.read()
+        process.wait(20)
     lines = [first, *rest.splitlines()]
     assert process.returncode == 0
     assert all(json.loads(line)["ticket_id"] for line in lines)

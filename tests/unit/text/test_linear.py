@@ -1,5 +1,6 @@
 """All steps before the models take time in proportion to the text, whatever it holds."""
 
+import sys
 import time
 
 import pytest
@@ -36,12 +37,17 @@ PIECES = [
 
 def _seconds(text: str) -> float:
     best = float("inf")
-    for _ in range(3):
-        begin = time.process_time()
-        found = outline("Lamp", text)
-        for sentence in found.sentences[:50]:
-            plain(found.text[sentence.start : sentence.end])
-        best = min(best, time.process_time() - begin)
+    tracer = sys.gettrace()
+    sys.settrace(None)  # coverage would be measured too
+    try:
+        for _ in range(3):
+            begin = time.process_time()
+            found = outline("Lamp", text)
+            for sentence in found.sentences[:50]:
+                plain(found.text[sentence.start : sentence.end])
+            best = min(best, time.process_time() - begin)
+    finally:
+        sys.settrace(tracer)
     return best
 
 
