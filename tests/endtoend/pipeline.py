@@ -100,7 +100,9 @@ class Pipeline:
     def _items(self) -> list[dict[str, Any]]:
         read = TypeDeserializer().deserialize
         pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._outputs["TableName"], ConsistentRead=True)
-        return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
+        items = [item for page in pages for item in page["Items"]]
+        # Items without a key count the failures of a message.
+        return [{name: read(value) for name, value in item.items()} for item in items if "s3_key" in item]
 
     def _stored(self, item: Mapping[str, Any]) -> Stored:
         found = self._s3.get_object(
