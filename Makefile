@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/features.py enrichment/encoder.py $(wildcard enrichment/text/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check clean bundle bundle-path zip wheel image image-docker deploy destroy deploy-localstack \
+.PHONY: help demo test coverage unit check clean bundle bundle-path zip wheel image image-docker deploy destroy deploy-localstack \
     sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-export soak bench \
     bench-full bench-lambda eval examples format lint types template workflows scan
 
@@ -42,7 +42,11 @@ demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this
 unit: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run the unit tests, after each edit
 	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/unit
 
-test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run all tests that need only Python, with coverage
+test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run all tests that need only Python
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Apart from `make test`: tracing every line doubles the time.
+coverage: $(VENV)/.dev $(BUNDLE)/bundle.json  # Runs the same tests with coverage, at least 95 %
 	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 check: format lint types template workflows test  ## Run the linters, the type checker and `make test`, before each commit
