@@ -28,7 +28,7 @@ from tests.support.dlq_queues import text
 from tests.support.proxy import Proxy
 
 REPO = Path(__file__).resolve().parents[2]
-OURS = {"ReplayCount", "OriginalMessageId", "ReplayedAt"}
+OURS = {"ReplayCount", "OriginalMessageId", "ReplayedAt", "FirstSentTimestamp"}
 FAST = ["--wait", "1", "--empty-polls", "1"]  # these queues have no other consumer, so one empty receive is enough
 
 

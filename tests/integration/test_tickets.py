@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -271,6 +272,7 @@ def read_until(output: int, wanted: bytes, seconds: float = 60) -> bytes:
 
 def test_watch_updates_a_terminal_until_ctrl_c(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
     master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (60, 200))  # a narrow terminal can break ids into two lines
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
     with start(reader, "show", "--urgency", "low", "--watch", "0.1", start_new_session=True, **streams) as process:
         os.close(slave)

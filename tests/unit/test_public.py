@@ -23,7 +23,7 @@ def test_public_signatures_are_stable() -> None:
         assert (found.kind, found.default) == (inspect.Parameter.KEYWORD_ONLY, None)
     assert list(inspect.signature(enrichment.parse_ticket).parameters) == ["raw"]
     assert list(inspect.signature(enrichment.enriched_json).parameters) == ["ticket", "enrichment"]
-    assert list(inspect.signature(enrichment.install).parameters) == ["open_file", "cache", "place"]
+    assert list(inspect.signature(enrichment.install).parameters) == ["open_file", "cache", "place", "expected_digest"]
 
 
 def test_py_typed_is_shipped() -> None:
