@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -252,7 +251,9 @@ def start(reader: Mapping[str, str], *arguments: str, **streams: Any) -> subproc
     """Start the command in a separate process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, "-m", "handler.tickets", *arguments]
-    return subprocess.Popen(command, env={**kept, "TERM": "xterm", "NO_COLOR": "1", **reader}, **streams)
+    # Wide, because a narrow terminal breaks ids into two lines.
+    terminal = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "200", "LINES": "60"}
+    return subprocess.Popen(command, env={**kept, **terminal, **reader}, **streams)
 
 
 def read_until(output: int, wanted: bytes, seconds: float = 60) -> bytes:
@@ -272,7 +273,6 @@ def read_until(output: int, wanted: bytes, seconds: float = 60) -> bytes:
 
 def test_watch_updates_a_terminal_until_ctrl_c(reader: Mapping[str, str], enrich: Enrich, run: Run) -> None:
     master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (60, 200))  # a narrow terminal can break ids into two lines
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
     with start(reader, "show", "--urgency", "low", "--watch", "0.1", start_new_session=True, **streams) as process:
         os.close(slave)
