@@ -105,7 +105,9 @@ def test_message_group_and_trace_header_are_kept(
     assert (found["MessageGroupId"], found["AWSTraceHeader"]) == ("tenant-7", trace)
 
 
-@pytest.mark.parametrize("names", [{"Reason"}, {"Rejection"}, {"Reason", "Rejection"}], ids=str)
+@pytest.mark.parametrize(
+    "names", [{"Reason"}, {"Rejection"}, {"Reason", "Rejection"}], ids=lambda names: "-".join(sorted(names))
+)
 def test_a_sender_s_own_reason_survives_rejections_and_a_replay(
     stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str], names: set[str]
 ) -> None:
