@@ -95,8 +95,9 @@ def _lines(body: str) -> tuple[list[Line], bool]:
     body = visible(body)
     if is_html(body):
         lines = html_lines(body, _MAX_READ)
-        lines = [Line(visible(line.text), line.quoted, line.boundary) for line in lines]
-        # In mail, a reference may stand for a newline as well.
+        if "&" in body:
+            # A reference may stand for an invisible character, and in mail for a newline.
+            lines = [Line(visible(line.text), line.quoted, line.boundary) for line in lines]
         cut = sum(len(line.text) for line in lines) > _MAX_READ
     else:
         cut = len(body) > _MAX_READ

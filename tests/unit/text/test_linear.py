@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment.summary.extractive import outline, plain
+from tests.support.speed import budget
 
 PUMPED = {
     "a tag that never ends": "<a " + "=" * 2000 + " " * 4000 + "x",
@@ -52,8 +53,8 @@ def _seconds(text: str) -> float:
 
 
 @pytest.mark.parametrize("name", PUMPED)
-def test_known_pumps_take_no_second(name: str) -> None:
-    assert _seconds(PUMPED[name]) < 1
+def test_known_pumps_stay_within_budget(name: str) -> None:
+    assert _seconds(PUMPED[name]) < budget(0.2)
 
 
 @settings(max_examples=40, deadline=None)
@@ -67,7 +68,7 @@ def test_twice_the_text_takes_at_most_three_times_as_long(pump: str, before: str
         return before + pump * (size // len(pump)) + after
 
     half, whole = _seconds(text(16_384)), _seconds(text(32_768))
-    assert whole < 1
+    assert whole < budget(0.2)
     # Under some milliseconds the clock says more about the machine than about the text.
     assert whole < 3 * max(half, 0.01)
 
@@ -76,6 +77,5 @@ def test_twice_the_text_takes_at_most_three_times_as_long(pump: str, before: str
     "piece",
     ["<b>", "<p>", "<p>a</p>", "a\n", "> a\n", "<div style='display:none'>", "Thanks\n", "a b ", "&amp;", "字。"],
 )
-def test_a_megabyte_takes_about_as_long_as_it_takes_to_read_it(piece: str) -> None:
-    # Five times the budget of half a second.
-    assert _seconds("The lift.\n\n" + piece * (1_048_576 // len(piece.encode()))) < 2.5
+def test_a_megabyte_stays_within_budget(piece: str) -> None:
+    assert _seconds("The lift.\n\n" + piece * (1_048_576 // len(piece.encode()))) < budget(0.5)
