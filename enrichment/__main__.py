@@ -165,16 +165,8 @@ def _no_bar(_tickets: int, /) -> None:
     return
 
 
-def _score_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m enrichment score",
-        description="Measure how accurate a bundle's labels are on a labelled file.",
-    )
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        help="JSON lines with subject, body, and intent, urgency or sentiment: a label or a list of accepted labels",
-    )
+def _model_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--bundle",
         default=".bundles/compact",
@@ -183,6 +175,20 @@ def _score_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads for the models (default: all available cores)"
+    )
+    return parser
+
+
+def _score_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m enrichment score",
+        description="Measure how accurate a bundle's labels are on a labelled file.",
+        parents=[_model_options()],
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="JSON lines with subject, body, and intent, urgency or sentiment: a label or a list of accepted labels",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return parser
@@ -193,17 +199,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m enrichment",
         description="Enrich support tickets: JSON lines in, JSON lines out. Errors go to standard error.",
         epilog="`python -m enrichment score FILE` measures a bundle's accuracy on a labelled file.",
+        parents=[_model_options()],
     )
     parser.add_argument("file", metavar="FILE", help="raw tickets, one JSON object per line; - is standard input")
-    parser.add_argument(
-        "--bundle",
-        default=".bundles/compact",
-        metavar="DIR",
-        help="directory of the model bundle (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads for the models (default: all available cores)"
-    )
     return parser
 
 

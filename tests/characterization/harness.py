@@ -303,7 +303,7 @@ def ticket_processor(environment: Mapping[str, str]) -> Iterator[tuple[int, Call
 
     def end() -> Finished:
         process.terminate()
-        return Finished(process.wait(30), *process.communicate())
+        return Finished(process.wait(60), *process.communicate())
 
     with process:
         try:

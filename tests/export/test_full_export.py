@@ -17,6 +17,7 @@ from enrichment.export.corpus import TICKETS
 from enrichment.export.sources import DISTILBART, DISTILBERT, MINILM
 from tests.support.hub import serve
 from tests.support.small_full import write_source
+from tests.support.waiting import killed_at_end
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,14 +179,15 @@ def test_interrupted_build_keeps_the_existing_bundle(
     (home / "b").mkdir()
     (home / "b" / "bundle.json").write_text("an older bundle")
     arguments = ("--source", str(full_source), "--allow-unpinned")
-    with subprocess.Popen(
+    process = subprocess.Popen(
         _command(home / "b", *arguments),
         cwd=ROOT,
         env=_environment(tmp_path / "cache"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    with killed_at_end(process):
         assert process.stderr
         while "heads: reading" not in process.stderr.readline():
             assert process.poll() is None

@@ -229,7 +229,7 @@ def start(uri: str, cache: Path, start_file: Path, environment: dict[str, str] |
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return condition()
@@ -271,7 +271,7 @@ def test_concurrent_installs_both_get_the_complete_bundle(small: Path, stack: Em
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
     start_file.touch()
-    printed = {child.communicate(timeout=30)[0].strip() for child in children}
+    printed = {child.communicate(timeout=120)[0].strip() for child in children}
     assert [child.returncode for child in children] == [0, 0]
     (target,) = map(Path, printed)
     assert contents(target) == files

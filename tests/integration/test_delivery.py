@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from events.delivery import RateLimiter
 from events.generator import TicketGenerator, app
+from tests.support.waiting import killed_at_end
 
 EVENTS = Path(__file__).parents[2] / "events"
 START = 1_763_000_000
@@ -129,8 +130,8 @@ def test_missing_bucket_is_a_one_line_error() -> None:
 @pytest.mark.parametrize("rate", [[], ["--rate", "0"]], ids=["paused", "busy"])
 def test_signal_exits_0(number: signal.Signals, rate: list[str]) -> None:
     command = [sys.executable, "-m", "events.generator", "--out", "-", *rate]
-    with subprocess.Popen(
-        command, cwd=EVENTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    with killed_at_end(
+        subprocess.Popen(command, cwd=EVENTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ) as process:
         assert process.stdout
         assert process.stderr
@@ -138,7 +139,7 @@ def test_signal_exits_0(number: signal.Signals, rate: list[str]) -> None:
         process.send_signal(number)
         rest = process.stdout.read()  # not communicate(), which skips what readline() has buffered
         stderr = process.stderr.read()
-        process.wait(20)
+        process.wait(60)
     lines = [first, *rest.splitlines()]
     assert process.returncode == 0
     assert all(json.loads(line)["ticket_id"] for line in lines)
@@ -147,8 +148,8 @@ def test_signal_exits_0(number: signal.Signals, rate: list[str]) -> None:
 
 def test_closed_pipe_is_not_an_error() -> None:
     command = [sys.executable, "-m", "events.generator", "--out", "-", "--rate", "0"]
-    with subprocess.Popen(
-        command, cwd=EVENTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    with killed_at_end(
+        subprocess.Popen(command, cwd=EVENTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ) as process:
         assert process.stdout
         assert process.stderr

@@ -388,7 +388,7 @@ class Process:
         os.write(self._terminal, f"{line}\n".encode())
 
     def until(self, words: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while words not in self.said:
             assert time.monotonic() < deadline, f"{words!r} was not printed: {self.said}"
             time.sleep(0.02)

@@ -8,27 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
 
 from handler.local import EmbeddedStack, StackError, emulator
 from handler.local.__main__ import app
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.support.waiting import eventually, killed_at_end
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 def is_alive(pid: int) -> bool:
@@ -115,23 +104,24 @@ def test_command_with_invalid_port_exits_1() -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc to find the child of the command")
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_command_cleans_up_after_a_signal(stop_signal: signal.Signals, tmp_path: Path) -> None:
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "handler.local", "up", "--port", "0"],
         cwd=REPO,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    ) as command:
+    )
+    with killed_at_end(process) as command:
         assert command.stdout is not None
         lines = iter(command.stdout.readline, "")
         url = next(shlex.split(line)[1] for line in lines if "AWS_ENDPOINT_URL" in line).partition("=")[2]
         port = int(url.rpartition(":")[2])
         children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
         command.send_signal(stop_signal)
-        assert command.wait(10) == (-stop_signal if stop_signal is signal.SIGKILL else 0)
+        assert command.wait(60) == (-stop_signal if stop_signal is signal.SIGKILL else 0)
     assert len(children) == 1
-    assert eventually(lambda: not is_alive(int(children[0])))
-    assert eventually(lambda: not list(tmp_path.iterdir()))
+    eventually(lambda: not is_alive(int(children[0])))
+    eventually(lambda: not list(tmp_path.iterdir()))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)

@@ -25,6 +25,7 @@ from botocore.exceptions import ClientError
 
 from handler.local import EmbeddedStack, StackError
 from handler.local.__main__ import _env_file
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ def waiting(stack: EmbeddedStack, output: str = "QueueUrl") -> tuple[int, int]:
 
 
 def eventually_empty(stack: EmbeddedStack) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while waiting(stack) != (0, 0) and time.monotonic() < deadline:
         time.sleep(0.05)
     return waiting(stack) == (0, 0)
@@ -136,9 +137,9 @@ def test_enabled_mapping_feeds_the_function() -> None:
             parameters={"MappingEnabled": "true"}, emulator={"MINISTACK_LAMBDA_PROXY_ticket-enrichment": url}
         ) as stack:
             put(stack, "fed.json")
-            bodies = [record["body"] for record in events.get(timeout=5)["Records"]]
+            bodies = [record["body"] for record in events.get(timeout=60)["Records"]]
             if "fed.json" not in bodies[-1]:  # the test event may have arrived in a separate batch
-                bodies += [record["body"] for record in events.get(timeout=5)["Records"]]
+                bodies += [record["body"] for record in events.get(timeout=60)["Records"]]
             assert "s3:TestEvent" in bodies[0]
             assert "fed.json" in bodies[1]
             assert eventually_empty(stack)
@@ -239,13 +240,6 @@ def run_after_sourcing(file: Path, program: str) -> str:
     ).stdout
 
 
-def eventually(found: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not found() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert found()
-
-
 def test_env_file_exists_while_the_stack_runs(tmp_path: Path) -> None:
     file = tmp_path / "cache" / "stack.env"
     with up(file) as process:
@@ -263,7 +257,7 @@ def test_env_file_exists_while_the_stack_runs(tmp_path: Path) -> None:
         s3.close()
         assert run_after_sourcing(file, 'kill -0 "$STACK_PID" && printf %s "$STACK_PID"') == str(process.pid)
         process.terminate()
-        printed, _ = process.communicate(timeout=30)
+        printed, _ = process.communicate(timeout=60)
         assert process.returncode == 0
     exports = [line for line in printed.splitlines() if line.startswith("export ")]
     assert {line.removeprefix("export ").partition("=")[0] for line in exports} <= shared.keys()
@@ -275,7 +269,7 @@ def test_env_file_of_a_killed_stack_names_a_dead_process(tmp_path: Path) -> None
     with up(file) as process:
         eventually(file.is_file)
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(60)
     assert run_after_sourcing(file, 'if kill -0 "$STACK_PID"; then echo up; else echo gone; fi 2>/dev/null') == "gone\n"
 
 
@@ -283,7 +277,7 @@ def test_env_file_of_another_stack_is_kept(stack: EmbeddedStack, tmp_path: Path)
     file = tmp_path / "stack.env"
     file.write_text("of another\n")
     with up(file, port=int(stack.endpoint_url.rpartition(":")[2])) as process:  # which is taken
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert stderr.startswith("port ")
     assert file.read_text() == "of another\n"

@@ -282,7 +282,7 @@ def test_watch_updates_a_terminal_until_ctrl_c(reader: Mapping[str, str], enrich
             read_until(master, b"tickets-watched")
             process.send_signal(signal.SIGINT)
             assert b"Traceback" not in read_until(master, b"\x1b[?25h")  # the cursor is shown again
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             os.close(master)
@@ -297,7 +297,7 @@ def test_watch_writes_each_ticket_once_to_a_pipe(reader: Mapping[str, str], enri
             enrich(raw("tickets-piped", WATCHED, "Down", "The whole shop is down.", "critical"))
             second = read_until(process.stdout.fileno(), b"\n")
             process.send_signal(signal.SIGTERM)
-            rest, errors = process.communicate(timeout=30)
+            rest, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     found = [json.loads(line)["ticket_id"] for line in (first + second + rest).splitlines()]

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -32,16 +31,10 @@ from handler.worker.invocation import sqs_event
 from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.processor import process
 from handler.worker.reports import Reporter, WorkerOptions
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.02)
 
 
 def ticket(name: str) -> dict[str, Any]:
@@ -178,7 +171,7 @@ def running(environment: Mapping[str, str], **settings: str) -> Iterator[Worker]
         finally:
             process.terminate()
             try:
-                _, errors = process.communicate(timeout=20)
+                _, errors = process.communicate(timeout=60)
             finally:
                 process.kill()
         assert (process.returncode, errors) == (0, "")
@@ -273,7 +266,7 @@ def test_sigterm_loses_and_duplicates_nothing(harness: Harness, monkeypatch: pyt
         harness.send([json.dumps(ticket(name)) for name in names])
         eventually(lambda: harness.stored(names) != [])
         worker.process.send_signal(signal.SIGTERM)
-        worker.process.wait(20)
+        worker.process.wait(60)
     left, in_flight = harness.waiting()
     assert in_flight == 0
     assert left > 0, "the worker was faster than the signal: send more"

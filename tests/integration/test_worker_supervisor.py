@@ -21,6 +21,7 @@ from handler.worker import supervisor as module
 from handler.worker import watchdog
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.supervisor import Supervisor
+from tests.support.waiting import eventually, killed_at_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,13 +114,6 @@ class SupervisorHarness:
     def value(self, series: str) -> float:
         lines = self.metrics.text().decode().splitlines()
         return float(next(line for line in lines if line.startswith(series)).rpartition(" ")[2])
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
@@ -292,7 +286,7 @@ sys.path[:0] = [{str(Path(__file__).resolve().parents[2])!r}, {str(Path(__file__
 from test_worker_supervisor import SupervisorHarness
 SupervisorHarness(Path({str(tmp_path)!r}), wanted=2).supervisor.run()
 """
-    with subprocess.Popen([sys.executable, "-c", parent]) as process:
+    with killed_at_end(subprocess.Popen([sys.executable, "-c", parent])) as process:
         pids = tmp_path / "pids"
         eventually(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
         process.kill()

@@ -101,7 +101,7 @@ def test_invocation_after_a_timeout_succeeds(deployed: Lambda, gate: Gate) -> No
         answer(deployed.recorded(container.invoke({})))
         gate.close("PUT")
         running = in_the_background(lambda: container.invoke(message))
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(60)
         container.kill("STOP")  # a process that hangs completely, so that its own deadline does not work either
         assert not running.done()  # it was stopped before its deadline ended the invocation
         first = running.result(30)
@@ -125,7 +125,7 @@ def test_invocation_after_a_crash_succeeds(deployed: Lambda, gate: Gate, stack: 
         message = put(harness, "CRASH-1")
         gate.close("PutItem")  # the object is written, the item that commits it is not
         running = in_the_background(lambda: container.invoke(message))
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(60)
         container.kill()
         assert running.result(30).crashed
         assert harness.item("CRASH-1", CREATED_AT) is None
@@ -169,7 +169,7 @@ def test_same_ticket_in_two_containers_has_one_result(deployed: Lambda, gate: Ga
         # The first container has written the object when the second one processes the same message.
         gate.close("PutItem")
         running = in_the_background(lambda: first.invoke(message))
-        assert gate.reached.wait(30)
+        assert gate.reached.wait(60)
         assert answer(second.invoke(message)).response == {"batchItemFailures": []}
         won = harness.item("TWICE-1", CREATED_AT)
         gate.open()

@@ -117,7 +117,7 @@ class StartedSam:
         given = self._client.invoke(FunctionName=FUNCTION, Payload=json.dumps(event))
         with given["Payload"] as payload:
             response = json.loads(payload.read())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not _REPORT.search(self._log_since(begin)) and time.monotonic() < deadline:
             time.sleep(0.01)
         return Answer(response, self._log_since(begin))

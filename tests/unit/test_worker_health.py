@@ -19,7 +19,7 @@ def port() -> int:
 
 
 def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str, str]:
-    connection = http.client.HTTPConnection(host, port, timeout=5)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -44,7 +44,7 @@ def test_probes_and_metrics(port: int) -> None:
 def test_head_is_answered_like_get_without_the_body(port: int) -> None:
     with serve_health(port, lambda: "starting", lambda: b"up 1\n"):
         for path, status, length in (("/livez", 200, 6), ("/readyz", 503, 9), ("/metrics", 200, 5), ("/no", 404, 38)):
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                 client.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
                 head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
             assert f" {status} ".encode() in head
@@ -55,12 +55,12 @@ def test_head_is_answered_like_get_without_the_body(port: int) -> None:
 def test_connections_are_bounded_and_slots_are_given_back(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handler.worker.health._MAX_CONNECTIONS", 2)
     with serve_health(port, lambda: None, lambda: b""):
-        silent = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(2)]
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(2)]
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             assert client.makefile("rb").read().startswith(b"HTTP/1.0 503 ")
         for client in silent:
             client.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while get(port, "/livez")[0] != 200:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -77,7 +77,7 @@ def test_disconnecting_client_is_not_logged(port: int, capfd: pytest.CaptureFixt
         assert get(port, "/livez")[0] == 200
         for thread in threading.enumerate():
             if "process_request" in thread.name:
-                thread.join(5)
+                thread.join(60)
     assert capfd.readouterr() == ("", "")
 
 

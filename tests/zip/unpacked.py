@@ -82,7 +82,7 @@ class Unpacked:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._answers():
             assert self._process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
@@ -109,7 +109,7 @@ class Unpacked:
             status, body = response.status, response.read()
         finally:
             connection.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not is_complete(self.log()[begin:], status) and time.monotonic() < deadline:
             time.sleep(0.005)
         return answered(status, body, self.log()[begin:])
