@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -223,13 +224,18 @@ def test_zsh_and_bash_have_the_same_functions() -> None:
     assert profile["zsh"] == profile["bash"]
 
 
-def test_functions_show_tickets(stack: EmbeddedStack, shell: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+def test_functions_show_tickets(
+    stack: EmbeddedStack, shell: Callable[[str], subprocess.CompletedProcess[str]], request: pytest.FixtureRequest
+) -> None:
     created = 7_000_000_000  # other tests share the table: these are the newest
     labels = {"flox-1": ("critical", "NEGATIVE"), "flox-2": ("high", "POSITIVE"), "flox-3": ("low", "NEGATIVE")}
+    table, dynamodb = stack.outputs["TableName"], stack.client("dynamodb")
     for number, (ticket_id, (urgency, sentiment)) in enumerate(labels.items()):
         values = {"ticket_id": ticket_id, "urgency": urgency, "sentiment": sentiment, "subject": "a subject"}
         item = {**{name: {"S": value} for name, value in values.items()}, "created_at": {"N": str(created - number)}}
-        stack.client("dynamodb").put_item(TableName=stack.outputs["TableName"], Item=item)
+        dynamodb.put_item(TableName=table, Item=item)
+        key = {name: item[name] for name in ("ticket_id", "created_at")}
+        request.addfinalizer(functools.partial(dynamodb.delete_item, TableName=table, Key=key))
 
     def shown(line: str) -> list[str]:
         ran = shell(f"{line} --since 2150-01-01 --json")
