@@ -51,7 +51,7 @@ class Settings:
     """
 
     rank: int = 16
-    epochs: int = 1
+    epochs: int = 2
     adapter_rate: float = 1e-3
     head_rate: float = 2e-3
     side_rate: float = 3e-4
@@ -61,11 +61,11 @@ class Settings:
     first_label: float = 0.7  # share of the loss for the first label; the rest for the probability of all accepted ones
     mix: Mapping[str, int] = field(
         default_factory=lambda: {
-            "public": 4,
+            "public": 2,
             "own": 1,
-            "opinions": 1,
+            "opinions": 2,
             "banking77": 2500,
-            "sst2": 4500,
+            "sst2": 1,
             "senti4sd": 500,
         }
     )
