@@ -99,6 +99,11 @@ class Batches(list[BatchReport | None]):
     def batch_finished(self) -> None:
         self.append(None)
 
+    def is_settled(self, receipt: str) -> bool:
+        return receipt in self.settled
+
+    settled: frozenset[str] = frozenset()
+
 
 class PauselessShutdown(Shutdown):
     def __init__(self, grace: float = 25.0) -> None:
