@@ -232,6 +232,22 @@ def test_failed_deletes_are_retried() -> None:
     assert harness.lines == []
 
 
+def test_messages_that_the_handler_settled_are_left_alone() -> None:
+    harness = Harness(fail("b"), batch("abc"))
+    harness.batches.settled = frozenset({"handle-a", "handle-b"})
+    harness.run()
+    assert harness.queue.deletions == [["c"]]
+    assert harness.metrics["messages", "deleted"] == 2
+    assert harness.lines == []
+
+
+def test_messages_that_the_handler_settled_keep_their_delay_after_an_exception() -> None:
+    harness = Harness(lambda *_: 1 / 0, batch("abc"))
+    harness.batches.settled = frozenset({"handle-a", "handle-b"})
+    harness.run()
+    assert harness.queue.visibility_changes == [(["c"], 360)]
+
+
 def test_undeletable_message_is_logged_once() -> None:
     harness = Harness(fail(), batch("ab"), batch("c"))
     harness.queue.failing_calls["a"] = 99

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-if {"handler.worker.processor", "tests.support.function_process"} & set(sys.orig_argv):
+if {"handler.worker.processor", "tests.support.function_process", "awslambdaric"} & set(sys.orig_argv):
     from enrichment import Enricher, RawTicket
 
     enrich = Enricher.enrich
