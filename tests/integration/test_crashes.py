@@ -150,7 +150,7 @@ def test_random_kills_reject_no_ticket(stack: EmbeddedStack, bundle: Path, tmp_p
         settings |= {"AWS_ENDPOINT_URL": proxy.url, "NUM_WORKERS": "1"}
         with worker(settings, tmp_path / "log", "--visibility-timeout", "3") as running:
             running.wait_until("a process is ready")
-            killer = ProcessKiller(proxy, running.child, random.Random(7), 4)
+            killer = ProcessKiller(proxy, running.child, random.Random(7), 4, longest=120)
             names = tickets.send(*["good"] * 100)
             tickets.wait_until_empty()
     assert tickets.stored(names) == set(names)
