@@ -42,8 +42,8 @@ def test_deadly_tickets_among_good_ones(scenario: Scenario, tmp_path: Path) -> N
     deadly = [traffic.inline(traffic.ticket(subject=subject)) for subject in subjects]
     messages = [
         *(replace(message, expected=(), reasons=("crashed",)) for message in deadly),
-        *traffic.mixed(scenario.size(1000)),
-        *islice(traffic.envelopes(), scenario.size(200)),
+        *traffic.mixed(scenario.size(300)),
+        *islice(traffic.envelopes(), scenario.size(100)),
     ]
     traffic.rng.shuffle(messages)
     environment = scenario.stack.environment() | {
@@ -51,7 +51,7 @@ def test_deadly_tickets_among_good_ones(scenario: Scenario, tmp_path: Path) -> N
         "BUNDLE_CACHE_DIR": str(tmp_path / "cache"),
         "PYTHONPATH": str(DEADLY),
     }
-    options = ("--visibility-timeout", "3", "--timeout", "10")
+    options = ("--visibility-timeout", "3", "--timeout", "20")
     with ExitStack() as running:
         for number in range(2):
             one = running.enter_context(worker(environment, tmp_path / f"{number}.log", *options))
