@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any, Final
@@ -17,6 +17,7 @@ from handler.aws.dead_letters import SqsDeadLetters
 from handler.aws.failure_counts import DynamoFailureCounts
 from handler.aws.storage import AwsTicketSink, S3TicketSource
 from handler.batch import Batch
+from handler.crashes import Part, delete_early, parts
 from handler.metrics import EmfMetrics, Logger, Metrics, make_logger
 from handler.ports import DeadLetters, FailureCounts, Models, Ports, TicketSink, TicketSource
 from handler.settings import Settings
@@ -25,7 +26,8 @@ __all__ = ["EventNotUnderstood", "Handler", "build"]
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
-_CONNECTIONS: Final = 16  # concurrent reads and writes; each client's HTTP pool has the same size
+_THREADS: Final = 16  # for reads, and as many for everything else
+_CONNECTIONS: Final = 2 * _THREADS  # of each client
 
 
 class EventNotUnderstood(Exception):
@@ -42,12 +44,14 @@ def build(
     models: Models | None = None,
     metrics: Metrics | None = None,
     logger: Logger | None = None,
+    on_settled: Callable[[Sequence[str]], None] = lambda _receipts: None,
 ) -> Handler:
     """Builds the Lambda handler from settings; ports that are not given are the AWS adapters and the real models.
 
+    `on_settled` is told the receipt handles of messages that are deleted or deferred before an invocation ends.
     Raises BundleError if the model bundle cannot be used.
     """
-    pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ticket")
+    readers, pool = (ThreadPoolExecutor(_THREADS, thread_name_prefix=name) for name in ("reader", "ticket"))
     # One thread creates the clients, from one session, while this thread opens the models: separate threads would need
     # a session each, and each session would parse the service descriptions again.
     client_thread = ThreadPoolExecutor(1, thread_name_prefix="client")
@@ -86,7 +90,9 @@ def build(
         models=models,
         metrics=metrics,
         logger=logger or make_logger(settings.log_level),
+        readers=readers,
         pool=pool,
+        on_settled=on_settled,
         max_receive_count=settings.max_receive_count,
         max_ticket_bytes=settings.max_ticket_bytes,
     )
@@ -106,15 +112,29 @@ def _handler(ports: Ports) -> Handler:
         if not records:
             ports.logger.warning("an event without messages was ignored")
             return {"batchItemFailures": []}
-        batch = Batch(records, ports, _clock(context))
+        time_left = _clock(context)
+        failures: list[Any] = []
+        # Usually one part. After a crash, each message that may have caused it is a part of its own.
+        in_order = parts(records, ports, time_left)
+        for part in in_order:
+            batch, failed = process(part, time_left, context)
+            failures += failed
+            if part is not in_order[-1]:
+                delete_early(part.records, batch.kept, ports)
+        return {"batchItemFailures": failures}
+
+    def process(part: Part, time_left: Callable[[], float], context: Any) -> tuple[Batch, list[Any]]:
+        error = part.begin(time_left)
+        batch = Batch(part.records, ports, time_left, error=error, is_noted=part.is_noted and error is None)
         batch.process()
         # Powertools needs an id to report a record; SQS always sends one.
-        named = [record for record in records if isinstance(record.get("messageId"), str) and record["messageId"]]
-        response: dict[str, Any] = {"batchItemFailures": []}
+        named = [record for record in part.records if isinstance(record.get("messageId"), str) and record["messageId"]]
+        failed: list[Any] = []
         if named:
-            response = dict(process_partial_response({"Records": named}, batch.settle, processor, context))
+            response = process_partial_response({"Records": named}, batch.settle, processor, context)
+            failed = list(response["batchItemFailures"])
         batch.close()
-        return response
+        return batch, failed
 
     return lambda_handler
 

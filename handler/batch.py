@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Final, TypeVar
 
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
@@ -37,6 +38,8 @@ _KEEP_FETCHING: Final = 1.0
 _KEEP_STORING: Final = 0.4
 _KEEP_SETTLING: Final = 0.05
 _MIN_WAIT: Final = 0.05  # seconds
+# Part of the time before the reserve that the reads may take: then the models start with what has arrived.
+_READING_SHARE: Final = 0.25
 
 
 class MessageFailed(Exception):
@@ -50,9 +53,23 @@ class Batch:
     Neither raises for what a record contains, except MessageFailed in `settle`.
     """
 
-    def __init__(self, records: Sequence[Mapping[str, Any]], ports: Ports, time_left: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        ports: Ports,
+        time_left: Callable[[], float],
+        *,
+        error: EnrichmentError | None = None,
+        is_noted: bool = False,
+    ) -> None:
+        """With an `error`, nothing is processed: that is the outcome of every record.
+
+        `is_noted`: the beginning of the processing was noted (FailureCounts.begin), so its end is noted too.
+        """
         self._ports = ports
         self._time_left = time_left
+        self._error = error
+        self._is_noted = is_noted
         self._reserve = min(_MAX_RESERVE, _RESERVE_SHARE * time_left())
         self._tickets: dict[object, TicketState] = {}
         self._messages = [self._message(record) for record in records]
@@ -63,10 +80,12 @@ class Batch:
         """Fetches, enriches and stores all tickets, and starts rejecting or deferring messages."""
         tickets = list(self._tickets.values())
         self._ports.metrics.batch(len(tickets))
-        self._run_stage("fetch", self._fetch, [t for t in tickets if t.outcome is None], keep=_KEEP_FETCHING)
+        self._run_stage("fetch", self._fetch, [t for t in self._in_turns() if t.outcome is None], keep=_KEEP_FETCHING)
         enriched = self._enrich([t for t in tickets if t.outcome is None])
+        notes = self._end_notes()
         store = partial(self._store, enriched)
         self._run_stage("store", store, list(enriched), keep=_KEEP_STORING, success="done")
+        wait(notes, timeout=max(_MIN_WAIT, self._time_left() - _KEEP_STORING * self._reserve) if notes else 0)
         for message in self._messages:
             settling = self._ports.pool.submit(self._reject_or_defer, message)
             self._unsettled[str(message.record.get("messageId"))].append((message, settling))
@@ -83,6 +102,27 @@ class Batch:
                     self._settle(message, settling)
         self._ports.metrics.flush()
 
+    @property
+    def kept(self) -> list[Mapping[str, Any]]:
+        """The records whose messages stay in the queue, once they are settled."""
+        return [message.record for message in self._messages if message.outcome == "failed"]
+
+    def _in_turns(self) -> list[TicketState]:
+        """All tickets, the first of each message before the second of any: a message with many holds up no other."""
+        rounds = zip_longest(*(message.tickets for message in self._messages))
+        return list(dict.fromkeys(ticket for each in rounds for ticket in each if ticket is not None))
+
+    def _end_notes(self) -> list[Future[None]]:
+        """Clears the notes of all messages, as soon as the models have survived them."""
+        return [self._ports.pool.submit(self._end_note, message) for message in self._messages if self._is_noted]
+
+    def _end_note(self, message: MessageState) -> None:
+        try:
+            self._ports.failure_counts.end(str(message.record.get("messageId")))
+        except Exception as error:  # isolation boundary: if the message comes back, it runs alone
+            self._ports.metrics.note_failed()
+            self._warn("the note of a message could not be cleared", error, message)
+
     # -- parse
 
     def _message(self, record: Mapping[str, Any]) -> MessageState:
@@ -90,9 +130,11 @@ class Batch:
         modified = int(time.time() * 1000) if sent is None else sent
         body = record.get("body")
         try:
+            if self._error is not None:
+                raise self._error
             found = references(body if isinstance(body, str) else "")
         except EnrichmentError as error:
-            invalid = TicketState(Ignored("unreadable"), modified, stage="parse")
+            invalid = TicketState(Ignored("unreadable"), modified, stage="parse" if self._error is None else "process")
             invalid.fail(error)
             self._tickets[invalid] = invalid
             return MessageState(record, [invalid], [True])
@@ -200,6 +242,8 @@ class Batch:
     ) -> None:
         """Runs `work` for all tickets concurrently, until only the share `keep` of the reserve is left.
 
+        Reading ends sooner, so that the models have time for the tickets that were read.
+
         A returned note makes the ticket skipped, an error makes it failed or rejected. A ticket whose call does not
         return in time is OutOfTime; a later result is ignored.
         """
@@ -214,8 +258,10 @@ class Batch:
             finally:
                 ticket.milliseconds[stage] = round((time.perf_counter() - begin) * 1000, 1)
 
-        futures = [self._ports.pool.submit(clocked, ticket) for ticket in tickets]
-        wait(futures, timeout=max(_MIN_WAIT, self._time_left() - keep * self._reserve))
+        pool = self._ports.readers if stage == "fetch" else self._ports.pool
+        futures = [pool.submit(clocked, ticket) for ticket in tickets]
+        share = _READING_SHARE if stage == "fetch" else 1.0
+        wait(futures, timeout=max(_MIN_WAIT, share * (self._time_left() - keep * self._reserve)))
         for ticket, future in zip(tickets, futures, strict=True):
             result = self._result(future, stage, ticket.names())
             if isinstance(result, EnrichmentError):

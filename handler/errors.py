@@ -8,6 +8,7 @@
         ├── KeyTooLong                   permanent: S3 has no room for the key of an inline ticket
         ├── BucketUnexpected             permanent: the notification names another bucket
         ├── StoreRefused                 permanent: DynamoDB or S3 will never accept this item
+        ├── Crashed                      permanent: the message killed its process, twice while it ran alone
         ├── ObjectReplaced               transient: the object was overwritten during processing
         ├── Throttled                    transient: a service throttles requests
         ├── ServiceFailed                transient: a service answered 5xx, timed out, or denied access
@@ -25,6 +26,7 @@ from enrichment.errors import EnrichmentError
 
 __all__ = [
     "BucketUnexpected",
+    "Crashed",
     "KeyTooLong",
     "MessageError",
     "MessageInvalid",
@@ -79,6 +81,12 @@ class StoreRefused(MessageError):
     """S3 or DynamoDB will never accept the ticket."""
 
     code = "store_refused"
+
+
+class Crashed(MessageError):
+    """The process died, or was killed because it hung, while it processed nothing but this message."""
+
+    code = "crashed"
 
 
 class ObjectReplaced(MessageError):

@@ -40,6 +40,10 @@ class Metrics(Protocol):
         """Outcome of a ticket: done, skipped, rejected or failed; the last two with their error code."""
         ...
 
+    def note_failed(self) -> None:
+        """The note of a message, which finds the one that kills its process, could not be written or cleared."""
+        ...
+
     def flush(self) -> None:
         """Called at the end of a batch."""
         ...
@@ -60,6 +64,7 @@ class EmfMetrics:
         self._bundle_seconds: float | None = None
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._errors: dict[tuple[str, str], int] = {}
+        self._failed_notes = 0
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started; reported with the first batch."""
@@ -80,6 +85,10 @@ class EmfMetrics:
             key = (outcome, error_type)
             self._errors[key] = self._errors.get(key, 0) + 1
 
+    def note_failed(self) -> None:
+        """As Metrics.note_failed; written only if it happens."""
+        self._failed_notes += 1
+
     def flush(self) -> None:
         """As Metrics.flush; zeros are written too, because CloudWatch cannot divide by a missing value."""
         for outcome, count in self._counts.items():
@@ -87,6 +96,8 @@ class EmfMetrics:
         if self._bundle_seconds is not None:
             self._metrics.add_metric("ColdStart", MetricUnit.Count, 1)
             self._metrics.add_metric("BundleLoadTime", MetricUnit.Milliseconds, self._bundle_seconds * 1000)
+        if self._failed_notes:
+            self._metrics.add_metric("CrashNotesFailed", MetricUnit.Count, self._failed_notes)
         self._metrics.flush_metrics()
         if self._version != UNPUBLISHED:
             of_version = EphemeralMetrics(namespace=NAMESPACE, service=self._service)
@@ -102,6 +113,7 @@ class EmfMetrics:
         self._bundle_seconds = None
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._errors = {}
+        self._failed_notes = 0
 
 
 def make_logger(level: str) -> Logger:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from enrichment.errors import EnrichmentError, ModelFailed
+from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
 from enrichment.ticket import RawTicket
 from handler.errors import Unexpected
 from handler.messages import Reference, StoredTicket, number_attribute
 
-__all__ = ["MessageState", "Outcome", "TicketState", "backoff_seconds", "overall"]
+__all__ = ["MessageState", "Outcome", "TicketState", "backoff_seconds", "overall", "receive_count"]
 
 Outcome = Literal["done", "skipped", "rejected", "failed"]
 
@@ -23,6 +23,9 @@ _LONGEST_DELAY: Final = 900
 _ORDER: Final[tuple[Outcome, ...]] = ("failed", "rejected", "done", "skipped")
 _OWN_FAULT: Final = (ModelFailed, Unexpected)  # other transient errors are caused by a service or a lack of time
 _MAX_OWN_FAILURES: Final = 5
+# A ticket that the models had no time for needs another batch, not the end of an outage: it waits at most two minutes.
+_OUT_OF_TIME_ATTEMPTS: Final = 3
+_MODEL_STAGES: Final = ("enrich", "process")
 
 
 @dataclass(eq=False)
@@ -80,7 +83,7 @@ class MessageState:
     @property
     def receive_count(self) -> int:
         """The number of receives of the message, including this one."""
-        return number_attribute(self.record, "ApproximateReceiveCount") or 1
+        return receive_count(self.record)
 
     @property
     def code(self) -> str:
@@ -113,7 +116,12 @@ class MessageState:
 
     def delay(self) -> int:
         """Seconds until a failed message becomes visible again: longer with each receive, or each own failure."""
-        return backoff_seconds(self.own_failures or self.receive_count)
+        attempts = self.own_failures or self.receive_count
+        failed = [t for t in self.tickets if (t.outcome or "failed") == "failed"]
+        # A read or write without an answer is out of time too, but that may be an outage.
+        if failed and all(isinstance(t.error, OutOfTime) and t.stage in _MODEL_STAGES for t in failed):
+            attempts = min(attempts, _OUT_OF_TIME_ATTEMPTS)
+        return backoff_seconds(attempts)
 
     def lines(self) -> list[tuple[Outcome, str | None, dict[str, Any]]]:
         """For each ticket its final outcome, its error code, and the fields of its log line."""
@@ -135,6 +143,11 @@ class MessageState:
                 extra["own_failures"] = self.own_failures
         # A copy, because a call that returns late may still add its time.
         return final, ticket.error.code if ticket.error else None, {**extra, "milliseconds": dict(ticket.milliseconds)}
+
+
+def receive_count(record: Mapping[str, Any]) -> int:
+    """The number of receives of a record's message, including this one."""
+    return number_attribute(record, "ApproximateReceiveCount") or 1
 
 
 def overall(outcomes: Iterable[Outcome]) -> Outcome:

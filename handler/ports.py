@@ -22,6 +22,7 @@ __all__ = [
     "RawObject",
     "TicketSink",
     "TicketSource",
+    "Unfinished",
     "Write",
 ]
 
@@ -55,6 +56,17 @@ class Write:
     key: str
     content_sha256: str
     source_modified: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Numbers of earlier receives of a message whose processing began and never ended: the process died.
+
+    `together`: while the message was processed with others; `alone`: while it was processed alone.
+    """
+
+    together: int = 0
+    alone: int = 0
 
 
 Commit: TypeAlias = Literal["clear", "tie"]
@@ -95,15 +107,30 @@ class DeadLetters(Protocol):
         """Makes a failed message visible again after `seconds`. Errors are ignored: SQS retries the message anyway."""
         ...
 
+    def delete(self, records: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """Deletes records of an SQS event from the queue; True for each that SQS confirms."""
+        ...
+
 
 class FailureCounts(Protocol):
-    """Counts the failures that each message caused itself."""
+    """Counts the failures that each message caused itself, and notes which messages are being processed."""
 
     def add(self, message_id: str, receive_count: int) -> int:
         """Records that a message failed at this receive; returns the number of receives at which it has failed.
 
         Adding the same receive again has no effect. Raises Throttled or ServiceFailed.
         """
+        ...
+
+    def begin(self, message_id: str, receive_count: int, *, alone: bool) -> Unfinished:
+        """Notes durably that the processing of a message begins; returns its earlier receives that never ended.
+
+        Noting the same receive again has no effect. Raises Throttled or ServiceFailed.
+        """
+        ...
+
+    def end(self, message_id: str) -> None:
+        """Clears the note of a message: its process has survived it. Raises Throttled or ServiceFailed."""
         ...
 
 
@@ -126,7 +153,11 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
-    """The external dependencies of a batch."""
+    """The external dependencies of a batch.
+
+    `readers` read tickets, `pool` does everything else: reads that hang must not hold up the stores. `on_settled` is
+    told the receipt handles of messages that are deleted or deferred before the end of an invocation.
+    """
 
     source: TicketSource
     sink: TicketSink
@@ -135,6 +166,8 @@ class Ports:
     models: Models
     metrics: Metrics
     logger: Logger
+    readers: ThreadPoolExecutor
     pool: ThreadPoolExecutor
+    on_settled: Callable[[Sequence[str]], None]
     max_receive_count: int
     max_ticket_bytes: int

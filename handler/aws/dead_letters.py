@@ -1,4 +1,4 @@
-"""The adapter that sends rejected messages to the DLQ with their reason, and defers failed ones.
+"""The adapter that sends rejected messages to the DLQ with their reason, defers failed ones, and deletes others.
 
 Two attributes of a DLQ message say why it was rejected: `Reason` is a stable code, `Rejection` a JSON object with the
 errors and their stage, the original message id, the time, and when the message was sent first (`first_sent`, in
@@ -22,6 +22,7 @@ from handler.aws.sqs import (
     attribute_bytes,
     attribute_from_event,
     system_attributes,
+    tens,
 )
 from handler.errors import MessageError
 from handler.messages import first_sent
@@ -58,6 +59,16 @@ class SqsDeadLetters:
             self._queue.change_visibility_one(record["receiptHandle"], seconds)
         except (MessageError, KeyError):
             return
+
+    def delete(self, records: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """As DeadLetters.delete."""
+        deleted: list[bool] = []
+        for part in tens(records):
+            try:
+                deleted += self._queue.delete([record["receiptHandle"] for record in part])
+            except (MessageError, KeyError):
+                deleted += [False] * len(part)
+        return deleted
 
 
 def _written_by_us(reason: object, rejection: object) -> frozenset[str]:

@@ -136,7 +136,8 @@ class Poller:
         self._batches.batch_finished()
         if failed is None:
             # As with Lambda, the batch comes back after the queue's visibility timeout, not at once.
-            self._queue.change_visibility(messages, attributes.visibility_timeout)
+            rest = [m for m in messages if not self._batches.is_settled(m["ReceiptHandle"])]
+            self._queue.change_visibility(rest, attributes.visibility_timeout)
         self._metrics.messages("kept", len(messages) - len(done))
         self._metrics.flush()
 
@@ -168,7 +169,7 @@ class Poller:
         return failed
 
     def _delete(self, messages: Sequence[Message]) -> None:
-        remaining = list(messages)
+        remaining = [m for m in messages if not self._batches.is_settled(m["ReceiptHandle"])]
         for attempt in range(_DELETE_TRIES):
             if remaining and attempt:
                 time.sleep(_jitter(_DELETE_PAUSE * 2**attempt))

@@ -57,6 +57,11 @@ class PrometheusMetrics:
         self._receive_errors = Counter(
             "ticket_receive_errors", "Failed attempts to receive messages.", ["error_type"], registry=registry
         )
+        self._failed_notes = Counter(
+            "ticket_crash_notes_failed",
+            "Notes of messages in progress that could not be written or cleared.",
+            registry=registry,
+        )
         self._processes = Gauge("ticket_processes", "Processes that should be running.", registry=registry)
         self._ready = Gauge("ticket_processes_ready", "Processes that have loaded the bundle.", registry=registry)
         self._restarts = Counter("ticket_process_restarts", "Processes that exited unexpectedly.", registry=registry)
@@ -83,6 +88,10 @@ class PrometheusMetrics:
     def outcome(self, outcome: str, error_type: str | None) -> None:
         """As Metrics.outcome; the label `error_type` is empty if there was no error."""
         self._tickets.labels(outcome, error_type or "").inc()
+
+    def note_failed(self) -> None:
+        """As Metrics.note_failed."""
+        self._failed_notes.inc()
 
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""

@@ -62,6 +62,10 @@ class BatchReports(Protocol):
         """The batch is over; its messages are deleted, or deferred."""
         ...
 
+    def is_settled(self, receipt: str) -> bool:
+        """Whether the handler itself deleted or deferred this message of the current batch."""
+        ...
+
 
 class PollMetrics(Protocol):
     """Receives the metrics of polling."""
@@ -93,6 +97,7 @@ class Reporter:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._calls: list[list[Any]] = []
+        self._settled: set[str] = set()
         self._lock = threading.Lock()  # outcomes come from the threads of the handler's pool
 
     def ready(self) -> None:
@@ -105,7 +110,17 @@ class Reporter:
 
     def batch_started(self, batch: BatchReport) -> None:
         """As BatchReports.batch_started; sent at once."""
+        self._settled.clear()
         self._write({"batch_started": asdict(batch)})
+
+    def batch_settled(self, receipts: Sequence[str]) -> None:
+        """The handler deleted or deferred these messages before the end of their batch; sent at once."""
+        self._settled.update(receipts)
+        self._write({"batch_settled": list(receipts)})
+
+    def is_settled(self, receipt: str) -> bool:
+        """As BatchReports.is_settled."""
+        return receipt in self._settled
 
     def batch_finished(self) -> None:
         """As BatchReports.batch_finished; sent at once."""
@@ -126,6 +141,10 @@ class Reporter:
     def outcome(self, outcome: str, error_type: str | None) -> None:
         """As Metrics.outcome."""
         self._buffer("outcome", outcome, error_type)
+
+    def note_failed(self) -> None:
+        """As Metrics.note_failed."""
+        self._buffer("note_failed")
 
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""

@@ -153,13 +153,16 @@ class Supervisor:
                 for report in map(json.loads, lines):
                     if "batch_started" in report:
                         watchdog.started(BatchReport(**report["batch_started"]))
+                    elif "batch_settled" in report:
+                        watchdog.settled(frozenset(report["batch_settled"]))
                     elif "batch_finished" in report:
                         watchdog.finished()
                     else:
                         self._inbox.put(partial(self._reported, child, report))
         code = child.process.wait()
+        interrupted = watchdog.message_ids
         watchdog.finished()
-        self._inbox.put(partial(self._exited, child, code))
+        self._inbox.put(partial(self._exited, child, code, interrupted))
 
     def _reported(self, child: _Child, report: dict[str, Any]) -> None:
         replay(report.get("metrics", ()), self._metrics)
@@ -172,11 +175,11 @@ class Supervisor:
                 self._starts += [time.monotonic()] * (self._wanted - 1)
             self._has_begun = True
 
-    def _exited(self, child: _Child, code: int) -> None:
+    def _exited(self, child: _Child, code: int, interrupted: Sequence[str]) -> None:
         self._children.remove(child)
         if child.process.stdin is not None:
             child.process.stdin.close()
-        extra = {"pid": child.process.pid, "code": code}
+        extra = {"pid": child.process.pid, "code": code, "message_ids": list(interrupted)}
         if self._is_shutting_down:
             # SIGTERM simply ends a process whose signal handlers are not installed yet; that loses nothing.
             if code not in (0, -signal.SIGTERM):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from handler.metrics import Logger
@@ -47,6 +47,20 @@ class Watchdog:
         """The process has begun a batch."""
         now = time.monotonic()
         self._batch = _Batch(report, now + report.visibility_timeout / 3, now + report.seconds)
+
+    def settled(self, receipts: Collection[str]) -> None:
+        """The handler has deleted or deferred these messages: their visibility timeout is not renewed any more."""
+        if self._batch is not None:
+            report = self._batch.report
+            rest = [pair for pair in zip(report.message_ids, report.receipts, strict=True) if pair[1] not in receipts]
+            self._batch.report = replace(
+                report, message_ids=[name for name, _ in rest], receipts=[receipt for _, receipt in rest]
+            )
+
+    @property
+    def message_ids(self) -> list[str]:
+        """The messages of the current batch that are not settled."""
+        return [] if self._batch is None else list(self._batch.report.message_ids)
 
     def finished(self) -> None:
         """The process has finished its batch, or has ended."""

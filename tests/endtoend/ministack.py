@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 from handler.local.emulator import Emulator
@@ -14,6 +15,7 @@ from tests.runtime.container import LambdaContainer, docker, find_rie, remove_le
 from tests.runtime.function import Function
 from tests.runtime.proxy import LambdaProxy
 
+ROOT_FOLDER = Path(__file__).resolve().parents[2]
 _STACK = "ticket-enrichment-sam"
 _PREFIX = "sam"
 _BUCKET = "sam-artifacts"  # as in samconfig.toml
@@ -73,7 +75,14 @@ class MiniStack:
         found = self.deployment.function()
         function = Function.from_configuration(found["Configuration"], found["Code"]["ImageUri"])
         given = {"AWS_ENDPOINT_URL": self.deployment.endpoint_url, "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
-        return LambdaContainer(function, rie=find_rie(), environment={**given, **self.deployment.role_credentials()})
+        # With this folder, tickets of certain subjects kill the function's process.
+        given["PYTHONPATH"] = "/deadly"
+        return LambdaContainer(
+            function,
+            rie=find_rie(),
+            environment={**given, **self.deployment.role_credentials()},
+            volumes={ROOT_FOLDER / "tests" / "support" / "deadly": "/deadly"},
+        )
 
     def _enable_mapping(self) -> None:
         # MiniStack 1.5.33 keeps a template's MaximumConcurrency as a string, which its poller cannot compare.

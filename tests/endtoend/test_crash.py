@@ -1,4 +1,4 @@
-"""No ticket is lost when a container is killed while it processes a batch."""
+"""No ticket is lost when a container is killed while it processes a batch, or by one of the batch's tickets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.endtoend.pipeline import Pipeline, wait_until
 from tests.endtoend.test_tickets import made
@@ -52,6 +54,22 @@ def test_crash_loses_nothing(cloud: Cloud, pipeline: Pipeline) -> None:
     }
     assert all(found.item["ticket_id"] == found.ticket["ticket_id"] for found in stored.values())
     assert pipeline.depth("DlqUrl") == 0
+
+
+@pytest.mark.only("ministack")
+def test_ticket_that_kills_the_process_takes_no_other_with_it(cloud: Cloud, pipeline: Pipeline) -> None:
+    tickets, subject = made(200, seed=7), "segfault"  # tests/support/deadly
+    raw = {f"{subject}/{t['ticket_id']}.json": json.dumps(t).encode() for t in tickets}
+    deadly = f"{subject}/deadly.json"
+    crashes = cloud.crashes()
+    with short_visibility(pipeline):
+        pipeline.put({**raw, deadly: json.dumps({**tickets[0], "ticket_id": deadly, "subject": subject}).encode()})
+        wait_until(lambda: pipeline.is_finished(raw), "every good ticket has an item, and the queue is empty", _TIMEOUT)
+    (rejected,) = pipeline.rejected_messages()
+    assert rejected.attributes["Reason"] == "crashed"
+    assert deadly in rejected.body.replace("%2F", "/")
+    assert pipeline.stored(f"{subject}/").keys() == raw.keys()
+    assert cloud.crashes() - crashes == 4
 
 
 def is_processing(name: str) -> bool:

@@ -233,3 +233,22 @@ def test_defer_ignores_invalid_receipt_handles(dead_letters: SqsDeadLetters, han
     if handle is None:
         del unknown["receiptHandle"]
     dead_letters.defer(unknown, 5)
+
+
+def test_delete_confirms_each_message(
+    stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
+) -> None:
+    sqs = stack.client("sqs")
+    records = []
+    for number in range(12):
+        sqs.send_message(QueueUrl=queues[0], MessageBody=str(number))
+        (message,) = sqs.receive_message(QueueUrl=queues[0], VisibilityTimeout=600)["Messages"]
+        records.append(record("x") | {"receiptHandle": message["ReceiptHandle"]})
+    unknown = record("x") | {"receiptHandle": "unknown"}
+    assert dead_letters.delete([*records[:10], unknown, records[10]]) == [True] * 10 + [False, True]
+    depth = sqs.get_queue_attributes(QueueUrl=queues[0], AttributeNames=["All"])["Attributes"]
+    assert depth["ApproximateNumberOfMessagesNotVisible"] == "1"
+    gone = SqsDeadLetters(sqs, queues[0] + "-gone", queues[1])
+    assert gone.delete(records[11:]) == [False]
+    assert dead_letters.delete([{"body": "x"}]) == [False]
+    assert dead_letters.delete(records[11:]) == [True]

@@ -91,6 +91,19 @@ def test_failure_counts_need_their_permission(stack: EmbeddedStack, harness: Sta
     assert "UpdateItem: AccessDeniedException" in log
 
 
+def test_notes_need_no_other_permission(stack: EmbeddedStack, harness: StackHarness) -> None:
+    answer = harness.invoke(event(record(ticket("T-noted"), "T-noted", receive_count=2)))
+    assert [line["outcome"] for line in answer.tickets("T-noted")] == ["done"]
+    assert "could not be" not in answer.log
+    key = {"ticket_id": {"S": "#failures#T-noted"}, "created_at": {"N": "-2"}}
+    item = stack.client("dynamodb").get_item(TableName=stack.outputs["TableName"], Key=key)["Item"]
+    assert "unfinished" not in item, "the note was written and cleared"
+    with without(stack, "CountFailures"):
+        answer = harness.invoke(event(record(ticket("T-unnoted"), "T-unnoted", receive_count=2)))
+    assert [line["outcome"] for line in answer.tickets("T-unnoted")] == ["done"]
+    assert "messages could not be noted" in answer.log
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_role_is_sufficient(case: Any, harness: StackHarness) -> None:
     run_case(case, harness.invoke, harness)

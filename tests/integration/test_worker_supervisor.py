@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import signal
@@ -52,7 +53,9 @@ if kind.startswith("batch"):
     if kind == "batch done":
         report(batch_finished=True)
     # Called through PyDLL, sleep holds the interpreter lock.
-    ctypes.PyDLL(None).sleep(3 if kind == "batch slow" else 600 if kind == "batch stuck" else 0)
+    if kind == "batch settled":
+        report(batch_settled=["r1"])
+    ctypes.PyDLL(None).sleep(3 if kind in ("batch slow", "batch settled") else 600 if kind == "batch stuck" else 0)
     report(batch_finished=True)
 if kind == "incomplete report" and number < 2:
     os.write(descriptor, b'{"metrics": [["outco')
@@ -244,6 +247,25 @@ def test_visibility_is_renewed_while_a_process_holds_the_interpreter_lock(tmp_pa
     assert harness.run(renewed) == 0
     assert harness.changes[:4] == [(["r1", "r2"], 1)] * 4
     assert ("could not be renewed" in harness.log) is not confirms
+
+
+def test_visibility_of_settled_messages_is_not_renewed(tmp_path: Path) -> None:
+    harness = SupervisorHarness(tmp_path, kind="batch settled")
+    assert harness.run(lambda: eventually(lambda: len(harness.changes) >= 2)) == 0
+    assert harness.changes[:2] == [(["r2"], 1)] * 2
+
+
+def test_messages_of_a_process_that_died_are_logged(tmp_path: Path) -> None:
+    harness = SupervisorHarness(tmp_path, kind="batch settled")
+
+    def kill() -> None:
+        eventually(lambda: bool(harness.changes))
+        os.kill(harness.pids[0], signal.SIGKILL)
+        eventually(lambda: len(harness.pids) == 2)
+
+    assert harness.run(kill) == 0
+    (line,) = [json.loads(line) for line in harness.log.splitlines() if "exited unexpectedly" in line]
+    assert line["message_ids"] == ["m2"]
 
 
 def test_visibility_of_a_finished_batch_is_not_renewed(tmp_path: Path) -> None:

@@ -149,6 +149,38 @@ def test_batch_that_holds_the_lock_is_not_delivered_again(
     assert environment["QUEUE_URL"]
 
 
+def test_message_that_hangs_alone_twice_is_rejected(
+    stack: EmbeddedStack, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sqs, dlq = stack.client("sqs"), environment["DLQ_URL"]
+    sqs.purge_queue(QueueUrl=dlq)
+    monkeypatch.setattr(watchdog, "_OVERRUN", 0.5)
+    worker = Worker(stack, tmp_path / "log", WorkerOptions(wait=1, visibility_timeout=3, timeout=4, grace=2))
+    worker.send(HANGS)
+    # It has hung once before.
+    (message,) = sqs.receive_message(QueueUrl=environment["QUEUE_URL"], WaitTimeSeconds=5)["Messages"]
+    back = {"QueueUrl": environment["QUEUE_URL"], "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
+    sqs.change_message_visibility(**back)
+    found: list[dict[str, Any]] = []
+
+    def watch() -> None:
+        deadline = time.monotonic() + 180
+        while not found and time.monotonic() < deadline:
+            found.extend(sqs.receive_message(QueueUrl=dlq, MessageAttributeNames=["All"]).get("Messages", []))
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    worker.supervisor.run()
+    thread.join()
+    (rejected,) = found
+    assert rejected["MessageAttributes"]["Reason"]["StringValue"] == "crashed"
+    errors = json.loads(rejected["MessageAttributes"]["Rejection"]["StringValue"])["errors"]
+    assert "2 times" in errors[0]["detail"]
+    assert b"ticket_process_restarts_total 3.0" in worker.metrics.text()
+
+
 def test_batch_that_overruns_is_given_up_and_its_neighbours_are_stored(
     stack: EmbeddedStack, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

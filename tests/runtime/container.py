@@ -70,7 +70,8 @@ class LambdaContainer:
     """An execution environment: a context manager, or `start` and `stop`.
 
     `environment` is added to the function's own: credentials, AWS_ENDPOINT_URL. `cpus` limits the cores (None: no
-    limit). `wrapper` is put before the function's entry point, for example ("/usr/bin/env", "-u", "HOME").
+    limit). `wrapper` is put before the function's entry point, for example ("/usr/bin/env", "-u", "HOME"). `volumes`
+    are folders of this machine and where the container sees them, read-only.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class LambdaContainer:
         environment: Mapping[str, str] | None = None,
         cpus: float | None = None,
         wrapper: Sequence[str] = (),
+        volumes: Mapping[Path, str] | None = None,
     ) -> None:
         self.function = function
         self.name = f"{function.name}-{uuid.uuid4().hex[:12]}"
@@ -88,6 +90,7 @@ class LambdaContainer:
         self._environment = {**function.variables(), **(environment or {})}
         self._cpus = cpus
         self._wrapper = tuple(wrapper)
+        self._volumes = {str(folder): place for folder, place in (volumes or {}).items()}
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
@@ -227,7 +230,9 @@ class LambdaContainer:
         options += ["--cpus", f"{self._cpus:.3f}"] if self._cpus else []
         options += ["--workdir", function.working_directory] if function.working_directory else []
         options += [part for name, value in self._environment.items() for part in ("--env", f"{name}={value}")]
-        options += ["--volume", f"{self._rie}:/aws-lambda-rie:ro", "--entrypoint", "/aws-lambda-rie"]
+        for folder, place in {str(self._rie): "/aws-lambda-rie", **self._volumes}.items():
+            options += ["--volume", f"{folder}:{place}:ro"]
+        options += ["--entrypoint", "/aws-lambda-rie"]
         addresses = ["--runtime-interface-emulator-address", f"{HOST}:{self._port}"]
         addresses += ["--runtime-api-address", f"{HOST}:{runtime_port}"]
         program = [*self._wrapper, *function.entry_point, *function.command]

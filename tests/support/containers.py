@@ -93,7 +93,14 @@ class Containers:
             settings = WorkerSettings()
             threads = []
             for number, (shutdown, counts) in enumerate(zip(self._shut_down, self.counts, strict=True)):
-                handler: Any = build(settings, models=self._models, metrics=counts, logger=logger)
+                batches = WatchedBatches(settings, partial(self.hung.append, number), logger)
+                handler: Any = build(
+                    settings,
+                    models=self._models,
+                    metrics=counts,
+                    logger=logger,
+                    on_settled=batches.batch_settled,
+                )
                 poller = Poller(
                     SqsMessageQueue(settings, self._options.wait),
                     handler,
@@ -101,7 +108,7 @@ class Containers:
                     self._options,
                     metrics=counts,
                     logger=logger,
-                    batches=WatchedBatches(settings, partial(self.hung.append, number), logger),
+                    batches=batches,
                 )
                 threads.append(threading.Thread(target=poller.run))
             for thread in threads:
@@ -142,14 +149,25 @@ class WatchedBatches:
     def __init__(self, settings: WorkerSettings, kill: Callable[[], None], logger: Logger) -> None:
         self._watchdog = Watchdog(SqsVisibility(settings), kill, logger)
         self._finished = threading.Event()
+        self._settled: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def batch_started(self, batch: BatchReport) -> None:
         """As BatchReports.batch_started."""
+        self._settled.clear()
         self._watchdog.started(batch)
         self._finished.clear()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+
+    def batch_settled(self, receipts: Sequence[str]) -> None:
+        """As Reporter.batch_settled."""
+        self._settled.update(receipts)
+        self._watchdog.settled(receipts)
+
+    def is_settled(self, receipt: str) -> bool:
+        """As BatchReports.is_settled."""
+        return receipt in self._settled
 
     def batch_finished(self) -> None:
         """As BatchReports.batch_finished."""

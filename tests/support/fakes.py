@@ -18,7 +18,7 @@ from handler.app import Handler, build
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import make_logger
-from handler.ports import Commit, Known, Models, RawObject, Write
+from handler.ports import Commit, Known, Models, RawObject, Unfinished, Write
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
 from tests.support.cases import BUCKET, Answer, RejectedMessage
@@ -135,6 +135,8 @@ class FakeDeadLetters:
         self.deferred: dict[str, int] = {}
         self.faults = Faults()
         self.faults_defer = Faults()
+        self.deleted: list[str] = []
+        self.faults_delete = Faults()
 
     def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
         """As DeadLetters.reject."""
@@ -146,13 +148,23 @@ class FakeDeadLetters:
         self.faults_defer.raise_for(str(record.get("messageId")))
         self.deferred[str(record.get("messageId"))] = seconds
 
+    def delete(self, records: Sequence[Mapping[str, Any]]) -> list[bool]:
+        """As DeadLetters.delete."""
+        names = [str(record.get("messageId")) for record in records]
+        self.faults_delete.raise_for(*names)
+        self.deleted += names
+        return [True] * len(names)
+
 
 class FakeFailureCounts:
-    """In-memory FailureCounts; `faults` are set by message id."""
+    """In-memory FailureCounts; `faults` (of add) and `faults_note` are set by message id."""
 
     def __init__(self) -> None:
         self.receives: dict[str, set[int]] = {}
         self.faults = Faults()
+        self.faults_note = Faults()
+        self.notes: dict[str, dict[bool, set[int]]] = {}
+        self.calls = 0  # about notes
 
     def add(self, message_id: str, receive_count: int) -> int:
         """As FailureCounts.add."""
@@ -160,6 +172,20 @@ class FakeFailureCounts:
         found = self.receives.setdefault(message_id, set())
         found.add(receive_count)
         return len(found)
+
+    def begin(self, message_id: str, receive_count: int, *, alone: bool) -> Unfinished:
+        """As FailureCounts.begin."""
+        self.calls += 1
+        self.faults_note.raise_for(message_id)
+        note = self.notes.setdefault(message_id, {False: set(), True: set()})
+        note[alone].add(receive_count)
+        return Unfinished(len(note[False] - {receive_count}), len(note[True] - {receive_count}))
+
+    def end(self, message_id: str) -> None:
+        """As FailureCounts.end."""
+        self.calls += 1
+        self.faults_note.raise_for(message_id)
+        self.notes.pop(message_id, None)
 
 
 @dataclass
@@ -172,6 +198,7 @@ class FakeMetrics:
     batches: list[int] = field(default_factory=list)
     starts: int = 0
     flushes: int = 0
+    failed_notes: int = 0
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started."""
@@ -191,6 +218,10 @@ class FakeMetrics:
         self.outcomes[outcome] += 1
         if error_type is not None:
             self.errors[outcome, error_type] += 1
+
+    def note_failed(self) -> None:
+        """As Metrics.note_failed."""
+        self.failed_notes += 1
 
     def flush(self) -> None:
         """As Metrics.flush."""
@@ -260,7 +291,9 @@ class FakeHarness:
         self._read = 0
         self.handler: Handler = self.build(models or self.models, **settings)
 
-    def build(self, models: Models, **settings: Any) -> Handler:
+    def build(
+        self, models: Models, *, on_settled: Callable[[Sequence[str]], None] = lambda _receipts: None, **settings: Any
+    ) -> Handler:
         """Build a handler on the same fakes with other models and settings."""
         return build(
             Settings(**{**SETTINGS, **settings}),
@@ -271,6 +304,7 @@ class FakeHarness:
             models=models,
             metrics=self.metrics,
             logger=make_logger("INFO"),
+            on_settled=on_settled,
         )
 
     def invoke(self, event: Any) -> Answer:

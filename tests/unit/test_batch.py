@@ -16,7 +16,7 @@ from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, backoff_seconds, overall
 from handler.ports import RawObject
 from tests.support.cases import Answer
-from tests.support.fakes import FakeHarness, FakeModels, event, failed, notification, record, ticket
+from tests.support.fakes import FakeHarness, FakeModels, context, event, failed, notification, record, ticket
 
 
 @pytest.fixture
@@ -389,17 +389,54 @@ def test_hanging_call_is_out_of_time_and_blocks_no_other(harness: FakeHarness, s
     assert (line["error_type"], line["stage"]) == ("out_of_time", stage)
 
 
+def test_one_hanging_read_leaves_time_for_the_models_and_the_other_tickets(harness: FakeHarness) -> None:
+    keys = [f"good-{i}" for i in range(9)]
+    put(harness, "hangs", *keys)
+    gate = harness.source.faults.hang("hangs")
+    end = time.monotonic() + 2
+    with_clock = context(lambda: end - time.monotonic())
+    answer = harness.handler(event(*(record(notification(key), key) for key in ("hangs", *keys))), with_clock)
+    assert time.monotonic() < end
+    gate.set()
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "hangs"}]}
+    assert {name for name, _ in harness.sink.items} == {f"T-{key}" for key in keys}
+    assert harness.models.left[0] > 0.5, "the models get more than half of the time before the reserve"
+    assert harness.dead_letters.deferred.keys() == {"hangs"}
+    assert harness.metrics.errors == {("failed", "out_of_time"): 1}
+
+
+def test_many_hanging_reads_of_one_message_do_not_delay_the_others(harness: FakeHarness) -> None:
+    many, keys = [f"hangs-{i}" for i in range(100)], [f"good-{i}" for i in range(9)]
+    put(harness, *many, *keys)
+    gate = harness.source.faults.hang(*many)
+    end = time.monotonic() + 2
+    records = [record(notification(*many), "many"), *(record(notification(key), key) for key in keys)]
+    answer = harness.handler(event(*records), context(lambda: end - time.monotonic()))
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "many"}]}
+    assert {name for name, _ in harness.sink.items} == {f"T-{key}" for key in keys}
+    gate.set()
+
+
+@pytest.mark.parametrize(("where", "shortest"), [("models", 60), ("read", 450)])
+def test_delay_of_a_ticket_out_of_time(harness: FakeHarness, where: str, shortest: int) -> None:
+    put(harness, "late")
+    if where == "models":  # they had no time for it: it needs another batch
+        harness.models.failures = {"T-late": OutOfTime("not started: 0.1 s left")}
+    else:  # no answer: perhaps an outage, which the delays must outlast
+        harness.source.faults.set(OutOfTime("no answer"), "late")
+    harness.invoke(event(record(notification("late"), receive_count=20)))
+    assert shortest <= harness.dead_letters.deferred["m-1"] <= 2 * shortest
+
+
 def test_calls_queued_behind_a_full_pool_fail(harness: FakeHarness) -> None:
     hanging = [f"hangs-{i}" for i in range(16)]
     put(harness, *hanging, "queued")
     harness.seconds = [1, 0.35, 0.2]
     gate = harness.source.faults.hang(*hanging)
-    answer = harness.invoke(event(record(notification(*hanging)), record(notification("queued"), "m-2")))
+    answer = harness.invoke(event(*(record(notification(key), key) for key in (*hanging, "queued"))))
     gate.set()
-    assert failed(answer) == {"m-1", "m-2"}
-    assert harness.dead_letters.deferred == {}, (
-        "the pool has no room for those calls either; the queue's visibility timeout applies"
-    )
+    assert failed(answer) == {*hanging, "queued"}
+    assert harness.dead_letters.deferred.keys() == failed(answer), "hanging reads do not hold up other calls"
 
 
 def test_hanging_dlq_send_fails_the_record(harness: FakeHarness) -> None:

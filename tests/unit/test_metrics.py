@@ -55,6 +55,17 @@ def test_batch_is_one_line_with_every_outcome_even_zeros(capsys: pytest.CaptureF
     assert "ColdStart" not in found
 
 
+def test_failed_notes_are_written_only_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = EmfMetrics()
+    metrics.note_failed()
+    metrics.note_failed()
+    metrics.flush()
+    metrics.flush()
+    with_notes, without = (values(line) for line in lines(capsys))
+    assert with_notes["CrashNotesFailed"] == [2.0]
+    assert "CrashNotesFailed" not in without
+
+
 def test_each_error_type_is_a_line_in_addition_to_the_total(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = EmfMetrics()
     for outcome, code in [("failed", "throttled")] * 3 + [("rejected", "object_gone"), ("rejected", "message_invalid")]:

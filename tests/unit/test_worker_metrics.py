@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from handler.worker.prometheus import PrometheusMetrics
-from handler.worker.reports import Reporter, WorkerMetrics, WorkerOptions, replay
+from handler.worker.reports import BatchReport, Reporter, WorkerMetrics, WorkerOptions, replay
 
 
 def report_batch(metrics: WorkerMetrics) -> None:
@@ -20,6 +20,7 @@ def report_batch(metrics: WorkerMetrics) -> None:
     metrics.outcome("done", None)
     metrics.outcome("done", None)
     metrics.outcome("rejected", "schema_violation")
+    metrics.note_failed()
     metrics.invocation("ok")
     metrics.messages("deleted", 2)
     metrics.messages("kept", 1)
@@ -70,6 +71,7 @@ def test_prometheus_parses_every_metric() -> None:
         "ticket_messages_total{result=deleted}": 2,
         "ticket_messages_total{result=kept}": 1,
         "ticket_receive_errors_total{error_type=throttled}": 1,
+        "ticket_crash_notes_failed_total{}": 1,
         "ticket_processes{}": 2,
         "ticket_processes_ready{}": 1,
         "ticket_process_restarts_total{}": 1,
@@ -86,6 +88,17 @@ def test_series_exist_before_the_first_error() -> None:
         'ticket_messages_total{result="undeleted"} 0.0',
     ):
         assert series in text
+
+
+def test_settled_messages_are_those_of_the_current_batch() -> None:
+    stream = io.BytesIO()
+    reporter, batch = Reporter(stream), BatchReport(message_ids=["m"], receipts=["r"], visibility_timeout=1, seconds=1)
+    reporter.batch_started(batch)
+    reporter.batch_settled(["r"])
+    assert json.loads(stream.getvalue().splitlines()[-1]) == {"batch_settled": ["r"]}
+    assert (reporter.is_settled("r"), reporter.is_settled("s")) == (True, False)
+    reporter.batch_started(batch)
+    assert not reporter.is_settled("r")
 
 
 def test_flush_without_metrics_writes_nothing() -> None:

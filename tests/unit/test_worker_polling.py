@@ -99,6 +99,11 @@ class Batches(list[BatchReport | None]):
     def batch_finished(self) -> None:
         self.append(None)
 
+    def is_settled(self, receipt: str) -> bool:
+        return receipt in self.settled
+
+    settled: frozenset[str] = frozenset()
+
 
 class PauselessShutdown(Shutdown):
     def __init__(self, grace: float = 25.0) -> None:
@@ -225,6 +230,22 @@ def test_failed_deletes_are_retried() -> None:
     assert harness.queue.remaining == {"c"}
     assert harness.metrics["messages", "deleted"] == 2
     assert harness.lines == []
+
+
+def test_messages_that_the_handler_settled_are_left_alone() -> None:
+    harness = Harness(fail("b"), batch("abc"))
+    harness.batches.settled = frozenset({"handle-a", "handle-b"})
+    harness.run()
+    assert harness.queue.deletions == [["c"]]
+    assert harness.metrics["messages", "deleted"] == 2
+    assert harness.lines == []
+
+
+def test_messages_that_the_handler_settled_keep_their_delay_after_an_exception() -> None:
+    harness = Harness(lambda *_: 1 / 0, batch("abc"))
+    harness.batches.settled = frozenset({"handle-a", "handle-b"})
+    harness.run()
+    assert harness.queue.visibility_changes == [(["c"], 360)]
 
 
 def test_undeletable_message_is_logged_once() -> None:
