@@ -117,13 +117,14 @@ def _handler(ports: Ports) -> Handler:
         # Usually one part. After a crash, each message that may have caused it is a part of its own.
         in_order = parts(records, ports, time_left)
         for part in in_order:
-            batch, failed = process(part, time_left, context)
+            failed, kept = process(part, time_left, context)
             failures += failed
             if part is not in_order[-1]:
-                delete_early(part.records, batch.kept, ports)
+                delete_early(part.records, kept, ports)
         return {"batchItemFailures": failures}
 
-    def process(part: Part, time_left: Callable[[], float], context: Any) -> tuple[Batch, list[Any]]:
+    def process(part: Part, time_left: Callable[[], float], context: Any) -> tuple[list[Any], list[Any]]:
+        """The failures to report, and the records that stay in the queue."""
         error = part.begin(time_left)
         batch = Batch(part.records, ports, time_left, error=error, is_noted=part.is_noted and error is None)
         batch.process()
@@ -134,7 +135,7 @@ def _handler(ports: Ports) -> Handler:
             response = process_partial_response({"Records": named}, batch.settle, processor, context)
             failed = list(response["batchItemFailures"])
         batch.close()
-        return batch, failed
+        return failed, batch.kept
 
     return lambda_handler
 

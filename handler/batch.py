@@ -39,7 +39,7 @@ _KEEP_STORING: Final = 0.4
 _KEEP_SETTLING: Final = 0.05
 _MIN_WAIT: Final = 0.05  # seconds
 # Part of the time before the reserve that the reads may take: then the models start with what has arrived.
-_READING_SHARE: Final = 0.25
+_READING_SHARE: Final = 1 / 3
 
 
 class MessageFailed(Exception):
@@ -242,7 +242,7 @@ class Batch:
     ) -> None:
         """Runs `work` for all tickets concurrently, until only the share `keep` of the reserve is left.
 
-        Reading ends sooner, so that the models have time for the tickets that were read.
+        Reading ends sooner, so that the models have time for what was read.
 
         A returned note makes the ticket skipped, an error makes it failed or rejected. A ticket whose call does not
         return in time is OutOfTime; a later result is ignored.

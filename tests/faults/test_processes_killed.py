@@ -14,7 +14,7 @@ from tests.support.workers import ProcessKiller, worker
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
 
-KILLS = 12  # per worker
+KILLS = 15  # per worker
 
 
 def test_two_workers_killed_repeatedly(scenario: Scenario, tmp_path: Path) -> None:

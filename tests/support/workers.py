@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -74,18 +75,19 @@ class ProcessKiller:
     """
 
     def __init__(
-        self, proxy: Proxy, find_pid: Callable[[], int | None], rng: random.Random, limit: int, *, longest: int = 280
+        self, proxy: Proxy, find_pid: Callable[[], int | None], rng: random.Random, limit: int, *, longest: int = 240
     ) -> None:
         self.kills: list[str] = []
         self._proxy, self._find_pid, self._rng, self._limit = proxy, find_pid, rng, limit
         self._longest = longest
+        self._phases = itertools.cycle(rng.sample(["before", "after", "later"], 3))
         self._lock = threading.Lock()
         self._draw()
         proxy.before = lambda operation: self._at("before", operation)
         proxy.after = lambda operation: self._at("after", operation)
 
     def _draw(self) -> None:
-        self._phase = self._rng.choice(["before", "after", "later"])
+        self._phase = next(self._phases)
         # A process's first two calls read the queue's attributes and its messages.
         self._due = len(self._proxy.calls) + self._rng.randint(3, self._longest)
 
