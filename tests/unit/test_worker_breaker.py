@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from handler.worker.breaker import CircuitBreaker
@@ -14,7 +16,11 @@ class Harness:
         self.changes: list[tuple[str, str]] = []
         self.breaker = CircuitBreaker(lambda state, reason: self.changes.append((state, reason)))
 
-    def batch(self, *messages: str, codes: list[str | None] | None = None, outcome: str = "failed") -> str:
+    @property
+    def state(self) -> str:
+        return self.breaker.state
+
+    def batch(self, *messages: str, codes: Sequence[str | None] = (), outcome: str = "failed") -> str:
         """A batch whose messages have these outcomes; returns the state after it."""
         for code in codes or ["service_failed"] * len(messages):
             self.breaker.ticket("done" if code is None else outcome, code)
@@ -125,15 +131,14 @@ def test_queue_that_cannot_be_read_opens_after_five_attempts() -> None:
     harness = Harness()
     for _ in range(4):
         harness.breaker.receive_failed("ReceiveMessage: 500")
-    assert harness.breaker.state == "closed"
+    assert harness.state == "closed"
     harness.breaker.receive_failed("ReceiveMessage: 500")
     assert harness.changes == [("open", "the queue cannot be read (ReceiveMessage: 500)")]
     harness.breaker.probe()
     harness.breaker.receive_failed("ReceiveMessage: 500")
-    assert harness.breaker.state == "open"
     harness.breaker.probe()
     harness.breaker.receive_succeeded()
-    assert harness.breaker.state == "closed"
+    assert harness.states == ["open", "half_open", "open", "half_open", "closed"]
 
 
 def test_receives_that_fail_now_and_then_do_not_open() -> None:

@@ -376,7 +376,7 @@ def test_nothing_is_received_while_the_breaker_is_open() -> None:
 def test_shutdown_ends_the_wait_of_an_open_breaker() -> None:
     harness = Harness(fail(), batch("abcdefghij"), batch("k"))
     harness.poller._handler = services_down(harness, True)
-    harness.shutdown.pause = lambda _seconds: harness.shutdown.request()  # type: ignore[method-assign]
+    harness.shutdown.pause = lambda seconds: harness.shutdown.request()  # type: ignore[method-assign]
     harness.run()
     assert len(harness.queue.receives) == 1
     assert "k" in harness.queue.remaining
