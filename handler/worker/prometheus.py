@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from handler.aws.sqs import QueueAttributes
+from handler.errors import ServiceFailed, Throttled, error_codes
 from handler.metrics import OUTCOMES
 from handler.worker.breaker import STATES, BreakerState
 
@@ -83,9 +85,13 @@ class PrometheusMetrics:
             ["state"],
             registry=registry,
         )
-        # Every series exists from the start: rate() over one that appears with its first error misses that error.
+        # Every series exists from the start: rate() over one that appears with its first errors misses these errors.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
+        for outcome, code in product(("rejected", "failed"), sorted(error_codes())):
+            self._tickets.labels(outcome, code)
+        for error in (Throttled, ServiceFailed):
+            self._receive_errors.labels(error.code)
         for result in ("ok", "raised", "malformed"):
             self._invocations.labels(result)
         for result in ("deleted", "kept", "undeleted"):

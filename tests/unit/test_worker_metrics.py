@@ -97,7 +97,10 @@ def test_series_exist_before_the_first_error() -> None:
     text = PrometheusMetrics().text().decode()
     for series in (
         'tickets_total{error_type="",outcome="failed"} 0.0',
+        'tickets_total{error_type="schema_violation",outcome="rejected"} 0.0',
+        'tickets_total{error_type="service_failed",outcome="failed"} 0.0',
         'ticket_messages_total{result="undeleted"} 0.0',
+        'ticket_receive_errors_total{error_type="throttled"} 0.0',
     ):
         assert series in text
 
