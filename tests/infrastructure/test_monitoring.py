@@ -131,6 +131,11 @@ def test_alert_uses_exported_metrics(rule: dict[str, Any]) -> None:
     assert labels <= ADDED
 
 
+def test_documentation_lists_the_alerts() -> None:
+    page = (REPO / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (Ticket\w+) \|", page, re.MULTILINE) == [rule["alert"] for rule in RULES]
+
+
 @pytest.mark.parametrize("title", PANELS)
 def test_panel_uses_exported_metrics(title: str) -> None:
     for target in PANELS[title]["targets"]:
