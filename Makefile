@@ -28,8 +28,8 @@ EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage unit check clean bundle bundle-path zip wheel image image-docker deploy destroy deploy-localstack \
-    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-export soak bench \
-    bench-full bench-lambda eval examples format lint types template workflows scan
+    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-prometheus test-export \
+    soak bench bench-full bench-lambda eval examples format lint types template workflows scan
 
 help:  # Lists the targets that have a description, under their headings
 	@awk 'BEGIN { FS = ":.*## " } /^## / { print substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' \
@@ -93,7 +93,7 @@ sam-invoke: image-docker $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a samp
 cost: $(VENV)/.demo $(BUNDLE)/bundle.json  # Measures the time per ticket and prices a million tickets: COST="--memory 1024 --price NAME=USD"
 	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
 
-## Slower tests (the first four need Docker, test-cpus needs qemu-user, test-nix needs nix-bin)
+## Slower tests (the first four need Docker, others qemu-user, nix-bin or promtool)
 test-lambda: image-docker $(SAM)/.$(SAM_VERSION)  ## Test the image under the runtime interface emulator
 	$(BIN)/python -m pytest tests/runtime
 
@@ -124,6 +124,9 @@ test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build whole bundles with the
 
 test-nix: $(VENV)/.dev  ## Evaluate the Nix expressions of .flox/pkgs
 	$(BIN)/python -m pytest tests/nix
+
+test-prometheus: $(VENV)/.dev  ## Test the alerts of deploy/kubernetes/monitoring with promtool
+	$(BIN)/python -m pytest tests/prometheus
 
 soak: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Check memory and open files of a worker over 5,000 tickets
 	@$(BIN)/python -m tests.bench.soak --bundle $(BUNDLE)

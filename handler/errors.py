@@ -37,6 +37,7 @@ __all__ = [
     "StoreRefused",
     "Throttled",
     "Unexpected",
+    "error_codes",
     "trace",
 ]
 
@@ -115,6 +116,11 @@ class Unexpected(MessageError):
 
     code = "unexpected"
     transient = True
+
+
+def error_codes(error: type[EnrichmentError] = EnrichmentError) -> frozenset[str]:
+    """The code of a class of errors and those of its subclasses; by default all codes."""
+    return frozenset({error.code}).union(*(error_codes(kind) for kind in error.__subclasses__()))
 
 
 def trace(error: BaseException) -> str:

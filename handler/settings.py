@@ -71,5 +71,5 @@ class WorkerSettings(Settings):
     batch_size: Annotated[int, Field(ge=1, le=10, description="Maximum number of messages per receive")] = 10
     num_workers: Annotated[int, Field(ge=1, le=64, description="Number of processes, each with its own models")] = 1
     health_port: Annotated[
-        int, Field(ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0: no server")
+        int, Field(ge=0, le=65535, description="Port of /livez, /startupz, /readyz and /metrics; 0: no server")
     ] = 0

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from enrichment.errors import EnrichmentError
 from handler.aws.sqs import (
     MAX_ATTRIBUTES,
     MAX_BYTES,
@@ -24,7 +23,7 @@ from handler.aws.sqs import (
     system_attributes,
     tens,
 )
-from handler.errors import MessageError
+from handler.errors import MessageError, error_codes
 from handler.messages import first_sent
 
 if TYPE_CHECKING:
@@ -83,12 +82,7 @@ def _written_by_us(reason: object, rejection: object) -> frozenset[str]:
     if isinstance(found, dict) and "message_id" in found:
         return _OURS
     # A message close to the size limit gets a `Reason` alone.
-    return frozenset({"Reason"}) if rejection is None and reason in _codes(EnrichmentError) else frozenset()
-
-
-def _codes(error: type[EnrichmentError]) -> frozenset[str]:
-    """The code of a class of errors and those of its subclasses."""
-    return frozenset({error.code}).union(*(_codes(kind) for kind in error.__subclasses__()))
+    return frozenset({"Reason"}) if rejection is None and reason in error_codes() else frozenset()
 
 
 def _body(record: Mapping[str, Any]) -> str:

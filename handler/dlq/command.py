@@ -87,8 +87,10 @@ def replay(options: Options) -> None:
     """Send messages from the DLQ to their queue, then delete those that SQS has accepted. The default command.
 
     Unlike `redrive`, it copies the messages itself, with filters, a limit, a rate and an audit file. Reason and
-    Rejection are removed; ReplayCount, OriginalMessageId and ReplayedAt are added if SQS's limit of ten attributes
-    allows it. If the command is killed, no message is lost and at most one batch of ten is sent twice.
+    Rejection are removed; ReplayCount, FirstSentTimestamp, OriginalMessageId and ReplayedAt are added if SQS's limit of
+    ten attributes allows it. FirstSentTimestamp is the time at which the message was sent first: an old inline ticket
+    does not overwrite a newer one. If the command is killed, no message is lost and at most one batch of ten is sent
+    twice.
 
     --dry-run receives the messages to read them: they are invisible to other consumers until the command ends.
 

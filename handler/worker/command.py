@@ -1,7 +1,7 @@
 """`ticket-processor`: runs the Lambda handler on SQS messages without Lambda: on Kubernetes, EC2 or a laptop.
 
-The settings come from the environment (handler.settings.WorkerSettings). A light parent process serves /livez, /readyz
-and /metrics on HEALTH_PORT and supervises NUM_WORKERS processes, each of which loads the models.
+The settings come from the environment (handler.settings.WorkerSettings). A light parent process serves /livez,
+/startupz, /readyz and /metrics on HEALTH_PORT and supervises NUM_WORKERS processes, each of which loads the models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from handler.cli.output import echo
 from handler.metrics import make_logger
 from handler.settings import WorkerSettings
 from handler.worker.health import PortTaken, serve_health
-from handler.worker.message_queue import SqsVisibility
+from handler.worker.message_queue import SqsVisibility, watch_queue
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import WorkerOptions
 from handler.worker.supervisor import Supervisor
@@ -71,7 +71,9 @@ def process(
         logger=make_logger(settings.log_level),
     )
     try:
-        with serve_health(settings.health_port, supervisor.not_ready, metrics.text):
+        with serve_health(settings.health_port, supervisor.not_ready, metrics.text, supervisor.not_started):
+            if settings.health_port:
+                watch_queue(settings, metrics.queue)
             code = supervisor.run()
     except PortTaken as error:
         _complain(str(error))

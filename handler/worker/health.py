@@ -1,4 +1,4 @@
-"""The worker's health over HTTP: /livez, /readyz and /metrics."""
+"""The worker's health over HTTP: /livez, /startupz, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -26,15 +26,22 @@ class PortTaken(Exception):
 
 
 @contextmanager
-def serve_health(port: int, not_ready: Callable[[], str | None], metrics: Callable[[], bytes]) -> Iterator[None]:
+def serve_health(
+    port: int,
+    not_ready: Callable[[], str | None],
+    metrics: Callable[[], bytes],
+    not_started: Callable[[], str | None] | None = None,
+) -> Iterator[None]:
     """Serves the port on all addresses of the machine inside the block; port 0 disables the server.
 
-    `not_ready()` returns why the worker is not ready, or None; `metrics()` returns the text for Prometheus. Both are
-    called in other threads. Raises PortTaken.
+    `not_ready()` returns why the worker is not ready, or None; `not_started()` the same until it has started (default:
+    the same function); `metrics()` returns the text for Prometheus. All are called in other threads. Raises PortTaken.
     """
     if port == 0:
         yield
         return
+
+    reasons = {"/startupz": not_started or not_ready, "/readyz": not_ready}
 
     class Health(BaseHTTPRequestHandler):
         timeout = 5  # seconds; a silent client must not occupy a thread
@@ -45,14 +52,14 @@ def serve_health(port: int, not_ready: Callable[[], str | None], metrics: Callab
             match self.path.partition("?")[0]:
                 case "/livez":
                     self._answer(HTTPStatus.OK, b"alive\n")
-                case "/readyz":
-                    reason = not_ready()
+                case "/startupz" | "/readyz" as probe:
+                    reason = reasons[probe]()
                     status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
                     self._answer(status, f"{reason or 'ready'}\n".encode())
                 case "/metrics":
                     self._answer(HTTPStatus.OK, metrics(), CONTENT_TYPE)
                 case _:
-                    self._answer(HTTPStatus.NOT_FOUND, b"there is /livez, /readyz and /metrics\n")
+                    self._answer(HTTPStatus.NOT_FOUND, b"there is /livez, /startupz, /readyz and /metrics\n")
 
         def do_HEAD(self) -> None:
             self.do_GET()

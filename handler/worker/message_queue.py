@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from botocore.exceptions import BotoCoreError
 
@@ -14,7 +16,9 @@ from handler.errors import MessageError
 from handler.settings import Settings
 from handler.worker.invocation import Message
 
-__all__ = ["MessageQueue", "SqsMessageQueue", "SqsVisibility"]
+__all__ = ["MessageQueue", "SqsMessageQueue", "SqsVisibility", "watch_queue"]
+
+_DEPTH_INTERVAL: Final = 60.0  # seconds between two reads of the queue's depth; each is one request
 
 
 class MessageQueue(Protocol):
@@ -91,6 +95,27 @@ class SqsVisibility:
             return self._queue.change_visibility(receipts, seconds) if receipts else []
         except (MessageError, BotoCoreError):  # the process reports what is wrong with the configuration
             return [False] * len(receipts)
+
+
+def watch_queue(
+    settings: Settings, report: Callable[[QueueAttributes | None], None], interval: float = _DEPTH_INTERVAL
+) -> None:
+    """Reads the queue's attributes every `interval` seconds, in another thread; reports None if it cannot be read."""
+
+    def watch() -> None:
+        queue: Queue | None = None
+        while True:
+            try:
+                if queue is None:
+                    client = client_factory(settings.aws_endpoint_url)
+                    queue = Queue(client("sqs", read_timeout=3, attempts=1), settings.queue_url)
+                report(queue.attributes())
+            except (MessageError, BotoCoreError):  # the processes report what is wrong
+                report(None)
+            # The pods of a deployment start together.
+            time.sleep(interval * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, not for security
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _unconfirmed(messages: Sequence[Message], settle: Callable[[Sequence[str]], list[bool]]) -> list[Message]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from handler.errors import MessageError
+from handler.worker.breaker import CircuitBreaker
 from handler.worker.invocation import AnswerMalformed, InvocationContext, Message, failed_ids, function_arn, sqs_event
 from handler.worker.reports import BatchReport
 
@@ -29,7 +30,6 @@ FUNCTION_NAME: Final = "ticket-processor"
 _RECENT_POLL: Final = 1.0  # seconds; a queue with messages answers well within this time
 _DELETE_TRIES: Final = 5
 _DELETE_PAUSE: Final = 0.1
-_MAX_PAUSE: Final = 30.0
 # Part of the shutdown time that is reserved for deleting messages and not given to the handler.
 _DELETING_SHARE: Final = 0.2
 _MAX_DELETING: Final = 3.0
@@ -48,11 +48,13 @@ class Poller:
         metrics: PollMetrics,
         logger: Logger,
         batches: BatchReports,
+        breaker: CircuitBreaker | None = None,
         memory_mb: int = 0,
         max_receive_count: int | None = None,
     ) -> None:
         """`batches` is told of each batch: the parent renews the visibility timeout and ends a process that overruns.
 
+        `breaker` must also be told of the outcomes of tickets, which the handler reports as metrics.
         `max_receive_count` is the handler's setting; it is compared with the queue's.
         """
         self._queue = queue
@@ -62,6 +64,7 @@ class Poller:
         self._metrics = metrics
         self._logger = logger
         self._batches = batches
+        self._breaker = breaker or CircuitBreaker()
         self._memory_mb = memory_mb
         self._max_receive_count = max_receive_count
         self._deleting = min(_MAX_DELETING, _DELETING_SHARE * options.grace)
@@ -72,6 +75,10 @@ class Poller:
     def run(self) -> None:
         """Polls until shutdown is requested; the current batch is finished first."""
         while not self._shutdown.is_requested:
+            if self._breaker.state == "open":
+                self._shutdown.pause(self._breaker.wait())
+                self._breaker.probe()
+                continue  # shutdown may have been requested meanwhile
             try:
                 received = self._shutdown.during(self._receive, _RECENT_POLL)
             except MessageError as error:
@@ -88,7 +95,8 @@ class Poller:
             self._attributes = self._queue.attributes()
             self._compare_limits(self._attributes)
         visibility_timeout = self._visibility_timeout(self._attributes)
-        return self._attributes, self._queue.receive(self._options.batch_size, visibility_timeout)
+        count = self._breaker.batch_size(self._options.batch_size)
+        return self._attributes, self._queue.receive(count, visibility_timeout)
 
     def _compare_limits(self, attributes: QueueAttributes) -> None:
         """Warns if the queue's maxReceiveCount differs from the setting: the lower one takes effect."""
@@ -106,19 +114,25 @@ class Poller:
         return max(1, min(wanted, attributes.visibility_timeout or wanted))
 
     def _back_off(self, error: MessageError) -> None:
-        """Waits, longer after each failure; logs the first failure and each different error."""
+        """Waits, longer after each failure; logs the first failure and each different error.
+
+        After several failures the circuit breaker opens, and its waits replace these.
+        """
         self._errors += 1
         self._metrics.receive_failed(error.code)
         self._metrics.flush()
         if str(error) != self._error:
             self._error = str(error)
             self._logger.warning("the queue cannot be read; retrying", extra={"detail": self._error})
-        self._shutdown.pause(_jitter(min(_MAX_PAUSE, 2.0 ** min(self._errors - 1, 10))))
+        self._breaker.receive_failed(str(error))
+        if self._breaker.state != "open":
+            self._shutdown.pause(_jitter(2.0 ** (self._errors - 1)))
 
     def _receive_succeeded(self) -> None:
         if self._errors:
             self._logger.info("the queue can be read again", extra={"tries": self._errors})
         self._error, self._errors = None, 0
+        self._breaker.receive_succeeded()
 
     def _process(self, messages: Sequence[Message], attributes: QueueAttributes) -> None:
         seconds = self._options.timeout or attributes.visibility_timeout or self._options.visibility_timeout
@@ -130,6 +144,9 @@ class Poller:
                 seconds=seconds,
             )
         )
+        for message in messages:
+            if sent := message.get("Attributes", {}).get("SentTimestamp"):
+                self._metrics.message_age(max(0.0, time.time() - int(sent) / 1000))
         failed = self._invoke(messages, attributes, time.monotonic() + seconds)
         done = [] if failed is None else [m for m in messages if m["MessageId"] not in failed]
         self._delete(done)
@@ -138,6 +155,7 @@ class Poller:
             # As with Lambda, the batch comes back after the queue's visibility timeout, not at once.
             rest = [m for m in messages if not self._batches.is_settled(m["ReceiptHandle"])]
             self._queue.change_visibility(rest, attributes.visibility_timeout)
+        self._breaker.batch_finished(failed or ())
         self._metrics.messages("kept", len(messages) - len(done))
         self._metrics.flush()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -18,8 +19,9 @@ from enrichment.errors import EnrichmentError
 from enrichment.session import available_cores
 from handler.app import build
 from handler.cli.shutdown import Shutdown, on_shutdown_signal
-from handler.metrics import make_logger
+from handler.metrics import Logger, make_logger
 from handler.settings import WorkerSettings
+from handler.worker.breaker import BreakerState, CircuitBreaker
 from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.polling import Poller
 from handler.worker.reports import Reporter, WorkerOptions
@@ -32,6 +34,8 @@ _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown, reporter: Reporter) -> int:
     """Loads the models, reports that it is ready and polls until shutdown; returns the exit code."""
     logger = make_logger(settings.log_level)
+    breaker = CircuitBreaker(partial(_breaker_changed, reporter, logger))
+    reporter.observe_outcomes(breaker.ticket)
     try:
         handler: Any = build(
             _with_shared_cores(settings), metrics=reporter, logger=logger, on_settled=reporter.batch_settled
@@ -51,6 +55,7 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         metrics=reporter,
         logger=logger,
         batches=reporter,
+        breaker=breaker,
         memory_mb=_memory_mb(),
         max_receive_count=settings.max_receive_count,
     )
@@ -59,6 +64,14 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         reporter.ready()
         poller.run()
     return 0
+
+
+def _breaker_changed(reporter: Reporter, logger: Logger, state: BreakerState, reason: str) -> None:
+    if state == "open":
+        logger.warning("the circuit breaker is open: no messages are received", extra={"detail": reason})
+    elif state == "closed":
+        logger.info("the circuit breaker is closed again: messages are received", extra={"detail": reason})
+    reporter.breaker(state, reason)
 
 
 def _with_shared_cores(settings: WorkerSettings) -> WorkerSettings:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from itertools import product
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from handler.aws.sqs import QueueAttributes
+from handler.errors import ServiceFailed, Throttled, error_codes
 from handler.metrics import OUTCOMES
+from handler.worker.breaker import STATES, BreakerState
 
 __all__ = ["CONTENT_TYPE", "PrometheusMetrics"]
 
@@ -15,6 +21,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # what generat
 _STAGE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BATCH_TICKETS: Final = (1, 2, 3, 5, 7, 10, 20, 50, 100)
 _BUNDLE_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_AGE_SECONDS: Final = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400, 604800)
 
 
 class PrometheusMetrics:
@@ -65,13 +72,38 @@ class PrometheusMetrics:
         self._processes = Gauge("ticket_processes", "Processes that should be running.", registry=registry)
         self._ready = Gauge("ticket_processes_ready", "Processes that have loaded the bundle.", registry=registry)
         self._restarts = Counter("ticket_process_restarts", "Processes that exited unexpectedly.", registry=registry)
-        # Every series exists from the start: rate() over one that appears with its first error misses that error.
+        self._breakers = Gauge(
+            "ticket_breaker_processes", "Processes by the state of their circuit breaker.", ["state"], registry=registry
+        )
+        self._breaker_openings = Counter(
+            "ticket_breaker_openings", "Circuit breakers that opened after they had been closed.", registry=registry
+        )
+        self._ages = Histogram(
+            "ticket_message_age_seconds",
+            "Seconds since a received message was sent to the queue.",
+            buckets=_AGE_SECONDS,
+            registry=registry,
+        )
+        self._queue = Gauge(
+            "ticket_queue_messages",
+            "Messages in the queue as SQS estimates them: visible, in flight or delayed; NaN if it cannot be read.",
+            ["state"],
+            registry=registry,
+        )
+        # Every series exists from the start: rate() over one that appears with its first errors misses these errors.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
+        for outcome, code in product(("rejected", "failed"), sorted(error_codes())):
+            self._tickets.labels(outcome, code)
+        for error in (Throttled, ServiceFailed):
+            self._receive_errors.labels(error.code)
         for result in ("ok", "raised", "malformed"):
             self._invocations.labels(result)
         for result in ("deleted", "kept", "undeleted"):
             self._messages.labels(result)
+        for state in STATES:
+            self._breakers.labels(state)
+        self.queue(None)
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started; once per process."""
@@ -101,6 +133,10 @@ class PrometheusMetrics:
         """As PollMetrics.messages."""
         self._messages.labels(result).inc(count)
 
+    def message_age(self, seconds: float) -> None:
+        """As PollMetrics.message_age."""
+        self._ages.observe(seconds)
+
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""
         self._receive_errors.labels(code).inc()
@@ -113,6 +149,20 @@ class PrometheusMetrics:
     def restarted(self) -> None:
         """As SupervisorMetrics.restarted."""
         self._restarts.inc()
+
+    def breakers(self, processes: Mapping[BreakerState, int]) -> None:
+        """As SupervisorMetrics.breakers."""
+        for state, number in processes.items():
+            self._breakers.labels(state).set(number)
+
+    def breaker_opened(self) -> None:
+        """As SupervisorMetrics.breaker_opened."""
+        self._breaker_openings.inc()
+
+    def queue(self, attributes: QueueAttributes | None) -> None:
+        """The queue's attributes, or None if they could not be read."""
+        for state in ("visible", "in_flight", "delayed"):
+            self._queue.labels(state).set(math.nan if attributes is None else getattr(attributes, state))
 
     def flush(self) -> None:
         """As Metrics.flush; does nothing, because Prometheus scrapes."""

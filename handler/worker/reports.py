@@ -1,18 +1,20 @@
 """Communication between the worker's parent and its processes: options on the command line, reports through a pipe.
 
-Reports are JSON lines: ready, or the reason why the process cannot start, start and end of each batch, and its metrics.
-The parent aggregates the metrics, so that the totals in /metrics survive a process and no file has to be shared.
+Reports are JSON lines: ready, or the reason why the process cannot start, start and end of each batch and its metrics,
+and each change of the circuit breaker. The parent aggregates the metrics, so that the totals in /metrics survive a
+process and no file has to be shared.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol, Self
 
 from handler.metrics import Metrics
+from handler.worker.breaker import BreakerState
 
 __all__ = ["BatchReport", "BatchReports", "PollMetrics", "Reporter", "WorkerMetrics", "WorkerOptions", "replay"]
 
@@ -78,6 +80,10 @@ class PollMetrics(Protocol):
         """Number of messages that were deleted, kept to be retried, or could not be deleted (undeleted)."""
         ...
 
+    def message_age(self, seconds: float) -> None:
+        """A message was received this long after it was sent to the queue."""
+        ...
+
     def receive_failed(self, code: str) -> None:
         """Receiving failed with this error code."""
         ...
@@ -99,6 +105,11 @@ class Reporter:
         self._calls: list[list[Any]] = []
         self._settled: set[str] = set()
         self._lock = threading.Lock()  # outcomes come from the threads of the handler's pool
+        self._observe_outcome: Callable[[str, str | None], None] | None = None
+
+    def observe_outcomes(self, observer: Callable[[str, str | None], None]) -> None:
+        """Calls `observer` too with each outcome."""
+        self._observe_outcome = observer
 
     def ready(self) -> None:
         """The process is ready to receive messages."""
@@ -126,6 +137,10 @@ class Reporter:
         """As BatchReports.batch_finished; sent at once."""
         self._write({"batch_finished": True})
 
+    def breaker(self, state: BreakerState, reason: str) -> None:
+        """The circuit breaker changed its state; sent at once."""
+        self._write({"breaker": state, "reason": reason})
+
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started."""
         self._buffer("started", bundle_seconds)
@@ -141,6 +156,8 @@ class Reporter:
     def outcome(self, outcome: str, error_type: str | None) -> None:
         """As Metrics.outcome."""
         self._buffer("outcome", outcome, error_type)
+        if self._observe_outcome is not None:
+            self._observe_outcome(outcome, error_type)
 
     def note_failed(self) -> None:
         """As Metrics.note_failed."""
@@ -153,6 +170,10 @@ class Reporter:
     def messages(self, result: str, count: int) -> None:
         """As PollMetrics.messages."""
         self._buffer("messages", result, count)
+
+    def message_age(self, seconds: float) -> None:
+        """As PollMetrics.message_age."""
+        self._buffer("message_age", round(seconds, 3))
 
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from handler.cli.shutdown import TICK, on_shutdown_signal
 from handler.metrics import Logger
+from handler.worker.breaker import STATES, BreakerState
 from handler.worker.reports import BatchReport, WorkerMetrics, replay
 from handler.worker.watchdog import ChangeVisibility, Watchdog
 
@@ -40,12 +42,22 @@ class SupervisorMetrics(WorkerMetrics, Protocol):
         """A process exited unexpectedly."""
         ...
 
+    def breakers(self, processes: Mapping[BreakerState, int]) -> None:
+        """Number of processes by the state of their circuit breakers."""
+        ...
+
+    def breaker_opened(self) -> None:
+        """A circuit breaker that was closed has opened."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class _Child:
     process: subprocess.Popen[bytes]
     watchdog: Watchdog
     is_ready: bool = False
+    breaker: BreakerState = "closed"
+    breaker_reason: str = ""
     fatal: str | None = None
 
 
@@ -79,6 +91,7 @@ class Supervisor:
         self._starts: list[float] = []  # when processes are due
         self._failed_starts = 0
         self._has_begun = False
+        self._has_started = False
         self._is_shutting_down = False
         self._kill_at: float | None = None
         self.failure: str | None = None
@@ -93,7 +106,7 @@ class Supervisor:
             # The first process installs the bundle for all, and shows whether the others can start at all.
             self._start()
             while self._children or self._starts:
-                self._metrics.processes(self._ready(), self._wanted)
+                self._report_metrics()
                 self._next()()
         return 1 if self.failure is not None else 0
 
@@ -103,8 +116,31 @@ class Supervisor:
             return "shutting down"
         if any(child.watchdog.is_overrunning() for child in list(self._children)):
             return "a batch overruns its time"
+        return self._not_loaded() or self._not_receiving()
+
+    def not_started(self) -> str | None:
+        """Why the worker has not started yet, or None, also later, from the moment when all processes were ready.
+
+        For Kubernetes' startup probe, which restarts a pod: an outage of a service must not do that.
+        """
+        return None if self._has_started else self._not_loaded()
+
+    def _not_loaded(self) -> str | None:
         ready = self._ready()
         return None if ready == self._wanted else f"{ready} of {self._wanted} processes have loaded the bundle"
+
+    def _not_receiving(self) -> str | None:
+        reasons = [child.breaker_reason for child in list(self._children) if child.breaker == "open"]
+        if not reasons:
+            return None
+        return f"{len(reasons)} of {self._wanted} processes have stopped receiving for now: {reasons[0]}"
+
+    def _report_metrics(self) -> None:
+        ready = self._ready()
+        self._has_started = self._has_started or ready == self._wanted
+        self._metrics.processes(ready, self._wanted)
+        counts = Counter(child.breaker for child in self._children if child.is_ready)
+        self._metrics.breakers({state: counts[state] for state in STATES})
 
     def _ready(self) -> int:
         return sum(child.is_ready for child in list(self._children))
@@ -167,6 +203,12 @@ class Supervisor:
     def _reported(self, child: _Child, report: dict[str, Any]) -> None:
         replay(report.get("metrics", ()), self._metrics)
         child.fatal = report.get("fatal", child.fatal)
+        if "breaker" in report:
+            if report["breaker"] == "open" and child.breaker == "closed":
+                self._metrics.breaker_opened()
+            # The reason first: not_ready() reads both in another thread.
+            child.breaker_reason = report["reason"]
+            child.breaker = report["breaker"]
         if report.get("ready"):
             child.is_ready = True
             self._failed_starts = 0

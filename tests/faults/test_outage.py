@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from http import HTTPStatus
+from http.client import HTTPConnection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enrichment import EnrichmentData, EnrichmentError, ModelFailed, RawTicket
 from tests.support.fault_injection import Call, ErrorResponse, Rule
+from tests.support.proxy import Proxy
+from tests.support.workers import worker
 
 if TYPE_CHECKING:
     from enrichment import Enricher
@@ -29,6 +36,20 @@ class Outage:
             return None
         self._end = self._end or time.monotonic() + self._seconds
         if time.monotonic() > self._end:
+            return None
+        self.refused += 1
+        return ErrorResponse(500, "InternalServerError")
+
+
+class Switch:
+    """While it is on, DynamoDB responds with 500 to every call."""
+
+    def __init__(self) -> None:
+        self.on = threading.Event()
+        self.refused = 0
+
+    def __call__(self, call: Call) -> ErrorResponse | None:
+        if call.service != "dynamodb" or not self.on.is_set():
             return None
         self.refused += 1
         return ErrorResponse(500, "InternalServerError")
@@ -85,3 +106,64 @@ def test_own_failures_are_counted_separately_from_an_outage(scenario: Scenario) 
         assert [line["own_failures"] for line in own] == [1, 2, 3, 4, 5]
         assert [line["outcome"] for line in own] == ["failed"] * 4 + ["rejected"]
         assert own[0]["receive_count"] > 5, "the outage alone had used up five receives"
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """What the worker's health server answers."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 180.0) -> None:
+    """Wait until a condition holds. Raises AssertionError if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.1)
+
+
+def test_workers_stop_receiving_during_an_outage(scenario: Scenario, tmp_path: Path) -> None:
+    """A real worker with two processes: its breakers open, its probes fail, they close, and nothing is lost."""
+    messages = scenario.traffic.mixed(200)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = scenario.stack.environment() | {
+        "MODEL_BUNDLE": scenario.bundle.as_uri(),
+        "BUNDLE_CACHE_DIR": str(tmp_path / "cache"),
+        "NUM_WORKERS": "2",
+        "HEALTH_PORT": str(port),
+    }
+
+    def metric(series: str) -> float:
+        lines = get(port, "/metrics")[1].splitlines()
+        return float(next(line for line in lines if line.startswith(series)).rpartition(" ")[2])
+
+    outage = Switch()
+    outage.on.set()
+    with (
+        Proxy(scenario.stack.endpoint_url, outage) as proxy,
+        worker(environment | {"AWS_ENDPOINT_URL": proxy.url}, tmp_path / "log") as running,
+    ):
+        running.wait_until("a process is ready")
+        scenario.sender.send(messages)
+        stopped = "2 of 2 processes have stopped receiving for now: no ticket can be stored"
+        wait_for(lambda: get(port, "/readyz")[1].startswith(stopped))
+        assert get(port, "/readyz")[0] == HTTPStatus.SERVICE_UNAVAILABLE
+        assert [get(port, path)[0] for path in ("/livez", "/startupz")] == [HTTPStatus.OK] * 2
+        # The first batches were handled as always: their messages are deferred. Most are still visible.
+        assert scenario.sender.depth()[0] > len(messages) / 2
+        refused = outage.refused
+        wait_for(lambda: outage.refused > refused)  # a probe fails too
+        outage.on.clear()
+        wait_for(lambda: metric('ticket_breaker_processes{state="closed"}') == 2)
+        assert get(port, "/readyz") == (HTTPStatus.OK, "ready\n")
+        scenario.sender.wait_until_empty()
+        assert metric("ticket_breaker_openings_total") == 2
+        assert metric("ticket_process_restarts_total") == 0
+    reconciliation = scenario.reconcile(messages, {"InternalServerError": outage.refused})
+    assert (reconciliation.enriched, reconciliation.rejected) == (len(messages), Counter())

@@ -16,11 +16,13 @@ _MERGE_KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMo
 def build(folder: Path) -> list[Object]:
     """Return the objects of the kustomization in that folder, patched."""
     text = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    assert text.keys() <= {"apiVersion", "kind", "resources", "patches"}, f"{folder}: unsupported field"
+    fields = {"apiVersion", "kind", "resources", "patches", "configMapGenerator"}
+    assert text.keys() <= fields, f"{folder}: unsupported field"
     objects: list[Object] = []
     for name in text["resources"]:
         path = folder / name
         objects += build(path) if path.is_dir() else yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    objects += [_config_map(folder, entry) for entry in text.get("configMapGenerator", ())]
     identities = [_identity(found) for found in objects]
     assert len(set(identities)) == len(identities), f"{folder}: duplicate object: {identities}"
     for entry in text.get("patches", ()):
@@ -32,6 +34,17 @@ def build(folder: Path) -> list[Object]:
 
 def _identity(found: Object) -> tuple[str, str, str]:
     return found["apiVersion"], found["kind"], found["metadata"]["name"]
+
+
+def _config_map(folder: Path, entry: Object) -> Object:
+    assert entry.keys() == {"name", "files", "options"}, f"{folder}: unsupported field of a generator"
+    assert entry["options"].keys() == {"disableNameSuffixHash", "labels"}, f"{folder}: unsupported option"
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": entry["name"], "labels": entry["options"]["labels"]},
+        "data": {name: (folder / name).read_text(encoding="utf-8") for name in entry["files"]},
+    }
 
 
 def _apply(objects: list[Object], patch: Object) -> None:

@@ -163,6 +163,20 @@ def test_probes_match_the_workers_endpoints() -> None:
     assert codes == {"startup": 503, "readiness": 503, "liveness": 200, "metrics": 200}
 
 
+def test_open_circuit_breaker_neither_restarts_pods_nor_blocks_a_drain() -> None:
+    paths = {kind: container()[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    codes = {}
+    with serve_health(port, lambda: "stopped receiving", lambda: b"", lambda: None):
+        for kind, path in paths.items():
+            with closing(HTTPConnection("127.0.0.1", port)) as connection:
+                connection.request("GET", path)
+                codes[kind] = connection.getresponse().status
+    assert codes == {"startup": 200, "readiness": 503, "liveness": 200}
+    assert one("PodDisruptionBudget")["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def test_container_is_restricted() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     assert pod()["securityContext"]["runAsUser"] > 0

@@ -22,15 +22,19 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from handler import outcome
 from handler.aws.sqs import QueueAttributes
 from handler.cli.shutdown import Shutdown
 from handler.errors import ServiceFailed
 from handler.local import EmbeddedStack
 from handler.settings import WorkerSettings
+from handler.worker import breaker
 from handler.worker.invocation import sqs_event
 from handler.worker.message_queue import SqsMessageQueue
 from handler.worker.processor import process
 from handler.worker.reports import Reporter, WorkerOptions
+from tests.support.fault_injection import Call, ErrorResponse
+from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
@@ -216,6 +220,14 @@ class TestRunning:
         assert worker.value('ticket_stage_seconds_count{stage="store"}') > 0
         assert worker.get("/nothing")[0] == 404
 
+    def test_depth_of_the_queue_and_age_of_messages_are_exported(self, harness: Harness, worker: Worker) -> None:
+        eventually(lambda: worker.value('ticket_queue_messages{state="visible"}') >= 0)  # not NaN: it was read
+        received = worker.value("ticket_message_age_seconds_count")
+        harness.send(["not JSON"])
+        eventually(lambda: worker.value("ticket_message_age_seconds_count") == received + 1)
+        assert worker.value('ticket_breaker_processes{state="closed"}') == 2
+        assert worker.get("/startupz")[0] == 200
+
     def test_bundle_is_copied_once_per_container(self, harness: Harness, worker: Worker) -> None:
         assert worker.is_ready()
         (copy,) = Path(harness.environment["BUNDLE_CACHE_DIR"]).iterdir()
@@ -257,6 +269,36 @@ def test_only_the_failed_message_stays_in_the_queue(harness: Harness, monkeypatc
     assert reports[1] == {"ready": True}
     calls = [call for report in reports for call in report.get("metrics", [])]
     assert sum(call[2] for call in calls if call[:2] == ["messages", "deleted"]) == 9
+
+
+def test_receiving_stops_while_dynamodb_refuses_and_goes_on_afterwards(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.purge()
+    monkeypatch.setattr(breaker, "_FIRST_WAIT", 0.2)
+    monkeypatch.setattr(outcome, "backoff_seconds", lambda _attempts: 0)
+    names = [f"outage-{uuid.uuid4()}" for _ in range(15)]
+    harness.send([json.dumps(ticket(name)) for name in names])
+    refused: list[str] = []
+
+    def outage(call: Call) -> ErrorResponse | None:
+        # A full batch, and a probe; botocore does not repeat a call that was denied.
+        if call.name != "GetItem" or len(refused) >= 13:
+            return None
+        refused.append(call.subject)
+        return ErrorResponse(400, "AccessDeniedException")
+
+    with Proxy(harness.stack.endpoint_url, outage) as proxy:
+        reports = harness.in_this_process(
+            monkeypatch,
+            lambda: harness.stored(names) == names and harness.waiting() == (0, 0),
+            AWS_ENDPOINT_URL=proxy.url,
+        )
+    changes = [(report["breaker"], report["reason"]) for report in reports if "breaker" in report]
+    assert [state for state, _ in changes] == ["open", "half_open", "open", "half_open", "closed"]
+    assert changes[0][1] == "no ticket can be stored (service_failed; the log names the service)"
+    batches = [len(report["batch_started"]["receipts"]) for report in reports if "batch_started" in report]
+    assert batches[:3] == [10, 3, 3]
 
 
 def test_sigterm_loses_and_duplicates_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Appends its pid to a file, reports as a worker process does, and runs until its standard input is closed.
 CHILD = """
-import ctypes, json, os, signal, sys
+import ctypes, json, os, signal, sys, time
 descriptor, kind, pids = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 ignore, exit_code = kind == "ignores SIGTERM", 5 if kind == "failing" else 0
 signal.signal(signal.SIGTERM, signal.SIG_IGN if ignore else lambda *_: sys.exit(exit_code))
@@ -43,6 +43,8 @@ if kind == "fatal":
     sys.exit(1)
 if kind == "failed start" or (kind == "slow start" and number < 2):
     sys.exit(3)
+if kind == "not ready again" and number >= 2:
+    sys.stdin.read()
 report(metrics=[["started", 1.5], ["outcome", "done", None]])
 report(ready=True)
 if kind.startswith("batch"):
@@ -57,6 +59,13 @@ if kind.startswith("batch"):
         report(batch_settled=["r1"])
     ctypes.PyDLL(None).sleep(3 if kind in ("batch slow", "batch settled") else 600 if kind == "batch stuck" else 0)
     report(batch_finished=True)
+if kind == "breaker" and number == 0:
+    report(breaker="open", reason="no ticket can be stored")
+    for state in ("half_open", "open", "half_open", "closed"):
+        while not os.path.exists(pids + "-" + state):
+            time.sleep(0.01)
+        os.remove(pids + "-" + state)
+        report(breaker=state, reason="no ticket can be stored")
 if kind == "incomplete report" and number < 2:
     os.write(descriptor, b'{"metrics": [["outco')
     os.kill(os.getpid(), signal.SIGKILL)
@@ -298,6 +307,50 @@ def test_process_that_overruns_is_killed_and_its_messages_come_back_one_by_one(
     assert harness.changes[-2:] == [(["r1"], 0), (["r2"], 1)]
     assert harness.log.count("a batch overruns its time; its process is killed") == 1
     assert harness.value("ticket_process_restarts_total") == 1
+
+
+def test_open_breaker_turns_readiness_red_and_nothing_else(tmp_path: Path) -> None:
+    harness = SupervisorHarness(tmp_path, kind="breaker", wanted=2)
+    reason = "1 of 2 processes have stopped receiving for now: no ticket can be stored"
+
+    def processes(state: str) -> float:
+        return harness.value(f'ticket_breaker_processes{{state="{state}"}}')
+
+    def change(state: str) -> None:
+        (tmp_path / f"pids-{state}").touch()
+        eventually(lambda: processes(state) >= 1)
+
+    def once_closed() -> None:
+        eventually(lambda: harness.supervisor.not_ready() == reason)
+        eventually(lambda: (processes("open"), processes("closed")) == (1, 1))
+        assert harness.supervisor.not_started() is None
+        change("half_open")
+        assert harness.supervisor.not_ready() is None
+        change("open")
+        assert harness.supervisor.not_ready() == reason
+        change("half_open")
+        (tmp_path / "pids-closed").touch()
+        eventually(lambda: processes("closed") == 2)
+        assert harness.supervisor.not_ready() is None
+
+    assert harness.run(once_closed) == 0
+    assert harness.value("ticket_breaker_openings_total") == 1  # failed attempts to close it are not counted again
+    assert harness.value("ticket_process_restarts_total") == 0
+
+
+def test_worker_has_started_once_all_processes_were_ready(tmp_path: Path) -> None:
+    harness = SupervisorHarness(tmp_path, kind="not ready again", wanted=2)
+    assert harness.supervisor.not_started() == "0 of 2 processes have loaded the bundle"
+
+    def kill_one() -> None:
+        harness.wait_until_ready()
+        eventually(lambda: harness.value("ticket_processes_ready") == 2)
+        os.kill(harness.pids[0], signal.SIGKILL)
+        eventually(lambda: harness.value("ticket_processes_ready") == 1)
+        assert harness.supervisor.not_ready() == "1 of 2 processes have loaded the bundle"
+        assert harness.supervisor.not_started() is None
+
+    assert harness.run(kill_one) == 0
 
 
 def test_processes_end_when_the_parent_is_killed(tmp_path: Path) -> None:

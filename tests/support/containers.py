@@ -51,6 +51,9 @@ class Counts(FakeMetrics):
         """As PollMetrics.messages."""
         self.settled[result] += count
 
+    def message_age(self, seconds: float) -> None:
+        """As PollMetrics.message_age; not counted."""
+
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""
         self.errors["receive", code] += 1

@@ -41,9 +41,16 @@ def test_probes_and_metrics(port: int) -> None:
         get(port, "/livez")
 
 
+def test_startup_has_its_own_probe(port: int) -> None:
+    with serve_health(port, lambda: "stopped receiving", lambda: b"", lambda: None):
+        assert [get(port, path)[0] for path in ("/startupz", "/readyz")] == [200, 503]
+    with serve_health(port, lambda: "loading", lambda: b""):
+        assert get(port, "/startupz")[::2] == (503, "loading\n")
+
+
 def test_head_is_answered_like_get_without_the_body(port: int) -> None:
     with serve_health(port, lambda: "starting", lambda: b"up 1\n"):
-        for path, status, length in (("/livez", 200, 6), ("/readyz", 503, 9), ("/metrics", 200, 5), ("/no", 404, 38)):
+        for path, status, length in (("/livez", 200, 6), ("/readyz", 503, 9), ("/metrics", 200, 5), ("/no", 404, 49)):
             with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                 client.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
                 head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")

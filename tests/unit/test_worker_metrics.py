@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from handler.aws.sqs import QueueAttributes
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import BatchReport, Reporter, WorkerMetrics, WorkerOptions, replay
 
@@ -24,17 +26,18 @@ def report_batch(metrics: WorkerMetrics) -> None:
     metrics.invocation("ok")
     metrics.messages("deleted", 2)
     metrics.messages("kept", 1)
+    metrics.message_age(700.25)
     metrics.receive_failed("throttled")
     metrics.flush()
 
 
 def samples(metrics: PrometheusMetrics) -> dict[str, float]:
-    """The samples as `name{label=value,...}`, without zeros and creation times."""
+    """The samples as `name{label=value,...}`, without zeros, NaN and creation times."""
     found = {}
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:
             labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-            if sample.value and not sample.name.endswith("_created"):
+            if sample.value and not math.isnan(sample.value) and not sample.name.endswith("_created"):
                 found[f"{sample.name}{{{labels}}}"] = sample.value
     return found
 
@@ -57,6 +60,9 @@ def test_prometheus_parses_every_metric() -> None:
     report_batch(metrics)
     metrics.processes(1, 2)
     metrics.restarted()
+    metrics.breakers({"closed": 1, "open": 2, "half_open": 0})
+    metrics.breaker_opened()
+    metrics.queue(QueueAttributes(arn="arn", visible=7, in_flight=3, delayed=1))
     found = samples(metrics)
     assert {name: value for name, value in found.items() if "_bucket" not in name} == {
         "tickets_total{error_type=,outcome=done}": 2,
@@ -75,6 +81,14 @@ def test_prometheus_parses_every_metric() -> None:
         "ticket_processes{}": 2,
         "ticket_processes_ready{}": 1,
         "ticket_process_restarts_total{}": 1,
+        "ticket_breaker_processes{state=closed}": 1,
+        "ticket_breaker_processes{state=open}": 2,
+        "ticket_breaker_openings_total{}": 1,
+        "ticket_message_age_seconds_count{}": 1,
+        "ticket_message_age_seconds_sum{}": 700.25,
+        "ticket_queue_messages{state=visible}": 7,
+        "ticket_queue_messages{state=in_flight}": 3,
+        "ticket_queue_messages{state=delayed}": 1,
     }
     assert found["ticket_stage_seconds_bucket{le=0.025,stage=fetch}"] == 1
     assert found["ticket_batch_size_bucket{le=3.0}"] == 1
@@ -85,7 +99,10 @@ def test_series_exist_before_the_first_error() -> None:
     text = PrometheusMetrics().text().decode()
     for series in (
         'tickets_total{error_type="",outcome="failed"} 0.0',
+        'tickets_total{error_type="schema_violation",outcome="rejected"} 0.0',
+        'tickets_total{error_type="service_failed",outcome="failed"} 0.0',
         'ticket_messages_total{result="undeleted"} 0.0',
+        'ticket_receive_errors_total{error_type="throttled"} 0.0',
     ):
         assert series in text
 
@@ -101,10 +118,27 @@ def test_settled_messages_are_those_of_the_current_batch() -> None:
     assert not reporter.is_settled("r")
 
 
+def test_depth_of_a_queue_that_cannot_be_read_is_unknown() -> None:
+    metrics = PrometheusMetrics()
+    metrics.queue(QueueAttributes(arn="arn", visible=7))
+    metrics.queue(None)
+    assert 'ticket_queue_messages{state="visible"} NaN' in metrics.text().decode()
+
+
 def test_flush_without_metrics_writes_nothing() -> None:
     stream = io.BytesIO()
     Reporter(stream).flush()
     assert stream.getvalue() == b""
+
+
+def test_breaker_is_reported_at_once_and_outcomes_are_observed() -> None:
+    stream, seen = io.BytesIO(), list[tuple[str, str | None]]()
+    reporter = Reporter(stream)
+    reporter.observe_outcomes(lambda outcome, code: seen.append((outcome, code)))
+    reporter.breaker("open", "no ticket can be stored")
+    assert json.loads(stream.getvalue()) == {"breaker": "open", "reason": "no ticket can be stored"}
+    report_batch(reporter)
+    assert seen == [("done", None), ("done", None), ("rejected", "schema_violation")]
 
 
 def test_closed_pipe_is_ignored() -> None:

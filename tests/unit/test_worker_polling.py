@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -17,6 +18,7 @@ from handler.cli.shutdown import Shutdown
 from handler.errors import MessageError, ServiceFailed, Throttled
 from handler.metrics import Logger
 from handler.worker import polling
+from handler.worker.breaker import CircuitBreaker
 from handler.worker.polling import Poller
 from handler.worker.reports import BatchReport, WorkerOptions
 
@@ -83,6 +85,9 @@ class Metrics(Counter[tuple[Any, ...]]):
     def messages(self, result: str, count: int) -> None:
         self["messages", result] += count
 
+    def message_age(self, seconds: float) -> None:
+        self["message_age", round(seconds, -1)] += 1
+
     def receive_failed(self, code: str) -> None:
         self["receive_failed", code] += 1
 
@@ -122,6 +127,8 @@ class Harness:
         self.queue = Queue(self.shutdown, *batches)
         self.metrics = Metrics()
         self.batches = Batches()
+        self.breaker = CircuitBreaker(lambda state, _reason: self.breaker_states.append(state))
+        self.breaker_states: list[str] = []
         self._log = io.StringIO()
         self.poller = Poller(
             self.queue,
@@ -132,6 +139,7 @@ class Harness:
             # The same name would return the same logger, which keeps its first stream.
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
             batches=self.batches,
+            breaker=self.breaker,
             memory_mb=512,
             max_receive_count=30,
         )
@@ -348,7 +356,8 @@ def test_queue_errors_are_logged_once_and_retried() -> None:
         ("WARNING", str(down), None),
         ("INFO", None, 1),
     ]
-    expected = [1, 2, 4, 8, 16, 30, 30, 30, 30, 30, 1]
+    # From the fifth failure on, the circuit breaker's waits.
+    expected = [1, 2, 4, 8, 15, 30, 60, 120, 120, 120, 1]
     assert [
         longest / 2 <= pause <= longest for pause, longest in zip(harness.shutdown.pauses, expected, strict=True)
     ] == [True] * 11
@@ -356,6 +365,53 @@ def test_queue_errors_are_logged_once_and_retried() -> None:
     assert harness.metrics["receive_failed", "service_failed"] == 10
     assert harness.metrics["receive_failed", "throttled"] == 1
     assert harness.queue.remaining == set()
+
+
+def services_down(harness: Harness, *states: bool) -> Callable[[Any, Any], Any]:
+    """A handler that reports its tickets' outcomes: for each batch, whether a service fails all of its tickets."""
+    remaining = list(states)
+
+    def handler(event: Any, _: Any) -> Any:
+        is_down = remaining.pop(0)
+        for _record in event["Records"]:
+            harness.breaker.ticket("failed" if is_down else "done", "service_failed" if is_down else None)
+        failures = [{"itemIdentifier": record["messageId"]} for record in event["Records"]] if is_down else []
+        return {"batchItemFailures": failures}
+
+    return handler
+
+
+def test_nothing_is_received_while_the_breaker_is_open() -> None:
+    harness = Harness(fail(), batch("abcdefghij"), batch("klm"), batch("nop"), batch("qrstuvwxyz"))
+    harness.poller._handler = services_down(harness, True, True, False, False)
+    harness.run()
+    assert harness.breaker_states == ["open", "half_open", "open", "half_open", "closed"]
+    # The batch that was received when the breaker opened was handled as always; one wait before each probe.
+    assert [count for count, _ in harness.queue.receives] == [10, 3, 3, 10, 10]
+    assert [longest / 2 <= p <= longest for p, longest in zip(harness.shutdown.pauses, [15, 30], strict=True)] == (
+        [True] * 2
+    )
+    assert harness.queue.remaining == set("abcdefghijklm")
+
+
+def test_shutdown_ends_the_wait_of_an_open_breaker() -> None:
+    harness = Harness(fail(), batch("abcdefghij"), batch("k"))
+    harness.poller._handler = services_down(harness, True)
+    harness.shutdown.pause = lambda seconds: harness.shutdown.request()  # type: ignore[method-assign]
+    harness.run()
+    assert len(harness.queue.receives) == 1
+    assert "k" in harness.queue.remaining
+
+
+def test_age_of_each_message_is_measured() -> None:
+    sent = str(int((time.time() - 300) * 1000))
+    old = {**message("a"), "Attributes": {"SentTimestamp": sent}}
+    harness = Harness(fail(), [old, old, message("b")])
+    harness.queue.remaining = {"a", "b"}
+    harness.queue.delete = lambda messages: []  # type: ignore[method-assign]
+    harness.run()
+    assert harness.metrics["message_age", 300] == 2
+    assert sum(count for key, count in harness.metrics.items() if key[0] == "message_age") == 2
 
 
 @pytest.mark.parametrize(("queue_limit", "warnings"), [(30, 0), (None, 0), (5, 1), (100, 1)])
