@@ -3,6 +3,11 @@
 `tickets forget` writes a tombstone before it removes anything; the function skips a ticket that has one, and removes
 what it has stored of it. A tombstone is an item of the tickets' table without an index entry. Its key is a hash: of the
 ticket's id, or of the key of its raw object, because a notification of an object that is gone says no more than that.
+
+    forgotten_at    of both: when
+    raw_keys        of a ticket: raw objects that are yet to be removed, also those that the function came across later
+    owner           of an object: the hash of the id of its ticket
+    customer        of both: the hash of the customer's id, if all tickets of a customer were forgotten
 """
 
 from __future__ import annotations

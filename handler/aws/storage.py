@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import NO_TICKET, item_key, name_hash, tombstone_key, versions_to_erase
 from handler.errors import BucketUnexpected, ObjectTooLarge, Throttled
-from handler.messages import StoredTicket
+from handler.messages import StoredTicket, inline_key
 from handler.ports import Commit, Forgotten, Known, RawObject, Write
 
 if TYPE_CHECKING:
@@ -98,7 +98,17 @@ class AwsTicketSink:
         return commit
 
     def erase(self, ticket_id: str, created_at: int, key: str) -> None:
-        """As TicketSink.erase."""
+        """As TicketSink.erase. The tombstone remembers the raw object, so that `tickets forget` finds it."""
+        if key != inline_key(ticket_id, created_at):
+            try:
+                self._dynamodb.update_item(
+                    TableName=self._table,
+                    Key=tombstone_key("ticket", ticket_id),
+                    UpdateExpression="ADD raw_keys :key",
+                    ExpressionAttributeValues={":key": {"SS": [key]}},
+                )
+            except (ClientError, BotoCoreError) as error:
+                raise from_aws(error, "UpdateItem") from error
         self._erase_item(ticket_id, created_at)
         self._erase_versions(key, name_hash("ticket", ticket_id))
 

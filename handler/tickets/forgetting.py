@@ -2,8 +2,8 @@
 
 The order makes a run that was killed repeatable, and leaves no gap to a batch that is being processed:
 
-1. the tombstone of each ticket: from then on, the function skips it, and removes what it was about to store of it
-   (handler.aws.forgetting);
+1. the tombstone of each ticket (handler.aws.forgetting): from then on, the function skips it, and removes what it has
+   stored of it, also its items. So the tombstone remembers the keys of raw objects until they are removed;
 2. the tombstones of its raw objects, for notifications that are still in a queue;
 3. the versions of the raw and the enriched objects;
 4. the DLQ messages that contain the ticket or point at it;
@@ -28,7 +28,7 @@ from botocore.exceptions import ClientError
 
 from enrichment.errors import EnrichmentError
 from handler.aws.errors import from_aws
-from handler.aws.forgetting import Holder, holder_of, item_key, name_hash, tombstone_key, versions_to_erase
+from handler.aws.forgetting import NO_TICKET, Holder, holder_of, item_key, name_hash, tombstone_key, versions_to_erase
 from handler.aws.sqs import Queue, tens
 from handler.cli.shutdown import Shutdown
 from handler.dlq.message import DlqMessage
@@ -88,6 +88,7 @@ class Found:
 
     keys: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by ticket_id
     orphans: dict[str, str] = field(default_factory=dict)  # keys of unreadable tickets, with the hashes of their ids
+    remembered: dict[str, set[str]] = field(default_factory=dict)  # keys of orphans, by the ids of their tombstones
     messages: dict[str, DlqMessage] = field(default_factory=dict)  # to delete, by message id
     shared_messages: int = 0  # messages that also point at other tickets: they stay, and contain only keys
     other_customers: set[str] = field(default_factory=set)  # ids that another customer's tickets have too: they stay
@@ -142,7 +143,7 @@ class Forgetting:
         self._stores = stores
         self._shutdown = shutdown
         self._scan = Scan(stores.dlq, polls, shutdown)
-        self._marked: set[str] = set()
+        self._marked: dict[str, set[str]] = {}  # the keys of the tickets whose tombstones are written
 
     def run(self, keys: Iterable[str], *, dry_run: bool) -> tuple[Found, Erased]:
         """Finds everything, removes it, and looks a second time. A dry run only finds it. Shows its progress.
@@ -165,6 +166,8 @@ class Forgetting:
                     # and been killed before it read the tombstone.
                     late = self._erase(found, advance, dry_run=False)
                     erased.places += late.places
+                    if not self._shutdown.is_requested:
+                        self._unmark(found)
         return found, erased
 
     # -- find
@@ -176,9 +179,9 @@ class Forgetting:
         """
         found = Found()
         if self._target.kind == "ticket":
-            found.keys[self._target.name] = set(keys)
+            found.keys[self._target.name] = set(keys) | self._keys(self._target.name)
             return found
-        self._add(found, [_Ticket(ticket_id) for ticket_id in self._tickets_of_customer(on_progress)])
+        self._find_tickets_of_customer(found, on_progress)
         holders = [(key, self._holder_of_object(key)) for key in keys]
         self._add(found, [_Ticket.held(h, key) for key, h in holders if h and self._target.matches(h)])
         return found
@@ -270,22 +273,35 @@ class Forgetting:
                 return None
             raise
 
-    def _tickets_of_customer(self, on_progress: Callable[[int], object]) -> set[str]:
+    def _find_tickets_of_customer(self, found: Found, on_progress: Callable[[int], object]) -> None:
         pages = self._stores.dynamodb.get_paginator("scan").paginate(
             TableName=self._stores.table,
-            FilterExpression="customer_id = :id AND created_at >= :first",
-            ExpressionAttributeValues={":id": {"S": self._target.name}, ":first": {"N": "0"}},
-            ProjectionExpression="ticket_id",
+            # The second are tombstones of an earlier run that was killed.
+            FilterExpression="customer_id = :id AND created_at >= :first"
+            " OR customer = :hash AND attribute_exists(raw_keys)",
+            ExpressionAttributeValues={
+                ":id": {"S": self._target.name},
+                ":first": {"N": "0"},
+                ":hash": {"S": self._target.hash},
+            },
+            ProjectionExpression="ticket_id, s3_key, raw_keys",
             ConsistentRead=True,
         )
-        tickets, scanned = set(), 0
+        scanned = 0
         for page in pages:
-            tickets |= {item["ticket_id"]["S"] for item in page["Items"]}
+            tickets = []
+            for item in page["Items"]:
+                name = item["ticket_id"]["S"]
+                if "raw_keys" in item:
+                    found.remembered[name] = set(item["raw_keys"]["SS"])
+                    found.orphans |= dict.fromkeys(found.remembered[name], name.rpartition("#")[2])
+                else:
+                    tickets.append(_Ticket(name, item.get("s3_key", {}).get("S", "")))
+            self._add(found, tickets)
             scanned += page["ScannedCount"]
             on_progress(scanned)
             if self._shutdown.is_requested:
                 break
-        return tickets
 
     def _items(self, ticket_id: str) -> list[Mapping[str, Any]]:
         pages = self._stores.dynamodb.get_paginator("query").paginate(
@@ -298,8 +314,12 @@ class Forgetting:
         return [item for page in pages for item in page["Items"]]
 
     def _keys(self, ticket_id: str) -> set[str]:
-        """The keys that the items of a ticket name, and those of its inline tickets, which contain its id."""
+        """The keys that the items and the tombstone of a ticket name, and those of its inline tickets."""
         keys = {item["s3_key"]["S"] for item in self._items(ticket_id) if "s3_key" in item}
+        answer = self._stores.dynamodb.get_item(
+            TableName=self._stores.table, Key=tombstone_key("ticket", ticket_id), ConsistentRead=True
+        )
+        keys |= set(answer.get("Item", {}).get("raw_keys", {}).get("SS", []))
         pages = self._stores.s3.get_paginator("list_object_versions").paginate(
             Bucket=self._stores.enriched_bucket, Prefix=f"inline/{quote(ticket_id, safe='')}/"
         )
@@ -311,10 +331,36 @@ class Forgetting:
     # -- remove
 
     def _mark(self, found: Found) -> None:
-        """Writes the tombstones of the tickets that have none from this run yet."""
-        new = sorted(found.keys.keys() - self._marked)
-        for ticket_id, _ in zip(new, self._map(lambda name: self._put_tombstone("ticket", name), new), strict=False):
-            self._marked.add(ticket_id)
+        """Writes the tombstones of the tickets, with the keys of their objects."""
+        new = [(name, set(keys)) for name, keys in sorted(found.keys.items()) if keys != self._marked.get(name)]
+        self._marked |= dict(new)
+        for _ in self._map(self._mark_ticket, new):
+            pass
+
+    def _mark_ticket(self, ticket: tuple[str, set[str]]) -> None:
+        ticket_id, keys = ticket
+        change, values = "SET forgotten_at = if_not_exists(forgotten_at, :now)", {":now": {"S": _now()}}
+        if self._target.kind == "customer":
+            change += ", customer = :customer"
+            values[":customer"] = {"S": self._target.hash}
+        self._update(tombstone_key("ticket", ticket_id), change, values)
+        self._change_keys("ADD", tombstone_key("ticket", ticket_id), keys)
+
+    def _unmark(self, found: Found) -> None:
+        """Removes the keys from the tombstones: their objects are gone."""
+        entries = [(tombstone_key("ticket", name), keys) for name, keys in found.keys.items()]
+        entries += [(item_key(name, NO_TICKET), keys) for name, keys in found.remembered.items()]
+        for _ in self._map(lambda entry: self._change_keys("DELETE", *entry), entries):
+            pass
+
+    def _change_keys(self, change: Literal["ADD", "DELETE"], tombstone: Mapping[str, Any], keys: set[str]) -> None:
+        if keys:
+            self._update(tombstone, f"{change} raw_keys :keys", {":keys": {"SS": sorted(keys)}})
+
+    def _update(self, key: Mapping[str, Any], change: str, values: Mapping[str, Any]) -> None:
+        self._stores.dynamodb.update_item(
+            TableName=self._stores.table, Key=key, UpdateExpression=change, ExpressionAttributeValues=values
+        )
 
     def _erase(self, found: Found, on_progress: Callable[[int], object], *, dry_run: bool) -> Erased:
         """Removes what was found and what the table and S3 have of it now. A dry run only returns it.
@@ -327,7 +373,8 @@ class Forgetting:
         def erase_objects(ticket: tuple[str, set[str]]) -> list[tuple[list[Place], int]]:
             ticket_id, keys = ticket
             owner = name_hash("ticket", ticket_id)
-            return [self._erase_object(key, owner, dry_run=dry_run) for key in sorted(keys | self._keys(ticket_id))]
+            keys |= self._keys(ticket_id)
+            return [self._erase_object(key, owner, dry_run=dry_run) for key in sorted(keys)]
 
         orphans = [self._erase_object(key, owner, dry_run=dry_run) for key, owner in sorted(found.orphans.items())]
         for number, objects in enumerate(chain([orphans], self._map(erase_objects, tickets))):
@@ -354,7 +401,8 @@ class Forgetting:
             versions, others = versions_to_erase(self._stores.s3, bucket, key, owner)
             kept += others
             if kind == "raw" and not others and not dry_run:
-                self._put_tombstone("object", key, owner={"S": owner}, **customer)
+                tombstone = {**tombstone_key("object", key), "forgotten_at": {"S": _now()}, "owner": {"S": owner}}
+                self._stores.dynamodb.put_item(TableName=self._stores.table, Item={**tombstone, **customer})
             for version in versions if not dry_run else ():
                 self._stores.s3.delete_object(Bucket=bucket, Key=key, VersionId=version.version_id)
             if versions:
@@ -382,11 +430,6 @@ class Forgetting:
             places.append(Place("item", f"{self._stores.table}/{ticket_id}/{created_at}"))
         return places
 
-    def _put_tombstone(self, kind: Literal["ticket", "object"], name: str, **more: Any) -> None:
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        item = {**tombstone_key(kind, name), "forgotten_at": {"S": now}, **more}
-        self._stores.dynamodb.put_item(TableName=self._stores.table, Item=item)
-
     def _map(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
         """The results of `work`, some at a time; stops early if a shutdown is requested."""
         left = list(items)
@@ -395,3 +438,7 @@ class Forgetting:
                 if self._shutdown.is_requested:
                     return
                 yield from pool.map(work, left[start : start + CONNECTIONS])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

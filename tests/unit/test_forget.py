@@ -299,7 +299,8 @@ def test_later_deliveries_are_skipped(harness: Harness) -> None:
     harness.put("copy.json", ticket("T-1", body=SECRET))
     assert harness.deliver(harness.notify("copy.json"), harness.notify("b.json")) == ["skipped", "skipped"]
     assert harness.dead_letters.rejected == []
-    harness.clients["s3"].delete_object(Bucket=f"{harness.place}-raw", Key="copy.json")
+    # The raw object that came back is found by the next run.
+    assert harness.forget("T-1")["raw"] == 1
     is_forgotten(harness)
     assert harness.deliver(harness.notify("gone.json")) == ["rejected"], "not every missing object is forgotten"
 
@@ -436,6 +437,25 @@ def test_ticket_that_is_being_enriched_does_not_come_back(harness: Harness, mome
     assert harness.deliver(harness.notify("T-1.json")) == ["skipped"]
     assert SECRET not in json.dumps(harness.everything())
     assert harness.tickets() == set()
+
+
+@pytest.mark.parametrize("target", [("T-1",), ("--customer", "C-1")], ids=["ticket", "customer"])
+def test_raw_object_is_found_although_a_delivery_erased_the_item(harness: Harness, target: tuple[str, ...]) -> None:
+    """A run is killed after it wrote the tombstone, and a replay makes the function remove the item."""
+    harness.store("k.json", ticket("T-1", body=SECRET))
+
+    def kill(name: str, _params: dict[str, Any]) -> None:
+        if name == "ReceiveMessage":
+            raise Killed
+
+    harness.before = kill
+    with pytest.raises(Killed):
+        harness.run(*target, "--yes")
+    harness.before = lambda _name, _params: None
+    assert harness.deliver(harness.notify("k.json")) == ["skipped"]
+    assert harness.tickets() == set()
+    assert harness.forget(*target)["raw"] == 1
+    assert "k.json" not in json.dumps(harness.everything())
 
 
 @pytest.mark.parametrize("moment", ["PutItem", "GetItem"])
