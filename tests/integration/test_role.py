@@ -18,11 +18,13 @@ from tests.support.fakes import FakeModels, event, notification, record, ticket
 from tests.support.stack_harness import StackHarness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from enrichment import Enricher
 
 CASES = load_cases()
+# Both allow UpdateItem, each for its own keys, which MiniStack 1.5.33 does not distinguish.
+UPDATES = ("CountFailures", "RememberRawObjects")
 
 
 def role_arn(stack: EmbeddedStack) -> str:
@@ -52,12 +54,12 @@ def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackHarness]:
 
 
 @contextmanager
-def without(stack: EmbeddedStack, sid: str) -> Iterator[None]:
-    """Remove one statement from the role for the duration of the block."""
+def without(stack: EmbeddedStack, *sids: str) -> Iterator[None]:
+    """Remove statements from the role for the duration of the block."""
     iam, names = stack.client("iam"), {"RoleName": role_arn(stack).rpartition("/")[2], "PolicyName": "tickets"}
     policy = iam.get_role_policy(**names)["PolicyDocument"]
-    rest = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
-    assert len(rest) == len(policy["Statement"]) - 1
+    rest = [statement for statement in policy["Statement"] if statement["Sid"] not in sids]
+    assert len(rest) == len(policy["Statement"]) - len(sids)
     iam.put_role_policy(**names, PolicyDocument=json.dumps({**policy, "Statement": rest}))
     try:
         yield
@@ -86,7 +88,7 @@ def outcome_of_failing_model(stack: EmbeddedStack, harness: StackHarness, name: 
 
 def test_failure_counts_need_their_permission(stack: EmbeddedStack, harness: StackHarness) -> None:
     assert outcome_of_failing_model(stack, harness, "T-counted")[0] == ["failed", 1]
-    with without(stack, "CountFailures"):
+    with without(stack, *UPDATES):
         outcome, log = outcome_of_failing_model(stack, harness, "T-uncounted")
     assert outcome == ["failed", None]
     assert "UpdateItem: AccessDeniedException" in log
@@ -118,17 +120,19 @@ def test_role_erases_what_was_stored_of_a_forgotten_ticket(stack: EmbeddedStack,
 
 
 @pytest.mark.parametrize(
-    ("sid", "detail"),
+    ("sids", "detail"),
     [
-        ("RememberRawObjects", "UpdateItem: AccessDeniedException"),
-        ("EraseForgottenItems", "DeleteItem: AccessDeniedException"),
-        ("EraseForgottenTickets", "GetObject: AccessDenied"),
-        ("FindVersionsOfForgottenTickets", "ListObjectVersions: AccessDenied"),
+        (UPDATES, "UpdateItem: AccessDeniedException"),
+        (["EraseForgottenItems"], "DeleteItem: AccessDeniedException"),
+        (["EraseForgottenTickets"], "GetObject: AccessDenied"),
+        (["FindVersionsOfForgottenTickets"], "ListObjectVersions: AccessDenied"),
     ],
 )
-def test_erasing_needs_each_permission(sid: str, detail: str, stack: EmbeddedStack, harness: StackHarness) -> None:
-    with without(stack, sid):
-        outcome, error, left = outcome_of_forgotten_ticket(stack, harness, f"T-{sid}")
+def test_erasing_needs_each_permission(
+    sids: Sequence[str], detail: str, stack: EmbeddedStack, harness: StackHarness
+) -> None:
+    with without(stack, *sids):
+        outcome, error, left = outcome_of_forgotten_ticket(stack, harness, f"T-{sids[0]}")
     # It is retried, and erased once the role may.
     assert (outcome, error) == ("failed", detail)
     assert left
