@@ -136,7 +136,7 @@ def priced(found: Measured, memory: int, batch: float, prices: Mapping[str, floa
         "S3, raw (put, get)": prices["s3-puts"] + prices["s3-gets"],
         "S3, enriched (put)": prices["s3-puts"],
         "DynamoDB, writes": prices["dynamodb-writes"] * units * 2,
-        "DynamoDB, reads": prices["dynamodb-reads"],
+        "DynamoDB, reads": prices["dynamodb-reads"] * 3,  # the item, and twice its tombstone
         "CloudWatch, logs": found.log_bytes * MILLION / 1e9 * prices["logs-gb"],
     }
 

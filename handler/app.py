@@ -83,7 +83,11 @@ def build(
         source=source or S3TicketSource(client("s3").result(), settings.raw_bucket, settings.max_ticket_bytes),
         sink=sink
         or AwsTicketSink(
-            client("s3").result(), client("dynamodb").result(), settings.enriched_bucket, settings.table_name
+            client("s3").result(),
+            client("dynamodb").result(),
+            settings.enriched_bucket,
+            settings.table_name,
+            item_retention_days=settings.item_retention_days,
         ),
         dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
         failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),

@@ -80,7 +80,8 @@ class Batch:
         """Fetches, enriches and stores all tickets, and starts rejecting or deferring messages."""
         tickets = list(self._tickets.values())
         self._ports.metrics.batch(len(tickets))
-        self._run_stage("fetch", self._fetch, [t for t in self._in_turns() if t.outcome is None], keep=_KEEP_FETCHING)
+        unread = [t for t in self._in_turns() if t.outcome is None]
+        self._run_stage("fetch", self._fetch_unless_forgotten, unread, keep=_KEEP_FETCHING)
         enriched = self._enrich([t for t in tickets if t.outcome is None])
         notes = self._end_notes()
         store = partial(self._store, enriched)
@@ -152,6 +153,15 @@ class Batch:
 
     # -- fetch, enrich, store
 
+    def _fetch_unless_forgotten(self, ticket: TicketState) -> str | None:
+        """As _fetch. `tickets forget` removes raw objects whose notifications may still be in a queue."""
+        try:
+            return self._fetch(ticket)
+        except ObjectGone:
+            if isinstance(ticket.reference, StoredTicket) and self._ports.sink.erase_object(ticket.reference.key):
+                return "forgotten"
+            raise
+
     def _fetch(self, ticket: TicketState) -> str | None:
         """Reads and parses a ticket. Returns the reason if there is nothing to do, otherwise None."""
         ports, reference = self._ports, ticket.reference
@@ -182,6 +192,9 @@ class Batch:
         known = ports.sink.known(parsed.ticket_id, parsed.created_at)
         if known is None:
             return None
+        if known == "forgotten":
+            ports.sink.erase(parsed.ticket_id, parsed.created_at, ticket.key)
+            return "forgotten"
         same = (ticket.raw_sha256, ports.models.version, ticket.key)
         if (known.content_sha256, known.model_version, known.s3_key) == same:
             return "already enriched"
@@ -227,6 +240,8 @@ class Batch:
         body = enriched_json(raw, enrichment)
         write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
         commit = self._ports.sink.store(write)
+        if commit == "forgotten":
+            return "forgotten"
         if commit == "tie" and isinstance(ticket.reference, StoredTicket):
             _refuse_replaced(self._ports, ticket.reference, ticket.raw_sha256)
         return None if commit else "stale"

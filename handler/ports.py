@@ -16,6 +16,7 @@ __all__ = [
     "Commit",
     "DeadLetters",
     "FailureCounts",
+    "Forgotten",
     "Known",
     "Models",
     "Ports",
@@ -72,6 +73,9 @@ class Unfinished:
 Commit: TypeAlias = Literal["clear", "tie"]
 """How an item was committed. "tie": it replaced other content with the same modification time."""
 
+Forgotten: TypeAlias = Literal["forgotten"]
+"""`tickets forget` removed the ticket: nothing of it may be stored again."""
+
 
 class TicketSource(Protocol):
     """Reads raw tickets."""
@@ -84,15 +88,24 @@ class TicketSource(Protocol):
 class TicketSink(Protocol):
     """Stores enriched tickets."""
 
-    def known(self, ticket_id: str, created_at: int) -> Known | None:
+    def known(self, ticket_id: str, created_at: int) -> Known | Forgotten | None:
         """The committed state of a ticket, None if there is none. Raises Throttled or ServiceFailed."""
         ...
 
-    def store(self, write: Write) -> Commit | None:
+    def store(self, write: Write) -> Commit | Forgotten | None:
         """Stores a ticket: the object first, then the item, which commits it.
 
-        Returns None if a newer version is already committed. Raises StoreRefused, Throttled or ServiceFailed.
+        Returns None if a newer version is already committed, and "forgotten" if the ticket was forgotten meanwhile:
+        then nothing of it is left. Raises StoreRefused, Throttled or ServiceFailed.
         """
+        ...
+
+    def erase(self, ticket_id: str, created_at: int, key: str) -> None:
+        """Removes a forgotten ticket's item and object, should a process that was killed have stored them."""
+        ...
+
+    def erase_object(self, key: str) -> bool:
+        """As erase, for the forgotten ticket whose raw object had this key. False: it was no forgotten ticket's."""
         ...
 
 

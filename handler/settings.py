@@ -50,6 +50,10 @@ class Settings(BaseSettings):
         ),
     ] = 30
     max_ticket_bytes: Annotated[int, Field(ge=1, description="Maximum size of a raw ticket")] = 1024 * 1024
+    item_retention_days: Annotated[
+        int,
+        Field(ge=0, le=36500, description="Days after its arrival at which a ticket's item is deleted; 0: never"),
+    ] = 0
     intra_op_threads: Annotated[
         int | None, Field(ge=1, description="Number of threads for the models; default: the number of cores")
     ] = None

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.aws.errors import from_aws
-from handler.errors import BucketUnexpected, ObjectTooLarge
-from handler.messages import StoredTicket
-from handler.ports import Commit, Known, RawObject, Write
+from handler.aws.forgetting import NO_TICKET, item_key, name_hash, tombstone_key, versions_to_erase
+from handler.errors import BucketUnexpected, ObjectTooLarge, Throttled
+from handler.messages import StoredTicket, inline_key
+from handler.ports import Commit, Forgotten, Known, RawObject, Write
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AwsTicketSink", "S3TicketSource"]
 
 _MAX_SUBJECT: Final = 1000  # characters; the table is for lists, S3 has the whole subject
+_TRIES: Final = 3  # of the part of a batch read that DynamoDB did not process
 
 
 class S3TicketSource:
@@ -49,26 +51,26 @@ class S3TicketSource:
 
 
 class AwsTicketSink:
-    """Enriched tickets in a versioned bucket, with an extract in a table."""
+    """Enriched tickets in a versioned bucket, with an extract in a table.
 
-    def __init__(self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str) -> None:
+    DynamoDB deletes an item `item_retention_days` after its ticket arrived; 0: never.
+    """
+
+    def __init__(
+        self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str, *, item_retention_days: int = 0
+    ) -> None:
         self._s3 = s3
         self._dynamodb = dynamodb
         self._bucket = bucket
         self._table = table
+        self._item_retention_days = item_retention_days
 
-    def known(self, ticket_id: str, created_at: int) -> Known | None:
-        """As TicketSink.known, with a consistent read."""
-        try:
-            answer = self._dynamodb.get_item(
-                TableName=self._table,
-                Key={"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}},
-                ProjectionExpression="content_sha256, model_version, s3_key, source_modified",
-                ConsistentRead=True,
-            )
-        except (ClientError, BotoCoreError) as error:
-            raise from_aws(error, "GetItem") from error
-        item: Mapping[str, Any] = answer.get("Item", {})
+    def known(self, ticket_id: str, created_at: int) -> Known | Forgotten | None:
+        """As TicketSink.known, with one consistent read of the item and the tombstone."""
+        items = self._read(item_key(ticket_id, created_at), tombstone_key("ticket", ticket_id))
+        if any(item["created_at"] == {"N": str(NO_TICKET)} for item in items):
+            return "forgotten"
+        item = items[0] if items else {}
         if not {"content_sha256", "model_version", "s3_key", "source_modified"} <= item.keys():
             return None
         return Known(
@@ -78,18 +80,51 @@ class AwsTicketSink:
             int(item["source_modified"]["N"]),
         )
 
-    def store(self, write: Write) -> Commit | None:
+    def store(self, write: Write) -> Commit | Forgotten | None:
         """As TicketSink.store. The item contains the object's version, so its readers never see a partial write."""
+        ticket = write.ticket
         try:
             put = self._s3.put_object(
                 Bucket=self._bucket, Key=write.key, Body=write.body, ContentType="application/json"
             )
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "PutObject") from error
+        commit = self._commit(write, put.get("VersionId", "null"))
+        # The tombstone is written before anything is removed. If it is not there now, `tickets forget` finds what was
+        # written here; otherwise it may have looked too early.
+        if self._tombstone("ticket", ticket.ticket_id) is not None:
+            self.erase(ticket.ticket_id, ticket.created_at, write.key)
+            return "forgotten"
+        return commit
+
+    def erase(self, ticket_id: str, created_at: int, key: str) -> None:
+        """As TicketSink.erase. The tombstone remembers the raw object, so that `tickets forget` finds it."""
+        if key != inline_key(ticket_id, created_at):
+            try:
+                self._dynamodb.update_item(
+                    TableName=self._table,
+                    Key=tombstone_key("ticket", ticket_id),
+                    UpdateExpression="ADD raw_keys :key",
+                    ExpressionAttributeValues={":key": {"SS": [key]}},
+                )
+            except (ClientError, BotoCoreError) as error:
+                raise from_aws(error, "UpdateItem") from error
+        self._erase_item(ticket_id, created_at)
+        self._erase_versions(key, name_hash("ticket", ticket_id))
+
+    def erase_object(self, key: str) -> bool:
+        """As TicketSink.erase_object."""
+        tombstone = self._tombstone("object", key)
+        if tombstone is None:
+            return False
+        self._erase_versions(key, tombstone["owner"]["S"])
+        return True
+
+    def _commit(self, write: Write, version_id: str) -> Commit | None:
         try:
             answer = self._dynamodb.put_item(
                 TableName=self._table,
-                Item=_item(write, put.get("VersionId", "null")),
+                Item=_item(write, version_id, self._item_retention_days),
                 ConditionExpression="attribute_not_exists(ticket_id) OR attribute_not_exists(source_modified)"
                 " OR source_modified <= :modified",
                 ExpressionAttributeValues={":modified": {"N": str(write.source_modified)}},
@@ -101,13 +136,58 @@ class AwsTicketSink:
             raise from_aws(error, "PutItem") from error
         return "tie" if _is_tie(answer.get("Attributes", {}), write) else "clear"
 
+    def _read(self, *keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        items: list[Mapping[str, Any]] = []
+        wanted: dict[str, Any] = {
+            self._table: {
+                "Keys": list(keys),
+                "ProjectionExpression": "created_at, content_sha256, model_version, s3_key, source_modified",
+                "ConsistentRead": True,
+            }
+        }
+        for _ in range(_TRIES):
+            try:
+                answer = self._dynamodb.batch_get_item(RequestItems=wanted)
+            except (ClientError, BotoCoreError) as error:
+                raise from_aws(error, "BatchGetItem") from error
+            items += answer["Responses"].get(self._table, [])
+            wanted = answer.get("UnprocessedKeys", {})
+            if not wanted:
+                return items
+        raise Throttled("BatchGetItem: UnprocessedKeys")
+
+    def _tombstone(self, kind: Literal["ticket", "object"], name: str) -> Mapping[str, Any] | None:
+        try:
+            answer = self._dynamodb.get_item(TableName=self._table, Key=tombstone_key(kind, name), ConsistentRead=True)
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "GetItem") from error
+        return answer.get("Item")
+
+    def _erase_item(self, ticket_id: str, created_at: int) -> None:
+        try:
+            self._dynamodb.delete_item(TableName=self._table, Key=item_key(ticket_id, created_at))
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "DeleteItem") from error
+
+    def _erase_versions(self, key: str, owner: str) -> None:
+        """Removes the versions of an enriched object that belong to a ticket, and the items of what they hold."""
+        try:
+            versions, _ = versions_to_erase(self._s3, self._bucket, key, owner)
+            for version in versions:
+                found = version.holder
+                if found.ticket_id is not None and found.created_at is not None:
+                    self._erase_item(found.ticket_id, found.created_at)
+                self._s3.delete_object(Bucket=self._bucket, Key=key, VersionId=version.version_id)
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, getattr(error, "operation_name", "DeleteObject")) from error
+
 
 def _is_tie(before: Mapping[str, Any], write: Write) -> bool:
     modified, content = before.get("source_modified"), before.get("content_sha256")
     return modified == {"N": str(write.source_modified)} and content != {"S": write.content_sha256}
 
 
-def _item(write: Write, version_id: str) -> dict[str, Any]:
+def _item(write: Write, version_id: str, retention_days: int) -> dict[str, Any]:
     ticket, found = write.ticket, write.enrichment
     texts = {
         "ticket_id": ticket.ticket_id,
@@ -130,6 +210,9 @@ def _item(write: Write, version_id: str) -> dict[str, Any]:
         "sentiment_confidence": found.sentiment_confidence,
         "source_modified": write.source_modified,
     }
+    if retention_days:
+        # From the ticket's arrival, so that enriching it again does not keep it longer.
+        numbers["expires_at"] = write.source_modified // 1000 + retention_days * 86400
     return {
         **{name: {"S": value} for name, value in texts.items()},
         # DynamoDB stores decimals: repr() is the shortest text that reads back as the same float.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -13,19 +13,24 @@ from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from handler.aws.clients import client_factory
+from handler.aws.sqs import Queue
 from handler.cli.errors import error_line, settings_line
 from handler.cli.output import echo
+from handler.errors import MessageError
+from handler.tickets.audit import caller
+from handler.tickets.forgetting import CONNECTIONS, Stores
 from handler.tickets.repository import RepositoryError, TicketRepository
 from handler.tickets.similarity import READERS
 
-__all__ = ["AccessSettings", "opened"]
+__all__ = ["AccessSettings", "ForgetSettings", "opened", "opened_to_forget"]
 
 _RIGHTS: Final = "the role needs dynamodb:Query on the table and its index, and s3:GetObjectVersion on the objects"
+_RIGHTS_TO_FORGET: Final = "the role needs the permissions that docs/privacy.md lists"
 # In addition to those in handler.cli.errors.
 _REMEDIES: Final = {
-    "AccessDenied": _RIGHTS,
-    "AccessDeniedException": _RIGHTS,
-    "NoSuchBucket": "check ENRICHED_BUCKET",
+    "AWS.SimpleQueueService.NonExistentQueue": "check DLQ_URL, AWS_DEFAULT_REGION and the credentials",
+    "QueueDoesNotExist": "check DLQ_URL, AWS_DEFAULT_REGION and the credentials",
+    "NoSuchBucket": "check ENRICHED_BUCKET and RAW_BUCKET",
     "ResourceNotFoundException": "check TABLE_NAME, AWS_DEFAULT_REGION and the credentials",
 }
 
@@ -40,29 +45,71 @@ class AccessSettings(BaseSettings):
     aws_endpoint_url: HttpUrl | None = None
 
 
+class ForgetSettings(AccessSettings):
+    """The settings of `tickets forget`."""
+
+    raw_bucket: Annotated[str, Field(min_length=1)]
+    dlq_url: Annotated[str, Field(min_length=1)]
+
+
 @contextmanager
 def opened() -> Iterator[TicketRepository]:
-    """Yields the repository that the environment configures.
-
-    A missing or invalid setting becomes one line on standard error and exit code 2; an AWS error inside the block
-    becomes one line and exit code 1 (typer.Exit).
-    """
-    try:
+    """Yields the repository that the environment configures. Errors as in `_reported`."""
+    with _reported(_RIGHTS):
         settings = AccessSettings()
-    except ValidationError as error:
-        echo(f"tickets: {settings_line(error)}", err=True)
-        raise typer.Exit(2) from error
-    try:
-        make = client_factory(settings.aws_endpoint_url)
-        client = cache(
-            lambda service: make(service, connections=READERS, connect_timeout=5, read_timeout=20, attempts=3)
-        )
+        client = _clients(settings, READERS)
         yield TicketRepository(
             client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
         )
+
+
+@contextmanager
+def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
+    """Yields all stores that the environment configures, and the caller's ARN. Errors as in `_reported`."""
+    with _reported(_RIGHTS_TO_FORGET):
+        settings = ForgetSettings()
+        client = _clients(settings, CONNECTIONS)
+        dlq = Queue.find(client("sqs"), settings.dlq_url)
+        yield (
+            Stores(
+                client("dynamodb"),
+                client("s3"),
+                dlq,
+                settings.table_name,
+                settings.raw_bucket,
+                settings.enriched_bucket,
+            ),
+            caller(client("sts")),
+        )
+
+
+def _clients(settings: AccessSettings, connections: int) -> Callable[[str], Any]:
+    make = client_factory(settings.aws_endpoint_url)
+    # The read timeout is longer than the longest poll.
+    return cache(lambda service: make(service, connections=connections, connect_timeout=5, read_timeout=30, attempts=3))
+
+
+@contextmanager
+def _reported(rights: str) -> Iterator[None]:
+    """A missing or invalid setting becomes one line on standard error and exit code 2; an AWS error exit code 1.
+
+    Both as typer.Exit. `rights` says what the role needs.
+    """
+    remedies = _REMEDIES | dict.fromkeys(("AccessDenied", "AccessDeniedException"), rights)
+    try:
+        yield
+    except ValidationError as error:
+        echo(f"tickets: {settings_line(error)}", err=True)
+        raise typer.Exit(2) from error
     except RepositoryError as error:
         echo(f"tickets: {error}", err=True)
         raise typer.Exit(1) from error
+    except MessageError as error:
+        line, cause = str(error), error.__cause__
+        if isinstance(cause, ClientError | BotoCoreError):
+            line = error_line(cause, remedies, line.partition(":")[0])  # from_aws puts the operation first
+        echo(f"tickets: {line}", err=True)
+        raise typer.Exit(1) from error
     except (BotoCoreError, ClientError) as error:
-        echo(f"tickets: {error_line(error, _REMEDIES)}", err=True)
+        echo(f"tickets: {error_line(error, remedies)}", err=True)
         raise typer.Exit(1) from error

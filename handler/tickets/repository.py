@@ -117,8 +117,9 @@ class TicketRepository:
         """The tickets with an id, newest first. Usually one, but `created_at` is part of the table's key too."""
         request: dict[str, Any] = {
             "TableName": self._table,
-            "KeyConditionExpression": "ticket_id = :id",
-            "ExpressionAttributeValues": {":id": {"S": ticket_id}},
+            # What is not a ticket (failure counts, tombstones) has a negative created_at.
+            "KeyConditionExpression": "ticket_id = :id AND created_at >= :first",
+            "ExpressionAttributeValues": {":id": {"S": ticket_id}, ":first": {"N": "0"}},
             "ScanIndexForward": False,
             "ConsistentRead": True,
         }

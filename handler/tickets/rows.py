@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from handler.cli.output import Row, age, moment
+from handler.tickets.forgetting import Place
 from handler.tickets.repository import URGENCIES, Item
 
-__all__ = ["count_rows", "ticket_row"]
+__all__ = ["count_rows", "place_row", "ticket_row"]
 
 
 def ticket_row(item: Item, cosine: float | None = None) -> Row:
@@ -30,6 +31,12 @@ def ticket_row(item: Item, cosine: float | None = None) -> Row:
             **texts,
         },
     )
+
+
+def place_row(place: Place) -> Row:
+    """The row of something that is stored of a ticket."""
+    shown = {"kind": place.kind, "place": place.name, "versions": str(place.count)}
+    return Row({"kind": place.kind, "place": place.name, "versions": place.count}, list(shown.values()), shown)
 
 
 def count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[Row]:

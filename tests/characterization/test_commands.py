@@ -221,6 +221,28 @@ def test_tickets_errors(tickets: Shell, snapshots: Snapshots) -> None:
     snapshots.check("commands/tickets-errors", "behaviour", shell.runs)
 
 
+def test_tickets_forget(product: Product, snapshots: Snapshots, tmp_path: Path) -> None:
+    product.through_handler(Event.load("ten-tickets"))
+    shell = Shell("tickets", product.environment)
+    options = ("--json", "--audit", str(tmp_path / "audit.jsonl"), *ONE_POLL)
+    first = product.items()[0]
+    name, customer = first["ticket_id"]["S"], first["customer_id"]["S"]
+    shell.run("forget", name, *options, label="forget: a dry run")
+    shell.run("forget", name, "--yes", *options, label="forget")
+    shell.run("forget", name, "--yes", *options, label="forget: the same once more")
+    shell.run("forget", "--customer", customer, *options, label="forget a customer whose ticket is gone: a dry run")
+    shell.run("get", name, "--json", label="get a forgotten ticket")
+    shell.run("forget")
+    shell.run("forget", "T-1", "--customer", "C-1")
+    shell.run("forget", "T-1", environment=shell.without("DLQ_URL"), label="forget without a queue")
+    shell.run("forget", "T-1", environment=shell.environment | {"TABLE_NAME": "none"}, label="forget: no such table")
+    shell.run_for_people("forget", name, *ONE_POLL)
+    audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = {"runs": shell.runs, "audit": without_times_and_ids(audit, product.environment)}
+    product.through_handler(Event.load("ten-tickets"))  # other tests list all ten
+    snapshots.check("commands/tickets-forget", "behaviour", found)
+
+
 # -- ticket-generator, ticket-processor, python -m enrichment, the demo
 
 

@@ -94,7 +94,7 @@ def test_own_failures_are_counted_separately_from_an_outage(scenario: Scenario) 
     models = FailingFor(scenario.models, {ticket["ticket_id"] for ticket in tickets})
     # An outage of 7 to 21 receives: botocore makes up to three calls in each.
     outage = scenario.fault_plan(
-        Rule(lambda call: call.name == "GetItem", 1, (21,), (ErrorResponse(500, "InternalServerError"),))
+        Rule(lambda call: call.name == "BatchGetItem", 1, (21,), (ErrorResponse(500, "InternalServerError"),))
     )
     reconciliation, containers = scenario.run(
         [*good, *bad], fault_plan=outage, models=models, own_failures=frozenset({"model_failed"})

@@ -58,7 +58,7 @@ def _with_expected_rejection(
         ):
             service, _, bucket = name.partition(" ")
             applies = message.body is None or bucket != buckets[0]  # inline tickets are not fetched
-            probe = [Call(call, service, subject, b"") for call in ("GET", "PUT", "GetItem", "PutItem")]
+            probe = [Call(call, service, subject, b"") for call in ("GET", "PUT", "BatchGetItem", "PutItem")]
             matched = any(fault_plan.rules[number].matches(call) for call in probe)
             if applies and matched and fault_plan.times(number, subject) == PERMANENT:
                 return replace(message, expected=(), reasons=(reason,))
@@ -97,8 +97,8 @@ def test_dynamodb_fails_and_throttles(scenario: Scenario) -> None:
     buckets = scenario.stack.outputs["RawBucket"], scenario.stack.outputs["EnrichedBucket"]
     failing = ErrorResponse(500, "InternalServerError")
     fault_plan = scenario.fault_plan(
-        rule(of("dynamodb", "GetItem", 0), *THROTTLED),
-        rule(of("dynamodb", "GetItem", 1), failing),
+        rule(of("dynamodb", "BatchGetItem", 0), *THROTTLED),
+        rule(of("dynamodb", "BatchGetItem", 1), failing),
         rule(of("dynamodb", "PutItem", 2), *THROTTLED),
         rule(of("dynamodb", "PutItem", 3), failing),
     )
@@ -115,7 +115,7 @@ def test_connections_break(scenario: Scenario) -> None:
     fault_plan = scenario.fault_plan(
         rule(of("s3", "GET", 0, raw), *BROKEN),
         rule(of("s3", "PUT", 1, enriched), *BROKEN[:2]),  # a response without a body cannot be truncated
-        rule(of("dynamodb", "GetItem", 2), *BROKEN),
+        rule(of("dynamodb", "BatchGetItem", 2), *BROKEN),
         # A write whose response is lost has been made: the next attempt finds the ticket already enriched.
         rule(of("dynamodb", "PutItem", 3), *BROKEN, times=(1, 2, 3, 4)),
     )
@@ -138,7 +138,7 @@ def test_hanging_calls_are_abandoned_before_the_deadline(scenario: Scenario) -> 
             for matches in (
                 of("s3", "GET", 0, raw),
                 of("s3", "PUT", 1, enriched),
-                of("dynamodb", "GetItem", 2),
+                of("dynamodb", "BatchGetItem", 2),
                 of("dynamodb", "PutItem", 3),
             )
         )

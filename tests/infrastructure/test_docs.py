@@ -54,6 +54,8 @@ ELSEWHERE = {
     r'export MODEL_BUNDLE="file://.*"': ("tests/infrastructure/test_flox.py", "MODEL_BUNDLE"),
     r"ticket-processor --grace 25": ("tests/infrastructure/test_flox.py", "ticket-processor"),
     r"ticket-generator .*": ("tests/infrastructure/test_flox.py", "ticket-generator"),
+    r"tickets forget.*": ("tests/integration/test_forgetting.py", '"--customer"'),
+    r"\.venv/bin/python -c .*tombstone_key.*": ("tests/unit/test_forget.py", "tombstone_key("),
     r"tickets show.*": ("tests/integration/test_tickets.py", '"show"'),
 }
 HERE = {"make", ".venv/bin/python -m enrichment tickets.jsonl > enriched.jsonl"}
@@ -310,7 +312,7 @@ def test_pages_use_standard_terms(page: Path) -> None:
 HELP = [
     *((name, ()) for name in SCRIPTS),
     *(("dlq-replay", (command,)) for command in ("count", "peek", "replay", "redrive", "backfill")),
-    *(("tickets", (command,)) for command in ("show", "count", "get", "similar")),
+    *(("tickets", (command,)) for command in ("show", "count", "get", "similar", "forget")),
 ]
 
 

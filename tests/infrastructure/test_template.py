@@ -6,11 +6,14 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 from samtranslator.yaml_helper import yaml_parse
+
+from handler.aws.forgetting import tombstone_key
 
 REPO = Path(__file__).resolve().parents[2]
 TEXT = (REPO / "template.yaml").read_text(encoding="utf-8")
@@ -30,14 +33,26 @@ SETTINGS = {
         "QUEUE_URL",
         "DLQ_URL",
     ),
-    *("MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL", "SERVICE_NAME", "AWS_ENDPOINT_URL", "HOME"),
+    *(
+        "MAX_RECEIVE_COUNT",
+        "MAX_TICKET_BYTES",
+        "ITEM_RETENTION_DAYS",
+        "LOG_LEVEL",
+        "SERVICE_NAME",
+        "AWS_ENDPOINT_URL",
+        "HOME",
+    ),
     "MALLOC_ARENA_MAX",
 }
 PERMISSIONS = [
     ("${RawBucket.Arn}/*", "s3:GetObject"),
     ("RawBucket.Arn", "s3:ListBucket"),
     ("${EnrichedBucket.Arn}/*", "s3:PutObject"),
-    ("TicketTable.Arn", "dynamodb:GetItem dynamodb:PutItem"),
+    ("TicketTable.Arn", "dynamodb:BatchGetItem dynamodb:GetItem dynamodb:PutItem"),
+    ("TicketTable.Arn", "dynamodb:DeleteItem"),
+    ("TicketTable.Arn", "dynamodb:UpdateItem"),
+    ("${EnrichedBucket.Arn}/*", "s3:GetObjectVersion s3:DeleteObjectVersion"),
+    ("EnrichedBucket.Arn", "s3:ListBucketVersions"),
     ("TicketTable.Arn", "dynamodb:UpdateItem"),
     ("TicketQueue.Arn", "sqs:ReceiveMessage sqs:DeleteMessage sqs:GetQueueAttributes sqs:ChangeMessageVisibility"),
     ("DeadLetterQueue.Arn", "sqs:SendMessage"),
@@ -104,6 +119,40 @@ def failure_count_items_expire(template: Template) -> None:
     assert time_to_live == {"AttributeName": "expires_at", "Enabled": True}
     (counting,) = [s for s in statements(of(template, "EnrichmentRole"), "Allow") if s.get("Sid") == "CountFailures"]
     assert counting["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": "#failures#*"}}
+
+
+@rule
+def function_cannot_delete_tombstones(template: Template) -> None:
+    deleting = [s for s in statements(of(template, "EnrichmentRole"), "Allow") if "dynamodb:DeleteItem" in s["Action"]]
+    tombstones = tombstone_key("ticket", "T-1")["ticket_id"]["S"]
+    (pattern,) = [s["Condition"]["ForAllValues:StringNotLike"]["dynamodb:LeadingKeys"] for s in deleting]
+    assert fnmatchcase(tombstones, pattern)
+    (adding,) = [s for s in statements(of(template, "EnrichmentRole"), "Allow") if s.get("Sid") == "RememberRawObjects"]
+    assert adding["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": pattern}}
+
+
+@rule
+def tickets_are_kept_for_good_unless_a_parameter_says_otherwise(template: Template) -> None:
+    parameters, conditions = template["Parameters"], template["Conditions"]
+    expiries = {
+        "RawBucket": ("RawExpires", "RawRetentionDays"),
+        "EnrichedBucket": ("EnrichedExpires", "EnrichedRetentionDays"),
+    }
+    for bucket, (condition, parameter) in expiries.items():
+        assert conditions[condition] == {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, 0]}]}
+        assert parameters[parameter]["Default"] == 0
+        first, second = of(template, bucket)["LifecycleConfiguration"]["Rules"]
+        assert not first.keys() & {"ExpirationInDays", "ExpirationDate"}
+        expiry = {"Id": "end-of-retention", "Status": "Enabled", "ExpirationInDays": {"Ref": parameter}}
+        assert second == {"Fn::If": [condition, expiry, {"Ref": "AWS::NoValue"}]}
+    superseded = of(template, "EnrichedBucket")["LifecycleConfiguration"]["Rules"][0]["NoncurrentVersionExpiration"]
+    # An item may name a superseded version. But an expired ticket is one too, and must not be kept.
+    assert superseded == {
+        "NoncurrentDays": {"Ref": "NoncurrentVersionDays"},
+        "NewerNoncurrentVersions": {"Fn::If": ["EnrichedExpires", {"Ref": "AWS::NoValue"}, 100]},
+    }
+    assert parameters["NoncurrentVersionDays"]["Default"] == 30
+    assert parameters["ItemRetentionDays"]["Default"] == 0
 
 
 @rule
@@ -227,8 +276,6 @@ def buckets_are_private_and_the_enriched_one_versioned(template: Template) -> No
         (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
         assert encryption["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
     assert enriched["VersioningConfiguration"] == {"Status": "Enabled"}
-    (lifecycle,) = enriched["LifecycleConfiguration"]["Rules"]
-    assert lifecycle["NoncurrentVersionExpiration"]["NewerNoncurrentVersions"] >= 1  # an item may name one of them
 
 
 @rule
@@ -257,6 +304,9 @@ def test_rule_holds(check: Rule) -> None:
 
 
 STATEMENT = "EnrichmentRole/Policies/0/PolicyDocument/Statement/0"
+DELETING = "EnrichmentRole/Policies/0/PolicyDocument/Statement/4"
+LIFECYCLE = "RawBucket/LifecycleConfiguration/Rules"
+SUPERSEDED = "EnrichedBucket/LifecycleConfiguration/Rules/0/NoncurrentVersionExpiration"
 EVENT = "EnrichmentFunction/Events/Tickets/Properties"
 VIOLATIONS: list[tuple[Rule, str, object]] = [
     (visibility_timeout_is_six_timeouts_plus_window, "Mappings/Visibility/300/5", 1804),
@@ -266,7 +316,13 @@ VIOLATIONS: list[tuple[Rule, str, object]] = [
     (max_receive_count_outlasts_an_outage, "TicketQueue/RedrivePolicy/maxReceiveCount", 5),
     (max_receive_count_outlasts_an_outage, "TicketQueue/MessageRetentionPeriod", 345600),
     (failure_count_items_expire, "TicketTable/TimeToLiveSpecification/Enabled", False),
-    (failure_count_items_expire, "EnrichmentRole/Policies/0/PolicyDocument/Statement/4/Condition", {}),
+    (failure_count_items_expire, "EnrichmentRole/Policies/0/PolicyDocument/Statement/8/Condition", {}),
+    (function_cannot_delete_tombstones, f"{DELETING}/Condition/ForAllValues:StringNotLike/dynamodb:LeadingKeys", "#x*"),
+    (function_cannot_delete_tombstones, f"{DELETING}/Action", ["dynamodb:PutItem"]),
+    (tickets_are_kept_for_good_unless_a_parameter_says_otherwise, f"{LIFECYCLE}/0/ExpirationInDays", 30),
+    (tickets_are_kept_for_good_unless_a_parameter_says_otherwise, f"{SUPERSEDED}/NewerNoncurrentVersions", 100),
+    (tickets_are_kept_for_good_unless_a_parameter_says_otherwise, "Parameters/RawRetentionDays/Default", 365),
+    (tickets_are_kept_for_good_unless_a_parameter_says_otherwise, "Conditions/EnrichedExpires", {}),
     (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/FunctionResponseTypes", []),
     (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/FilterCriteria", {"Filters": []}),
     (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/ScalingConfig", {}),

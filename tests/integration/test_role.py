@@ -10,6 +10,7 @@ import pytest
 
 from enrichment import ModelFailed
 from handler.app import build
+from handler.aws.forgetting import tombstone_key
 from handler.local import EmbeddedStack
 from handler.settings import Settings
 from tests.support.cases import load_cases, run_case
@@ -17,11 +18,13 @@ from tests.support.fakes import FakeModels, event, notification, record, ticket
 from tests.support.stack_harness import StackHarness
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from enrichment import Enricher
 
 CASES = load_cases()
+# Both allow UpdateItem, each for its own keys, which MiniStack 1.5.33 does not distinguish.
+UPDATES = ("CountFailures", "RememberRawObjects")
 
 
 def role_arn(stack: EmbeddedStack) -> str:
@@ -51,12 +54,12 @@ def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackHarness]:
 
 
 @contextmanager
-def without(stack: EmbeddedStack, sid: str) -> Iterator[None]:
-    """Remove one statement from the role for the duration of the block."""
+def without(stack: EmbeddedStack, *sids: str) -> Iterator[None]:
+    """Remove statements from the role for the duration of the block."""
     iam, names = stack.client("iam"), {"RoleName": role_arn(stack).rpartition("/")[2], "PolicyName": "tickets"}
     policy = iam.get_role_policy(**names)["PolicyDocument"]
-    rest = [statement for statement in policy["Statement"] if statement["Sid"] != sid]
-    assert len(rest) == len(policy["Statement"]) - 1
+    rest = [statement for statement in policy["Statement"] if statement["Sid"] not in sids]
+    assert len(rest) == len(policy["Statement"]) - len(sids)
     iam.put_role_policy(**names, PolicyDocument=json.dumps({**policy, "Statement": rest}))
     try:
         yield
@@ -85,7 +88,7 @@ def outcome_of_failing_model(stack: EmbeddedStack, harness: StackHarness, name: 
 
 def test_failure_counts_need_their_permission(stack: EmbeddedStack, harness: StackHarness) -> None:
     assert outcome_of_failing_model(stack, harness, "T-counted")[0] == ["failed", 1]
-    with without(stack, "CountFailures"):
+    with without(stack, *UPDATES):
         outcome, log = outcome_of_failing_model(stack, harness, "T-uncounted")
     assert outcome == ["failed", None]
     assert "UpdateItem: AccessDeniedException" in log
@@ -104,6 +107,50 @@ def test_notes_need_no_other_permission(stack: EmbeddedStack, harness: StackHarn
     assert "messages could not be noted" in answer.log
 
 
+def outcome_of_forgotten_ticket(stack: EmbeddedStack, harness: StackHarness, name: str) -> tuple[str, str, int]:
+    """The outcome of a ticket that is forgotten while it is enriched, the error, and the objects that are left."""
+    models = FakeModels()
+    forgotten = {**tombstone_key("ticket", name), "forgotten_at": {"S": "now"}}
+    enrich = models.enrich
+
+    def forget_first(*arguments: Any, **options: Any) -> Any:
+        stack.client("dynamodb").put_item(TableName=stack.outputs["TableName"], Item=forgotten)
+        return enrich(*arguments, **options)
+
+    models.enrich = forget_first  # type: ignore[method-assign]
+    key = f"{name}.json"
+    harness.put_object(key, json.dumps(ticket(name)).encode())
+    body = notification(key, bucket=harness.raw_bucket)
+    answer = StackHarness(stack, build(Settings(), models=models)).invoke(event(record(body, name)))
+    (line,) = answer.tickets(name)
+    prefix = {"Bucket": stack.outputs["EnrichedBucket"], "Prefix": key}
+    left = len(stack.client("s3").list_object_versions(**prefix).get("Versions", []))
+    return line["outcome"], line.get("detail", ""), left + (harness.item(name, ticket()["created_at"]) is not None)
+
+
+def test_role_erases_what_was_stored_of_a_forgotten_ticket(stack: EmbeddedStack, harness: StackHarness) -> None:
+    assert outcome_of_forgotten_ticket(stack, harness, "T-forgotten") == ("skipped", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("sids", "detail"),
+    [
+        (UPDATES, "UpdateItem: AccessDeniedException"),
+        (["EraseForgottenItems"], "DeleteItem: AccessDeniedException"),
+        (["EraseForgottenTickets"], "GetObject: AccessDenied"),
+        (["FindVersionsOfForgottenTickets"], "ListObjectVersions: AccessDenied"),
+    ],
+)
+def test_erasing_needs_each_permission(
+    sids: Sequence[str], detail: str, stack: EmbeddedStack, harness: StackHarness
+) -> None:
+    with without(stack, *sids):
+        outcome, error, left = outcome_of_forgotten_ticket(stack, harness, f"T-{sids[0]}")
+    # It is retried, and erased once the role may.
+    assert (outcome, error) == ("failed", detail)
+    assert left
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_role_is_sufficient(case: Any, harness: StackHarness) -> None:
     run_case(case, harness.invoke, harness)
@@ -114,7 +161,7 @@ def test_role_is_sufficient(case: Any, harness: StackHarness) -> None:
     [
         ("ReadRawTickets", ["failed", "failed"]),
         ("WriteEnrichedTickets", ["failed", "rejected"]),
-        ("ReadAndWriteItems", ["failed", "rejected"]),
+        ("ReadAndWriteItems", ["failed", "failed"]),  # an object that is gone may be a forgotten ticket's
         ("RejectMessages", ["done", "failed"]),
     ],
 )

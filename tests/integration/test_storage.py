@@ -19,6 +19,7 @@ from moto import mock_aws
 
 from enrichment import EnrichmentData, parse_ticket
 from enrichment.ticket import enriched_json
+from handler.aws.forgetting import item_key, name_hash, tombstone_key
 from handler.aws.storage import AwsTicketSink, S3TicketSource
 from handler.errors import (
     BucketUnexpected,
@@ -146,7 +147,7 @@ def test_newest_version_wins_in_any_order(sink: TicketSink) -> None:
     assert sink.store(write(11, "newer")) == "clear"
     assert sink.store(write(9, "stale")) is None
     known = sink.known("T-1", 1_795_165_200)
-    assert known is not None
+    assert isinstance(known, Known)
     assert (known.content_sha256, known.source_modified) == ("newer", 11)
     assert sink.store(write(1, "another ticket", created_at=5))
 
@@ -233,10 +234,81 @@ def test_failed_object_write_commits_nothing(aws: dict[str, Any]) -> None:
 
 def test_missing_table_is_a_transient_error(aws: dict[str, Any]) -> None:
     sink = AwsTicketSink(aws["s3"], aws["dynamodb"], ENRICHED, "no-such-table")
-    with pytest.raises(ServiceFailed, match="GetItem: ResourceNotFoundException"):
+    with pytest.raises(ServiceFailed, match="BatchGetItem: ResourceNotFoundException"):
         sink.known("T-1", 1)
     with pytest.raises(ServiceFailed, match="PutItem: ResourceNotFoundException"):
         sink.store(write())
+
+
+# -- forgotten tickets
+
+
+@pytest.mark.parametrize("kind", ["aws", "fake"])
+def test_forgotten_ticket_is_known_as_such_and_not_stored(kind: str, request: pytest.FixtureRequest) -> None:
+    found: TicketSink
+    if kind == "fake":
+        fake = FakeSink()
+        fake.forgotten.add("T-1")
+        found = fake
+    else:
+        found = request.getfixturevalue("sink_of_aws")
+        request.getfixturevalue("aws")["dynamodb"].put_item(TableName=TABLE, Item=tombstone_key("ticket", "T-1"))
+    assert found.known("T-1", 1_795_165_200) == "forgotten"
+    assert found.store(write()) == "forgotten"
+    found.erase("T-1", 1_795_165_200, "k.json")
+    assert found.store(write(ticket_id="T-2", key="other.json")) == "clear"
+    assert isinstance(found.known("T-2", 1_795_165_200), Known)
+    assert not found.erase_object("other.json")
+
+
+def test_nothing_is_left_of_a_ticket_that_is_forgotten_while_it_is_stored(
+    sink_of_aws: AwsTicketSink, aws: dict[str, Any]
+) -> None:
+    sink_of_aws.store(write())
+    sink_of_aws.store(write(ticket_id="T-2"))  # another ticket under the same key
+    aws["dynamodb"].put_item(TableName=TABLE, Item=tombstone_key("ticket", "T-1"))
+    assert sink_of_aws.store(write(modified=11)) == "forgotten"
+    tickets = [item["ticket_id"]["S"] for item in aws["dynamodb"].scan(TableName=TABLE)["Items"]]
+    assert sorted(tickets) == sorted([tombstone_key("ticket", "T-1")["ticket_id"]["S"], "T-2"])
+    (version,) = aws["s3"].list_object_versions(Bucket=ENRICHED)["Versions"]
+    body = aws["s3"].get_object(Bucket=ENRICHED, Key="k.json", VersionId=version["VersionId"])["Body"].read()
+    assert json.loads(body)["ticket_id"] == "T-2"
+
+
+def test_versions_of_an_object_that_is_gone_are_removed_with_their_items(
+    sink_of_aws: AwsTicketSink, aws: dict[str, Any]
+) -> None:
+    """A process that was killed while it stored the ticket left them."""
+    sink_of_aws.store(write())
+    assert not sink_of_aws.erase_object("k.json")
+    owner = {"owner": {"S": name_hash("ticket", "T-1")}}
+    aws["dynamodb"].put_item(TableName=TABLE, Item={**tombstone_key("object", "k.json"), **owner})
+    assert sink_of_aws.erase_object("k.json")
+    assert "Versions" not in aws["s3"].list_object_versions(Bucket=ENRICHED)
+    assert sink_of_aws.known("T-1", 1_795_165_200) is None
+
+
+def test_unprocessed_part_of_a_read_is_read_again(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    sink_of_aws.store(write())
+    dynamodb, requests = aws["dynamodb"], []
+    unprocessed = [2]
+
+    def process_a_part(params: dict[str, Any], **_: Any) -> None:
+        requests.append(len(params["RequestItems"][TABLE]["Keys"]))
+
+    def leave_the_rest(parsed: dict[str, Any], **_: Any) -> None:
+        if unprocessed[0] > 0:
+            unprocessed[0] -= 1
+            parsed["Responses"] = {}
+            parsed["UnprocessedKeys"] = {TABLE: {"Keys": [item_key("T-1", 1_795_165_200)], "ConsistentRead": True}}
+
+    dynamodb.meta.events.register("provide-client-params.dynamodb.BatchGetItem", process_a_part)
+    dynamodb.meta.events.register("after-call.dynamodb.BatchGetItem", leave_the_rest)
+    assert isinstance(sink_of_aws.known("T-1", 1_795_165_200), Known)
+    assert requests == [2, 1, 1]
+    unprocessed[0] = 9
+    with pytest.raises(Throttled, match="UnprocessedKeys"):
+        sink_of_aws.known("T-1", 1_795_165_200)
 
 
 # -- AWS's errors, from a server with fixed responses
@@ -360,7 +432,7 @@ def test_dynamodb_errors_are_mapped(
     with pytest.raises(MessageError, match=r"^PutItem: ") as caught:
         sink.store(write())
     assert type(caught.value) is kind
-    with pytest.raises(MessageError, match=r"^GetItem: ") as caught:
+    with pytest.raises(MessageError, match=r"^BatchGetItem: ") as caught:
         sink.known("T-1", 1)
     assert caught.value.transient, "a read is never a permanent error"
 

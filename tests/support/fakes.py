@@ -18,7 +18,7 @@ from handler.app import Handler, build
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import make_logger
-from handler.ports import Commit, Known, Models, RawObject, Unfinished, Write
+from handler.ports import Commit, Forgotten, Known, Models, RawObject, Unfinished, Write
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
 from tests.support.cases import BUCKET, Answer, RejectedMessage
@@ -101,20 +101,26 @@ class FakeSink:
         self.faults_known = Faults()
         self.faults = Faults()
         self.blind = False  # as if another process committed between our read of the table and our write
+        self.forgotten: set[str] = set()  # ticket ids
+        self.forgotten_objects: dict[str, str] = {}  # ticket ids by the keys of their raw objects
         self._lock = threading.Lock()
 
-    def known(self, ticket_id: str, created_at: int) -> Known | None:
+    def known(self, ticket_id: str, created_at: int) -> Known | Forgotten | None:
         """As TicketSink.known."""
         self.faults_known.raise_for(ticket_id)
+        if ticket_id in self.forgotten:
+            return "forgotten"
         if self.blind or (ticket_id, created_at) not in self.items:
             return None
         write, _ = self.items[ticket_id, created_at]
         return Known(write.content_sha256, write.enrichment.model_version, write.key, write.source_modified)
 
-    def store(self, write: Write) -> Commit | None:
+    def store(self, write: Write) -> Commit | Forgotten | None:
         """As TicketSink.store."""
         self.faults.raise_for(write.ticket.ticket_id)
         with self._lock:
+            if write.ticket.ticket_id in self.forgotten:
+                return "forgotten"
             versions = self.objects.setdefault(write.key, [])
             versions.append(write.body)
             name = (write.ticket.ticket_id, write.ticket.created_at)
@@ -125,6 +131,20 @@ class FakeSink:
         if before is None or before.source_modified < write.source_modified:
             return "clear"
         return "clear" if before.content_sha256 == write.content_sha256 else "tie"
+
+    def erase(self, ticket_id: str, created_at: int, key: str) -> None:
+        """As TicketSink.erase."""
+        self.items.pop((ticket_id, created_at), None)
+        self.objects.pop(key, None)
+
+    def erase_object(self, key: str) -> bool:
+        """As TicketSink.erase_object."""
+        if key not in self.forgotten_objects:
+            return False
+        for name in [name for name in self.items if name[0] == self.forgotten_objects[key]]:
+            del self.items[name]
+        self.objects.pop(key, None)
+        return True
 
 
 class FakeDeadLetters:

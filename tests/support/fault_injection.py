@@ -159,7 +159,9 @@ def read_call(method: str, path: str, target: str | None, body: bytes) -> Call:
     service, _, name = target.rpartition(".")
     request: dict[str, Any] = json.loads(body)
     if service.startswith("DynamoDB"):
-        key = request.get("Key") or request.get("Item") or {}
+        # A batch read is about one ticket: its item comes first, then its tombstone.
+        read = [key for table in request.get("RequestItems", {}).values() for key in table["Keys"]]
+        key: dict[str, Any] = request.get("Key") or request.get("Item") or next(iter(read), {})
         return Call(name, "dynamodb", key.get("ticket_id", {}).get("S", ""), body)
     text = request.get("MessageBody", "")
     return Call(name, "sqs", hashlib.sha256(text.encode()).hexdigest()[:16] if text else "", body)

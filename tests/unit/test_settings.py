@@ -57,9 +57,17 @@ def test_template_has_the_same_defaults() -> None:
         for name, parameter in parameters.items()
         if parameter in TEMPLATE["Parameters"]
     }
-    assert defaults.keys() == {"MODEL_BUNDLE_DIGEST", "MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL"}
+    assert defaults.keys() == {
+        "MODEL_BUNDLE_DIGEST",
+        "MAX_RECEIVE_COUNT",
+        "MAX_TICKET_BYTES",
+        "ITEM_RETENTION_DAYS",
+        "LOG_LEVEL",
+    }
     # An empty variable counts as unset.
-    assert defaults == {name: Settings.model_fields[name.lower()].default or "" for name in defaults}
+    assert defaults == {
+        name: "" if (value := Settings.model_fields[name.lower()].default) is None else value for name in defaults
+    }
     assert function_environment()["BUNDLE_CACHE_DIR"] == Settings.model_fields["bundle_cache_dir"].default
     assert function_environment()["SERVICE_NAME"]["Fn::If"][-1] == Settings.model_fields["service_name"].default
 
@@ -76,6 +84,7 @@ def test_setting_names_are_stable() -> None:
         "DLQ_URL",
         "MAX_RECEIVE_COUNT",
         "MAX_TICKET_BYTES",
+        "ITEM_RETENTION_DAYS",
         "INTRA_OP_THREADS",
         "LOG_LEVEL",
         "SERVICE_NAME",
@@ -122,6 +131,7 @@ def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("raw_bucket", ""),
         ("max_receive_count", 0),
         ("max_ticket_bytes", 0),
+        ("item_retention_days", -1),
         ("intra_op_threads", 0),
         ("log_level", "LOUD"),
         ("service_name", ""),

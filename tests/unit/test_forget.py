@@ -1,0 +1,577 @@
+"""`tickets forget`: what it removes, what it leaves, and that it can be killed; with the real handler on moto."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+from samtranslator.yaml_helper import yaml_parse
+from typer.testing import CliRunner, Result
+
+from handler.app import Handler, build
+from handler.aws.forgetting import holder_of, name_hash, tombstone_key
+from handler.aws.sqs import Queue
+from handler.cli.shutdown import Shutdown
+from handler.dlq.options import Options
+from handler.metrics import make_logger
+from handler.settings import Settings
+from handler.tickets.command import app
+from handler.tickets.forgetting import Forgetting, Stores, Target
+from tests.support.fakes import FakeDeadLetters, FakeMetrics, FakeModels, context, event, notification, record, ticket
+
+TEMPLATE = Path(__file__).resolve().parents[2] / "template.yaml"
+PLACES = count(1)
+SECRET = "my secret is 4711"
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the program catches it."""
+
+
+@dataclass
+class Harness:
+    """A table, two buckets and a DLQ, with the handler that fills them; `before` is called before each AWS call."""
+
+    clients: dict[str, Any]
+    place: str
+    folder: Path
+    handler: Handler = field(init=False)
+    before: Callable[[str, dict[str, Any]], object] = lambda _name, _params: None
+    calls: list[str] = field(default_factory=list)
+    dlq_url: str = ""
+
+    def __post_init__(self) -> None:
+        self.models = FakeModels()
+        self.metrics = FakeMetrics()
+        self.dead_letters = FakeDeadLetters()
+        self.dlq_url = self.clients["sqs"].create_queue(QueueName=self.place)["QueueUrl"]
+
+    def build(self, **settings: Any) -> Handler:
+        return build(
+            Settings(
+                model_bundle="file:///none",
+                raw_bucket=f"{self.place}-raw",
+                enriched_bucket=self.place,
+                table_name=self.place,
+                queue_url="https://sqs.invalid/queue",
+                dlq_url=self.dlq_url,
+                **settings,
+            ),
+            dead_letters=self.dead_letters,
+            models=self.models,
+            metrics=self.metrics,
+            logger=make_logger("INFO"),
+        )
+
+    def put(self, key: str, body: Mapping[str, Any] | bytes) -> None:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.clients["s3"].put_object(Bucket=f"{self.place}-raw", Key=key, Body=raw)
+
+    def deliver(self, *bodies: Any) -> list[str]:
+        """Passes messages to the handler; returns the outcomes, as the metrics count them."""
+        self.metrics.outcomes.clear()
+        self.handler(event(*(record(body, f"m-{n}") for n, body in enumerate(bodies))), context())
+        return sorted(self.metrics.outcomes.elements())
+
+    def notify(self, *keys: str) -> dict[str, Any]:
+        return notification(*keys, bucket=f"{self.place}-raw")
+
+    def store(self, key: str, body: Mapping[str, Any]) -> None:
+        self.put(key, body)
+        assert self.deliver(self.notify(key)) == ["done"]
+
+    def dead(self, body: Any) -> None:
+        text = body if isinstance(body, str) else json.dumps(body)
+        self.clients["sqs"].send_message(QueueUrl=self.dlq_url, MessageBody=text)
+
+    def run(self, *arguments: str) -> Result:
+        options = ("--audit", str(self.folder / "audit.jsonl"), "--wait", "1", "--empty-polls", "1")
+        return CliRunner().invoke(app, ["forget", *arguments, *options])
+
+    def forget(self, *arguments: str) -> dict[str, Any]:
+        """Runs the command with --json and --yes; returns its totals."""
+        result = self.run(*arguments, "--yes", "--json")
+        assert result.exit_code == 0, (result.output, result.exception)
+        return dict(json.loads(result.stdout.splitlines()[-1]))
+
+    def forget_meanwhile(self, ticket_id: str) -> None:
+        """As `forget`, while another thread is in the middle of something: the command needs the main thread."""
+        place, before, self.before = self.place, self.before, lambda _name, _params: None
+        dlq = Queue(self.clients["sqs"], self.dlq_url)
+        stores = Stores(self.clients["dynamodb"], self.clients["s3"], dlq, place, f"{place}-raw", place)
+        Forgetting(Target("ticket", ticket_id), stores, Options(empty_polls=1), Shutdown(0)).run([], dry_run=False)
+        self.before = before
+
+    def versions(self, bucket: str) -> dict[str, list[str]]:
+        """The contents of all versions by key; a delete marker is None."""
+        s3, found = self.clients["s3"], dict[str, list[str]]()
+        answer = s3.list_object_versions(Bucket=bucket)
+        for entry in answer.get("Versions", []):
+            body = s3.get_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])["Body"].read()
+            found.setdefault(entry["Key"], []).append(body.decode())
+        for entry in answer.get("DeleteMarkers", []):
+            found.setdefault(entry["Key"], []).append("deleted")
+        return found
+
+    def items(self) -> list[dict[str, Any]]:
+        return list(self.clients["dynamodb"].scan(TableName=self.place)["Items"])
+
+    def tickets(self) -> set[tuple[str, str]]:
+        return {
+            (item["ticket_id"]["S"], item["created_at"]["N"])
+            for item in self.items()
+            if not item["ticket_id"]["S"].startswith("#")
+        }
+
+    def dlq(self) -> list[str]:
+        """The bodies in the DLQ; they stay visible."""
+        sqs, bodies = self.clients["sqs"], []
+        ask = {"QueueUrl": self.dlq_url, "MaxNumberOfMessages": 10, "VisibilityTimeout": 60}
+        received = []
+        while messages := sqs.receive_message(**ask).get("Messages", []):
+            received += messages
+        for message in received:
+            bodies.append(message["Body"])
+            sqs.change_message_visibility(
+                QueueUrl=self.dlq_url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
+            )
+        return sorted(bodies)
+
+    def everything(self) -> dict[str, Any]:
+        """All that is stored, for comparisons."""
+        return {
+            "raw": self.versions(f"{self.place}-raw"),
+            "enriched": self.versions(self.place),
+            "items": sorted(self.items(), key=json.dumps),
+            "dlq": self.dlq(),
+        }
+
+    def audit(self) -> list[dict[str, Any]]:
+        file = self.folder / "audit.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def clients() -> Iterator[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        with mock_aws():
+            yield {name: boto3.client(name) for name in ("s3", "sqs", "dynamodb", "sts")}
+
+
+@pytest.fixture(scope="module")
+def table_definition() -> dict[str, Any]:
+    properties = yaml_parse(TEMPLATE.read_text(encoding="utf-8"))["Resources"]["TicketTable"]["Properties"]
+    names = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
+    return {name: properties[name] for name in names}
+
+
+@pytest.fixture
+def harness(
+    clients: dict[str, Any], table_definition: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Harness]:
+    place = f"forget-{next(PLACES)}"
+    clients["dynamodb"].create_table(TableName=place, **table_definition)
+    for bucket in (place, f"{place}-raw"):
+        clients["s3"].create_bucket(Bucket=bucket)
+    clients["s3"].put_bucket_versioning(Bucket=place, VersioningConfiguration={"Status": "Enabled"})
+    made = Harness(clients, place, tmp_path)
+    names = {"TABLE_NAME": place, "ENRICHED_BUCKET": place, "RAW_BUCKET": f"{place}-raw", "DLQ_URL": made.dlq_url}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+
+    def client_factory(_: object) -> Callable[..., Any]:
+        return lambda service, **_options: clients[service]
+
+    monkeypatch.setattr("handler.tickets.access.client_factory", client_factory)
+
+    def record_call(params: dict[str, Any], model: Any, **_: Any) -> None:
+        made.calls.append(model.name)
+        if model.name == "ReceiveMessage":
+            params["WaitTimeSeconds"] = 0  # nothing else sends to this queue
+        made.before(model.name, params)
+
+    monkeypatch.setattr("handler.app.client_factory", client_factory)
+    made.handler = made.build()
+    for client in clients.values():
+        client.meta.events.register("provide-client-params", record_call)
+    yield made
+    for client in clients.values():
+        client.meta.events.unregister("provide-client-params", record_call)
+
+
+def fill(harness: Harness) -> None:
+    """Stores T-1 in every way, and other tickets beside it."""
+    harness.store("a.json", ticket("T-1", body=SECRET))
+    harness.store("a.json", ticket("T-1", body=f"{SECRET}, as I said"))
+    assert harness.deliver(ticket("T-1", created_at=7, body=SECRET)) == ["done"]  # inline
+    harness.store("a.json.old", ticket("T-10"))
+    harness.store("b.json", ticket("T-2", customer_id="C-2"))
+    harness.store("c.json", ticket("T-3"))
+    harness.put("broken.json", b'{"ticket_id": "T-1", "body": "' + SECRET.encode())
+    harness.put("invalid.json", ticket("T-1", created_at="yesterday", body=SECRET))
+    harness.put("other.json", ticket("T-4", created_at="yesterday"))
+    mine = [
+        ticket("T-1", subject=[SECRET]),
+        json.dumps(ticket("T-1", body=SECRET))[:-9],
+        json.dumps({"Type": "Notification", "Message": json.dumps(ticket("T-1", body=SECRET))}),
+        harness.notify("a.json"),
+        harness.notify("broken.json"),
+        harness.notify("invalid.json"),
+    ]
+    for body in mine:
+        harness.dead(body)
+    for body in others(harness):
+        harness.dead(body)
+
+
+def others(harness: Harness) -> list[Any]:
+    return [
+        ticket("T-3", body="about ticket T-1"),
+        harness.notify("other.json"),
+        harness.notify("gone.json"),
+        harness.notify("a.json", "b.json"),
+        "no JSON",
+    ]
+
+
+def is_forgotten(harness: Harness) -> None:
+    """Asserts that nothing of T-1 is stored, and everything of the other tickets."""
+    stored = harness.everything()
+    assert SECRET not in json.dumps(stored)
+    assert '"T-1"' not in json.dumps(stored["items"])
+    assert {key: len(versions) for key, versions in stored["enriched"].items()} == {
+        "a.json.old": 1,
+        "b.json": 1,
+        "c.json": 1,
+    }
+    assert stored["raw"].keys() == {"a.json.old", "b.json", "c.json", "other.json"}
+    assert harness.tickets() == {(name, "1795165200") for name in ("T-10", "T-2", "T-3")}
+    assert stored["dlq"] == sorted(body if isinstance(body, str) else json.dumps(body) for body in others(harness))
+
+
+def test_everything_of_a_ticket_is_removed_and_nothing_else(harness: Harness) -> None:
+    fill(harness)
+    totals = harness.forget("T-1")
+    is_forgotten(harness)
+    numbers = {name: totals[name] for name in ("tickets", "raw", "enriched", "item", "dlq", "shared_messages")}
+    assert numbers == {"tickets": 1, "raw": 3, "enriched": 3, "item": 2, "dlq": 6, "shared_messages": 1}
+    assert totals["complete"]
+    again = harness.forget("T-1")
+    assert [again[name] for name in ("raw", "enriched", "item", "dlq")] == [0, 0, 0, 0]
+
+
+def test_dry_run_changes_nothing_and_lists_what_is_removed(harness: Harness) -> None:
+    fill(harness)
+    before = harness.everything()
+    planned = harness.run("T-1", "--json")
+    assert planned.exit_code == 0
+    assert harness.everything() == before
+    assert harness.audit() == []
+    removed = harness.run("T-1", "--json", "--yes")
+    rows, done = ([json.loads(line) for line in result.stdout.splitlines()] for result in (planned, removed))
+    assert rows[:-1] == done[:-1]
+    assert (rows[-1].pop("dry_run"), done[-1].pop("dry_run")) == (True, False)
+    assert rows[-1] == done[-1]
+    assert SECRET not in planned.output + removed.output
+    place = harness.place
+    assert {"kind": "enriched", "place": f"s3://{place}/a.json", "versions": 2} in rows
+    assert {"kind": "item", "place": f"{place}/T-1/7", "versions": 1} in rows
+
+
+def test_later_deliveries_are_skipped(harness: Harness) -> None:
+    fill(harness)
+    harness.forget("T-1")
+    # A replay of the notification, one of an inline ticket, and a copy of the raw object that came back.
+    assert harness.deliver(harness.notify("a.json"), ticket("T-1", created_at=7)) == ["skipped", "skipped"]
+    harness.put("copy.json", ticket("T-1", body=SECRET))
+    assert harness.deliver(harness.notify("copy.json"), harness.notify("b.json")) == ["skipped", "skipped"]
+    assert harness.dead_letters.rejected == []
+    # The raw object that came back is found by the next run.
+    assert harness.forget("T-1")["raw"] == 1
+    is_forgotten(harness)
+    assert harness.deliver(harness.notify("gone.json")) == ["rejected"], "not every missing object is forgotten"
+
+
+def test_raw_object_that_nothing_names_is_removed_by_its_key(harness: Harness) -> None:
+    fill(harness)
+    harness.put("copy.json", ticket("T-1", body=SECRET))
+    assert harness.forget("T-1", "--key", "copy.json", "--key", "b.json")["kept_versions"] == 2
+    is_forgotten(harness)
+    harness.clients["s3"].delete_object(Bucket=f"{harness.place}-raw", Key="b.json")
+    assert harness.deliver(harness.notify("b.json")) == ["rejected"]
+
+
+def test_other_tickets_under_a_key_that_was_used_again_stay(harness: Harness) -> None:
+    s3, raw = harness.clients["s3"], f"{harness.place}-raw"
+    s3.put_bucket_versioning(Bucket=raw, VersioningConfiguration={"Status": "Enabled"})
+    harness.store("k.json", ticket("T-1", body=SECRET))
+    harness.store("k.json", ticket("T-2"))
+    s3.delete_object(Bucket=raw, Key="k.json")
+    assert harness.forget("T-1")["kept_versions"] == 2
+    assert "deleted" in harness.versions(raw)["k.json"], "the marker still hides the other ticket"
+    assert [len(harness.versions(bucket)["k.json"]) for bucket in (raw, harness.place)] == [2, 1]
+    assert SECRET not in json.dumps(harness.everything())
+    harness.forget("T-2")
+    assert harness.versions(raw) == harness.versions(harness.place) == {}
+
+
+@pytest.mark.parametrize(("target", "step"), [(("T-1",), 1), (("--customer", "C-1"), 4)], ids=["ticket", "customer"])
+def test_run_that_was_killed_can_be_repeated(harness: Harness, target: tuple[str, ...], step: int) -> None:
+    """Kills it before each call, or each fourth; every run continues with what the killed ones left."""
+    fill(harness)
+    kills, is_over = 0, False
+
+    def kill(_name: str, _params: dict[str, Any]) -> None:
+        if len(harness.calls) > kills:
+            raise Killed
+
+    while not is_over:
+        harness.calls.clear()
+        harness.before = kill
+        with suppress(Killed):
+            is_over = harness.run(*target, "--yes", "--json").exit_code == 0
+        harness.before = lambda _name, _params: None
+        free_messages(harness)
+        kills += step
+        assert kills < 300
+    assert kills > 20
+    stored = harness.everything()
+    assert SECRET not in json.dumps(stored)
+    if target == ("T-1",):
+        is_forgotten(harness)
+    else:
+        assert harness.tickets() == {("T-2", "1795165200")}
+        assert stored["raw"].keys() == {"b.json"}
+        assert stored["dlq"] == sorted(
+            [json.dumps(harness.notify("gone.json")), json.dumps(harness.notify("a.json", "b.json")), "no JSON"]
+        )
+    assert harness.deliver(harness.notify("a.json"), ticket("T-1", created_at=7)) == ["skipped", "skipped"]
+
+
+def free_messages(harness: Harness) -> None:
+    """What SQS does when the visibility timeout of a killed process ends."""
+    from moto.sqs.models import sqs_backends
+
+    for queue in sqs_backends["123456789012"]["us-east-1"].queues.values():
+        for message in queue._messages:
+            message.change_visibility(0)
+        queue.pending_messages.clear()
+
+
+def test_customer(harness: Harness) -> None:
+    fill(harness)
+    harness.dead(ticket("T-5", created_at="yesterday"))  # never stored: only the DLQ knows it
+    totals = harness.forget("--customer", "C-1")
+    assert (totals["tickets"], totals["item"]) == (5, 4)  # T-1, T-10 and T-3; T-4 and T-5 only from the DLQ
+    assert harness.tickets() == {("T-2", "1795165200")}
+    assert harness.versions(f"{harness.place}-raw").keys() == harness.versions(harness.place).keys() == {"b.json"}
+    assert harness.deliver(harness.notify("c.json"), ticket("T-5")) == ["skipped", "skipped"]
+    # The customer may come back.
+    assert harness.deliver(ticket("T-6")) == ["done"]
+
+
+def test_ticket_id_of_two_customers_is_left_alone(harness: Harness) -> None:
+    harness.store("a.json", ticket("T-1"))
+    harness.store("b.json", ticket("T-1", created_at=7, customer_id="C-2"))
+    harness.store("c.json", ticket("T-3", body=SECRET))
+    result = harness.run("--customer", "C-1", "--yes", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout.splitlines()[-1])["other_customers"] == ["T-1"]
+    assert "forget it by its ID" in result.stderr
+    assert len(harness.tickets()) == 2
+    assert SECRET not in json.dumps(harness.everything())
+    harness.forget("T-1")
+    assert harness.tickets() == set()
+
+
+def test_unknown_ticket_gets_a_tombstone(harness: Harness) -> None:
+    result = harness.run("T-9", "--yes")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "nothing is stored of 1 ticket; later deliveries will be skipped\n"
+    assert harness.deliver(ticket("T-9")) == ["skipped"]
+
+
+def test_tombstones_do_not_name_tickets_and_are_not_listed(harness: Harness) -> None:
+    harness.store("T-1.json", ticket("T-1"))
+    harness.forget("T-1")
+    assert len(harness.items()) == 2
+    for item in harness.items():
+        assert item.keys() <= {"ticket_id", "created_at", "forgotten_at", "owner"}
+        assert "T-1" not in json.dumps(item)
+    tombstone = tombstone_key("ticket", "T-1")["ticket_id"]["S"]
+    for arguments in (["show"], ["count"]):
+        assert CliRunner().invoke(app, arguments).stdout == ""
+    assert CliRunner().invoke(app, ["get", tombstone]).exit_code == 1
+
+
+# -- a batch that is being processed
+
+
+@pytest.mark.parametrize("moment", ["BatchGetItem", "PutObject", "PutItem", "GetItem"])
+def test_ticket_that_is_being_enriched_does_not_come_back(harness: Harness, moment: str) -> None:
+    """The ticket is forgotten just before a call of the batch that stores it."""
+    harness.store("T-1.json", ticket("T-1", body=SECRET))
+    harness.put("T-1.json", ticket("T-1", body=f"{SECRET}, again"))
+
+    forgotten: list[str] = []
+
+    def forget(name: str, _params: dict[str, Any]) -> None:
+        if name == moment and not forgotten:
+            forgotten.append(name)
+            harness.forget_meanwhile("T-1")
+
+    harness.before = forget
+    assert harness.deliver(harness.notify("T-1.json")) == ["skipped"]
+    assert SECRET not in json.dumps(harness.everything())
+    assert harness.tickets() == set()
+
+
+@pytest.mark.parametrize("target", [("T-1",), ("--customer", "C-1")], ids=["ticket", "customer"])
+def test_raw_object_is_found_although_a_delivery_erased_the_item(harness: Harness, target: tuple[str, ...]) -> None:
+    """A run is killed after it wrote the tombstone, and a replay makes the function remove the item."""
+    harness.store("k.json", ticket("T-1", body=SECRET))
+
+    def kill(name: str, _params: dict[str, Any]) -> None:
+        if name == "ReceiveMessage":
+            raise Killed
+
+    harness.before = kill
+    with pytest.raises(Killed):
+        harness.run(*target, "--yes")
+    harness.before = lambda _name, _params: None
+    assert harness.deliver(harness.notify("k.json")) == ["skipped"]
+    assert harness.tickets() == set()
+    assert harness.forget(*target)["raw"] == 1
+    assert "k.json" not in json.dumps(harness.everything())
+
+
+@pytest.mark.parametrize("moment", ["PutItem", "GetItem"])
+def test_batch_that_was_killed_leaves_nothing_after_its_retry(harness: Harness, moment: str) -> None:
+    """The ticket is forgotten before a call of the batch, which is killed there, and delivered again."""
+    harness.store("T-1.json", ticket("T-1", body=SECRET))
+    harness.put("T-1.json", ticket("T-1", body=f"{SECRET}, again"))
+    calls = iter(range(100))
+
+    def forget_and_kill(name: str, params: dict[str, Any]) -> None:
+        if name == "PutObject" and next(calls) == 0:
+            harness.forget_meanwhile("T-1")
+        if name == moment:
+            raise Killed
+
+    harness.before = forget_and_kill
+    assert harness.deliver(harness.notify("T-1.json")) == ["failed"]
+    harness.before = lambda _name, _params: None
+    assert SECRET in json.dumps(harness.everything()), "otherwise this tests nothing"
+    assert harness.deliver(harness.notify("T-1.json")) == ["skipped"]
+    assert SECRET not in json.dumps(harness.everything())
+    assert harness.tickets() == set()
+
+
+def test_a_ticket_costs_one_more_read(harness: Harness) -> None:
+    harness.put("T-1.json", ticket("T-1"))
+    harness.calls.clear()
+    assert harness.deliver(harness.notify("T-1.json")) == ["done"]
+    assert harness.calls == ["GetObject", "BatchGetItem", "PutObject", "PutItem", "GetItem"]
+    harness.calls.clear()
+    assert harness.deliver(harness.notify("T-1.json")) == ["skipped"]
+    assert harness.calls == ["GetObject", "BatchGetItem"]
+
+
+# -- the rest
+
+
+def test_items_expire_after_their_retention(harness: Harness) -> None:
+    harness.deliver(ticket("T-1"))
+    harness.handler = harness.build(item_retention_days=30)
+    harness.deliver(ticket("T-2"))
+    expiry = {item["ticket_id"]["S"]: item.get("expires_at") for item in harness.items()}
+    # From the message's SentTimestamp, whenever it is processed.
+    assert expiry == {"T-1": None, "T-2": {"N": str(1_795_166_102 + 30 * 86400)}}
+
+
+def test_audit_lines_say_who_forgot_what_and_when(harness: Harness) -> None:
+    fill(harness)
+    harness.run("T-1")
+    harness.forget("T-1")
+    harness.forget("--customer", "C-2")
+    begin, end, *more = harness.audit()
+    assert begin.pop("time") < end.pop("time")
+    arn = harness.clients["sts"].get_caller_identity()["Arn"]
+    same = {"target": "ticket", "sha256": name_hash("ticket", "T-1"), "by": arn}
+    assert begin == {"event": "begin", **same}
+    assert end == {"event": "end", **same, "raw": 3, "enriched": 3, "item": 2, "dlq": 6, "complete": True}
+    assert [(line["event"], line["target"]) for line in more] == [("begin", "customer"), ("end", "customer")]
+    assert "T-1" not in (harness.folder / "audit.jsonl").read_text()
+
+
+def test_nothing_starts_without_an_audit_file(harness: Harness) -> None:
+    harness.store("a.json", ticket("T-1"))
+    before = harness.everything()
+    result = CliRunner().invoke(app, ["forget", "T-1", "--yes", "--audit", str(harness.folder / "no" / "such")])
+    assert result.exit_code == 2
+    assert "choose another --audit" in result.stderr
+    assert harness.everything() == before
+
+
+def test_message_that_sqs_does_not_delete_is_reported(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(harness)
+    monkeypatch.setattr("handler.aws.sqs.Queue.delete", lambda _self, receipts: [False] * len(receipts))
+    result = harness.run("T-1", "--yes", "--json")
+    assert result.exit_code == 1
+    assert "SQS did not delete 6 DLQ messages" in result.stderr
+    assert not harness.audit()[-1]["complete"]
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), "give the ID of a ticket, or --customer"),
+        (("T-1", "--customer", "C-1"), "give the ID of a ticket, or --customer"),
+        (("",), "the ID is empty"),
+        (("--customer", ""), "the ID is empty"),
+    ],
+)
+def test_wrong_arguments(harness: Harness, arguments: tuple[str, ...], error: str) -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["forget", *arguments])
+    assert result.exit_code == 2
+    assert error in result.stderr
+    assert harness.calls == []
+
+
+def test_missing_settings_are_named(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DLQ_URL")
+    monkeypatch.delenv("RAW_BUCKET")
+    result = harness.run("T-1")
+    assert (result.exit_code, result.stderr) == (2, "tickets: set RAW_BUCKET and DLQ_URL in the environment\n")
+
+
+@pytest.mark.parametrize(
+    ("raw", "ids"),
+    [
+        (b'{"ticket_id": "T-1", "customer_id": "C-1"}', ("T-1", "C-1")),
+        (b'\xef\xbb\xbf{"ticket_id": 12, "customer_id": null}', ("12", None)),
+        (b'{"ticket_id": "T-1", "customer_id" : "C-1", "body": "tick', ("T-1", "C-1")),
+        (rb'{"Message": "{\"ticket_id\": \"T-1\", \"bo', ("T-1", None)),
+        (b'{"ticket_id": "T-1", "body": "my \xff"ticket_id": "T-2"', ("T-1", None)),
+        (b"[]", (None, None)),
+        (b"\x1f\x8b no gzip", (None, None)),
+        (b"", (None, None)),
+    ],
+)
+def test_holder(raw: bytes, ids: tuple[str | None, str | None]) -> None:
+    holder = holder_of(raw)
+    assert (holder.ticket_id, holder.customer_id) == ids
