@@ -113,13 +113,15 @@ def test_review_threshold_reaches_both_targets() -> None:
     tasks: list[Task] = ["intent", "urgency", "sentiment"]
     confidence = {task: numbers.uniform(0.6, 1, 6000) for task in tasks}
     right = {task: numbers.uniform(size=6000) < confidence[task] for task in tasks}
-    chosen = [
-        {task: values[part] for task, values in given.items()}
-        for given in (confidence, right)
-        for part in (slice(3000), slice(3000, None))
-    ]
-    review = choose_review(chosen[0], chosen[2], accuracy=0.6, share=0.3)
-    product, every = np.prod([*chosen[1].values()], 0), np.logical_and.reduce([*chosen[3].values()])
+    seen = slice(3000)
+    review = choose_review(
+        {task: confidence[task][seen] for task in tasks},
+        {task: right[task][seen] for task in tasks},
+        accuracy=0.6,
+        share=0.3,
+    )
+    product = np.prod([confidence[task][3000:] for task in tasks], 0)
+    every = np.logical_and.reduce([right[task][3000:] for task in tasks])
     assert every.mean() < 0.55
     assert every[product >= review].mean() > 0.6
     assert (product >= review).mean() > 0.3
