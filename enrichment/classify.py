@@ -5,46 +5,81 @@ The full profile has a separate sequence classifier for sentiment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 
 from enrichment.bundle import Bundle
 from enrichment.encoder import Encoded, Encoder, Floats
 from enrichment.errors import BundleInvalid
 from enrichment.features import LexicalFeatures
-from enrichment.manifest import ClassifierSpec, HeadSpec
+from enrichment.manifest import ClassifierSpec, HeadSpec, PlattScaling
 from enrichment.sentiment import Judgement, SequenceClassifier
 from enrichment.text import MAX_CHARACTERS
 
-__all__ = ["TASKS", "Classified", "Classifiers", "Head", "Task", "open_heads"]
+__all__ = ["TASKS", "Classified", "Classifiers", "Head", "Task", "calibrated", "open_heads"]
+
+Doubles = npt.NDArray[np.float64]
 
 Task = Literal["intent", "urgency", "sentiment"]
 TASKS: Final[tuple[Task, ...]] = ("intent", "urgency", "sentiment")
 
 
 class Head:
-    """softmax(features @ weights + bias); scaling and calibration are folded into the weights at export."""
+    """softmax(features @ weights + bias), calibrated; the scaling of features is folded into the weights at export."""
 
-    def __init__(self, labels: list[str], fallback: str, threshold: float, weights: Floats, bias: Floats) -> None:
+    def __init__(
+        self,
+        labels: list[str],
+        fallback: str,
+        threshold: float,
+        weights: Floats,
+        bias: Floats,
+        calibration: PlattScaling | None = None,
+    ) -> None:
         self.labels = labels
         self.fallback = fallback
         self.threshold = threshold
         self._weights = weights
         self._bias = bias
+        self._calibration = calibration
 
     def probabilities(self, features: Floats) -> dict[str, float]:
         """The probability of each label for one feature vector of shape (features,)."""
         logits = features @ self._weights + self._bias
-        shifted = np.exp(logits - logits.max())
-        return dict(zip(self.labels, (shifted / shifted.sum()).tolist(), strict=True))
+        shifted = np.exp((logits - logits.max()).astype(np.float64))
+        shares = shifted / shifted.sum()
+        if self._calibration is not None:
+            shares = calibrated(shares, self._calibration)
+        return dict(zip(self.labels, shares.tolist(), strict=True))
 
     def unknown(self) -> dict[str, float]:
         """The probabilities for an empty text: uniform."""
         return dict.fromkeys(self.labels, 1.0 / len(self.labels))
+
+
+def calibrated(shares: Doubles, calibration: PlattScaling) -> Doubles:
+    """Probabilities (labels,) whose largest one is how often such a label is right.
+
+    Platt scaling of the largest probability: its log-odds become slope * log-odds + offset. The others share the rest
+    in the same proportions, and the label stays the same.
+    """
+    slope, offset = calibration
+    top = int(shares.argmax())
+    rest = 1 - shares[top]
+    if rest < 1e-9:
+        return shares
+    odds = (shares[top] / rest) ** slope * np.exp(offset)
+    second = float(np.partition(shares, -2)[-2] / rest)
+    confidence = max(odds / (1 + odds), (1 + 1e-9) * second / (1 + second))  # never below the second one
+    result: Doubles = shares * ((1 - confidence) / rest)
+    result[top] = confidence
+    return result
 
 
 def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
@@ -70,7 +105,7 @@ def open_heads(bundle: Bundle, features: int) -> Mapping[Task, Head]:
             )
         if spec.fallback not in spec.labels:
             raise BundleInvalid(f"{bundle.folder}: {task} falls back to {spec.fallback!r}, which is no label of it")
-        heads[task] = Head(list(spec.labels), spec.fallback, spec.threshold, weights, bias)
+        heads[task] = Head(list(spec.labels), spec.fallback, spec.threshold, weights, bias, spec.calibration)
     return heads
 
 
@@ -90,11 +125,16 @@ class Classifiers:
     """All classifiers of a bundle. Thread-safe."""
 
     def __init__(
-        self, lexical: LexicalFeatures, heads: Mapping[Task, Head], sentiment: SequenceClassifier | None = None
+        self,
+        lexical: LexicalFeatures,
+        heads: Mapping[Task, Head],
+        sentiment: SequenceClassifier | None = None,
+        review: float | None = None,
     ) -> None:
         self._lexical = lexical
         self._heads = heads
         self._sentiment = sentiment
+        self._review = review
 
     @classmethod
     def open(cls, bundle: Bundle, encoder: Encoder, *, threads: int | None = None) -> Classifiers:
@@ -103,8 +143,9 @@ class Classifiers:
         lexical = LexicalFeatures.from_file(bundle.path(models.features))
         heads = open_heads(bundle, encoder.features + len(lexical.names))
         if isinstance(models.sentiment, ClassifierSpec):
-            return cls(lexical, heads, SequenceClassifier.open(bundle, models.sentiment, threads=threads))
-        return cls(lexical, heads)
+            sentiment = SequenceClassifier.open(bundle, models.sentiment, threads=threads)
+            return cls(lexical, heads, sentiment, models.review)
+        return cls(lexical, heads, review=models.review)
 
     def classify(self, texts: Sequence[str], encoded: Sequence[Encoded | None]) -> list[Classified]:
         """The predictions for each text from the encoder's output, which is None for a text without tokens."""
@@ -113,8 +154,19 @@ class Classifiers:
             judged = dict(zip(full, self._sentiment.judge([texts[i] for i in full]), strict=True))
         return [self._classified(*pair, judged.get(i)) for i, pair in enumerate(zip(texts, encoded, strict=True))]
 
-    def threshold(self, task: Task) -> float:
-        """The confidence below which a ticket needs review."""
+    def uncertain(self, confidence: Mapping[Task, float]) -> list[Task]:
+        """The tasks because of which a ticket with these confidences needs review; empty if it needs none.
+
+        The product of calibrated confidences is about the probability that all labels are right.
+        """
+        if self._review is None:
+            return [task for task in TASKS if confidence[task] < self._threshold(task)]
+        if math.prod(confidence.values()) >= self._review:
+            return []
+        limit = self._review ** (1 / len(TASKS))  # one of the factors of a smaller product is below this
+        return [task for task in TASKS if confidence[task] < limit]
+
+    def _threshold(self, task: Task) -> float:
         sentiment = self._sentiment
         return sentiment.threshold if task == "sentiment" and sentiment is not None else self._heads[task].threshold
 

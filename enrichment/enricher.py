@@ -213,7 +213,7 @@ class Enricher:
         cut = {task: was_cut or item.outline.cut for task, was_cut in cut.items()}
         embedding = encoded.embedding if encoded else self._nothing
         language = detect(item.outline.text)
-        reasons: list[str] = [task for task in TASKS if confidence[task] < self._classifiers.threshold(task)]
+        reasons: list[str] = [*self._classifiers.uncertain(confidence)]
         if language is not None and language not in self.bundle.manifest.languages:
             reasons = ["language"]  # the cause; uncertain labels only follow from it
         return EnrichmentData.model_validate(

@@ -34,6 +34,7 @@ MANIFEST: Final = "bundle.json"
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PlattScaling = tuple[Annotated[float, Field(gt=0)], float]  # slope and offset
 
 
 class _Spec(BaseModel):
@@ -78,13 +79,15 @@ class EncoderSpec(_ModelSpec):
 class HeadSpec(_Spec):
     """A linear classifier over the encoder's output and the lexical features; `file` holds its arrays by task name.
 
-    A confidence below `threshold` marks a ticket for review.
+    A confidence below `threshold` marks a ticket for review, unless the bundle has one threshold for all tasks.
+    `calibration`: see `enrichment.classify.calibrated`.
     """
 
     file: str
     labels: Annotated[list[str], Field(min_length=2)]
     fallback: str
     threshold: Annotated[float, Field(ge=0, le=1)]
+    calibration: PlattScaling | None = None
     training: dict[str, Any]
 
 
@@ -149,6 +152,8 @@ class ModelsSpec(_Spec):
     urgency: HeadSpec
     sentiment: HeadSpec | ClassifierSpec
     summary: Annotated[ExtractiveSpec | AbstractiveSpec, Field(discriminator="kind")]
+    # A product of the three confidences below this marks a ticket for review; without it, each task's threshold does.
+    review: Annotated[float, Field(gt=0, le=1)] | None = None
 
     def of(self, task: Literal["intent", "urgency", "sentiment"]) -> HeadSpec | ClassifierSpec:
         """The classifier of a task."""

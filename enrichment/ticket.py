@@ -135,7 +135,7 @@ class EnrichmentData(_Model):
         Field(description="per task the probability of every label, from the text alone"),
     ]
     needs_review: Annotated[
-        bool, Field(description="a confidence is below its task's threshold, or the models do not support the language")
+        bool, Field(description="the labels are too uncertain together, or the models do not support the language")
     ]
     review_reasons: Annotated[
         list[Literal["language", "intent", "urgency", "sentiment"]],

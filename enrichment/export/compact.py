@@ -91,6 +91,8 @@ def build(recipe: Recipe, out: Path, say: Say) -> Bundle:
     with placed(out) as folder:
         models, verification = write_models(folder, weights, recipe, TASKS, say)
         models["summary"] = {"kind": "extractive", "max_tokens": 50, "min_words": 20}
+        if not recipe.trains:
+            models["review"] = Shipped.read().review
         write_manifest(
             folder, name=f"compact-{recipe.precision}", profile="compact", models=models, verification=verification
         )
@@ -245,6 +247,7 @@ def _entries(recipe: Recipe, taxonomy: Taxonomy, heads: Mapping[Task, FittedHead
                 "labels": [*head.labels],
                 "fallback": taxonomy.fallbacks[task],
                 "threshold": head.threshold,
+                **({"calibration": [*head.calibration]} if head.calibration else {}),
                 "training": {**head.training},
             }
             for task, head in heads.items()

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 import typer
 
-from enrichment.classify import TASKS, Task
+from enrichment.classify import TASKS, Task, calibrated
 from enrichment.export import compact
 from enrichment.export.corpus import TAXONOMY, Taxonomy
 from enrichment.export.datasets import read_collection
@@ -26,12 +26,13 @@ from enrichment.export.training import (
     Settings,
     TrainingSet,
     accepted,
-    choose_thresholds,
+    calibration_for,
+    choose_review,
     prepare,
-    temperature_for,
     train,
 )
 from enrichment.features import LexicalFeatures
+from enrichment.manifest import PlattScaling
 from enrichment.score import Booleans, Doubles, calibration_error
 
 __all__ = ["ACCURACY", "SHARE", "HeldOut", "cross_validate", "figures_of", "interval", "main", "read_training_set"]
@@ -51,15 +52,17 @@ class HeldOut:
     logits: Mapping[Task, Doubles]
     allowed: Mapping[Task, Booleans]
 
-    def temperatures(self) -> dict[Task, float]:
-        """The temperature per task at which mean confidence equals accuracy."""
-        return {task: temperature_for(self.logits[task], self.allowed[task]) for task in TASKS}
+    def calibrations(self) -> dict[Task, PlattScaling]:
+        """Slope and offset per task with which confidence is how often the label is right."""
+        return {task: calibration_for(self.logits[task], self.allowed[task]) for task in TASKS}
 
-    def predictions(self, temperatures: Mapping[Task, float]) -> tuple[dict[Task, Doubles], dict[Task, Booleans]]:
+    def predictions(
+        self, calibrations: Mapping[Task, PlattScaling]
+    ) -> tuple[dict[Task, Doubles], dict[Task, Booleans]]:
         """Per task each ticket's confidence, and whether it is right."""
         confidence, right = {}, {}
         for task in TASKS:
-            probabilities = softmax(self.logits[task] / temperatures[task])
+            probabilities = np.array([calibrated(row, calibrations[task]) for row in softmax(self.logits[task])])
             confidence[task] = probabilities.max(1)
             right[task] = self.allowed[task][np.arange(len(probabilities)), probabilities.argmax(1)]
         return confidence, right
@@ -110,7 +113,7 @@ def cross_validate(
 def figures_of(held_out: HeldOut) -> dict[str, Any]:
     """Accuracies with 95 % intervals, calibration errors, and shares for review.
 
-    A fold's temperatures and thresholds are chosen on the other folds: nothing is scored on what it was chosen on.
+    A fold's calibrations and review threshold are chosen on the other folds, never on what they are scored on.
     """
     folds, authors = np.asarray(held_out.folds), np.asarray(held_out.authors)
     confidence: dict[Task, Doubles] = {task: np.zeros(len(folds)) for task in TASKS}
@@ -118,12 +121,12 @@ def figures_of(held_out: HeldOut) -> dict[str, Any]:
     sure = np.zeros(len(folds), bool)
     for fold in np.unique(folds):
         others, here = _part(held_out, folds != fold), _part(held_out, folds == fold)
-        temperatures = others.temperatures()
-        thresholds = choose_thresholds(*others.predictions(temperatures), accuracy=ACCURACY, share=SHARE)
-        found, hits = here.predictions(temperatures)
+        calibrations = others.calibrations()
+        review = choose_review(*others.predictions(calibrations), accuracy=ACCURACY, share=SHARE)
+        found, hits = here.predictions(calibrations)
         for task in TASKS:
             confidence[task][folds == fold], right[task][folds == fold] = found[task], hits[task]
-        sure[folds == fold] = np.logical_and.reduce([found[task] >= thresholds[task] for task in TASKS])
+        sure[folds == fold] = np.prod([*found.values()], 0) >= review
     every = np.logical_and.reduce([*right.values()])
     result: dict[str, Any] = {
         task: {

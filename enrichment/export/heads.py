@@ -24,6 +24,7 @@ from enrichment.export.corpus import Labelled
 from enrichment.export.graph import Array
 from enrichment.export.sources import ExportError
 from enrichment.features import SURFACE, LexicalFeatures
+from enrichment.manifest import PlattScaling
 from enrichment.score import Booleans, Doubles, calibration_error, macro_f1
 
 __all__ = [
@@ -51,13 +52,14 @@ _FIRST: Final = 0.7  # share of a text's weight that goes to its first label; th
 
 @dataclass(frozen=True)
 class FittedHead:
-    """weights (features, labels) and bias (labels,), ready for softmax; threshold and figures from held-out folds."""
+    """weights (features, labels) and bias (labels,), ready for softmax; the rest is from held-out folds."""
 
     labels: Sequence[str]
     weights: Floats
     bias: Floats
     threshold: float
     training: Mapping[str, Any]
+    calibration: PlattScaling | None = None
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,13 @@ class Shipped:
     """What `enrichment.export.train` commits: the adapter, a head per task, and the recipe (data, weights, figures).
 
     `lexical` are the names of the lexical features that the heads read; they are the last rows of the weights.
+    `review` is the bundle's threshold for the product of the confidences.
     """
 
     adapter: Adapter
     heads: Mapping[Task, FittedHead]
     lexical: Sequence[str]
+    review: float
     recipe: Mapping[str, Any]
 
     @classmethod
@@ -85,10 +89,11 @@ class Shipped:
                 arrays[f"{task}.bias"].astype(np.float32),
                 data["heads"][task]["threshold"],
                 data["heads"][task]["training"],
+                tuple(data["heads"][task]["calibration"]),
             )
             for task in TASKS
         }
-        return cls(Adapter.from_arrays(arrays), heads, data["lexical"], data["recipe"])
+        return cls(Adapter.from_arrays(arrays), heads, data["lexical"], data["review"], data["recipe"])
 
     def write(self, coefficients: Path = COEFFICIENTS, recipe: Path = RECIPE) -> None:
         """Writes coefficients in half precision (1 MB), and the rest as JSON."""
@@ -101,10 +106,16 @@ class Shipped:
         write_npz(coefficients, arrays, compress=True)
         data = {
             "heads": {
-                task: {"labels": [*head.labels], "threshold": head.threshold, "training": head.training}
+                task: {
+                    "labels": [*head.labels],
+                    "threshold": head.threshold,
+                    "calibration": head.calibration,
+                    "training": head.training,
+                }
                 for task, head in self.heads.items()
             },
             "lexical": [*self.lexical],
+            "review": self.review,
             "recipe": self.recipe,
         }
         recipe.write_text(json.dumps(data, indent=1) + "\n")

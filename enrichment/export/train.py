@@ -4,7 +4,7 @@
     python -m enrichment.export.train FOLDER --calibrate      # the int8 encoder's smoothing exponents as well
 
 FOLDER holds the public data sets (enrichment.export.datasets names the files). Five folds by author come first: they
-give the temperatures, the review thresholds and the figures of the recipe. Then the branch is trained on everything.
+give the calibration, the review thresholds and the figures of the recipe. Then the branch is trained on everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from enrichment.export.graph import Graph
 from enrichment.export.heads import FittedHead, Shipped
 from enrichment.export.quantize import Calibration, products, smoothing_exponents
 from enrichment.export.sources import MINILM, ExportError, find_model
-from enrichment.export.training import Settings, Trained, choose_thresholds, train
+from enrichment.export.training import Settings, Trained, choose_review, choose_thresholds, train
 from enrichment.session import make_session
 
 __all__ = ["calibrate", "main", "shipped"]
@@ -75,20 +75,21 @@ def main(
 def shipped(
     trained: Trained, held_out: HeldOut, lexical: Sequence[str], settings: Settings, sha256: Mapping[str, str]
 ) -> Shipped:
-    """What is committed: coefficients divided by the temperatures of the held-out folds, thresholds, and the recipe."""
-    temperatures = held_out.temperatures()
-    thresholds = choose_thresholds(*held_out.predictions(temperatures), accuracy=ACCURACY, share=SHARE)
+    """What is committed: coefficients, calibration and thresholds from the held-out folds, and the recipe."""
+    calibrations = held_out.calibrations()
+    predictions = held_out.predictions(calibrations)
+    thresholds = choose_thresholds(*predictions, accuracy=ACCURACY, share=SHARE)
+    review = choose_review(*predictions, accuracy=ACCURACY, share=SHARE)
     figures = figures_of(held_out)
     data = trained.data
     heads: dict[Task, FittedHead] = {}
     for task in TASKS:
-        weights, bias = trained.head(task, temperatures[task])
+        weights, bias = trained.head(task)
         training = {
             "texts": int((data.first[task] >= 0).sum()),
-            "temperature": temperatures[task],
             "by_author": figures[task],
         }
-        heads[task] = FittedHead(data.labels[task], weights, bias, thresholds[task], training)
+        heads[task] = FittedHead(data.labels[task], weights, bias, thresholds[task], training, calibrations[task])
     recipe = {
         "settings": dataclasses.asdict(settings),
         "seed": _SEED,
@@ -96,7 +97,7 @@ def shipped(
         "sha256": dict(sha256),
         "all_tasks_by_author": figures["all_tasks"],
     }
-    return Shipped(trained.adapter(), heads, [*lexical], recipe)
+    return Shipped(trained.adapter(), heads, [*lexical], review, recipe)
 
 
 def calibrate(weights: Path, texts: Sequence[str]) -> Calibration:

@@ -28,10 +28,21 @@ from enrichment.export.corpus import Labelled
 from enrichment.export.graph import Array, Graph
 from enrichment.export.heads import softmax
 from enrichment.features import LexicalFeatures
+from enrichment.manifest import PlattScaling
 from enrichment.score import Booleans, Doubles
 from enrichment.session import make_session
 
-__all__ = ["Settings", "Trained", "TrainingSet", "accepted", "choose_thresholds", "prepare", "temperature_for", "train"]
+__all__ = [
+    "Settings",
+    "Trained",
+    "TrainingSet",
+    "accepted",
+    "calibration_for",
+    "choose_review",
+    "choose_thresholds",
+    "prepare",
+    "train",
+]
 
 _ATTENTION_HEADS: Final = 12
 _EPSILON: Final = 1e-12  # of MiniLM's layer normalisation
@@ -292,8 +303,8 @@ class Trained:
                 factors[f"{number}.{part}"] = (down, up)
         return Adapter(factors, self.branch.queries.detach().numpy().astype(np.float16).astype(np.float32))
 
-    def head(self, task: Task, temperature: float) -> tuple[Floats, Floats]:
-        """Weights (pooled + adapted + lexical features, labels) and bias of a task, divided by its temperature."""
+    def head(self, task: Task) -> tuple[Floats, Floats]:
+        """Weights (pooled + adapted + lexical features, labels) and bias of a task."""
         pooled = self.data.side.shape[1] - self._lexical
         linear = cast("nn.Linear", self.branch.heads[task])
         own = linear.weight.detach().numpy().T * 2
@@ -305,7 +316,7 @@ class Trained:
         adapted[block : block + HIDDEN] = own[HIDDEN:]
         bias = linear.bias.detach().numpy() - self.mean @ side
         weights = np.concatenate([side[:pooled], adapted, side[pooled:]])
-        return (weights / temperature).astype(np.float32), (bias / temperature).astype(np.float32)
+        return weights.astype(np.float32), bias.astype(np.float32)
 
     @property
     def _lexical(self) -> int:
@@ -404,17 +415,41 @@ def accepted(data: TrainingSet, task: Task, rows: Sequence[int]) -> Booleans:
     return data.targets[task][rows] > 0
 
 
-def temperature_for(logits: Doubles, allowed: Booleans) -> float:
-    """The temperature at which the mean confidence equals the accuracy, on held-out texts."""
-    accuracy = allowed[np.arange(len(allowed)), logits.argmax(1)].mean()
-    low, high = 0.2, 8.0
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        if softmax(logits / middle).max(1).mean() > accuracy:
-            low = middle
-        else:
-            high = middle
-    return round(middle, 3)
+def calibration_for(logits: Doubles, allowed: Booleans) -> PlattScaling:
+    """Slope and offset for `enrichment.classify.calibrated`, from logits of held-out texts (texts, labels).
+
+    A temperature is not enough: a ticket with two accepted labels is right more often than its confidence says.
+    """
+    from scipy.optimize import minimize
+
+    probabilities = softmax(logits)
+    right = allowed[np.arange(len(allowed)), logits.argmax(1)]
+    confidence = probabilities.max(1).clip(1e-4, 1 - 1e-4)
+    log_odds = np.log(confidence / (1 - confidence))
+
+    def loss(values: Array) -> float:
+        slope, offset = values
+        signed = np.where(right, 1, -1) * (slope * log_odds + offset)
+        return float(np.logaddexp(0, -signed).mean() + 1e-3 * ((slope - 1) ** 2 + offset**2))
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0.1, 5), (-5, 5)]).x
+    return round(float(slope), 4), round(float(offset), 4)
+
+
+def choose_review(
+    confidence: Mapping[Task, Doubles], right: Mapping[Task, Booleans], *, accuracy: float, share: float
+) -> float:
+    """The product of confidences below which a ticket is marked for review, with the largest margin to both targets.
+
+    Of the tickets that are not marked, at least `accuracy` should have all tasks right, and they should be at least
+    `share` of all.
+    """
+    product = np.prod([*confidence.values()], 0)
+    order = np.argsort(-product)
+    kept = np.arange(1, len(order) + 1)
+    found = np.cumsum(np.logical_and.reduce([*right.values()])[order]) / kept
+    margin = np.minimum(found - accuracy, kept / len(order) - share)
+    return math.floor(float(product[order[int(margin.argmax())]]) * 1000) / 1000
 
 
 def choose_thresholds(

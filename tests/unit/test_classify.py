@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from enrichment import Bundle, BundleInvalid
-from enrichment.classify import TASKS, Head, open_heads
+from enrichment.classify import TASKS, Classifiers, Head, Task, open_heads
 from enrichment.features import LexicalFeatures
 
 HEAD = Head(["a", "b", "c"], "b", 0.5, np.eye(3, dtype=np.float32), np.asarray([0, 0, 1], np.float32))
@@ -33,6 +33,16 @@ def test_probabilities_are_a_softmax() -> None:
     found = HEAD.probabilities(np.asarray([1, 0, 0], np.float32))
     e = float(np.e)
     assert found == pytest.approx({"a": e / (2 * e + 1), "b": 1 / (2 * e + 1), "c": e / (2 * e + 1)})
+
+
+def test_review_is_decided_by_the_product_of_the_confidences() -> None:
+    heads = dict.fromkeys(TASKS, HEAD)
+    lexical = LexicalFeatures(dict.fromkeys(("positive", "negative", "negators", "intensifiers"), ()), {})
+    confidence: dict[Task, float] = {"intent": 0.95, "urgency": 0.8, "sentiment": 0.45}
+    assert Classifiers(lexical, heads).uncertain(confidence) == ["sentiment"]  # each task's threshold is 0.5
+    assert Classifiers(lexical, heads, review=0.3).uncertain(confidence) == []
+    assert Classifiers(lexical, heads, review=0.5).uncertain(confidence) == ["sentiment"]
+    assert Classifiers(lexical, heads, review=0.7).uncertain(confidence) == ["urgency", "sentiment"]
 
 
 def test_of_nothing_every_label_is_as_likely() -> None:

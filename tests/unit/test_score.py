@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from enrichment.__main__ import main
-from enrichment.classify import Task
+from enrichment.classify import Task, calibrated
 from enrichment.export.evaluate import interval
-from enrichment.export.training import choose_thresholds, temperature_for
+from enrichment.export.heads import softmax
+from enrichment.export.training import calibration_for, choose_review, choose_thresholds
 from enrichment.score import FileInvalid, calibration_error, macro_f1, read_examples, score_task
 
 LABELS: dict[Task, list[str]] = {
@@ -77,14 +80,51 @@ def test_the_measures_are_those_computed_by_hand() -> None:
     assert calibration_error(confidence, right) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
 
 
-def test_the_temperature_makes_confidence_equal_accuracy() -> None:
+def test_calibrated_confidence_is_how_often_the_label_is_right() -> None:
     numbers = np.random.default_rng(3)
     target = numbers.integers(0, 3, 4000)
-    logits = 6 * (np.eye(3)[target] + numbers.normal(size=(4000, 3)))  # far too confident
-    temperature = temperature_for(logits, np.eye(3)[target] > 0)
-    shares = np.exp(logits / temperature)
-    confidence = (shares / shares.sum(1, keepdims=True)).max(1)
-    assert confidence.mean() == pytest.approx((logits.argmax(1) == target).mean(), abs=0.005)
+    # Too confident, and every second text has two accepted labels, so that doubtful labels are often right.
+    logits = 6 * (np.eye(3)[target] + numbers.normal(size=(4000, 3)))
+    allowed = np.eye(3)[target] > 0
+    allowed[::2] |= np.eye(3)[(target[::2] + 1) % 3] > 0
+    right = allowed[np.arange(4000), logits.argmax(1)]
+    slope_and_offset = calibration_for(logits[:2000], allowed[:2000])
+    before = softmax(logits[2000:])
+    after = np.array([calibrated(row, slope_and_offset) for row in before])
+    assert calibration_error(before.max(1), right[2000:]) > 0.1
+    assert calibration_error(after.max(1), right[2000:]) < 0.03
+    assert (after.argmax(1) == before.argmax(1)).all()
+    np.testing.assert_allclose(after.sum(1), 1)
+
+
+@given(st.lists(st.floats(-30, 30), min_size=2, max_size=10), st.floats(0.1, 5), st.floats(-5, 5))
+def test_calibration_changes_no_label_and_keeps_a_distribution(
+    logits: list[float], slope: float, offset: float
+) -> None:
+    before = softmax(np.asarray([logits]))[0]
+    after = calibrated(before, (slope, offset))
+    assert after.sum() == pytest.approx(1)
+    assert (after >= 0).all()
+    assert before[after.argmax()] == before.max()
+
+
+def test_review_threshold_reaches_both_targets() -> None:
+    numbers = np.random.default_rng(4)
+    tasks: list[Task] = ["intent", "urgency", "sentiment"]
+    confidence = {task: numbers.uniform(0.6, 1, 6000) for task in tasks}
+    right = {task: numbers.uniform(size=6000) < confidence[task] for task in tasks}
+    seen = slice(3000)
+    review = choose_review(
+        {task: confidence[task][seen] for task in tasks},
+        {task: right[task][seen] for task in tasks},
+        accuracy=0.6,
+        share=0.3,
+    )
+    product = np.prod([confidence[task][3000:] for task in tasks], 0)
+    every = np.logical_and.reduce([right[task][3000:] for task in tasks])
+    assert every.mean() < 0.55
+    assert every[product >= review].mean() > 0.6
+    assert (product >= review).mean() > 0.3
 
 
 def test_thresholds_reach_both_targets_where_possible() -> None:
