@@ -115,7 +115,7 @@ def mapped(bundle: Path, tmp_path: Path) -> Iterator[tuple[EmbeddedStack, Lambda
         with EmbeddedStack(emulator=emulator) as stack:
             settings |= environment(stack, bundle, tmp_path)
             stack.client("sqs").set_queue_attributes(
-                QueueUrl=stack.outputs["QueueUrl"], Attributes={"VisibilityTimeout": "3"}
+                QueueUrl=stack.outputs["QueueUrl"], Attributes={"VisibilityTimeout": "5"}
             )
             yield stack, proxy
 
@@ -140,8 +140,10 @@ def test_function_stores_200_tickets_and_rejects_the_one_that_kills_its_process(
     assert tickets.stored(names) == set(good)
     assert tickets.rejected() == {deadly: "crashed"}
     results = Counter(invocation.error_type for invocation in proxy.invocations)
-    assert results == {None: results[None], "Runtime.ExitError": 4}
-    assert "could not be" not in (tmp_path / "log").read_text()
+    assert results.keys() == {None, "Runtime.ExitError"}
+    # More on a machine so slow that a message is delivered again while its batch is processed.
+    assert results["Runtime.ExitError"] >= 4
+    assert "could not be noted" not in (tmp_path / "log").read_text()
 
 
 def test_random_kills_reject_no_ticket(stack: EmbeddedStack, bundle: Path, tmp_path: Path) -> None:
