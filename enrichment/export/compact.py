@@ -255,9 +255,8 @@ def train_heads(
                 say(f"heads: {task:9s} as shipped: fewer than {FOLDS} texts have the label {', '.join(few)}")
                 heads[task] = start
                 continue
-            raise ExportError(
-                f"fewer than {FOLDS} labelled texts have the {task} {', '.join(few)}; add some, or drop the label"
-            )
+            remedy = "add some, or drop the label" if task == "intent" else "add some"  # the other labels are fixed
+            raise ExportError(f"fewer than {FOLDS} labelled texts have the {task} {', '.join(few)}; {remedy}")
         target = accepted_matrix(chosen, task, labels)
         heads[task] = fit_head(
             matrix[rows], target, labels, folds_of(chosen, target), regularization=_REGULARIZATION, start=start
