@@ -110,7 +110,7 @@ class Recipe:
     @property
     def trains(self) -> bool:
         """Whether the heads are trained, on a user's own taxonomy or tickets."""
-        return self.custom is not None or (self.taxonomy, self.tickets) != (TAXONOMY, TICKETS)
+        return (self.taxonomy, self.tickets) != (TAXONOMY, TICKETS)
 
 
 def build(recipe: Recipe, out: Path, say: Say) -> Bundle:

@@ -109,11 +109,18 @@ def write_as_bert(weights: Path, folder: Path) -> None:
     """Writes an encoder as a BERT, which is exported and fused in one way only.
 
     XLM-R's encoder is a BERT with one type of token, whose positions begin behind the padding id. (It also gives the
-    padding token a position of its own; we never compute one, except for a ticket that spells it.)
+    padding token a position of its own; we never compute one, except for a ticket that spells it.) Raises ExportError
+    if the weights cannot be read.
     """
     from transformers import AutoModel, BertConfig, BertModel
 
-    model = AutoModel.from_pretrained(str(weights), dtype="float32", add_pooling_layer=False)
+    try:
+        model = AutoModel.from_pretrained(str(weights), dtype="float32", add_pooling_layer=False)
+    except Exception as error:  # of several libraries: the file may be cut off, or a pointer of Git LFS
+        reason = (str(error).splitlines() or [""])[0]
+        raise ExportError(
+            f"{weights}: the weights cannot be read ({type(error).__name__}: {reason}); download them again"
+        ) from error
     config, state = model.config, dict(model.state_dict())
     positions, types = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"
     state[positions] = state[positions][_first_position(config.to_dict()) :]

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from enrichment.export.__main__ import app
-from enrichment.export.encoders import EncoderFiles, Shape, find_encoder
+from enrichment.export.encoders import EncoderFiles, Shape, find_encoder, write_as_bert
 from enrichment.export.sources import ExportError
 from tests.support.random_encoders import MAX_TOKENS, write_encoder
 
@@ -170,6 +170,11 @@ def test_a_damaged_file_is_named(folder: Path, name: str, content: str) -> None:
     (folder / name).write_text(content)
     with pytest.raises(ExportError, match=rf"{name} (cannot be read as JSON|is not a)"):
         find_encoder(str(folder), None)
+
+
+def test_weights_that_cannot_be_read_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=rf"{folder}: the weights cannot be read \(\w+: .*\); download them again"):
+        write_as_bert(folder, tmp_path / "bert")
 
 
 def test_the_limit_of_tokens_is_that_of_sentence_transformers(folder: Path) -> None:
