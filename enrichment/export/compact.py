@@ -142,6 +142,12 @@ def write_models(
     texts = [item.text for item in tickets if item.text.strip()]
     sample = texts[:: max(1, len(texts) // _SAMPLE)]
     shipped = None if recipe.custom else Shipped.read()
+    # The shipped taxonomy's examples are English, and not the user's.
+    examples = taxonomy.examples if shipped or recipe.taxonomy != TAXONOMY else []
+    labelled = [*tickets, *examples]
+    for task in tasks if shipped is None else ():  # before minutes of work
+        if few := _few(taxonomy, labelled, task):
+            raise _too_few(task, few)
     say(f"encoder: exporting {encoder.source} ({recipe.precision})")
     if shipped:
         graph = encoder_graph(encoder.folder, recipe.precision, shipped.adapter)
@@ -153,10 +159,8 @@ def write_models(
     (folder / "features.json").write_bytes(canonical(words))
     lexical = LexicalFeatures.from_file(folder / "features.json")
     if shipped is None or recipe.trains:
-        # The shipped taxonomy's examples are English, and not the user's.
-        examples = taxonomy.examples if shipped or recipe.taxonomy != TAXONOMY else []
         reader = open_encoder(folder, encoder.shape.max_tokens)
-        heads = train_heads(reader, lexical, shipped, taxonomy, [*tickets, *examples], tasks, say)
+        heads = train_heads(reader, lexical, shipped, taxonomy, labelled, tasks, say)
     else:
         heads = {task: shipped.head(task, lexical) for task in tasks}
     arrays = {f"{task}.{part}": getattr(heads[task], part) for task in tasks for part in ("weights", "bias")}
@@ -249,14 +253,12 @@ def train_heads(
         rows = [i for i, item in enumerate(texts) if task in item.labels]
         chosen = [texts[i] for i in rows]
         labels = taxonomy.labels[task]
-        first = [item.labels[task][0] for item in chosen]
-        if few := [label for label in labels if first.count(label) < FOLDS]:
+        if few := _few(taxonomy, texts, task):
             if start is not None and set(labels) == set(start.labels):
                 say(f"heads: {task:9s} as shipped: fewer than {FOLDS} texts have the label {', '.join(few)}")
                 heads[task] = start
                 continue
-            remedy = "add some, or drop the label" if task == "intent" else "add some"  # the other labels are fixed
-            raise ExportError(f"fewer than {FOLDS} labelled texts have the {task} {', '.join(few)}; {remedy}")
+            raise _too_few(task, few)
         target = accepted_matrix(chosen, task, labels)
         heads[task] = fit_head(
             matrix[rows], target, labels, folds_of(chosen, target), regularization=_REGULARIZATION, start=start
@@ -264,6 +266,17 @@ def train_heads(
         scores = heads[task].training["cross_validated"]
         say(f"heads: {task:9s} " + ", ".join(f"{name} {value}" for name, value in scores.items()))
     return heads
+
+
+def _few(taxonomy: Taxonomy, texts: Sequence[Labelled], task: Task) -> list[str]:
+    """The labels of a task that too few texts have for training."""
+    first = [item.labels[task][0] for item in texts if task in item.labels]
+    return [label for label in taxonomy.labels[task] if first.count(label) < FOLDS]
+
+
+def _too_few(task: Task, labels: Sequence[str]) -> ExportError:
+    remedy = "add some, or drop the label" if task == "intent" else "add some"  # the other labels are fixed
+    return ExportError(f"fewer than {FOLDS} labelled texts have the {task} {', '.join(labels)}; {remedy}")
 
 
 def _verify(

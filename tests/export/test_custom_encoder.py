@@ -30,12 +30,10 @@ def _write(folder: Path, kind: Kind) -> Path:
     return write_encoder(folder, kind, [model_text(row["subject"], row["body"]) for row in ROWS])
 
 
-def _run(
-    out: Path, *arguments: str, tickets: Path = TICKETS, endpoint: str = "http://127.0.0.1:9"
-) -> subprocess.CompletedProcess[str]:
+def _run(out: Path, *arguments: str, endpoint: str = "http://127.0.0.1:9") -> subprocess.CompletedProcess[str]:
     # A local hub and a separate cache; otherwise a test might use models that a user has downloaded.
     hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(out.parent / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "enrichment.export", "compact", "--out", str(out), "--tickets", str(tickets)]
+    command = [sys.executable, "-m", "enrichment.export", "compact", "--out", str(out), "--tickets", str(TICKETS)]
     return subprocess.run(
         [*command, *arguments], cwd=ROOT, env={**os.environ, **hub}, capture_output=True, text=True, check=False
     )
@@ -110,12 +108,3 @@ def test_bundle_of_an_encoder_on_the_hub(tmp_path: Path, models: Path) -> None:
     assert manifest.languages == ["fr", "de"]
     spec = manifest.models.encoder
     assert (spec.source, spec.revision, spec.license) == ("someone/some-encoder", COMMIT, "apache-2.0")
-
-
-def test_each_label_needs_tickets_of_the_user(tmp_path: Path, models: Path) -> None:
-    folder, out = _write(models / "mine", "bert"), tmp_path / "bundle"
-    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS if row["urgency"] != "critical"))
-    done = _run(out, "--encoder", str(folder), "--languages", "de", tickets=tmp_path / "few.jsonl")
-    assert done.returncode == 1
-    assert "error: fewer than 5 labelled texts have the urgency critical; add some\n" in done.stderr
-    assert not out.exists()

@@ -17,6 +17,7 @@ from enrichment.export.encoders import EncoderFiles, Shape, find_encoder, write_
 from enrichment.export.sources import ExportError
 from tests.support.random_encoders import MAX_TOKENS, write_encoder
 
+DE_FR = Path(__file__).parents[1] / "export" / "tickets_de_fr.jsonl"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "someone/some-encoder"
 TEXTS = ["Die Anmeldung geht nicht.", "La facture est fausse.", "Der Export ist leer.", "Merci beaucoup!"]
@@ -217,4 +218,15 @@ def test_missing_options_are_said_in_one_line(folder: Path, tmp_path: Path, opti
     done = CliRunner().invoke(app, ["compact", "--out", str(tmp_path / "b"), *arguments])
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
     assert said in done.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_each_label_needs_tickets_of_the_user(folder: Path, tmp_path: Path) -> None:
+    # Enough shipped tickets and examples have this label, but they do not count.
+    lines = DE_FR.read_text(encoding="utf-8").replace('"critical"', '"high"')
+    (tmp_path / "tickets.jsonl").write_text(lines, encoding="utf-8")
+    arguments = ["--encoder", str(folder), "--tickets", str(tmp_path / "tickets.jsonl"), "--languages", "de,fr"]
+    done = CliRunner().invoke(app, ["compact", "--out", str(tmp_path / "b"), *arguments])
+    said = "error: fewer than 5 labelled texts have the urgency critical; add some\n"
+    assert (done.exit_code, done.stderr) == (1, said)
     assert not (tmp_path / "b").exists()
