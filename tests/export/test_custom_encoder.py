@@ -64,7 +64,8 @@ def test_bundle_of_an_encoder_in_a_directory(tmp_path: Path, models: Path, preci
     assert (spec.precision, spec.max_tokens) == (precision, MAX_TOKENS)
     assert manifest.verification["cosine_at_least"] == {"int8": 0.99, "fp32": 0.99999}[precision]
     # Heads are trained on these tickets, and on nothing else.
-    assert [manifest.models.of(task).training["texts"] for task in ("intent", "urgency", "sentiment")] == [60, 60, 60]
+    models_of = manifest.models.model_dump()
+    assert [models_of[task]["training"]["texts"] for task in ("intent", "urgency", "sentiment")] == [60, 60, 60]
 
     tickets = [_ticket(i, row["subject"], row["body"]) for i, row in enumerate(ROWS)]
     results = _enrich(enricher, tickets)
