@@ -70,14 +70,15 @@ class Encoded:
 
 
 class Encoder:
-    """MiniLM on ONNX Runtime. Thread-safe."""
+    """MiniLM, or another BERT, on ONNX Runtime. Thread-safe."""
 
     def __init__(self, texts: ParallelSession, tokenizer: Tokenizer, max_tokens: int, max_windows: int) -> None:
         self._texts = texts
         self._tokenizer = tokenizer
-        self._window = max_tokens - 2  # the rest is [CLS] and [SEP]
+        self._window = max_tokens - 2  # the rest is the special tokens
         self._max_windows = max_windows
-        self._cls, self._sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+        # What the tokenizer puts around a text: [CLS] and [SEP], or <s> and </s>.
+        self._first, self._last = tokenizer.encode("").ids
         self._widths = {output.name: output.shape[-1] for output in texts.session.get_outputs()}
         # Bundles that were built before November 2026 have no classification branch.
         self._outputs = ["last_hidden_state", "pooled", *(["adapted"] if "adapted" in self._widths else [])]
@@ -94,10 +95,12 @@ class Encoder:
             raise BundleInvalid(
                 f"{bundle.path(spec.file)} lacks the outputs that the manifest names; rebuild the bundle"
             )
-        if tokenizer.token_to_id("[CLS]") is None or tokenizer.token_to_id("[SEP]") is None:
-            raise BundleInvalid(f"{bundle.path(spec.tokenizer)} knows no [CLS] or no [SEP]; rebuild the bundle")
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        if len(tokenizer.encode("").ids) != 2:
+            raise BundleInvalid(
+                f"{bundle.path(spec.tokenizer)} does not put one token before a text and one behind; rebuild the bundle"
+            )
         return cls(texts, tokenizer, spec.max_tokens, spec.max_windows)
 
     @property
@@ -169,7 +172,7 @@ class Encoder:
         ids = np.zeros((len(chosen), max(map(len, chosen)) + 2), np.int64)
         mask = np.zeros_like(ids)
         for row, piece in enumerate(chosen):
-            ids[row, 0], ids[row, len(piece) + 1] = self._cls, self._sep
+            ids[row, 0], ids[row, len(piece) + 1] = self._first, self._last
             ids[row, 1 : len(piece) + 1] = piece
             mask[row, : len(piece) + 2] = 1
         outputs: list[Floats] = self._texts.session.run(
@@ -181,9 +184,10 @@ class Encoder:
 def _sentence_means(states: Floats, offsets: Integers, spans: Sequence[Sentence]) -> Floats:
     """Mean of the token states within each span, scaled to unit length."""
     means = np.zeros((len(spans), states.shape[-1]), np.float32)
-    starts = offsets[:, 0]
+    starts, ends = offsets[:, 0], offsets[:, 1]
     for index, span in enumerate(spans):
-        first, last = np.searchsorted(starts, (span.start, span.end))
+        # A token may begin with the space before its word, so its end tells where it belongs.
+        first, last = np.searchsorted(ends, span.start, "right"), np.searchsorted(starts, span.end)
         if last > first:
             means[index] = _unit(states[first:last].mean(axis=0))
     return means

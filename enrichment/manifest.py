@@ -168,7 +168,7 @@ class Manifest(_Spec):
     profile: Literal["compact", "full"]
     files: dict[str, FileSpec]
     models: ModelsSpec
-    # ISO 639-1; bundles without this field were trained on English.
+    # ISO 639-1, what the models know; bundles that were built before December 2026 lack the field and know English.
     languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2}$")]], Field(min_length=1)] = ["en"]
     verification: dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,9 +42,29 @@ def compact(
         Path, typer.Option(help="File with labels, examples and phrases (TOML).", dir_okay=False)
     ] = TAXONOMY,
     tickets: Annotated[Path, typer.Option(help="File with labelled tickets (JSON lines).", dir_okay=False)] = TICKETS,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Another encoder than MiniLM (BERT or XLM-R, 384 dimensions, mean pooling): a repository on the hub, "
+            "or a directory. Needs --languages and --tickets.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="The commit of a repository that --encoder names.", show_default=False)
+    ] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(
+            help="Languages of the tickets, for --encoder: ISO 639-1 codes, separated by commas.", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Build the compact bundle: one MiniLM encoder for labels, embedding and extractive summary."""
-    _run(lambda say: _compact(source, precision, taxonomy, tickets, out, say), out)
+    """Build the compact bundle: one encoder, MiniLM by default, for labels, embedding and extractive summary."""
+    _run(
+        lambda say: _compact(source, precision, taxonomy, tickets, (encoder, revision, languages), out, say),
+        out,
+    )
 
 
 @app.command()
@@ -97,11 +118,33 @@ def _run(build: Callable[[Callable[[str], None]], Bundle], out: Path) -> None:
 
 
 def _compact(
-    source: str, precision: PrecisionChoice, taxonomy: Path, tickets: Path, out: Path, say: Callable[[str], None]
+    source: str,
+    precision: PrecisionChoice,
+    taxonomy: Path,
+    tickets: Path,
+    custom: tuple[str | None, str | None, str | None],
+    out: Path,
+    say: Callable[[str], None],
 ) -> Bundle:
-    from enrichment.export.compact import Recipe, build
+    from enrichment.export.compact import Custom, Recipe, build
+    from enrichment.export.sources import ExportError
 
-    return build(Recipe(source, precision.value, taxonomy, tickets), out.absolute(), say)
+    encoder, revision, languages = custom
+    if encoder is None:
+        if revision or languages:
+            raise ExportError("--revision and --languages describe another encoder: add --encoder, or leave them out")
+        return build(Recipe(source, precision.value, taxonomy, tickets), out.absolute(), say)
+    chosen = Custom(encoder, revision, _languages(languages))
+    return build(Recipe(source, precision.value, taxonomy, tickets, chosen), out.absolute(), say)
+
+
+def _languages(codes: str | None) -> list[str]:
+    from enrichment.export.sources import ExportError
+
+    found = list(dict.fromkeys(code.strip() for code in (codes or "").split(",")))
+    if not all(re.fullmatch("[a-z]{2}", code) for code in found):
+        raise ExportError("--encoder needs --languages: ISO 639-1 codes, separated by commas, such as en,de,fr")
+    return found
 
 
 def _full(

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,13 @@ def _swap(folder: Path, out: Path, older: Path) -> None:
 
 
 def write_manifest(
-    folder: Path, *, name: str, profile: str, models: Mapping[str, Any], verification: Mapping[str, Any]
+    folder: Path,
+    *,
+    name: str,
+    profile: str,
+    models: Mapping[str, Any],
+    verification: Mapping[str, Any],
+    languages: Sequence[str] = ("en",),
 ) -> None:
     """Writes bundle.json for all files of the folder."""
     manifest: dict[str, Any] = {
@@ -64,6 +70,7 @@ def write_manifest(
             path.name: {"sha256": _sha256(path), "size": path.stat().st_size} for path in sorted(folder.iterdir())
         },
         "models": models,
+        "languages": [*languages],
         "verification": verification,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")

@@ -15,11 +15,11 @@ from enrichment.export.bart import Bart, decoder_graph, encoder_graph
 from enrichment.export.compact import Recipe, write_models
 from enrichment.export.corpus import Taxonomy, read_labelled
 from enrichment.export.distilbert import classifier_graph
+from enrichment.export.encoders import minilm as minilm_files
 from enrichment.export.graph import Array
 from enrichment.export.sources import (
     DISTILBART,
     DISTILBERT,
-    MINILM,
     ExportError,
     Source,
     find_model,
@@ -70,7 +70,7 @@ def build(recipe: FullRecipe, out: Path, say: Say) -> Bundle:
     """Builds, verifies, and only then moves the bundle to `out`. Raises ExportError."""
     place, precision = recipe.base.source, recipe.base.precision
     # MiniLM's heads were trained for its very weights, so that others will not do for it.
-    minilm = find_model(MINILM, place)
+    minilm = minilm_files(place)
     parts = {}
     for kind, source in (("sentiment", DISTILBERT), ("summary", DISTILBART)):
         say(f"{kind}: looking for {source.repository}")

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from enrichment.export.sources import ExportError
+
 __all__ = [
     "MICROSOFT",
     "Graph",
@@ -100,7 +102,12 @@ def spell_out_embeddings(graph: Graph, *, max_tokens: int) -> None:
 
     A BERT's second token type serves pairs of texts, which we never have; so `token_type_ids` is no input any more.
     """
-    [fused] = [node for node in graph.nodes if node.op_type == "EmbedLayerNormalization"]
+    found = [node for node in graph.nodes if node.op_type == "EmbedLayerNormalization"]
+    if len(found) != 1:
+        raise ExportError(
+            "onnxruntime's optimizer finds no BERT in the exported graph; use the versions of constraints.txt"
+        )
+    [fused] = found
     words, positions, types, scale, shift = (graph.constants[name] for name in fused.input[2:7])
     epsilon = next(a.f for a in fused.attribute if a.name == "epsilon")
     mask = graph.node("Cast", "attention_mask", to=TensorProto.INT32)

@@ -7,14 +7,16 @@ Three choices, each against a fault that was measured:
   CPUs with AVX2 but without VNNI add such pairs in 16 bits with saturation, so larger ones would give other (and
   worse) numbers there than on newer CPUs. With this bound the integer arithmetic is exact everywhere.
 - Channels with large activations hand part of their size over to the weights (SmoothQuant, Xiao et al., ICML 2023),
-  by powers of two, which are exact. The exponents are data, computed once by `enrichment.export.train`: so a graph's
-  bytes do not hang on the last digit of some CPU's floating-point arithmetic.
+  by powers of two, which are exact. MiniLM's exponents are data, computed once by `enrichment.export.train`: so the
+  graph's bytes do not hang on the last digit of some CPU's floating-point arithmetic. Those of another encoder are
+  computed from the user's tickets, like its heads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,8 +25,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto
+from tokenizers import Tokenizer
 
 from enrichment.export.graph import MICROSOFT, Array, Graph
+from enrichment.session import make_session
 
 __all__ = [
     "CALIBRATION",
@@ -32,6 +36,7 @@ __all__ = [
     "Calibration",
     "Exponents",
     "Rows",
+    "calibrated_exponents",
     "columns",
     "integer_product",
     "products",
@@ -39,6 +44,7 @@ __all__ = [
     "quantize_words",
     "quantized_rows",
     "smoothing_exponents",
+    "token_ids",
 ]
 
 Exponents = Mapping[str, Sequence[int]]
@@ -107,6 +113,40 @@ def smoothing_exponents(graph: Graph, largest: Mapping[str, Array]) -> dict[str,
         logarithm = np.log2(ratio)
         exponents[name] = np.rint(logarithm - logarithm.mean()).astype(int).tolist()
     return exponents
+
+
+def calibrated_exponents(graph: Graph, texts: Iterable[Array]) -> dict[str, list[int]]:
+    """Exponents from the activations that texts cause in an fp32 graph; `texts` are ids with special tokens."""
+    inputs = {name: group[0].input[0] for name, group in products(graph).items()}
+    tapped = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            "tapped",
+            graph.inputs,
+            [onnx.helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in inputs.values()],
+            [onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(MICROSOFT, 1)],
+        ir_version=8,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "tapped.onnx"
+        onnx.save(tapped, str(path))
+        session = make_session(path)
+        largest: dict[str, Array] = {name: np.zeros(1, np.float32) for name in inputs}
+        for ids in texts:
+            feed = {"input_ids": ids[None], "attention_mask": np.ones_like(ids[None])}
+            for name, value in zip(inputs, session.run(list(inputs.values()), feed), strict=True):
+                largest[name] = np.maximum(largest[name], np.abs(value).max((0, 1)))
+    return smoothing_exponents(graph, largest)
+
+
+def token_ids(tokenizer_file: Path, texts: Sequence[str], max_tokens: int) -> list[Array]:
+    """Texts as ids with special tokens, cut to `max_tokens`."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer.enable_truncation(max_tokens)
+    tokenizer.no_padding()
+    return [np.asarray(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def quantize_products(graph: Graph, exponents: Exponents) -> None:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from enrichment.errors import EnrichmentError
 
-__all__ = ["DISTILBART", "DISTILBERT", "MINILM", "ExportError", "Source", "find_model", "is_pinned", "weights_file"]
+__all__ = [
+    "DISTILBART",
+    "DISTILBERT",
+    "MINILM",
+    "ExportError",
+    "Source",
+    "fetch",
+    "find_model",
+    "is_pinned",
+    "weights_file",
+]
 
 
 class ExportError(EnrichmentError):
@@ -106,6 +116,22 @@ def is_pinned(source: Source, folder: Path, place: str) -> bool:
     return True
 
 
+def fetch(repository: str, revision: str, patterns: Sequence[str], local: str) -> Path:
+    """Downloads the files of a repository that match `patterns`, unless they are in the hub's cache.
+
+    Returns their folder. Raises ExportError, which names the option `local` for a copy on this machine.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub's client raises types of several libraries
+        raise ExportError(
+            f"{repository} cannot be fetched from the hub ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"try again, or give a local copy with {local}"
+        ) from error
+
+
 def _check(source: Source, folder: Path, place: str) -> None:
     if not source.sha256 and place != "hub":
         raise ExportError(
@@ -127,27 +153,8 @@ def _check(source: Source, folder: Path, place: str) -> None:
 
 
 def _from_hub(source: Source) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                source.repository,
-                revision=source.revision,
-                allow_patterns=[
-                    "*.json",
-                    "*.txt",
-                    "model.safetensors" if source.sha256 else "pytorch_model.bin",
-                    "1_Pooling/*",
-                ],
-            )
-        )
-    except Exception as error:  # the hub's client raises types of several libraries
-        raise ExportError(
-            f"{source.repository} cannot be fetched from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); "
-            "try again, or give a local copy with --source PATH"
-        ) from error
+    weights = "model.safetensors" if source.sha256 else "pytorch_model.bin"
+    return fetch(source.repository, source.revision, ["*.json", "*.txt", weights, "1_Pooling/*"], "--source PATH")
 
 
 def _from_package(source: Source) -> Path:

@@ -10,25 +10,20 @@ give the calibration, the review thresholds and the figures of the recipe. Then 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import numpy as np
-import onnx
 import typer
 
 from enrichment.classify import TASKS, Task
 from enrichment.export import compact
 from enrichment.export.corpus import OPINIONS, TAXONOMY, TICKETS, Taxonomy, read_labelled
 from enrichment.export.evaluate import ACCURACY, SHARE, HeldOut, cross_validate, figures_of, read_training_set
-from enrichment.export.graph import Graph
 from enrichment.export.heads import FittedHead, Shipped
-from enrichment.export.quantize import Calibration, products, smoothing_exponents
+from enrichment.export.quantize import Calibration, calibrated_exponents, token_ids
 from enrichment.export.sources import MINILM, ExportError, find_model
 from enrichment.export.training import Settings, Trained, choose_review, choose_thresholds, train
-from enrichment.session import make_session
 
 __all__ = ["calibrate", "main", "shipped"]
 
@@ -102,42 +97,8 @@ def shipped(
 
 def calibrate(weights: Path, texts: Sequence[str]) -> Calibration:
     """Smoothing exponents from the activations that these texts cause in the fp32 encoder."""
-    graph = compact.exported_graph(weights)
-    inputs = {name: group[0].input[0] for name, group in products(graph).items()}
-    tapped = _with_outputs(graph, list(inputs.values()))
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "tapped.onnx"
-        onnx.save(tapped, str(path))
-        session = make_session(path)
-        largest: dict[str, Any] = {name: np.zeros(1, np.float32) for name in inputs}
-        for ids in _token_ids(weights, texts):
-            feed = {"input_ids": ids[None], "attention_mask": np.ones_like(ids[None])}
-            for name, value in zip(inputs, session.run(list(inputs.values()), feed), strict=True):
-                largest[name] = np.maximum(largest[name], np.abs(value).max((0, 1)))
-    return Calibration(smoothing_exponents(graph, largest))
-
-
-def _with_outputs(graph: Graph, values: Sequence[str]) -> onnx.ModelProto:
-    return onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            "tapped",
-            graph.inputs,
-            [onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, None) for value in values],
-            [onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)],
-        ir_version=8,
-    )
-
-
-def _token_ids(weights: Path, texts: Sequence[str]) -> list[Any]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(weights / "tokenizer.json"))
-    tokenizer.enable_truncation(compact.MAX_TOKENS)
-    tokenizer.no_padding()
-    return [np.asarray(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(list(texts))]
+    ids = token_ids(weights / "tokenizer.json", texts, compact.MAX_TOKENS)
+    return Calibration(calibrated_exponents(compact.exported_graph(weights), ids))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def bart(shape: Shape, seed: int, **more: Any) -> Any:
         decoder_ffn_dim=3 * shape.width,
         **{"max_position_embeddings": 128, "init_std": 0.3, **more},
     )
-    return _uneven(BartForConditionalGeneration(config).eval(), seed)
+    return uneven(BartForConditionalGeneration(config).eval(), seed)
 
 
 def distilbert(seed: int, *, width: int = 32, heads: int = 4, layers: int = 2, **more: Any) -> Any:
@@ -59,10 +59,10 @@ def distilbert(seed: int, *, width: int = 32, heads: int = 4, layers: int = 2, *
     sizes = {"dim": width, "n_heads": heads, "n_layers": layers, "hidden_dim": 2 * width, "initializer_range": 0.3}
     labels = {0: "NEGATIVE", 1: "POSITIVE"}
     config = DistilBertConfig(**{"max_position_embeddings": 256, "id2label": labels, **sizes, **more})
-    return _uneven(DistilBertForSequenceClassification(config).eval(), seed)
+    return uneven(DistilBertForSequenceClassification(config).eval(), seed)
 
 
-def _uneven(model: Any, seed: int) -> Any:
+def uneven(model: Any, seed: int) -> Any:
     """Randomize biases and scales: the initial zeros and ones would hide missing operations."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

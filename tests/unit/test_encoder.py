@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment import Bundle, BundleInvalid
-from enrichment.encoder import Encoded, Encoder
+from enrichment.encoder import Encoded, Encoder, _sentence_means
 from enrichment.text import MAX_CHARACTERS, Sentence, sentences
 
 WINDOW = 254  # of 256 tokens two are special
@@ -148,6 +148,14 @@ def test_a_span_without_tokens_has_no_vector(encoder: Encoder) -> None:
     assert found.sentences[1].any()
 
 
+def test_a_token_that_begins_with_a_space_belongs_to_the_sentence_of_its_word() -> None:
+    # "Geht nicht. Hilfe!", as a SentencePiece tokenizer splits it: the space is part of the third token.
+    offsets = np.asarray([[0, 4], [4, 11], [11, 17], [17, 18]])
+    first, second = _sentence_means(np.eye(4, dtype=np.float32), offsets, [Sentence(0, 11), Sentence(12, 18)])
+    assert first.nonzero()[0].tolist() == [0, 1]
+    assert second.nonzero()[0].tolist() == [2, 3]
+
+
 @settings(max_examples=25)
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
 def test_any_text_can_be_encoded(encoder: Encoder, texts: list[str]) -> None:
@@ -210,7 +218,9 @@ def test_a_tokenizer_of_another_kind_is_refused(folder: Path) -> None:
         "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
     }
     _replace(folder, "tokenizer.json", json.dumps(tokenizer).encode())
-    with pytest.raises(BundleInvalid, match=r"tokenizer\.json knows no \[CLS\] or no \[SEP\]; rebuild the bundle"):
+    with pytest.raises(
+        BundleInvalid, match=r"tokenizer\.json does not put one token before a text and one behind; rebuild"
+    ):
         _open(folder)
 
 

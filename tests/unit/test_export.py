@@ -631,12 +631,11 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, taxonomy_file: Path) 
     assert not (tmp_path / "b").exists()
 
 
-def test_a_label_with_too_few_texts_is_named(bundle: Path, tmp_path: Path, taxonomy_file: Path) -> None:
-    for name in ("encoder.onnx", "tokenizer.json", "features.json"):
-        (tmp_path / name).symlink_to(bundle / name)
+def test_a_label_with_too_few_texts_is_named(bundle: Path, taxonomy_file: Path) -> None:
+    encoder, lexical = Encoder.open(Bundle.open(bundle)), LexicalFeatures.from_file(bundle / "features.json")
     taxonomy = Taxonomy.read(taxonomy_file)
     tickets = [Labelled(f"Parcel {i}", {"intent": ["parcel"]}) for i in range(FOLDS)]
     with pytest.raises(
         ExportError, match="fewer than 5 labelled texts have the intent other, refund; add some, or drop"
     ):
-        compact.train_heads(tmp_path, Shipped.read(), taxonomy, tickets, TASKS, lambda _: None)
+        compact.train_heads(encoder, lexical, Shipped.read(), taxonomy, tickets, TASKS, lambda _: None)
