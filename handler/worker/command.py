@@ -17,7 +17,7 @@ from handler.cli.output import echo
 from handler.metrics import make_logger
 from handler.settings import WorkerSettings
 from handler.worker.health import PortTaken, serve_health
-from handler.worker.message_queue import SqsVisibility, watch_queue
+from handler.worker.message_queue import SqsDepth, SqsVisibility
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import WorkerOptions
 from handler.worker.supervisor import Supervisor
@@ -73,7 +73,7 @@ def process(
     try:
         with serve_health(settings.health_port, supervisor.not_ready, metrics.text, supervisor.not_started):
             if settings.health_port:
-                watch_queue(settings, metrics.queue)
+                SqsDepth(settings).watch(metrics.queue)
             code = supervisor.run()
     except PortTaken as error:
         _complain(str(error))

@@ -16,9 +16,9 @@ from handler.errors import MessageError
 from handler.settings import Settings
 from handler.worker.invocation import Message
 
-__all__ = ["MessageQueue", "SqsMessageQueue", "SqsVisibility", "watch_queue"]
+__all__ = ["MessageQueue", "SqsDepth", "SqsMessageQueue", "SqsVisibility"]
 
-_DEPTH_INTERVAL: Final = 60.0  # seconds between two reads of the queue's depth; each is one request
+_DEPTH_INTERVAL: Final = 60.0  # seconds, at most, between two reads of the queue's depth
 
 
 class MessageQueue(Protocol):
@@ -97,25 +97,33 @@ class SqsVisibility:
             return [False] * len(receipts)
 
 
-def watch_queue(
-    settings: Settings, report: Callable[[QueueAttributes | None], None], interval: float = _DEPTH_INTERVAL
-) -> None:
-    """Reads the queue's attributes every `interval` seconds, in another thread; reports None if it cannot be read."""
+class SqsDepth:
+    """Reads the queue's attributes, for the metrics of its depth; in one thread."""
 
-    def watch() -> None:
-        queue: Queue | None = None
-        while True:
-            try:
-                if queue is None:
-                    client = client_factory(settings.aws_endpoint_url)
-                    queue = Queue(client("sqs", read_timeout=3, attempts=1), settings.queue_url)
-                report(queue.attributes())
-            except (MessageError, BotoCoreError):  # the processes report what is wrong
-                report(None)
-            # The pods of a deployment start together.
-            time.sleep(interval * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, not for security
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._queue: Queue | None = None
 
-    threading.Thread(target=watch, daemon=True).start()
+    def read(self) -> QueueAttributes | None:
+        """The attributes, or None if they cannot be read: the processes report what is wrong."""
+        try:
+            if self._queue is None:
+                client = client_factory(self._settings.aws_endpoint_url)
+                self._queue = Queue(client("sqs", read_timeout=3, attempts=1), self._settings.queue_url)
+            return self._queue.attributes()
+        except (MessageError, BotoCoreError):
+            return None
+
+    def watch(self, report: Callable[[QueueAttributes | None], None]) -> None:
+        """Reads and reports them once a minute in another thread, as long as this process runs."""
+
+        def watch() -> None:
+            while True:
+                report(self.read())
+                # The pods of a deployment start together.
+                time.sleep(_DEPTH_INTERVAL * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, not for security
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _unconfirmed(messages: Sequence[Message], settle: Callable[[Sequence[str]], list[bool]]) -> list[Message]:

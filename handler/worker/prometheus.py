@@ -9,8 +9,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from enrichment.errors import BundleError, EnrichmentError
 from handler.aws.sqs import QueueAttributes
-from handler.errors import ServiceFailed, Throttled, error_codes
+from handler.errors import MessageError, ServiceFailed, Throttled, error_codes
 from handler.metrics import OUTCOMES
 from handler.worker.breaker import STATES, BreakerState
 
@@ -22,6 +23,9 @@ _STAGE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 _BATCH_TICKETS: Final = (1, 2, 3, 5, 7, 10, 20, 50, 100)
 _BUNDLE_SECONDS: Final = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 _AGE_SECONDS: Final = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400, 604800)
+
+# Not the bundle's, with which a process does not start, and not those of base classes.
+_TICKET_ERRORS: Final = sorted(error_codes() - error_codes(BundleError) - {EnrichmentError.code, MessageError.code})
 
 
 class PrometheusMetrics:
@@ -93,7 +97,7 @@ class PrometheusMetrics:
         # Every series exists from the start: rate() over one that appears with its first errors misses these errors.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
-        for outcome, code in product(("rejected", "failed"), sorted(error_codes())):
+        for outcome, code in product(("rejected", "failed"), _TICKET_ERRORS):
             self._tickets.labels(outcome, code)
         for error in (Throttled, ServiceFailed):
             self._receive_errors.labels(error.code)

@@ -30,7 +30,7 @@ from handler.local import EmbeddedStack
 from handler.settings import WorkerSettings
 from handler.worker import breaker
 from handler.worker.invocation import sqs_event
-from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.message_queue import SqsDepth, SqsMessageQueue
 from handler.worker.processor import process
 from handler.worker.reports import Reporter, WorkerOptions
 from tests.support.fault_injection import Call, ErrorResponse
@@ -340,6 +340,14 @@ def test_queue_attributes_are_read(scratch_queue: SqsMessageQueue) -> None:
     assert attributes.visibility_timeout == 77
     assert attributes.arn.startswith("arn:aws:sqs:us-east-1:000000000000:scratch-")
     assert attributes.max_receive_count is None
+
+
+def test_depth_is_read_or_unknown(scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SqsDepth(WorkerSettings()).read()
+    assert found is not None
+    assert (found.visible, found.in_flight, found.delayed) == (0, 0, 0)
+    monkeypatch.setenv("QUEUE_URL", WorkerSettings().queue_url + "-gone")
+    assert SqsDepth(WorkerSettings()).read() is None
 
 
 def test_max_receive_count_matches_the_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

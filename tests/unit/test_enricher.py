@@ -1,6 +1,7 @@
 """The enricher: one result or error per ticket, in order, whatever happens to the neighbours."""
 
 import json
+import math
 import re
 import threading
 import tracemalloc
@@ -296,14 +297,16 @@ def test_confidences_are_the_scores_of_the_labels(alone: list[EnrichmentData], e
     reviews = set()
     for found in alone[:-2]:
         labels = {"intent": found.intent, "urgency": found.urgency, "sentiment": found.sentiment}
-        sure = []
+        confidences = []
         for task, label in labels.items():
             scores, confidence = found.scores[task], getattr(found, f"{task}_confidence")
             assert label == max(scores, key=scores.__getitem__)
             assert confidence == scores[label]
             assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
-            sure.append(confidence >= getattr(enricher.bundle.manifest.models, task).threshold)
-        assert found.needs_review == (not all(sure))
+            confidences.append(confidence)
+        review = enricher.bundle.manifest.models.review
+        assert review is not None
+        assert found.needs_review == (math.prod(confidences) < review or found.language not in {"en", None})
         reviews.add(found.needs_review)
     assert reviews == {True, False}
 
@@ -322,13 +325,11 @@ def test_a_language_that_the_models_do_not_know_needs_review(enricher: Enricher)
 
 
 def test_reasons_name_the_uncertain_tasks(enricher: Enricher, alone: list[EnrichmentData]) -> None:
-    models = enricher.bundle.manifest.models
+    review = enricher.bundle.manifest.models.review
+    assert review is not None
     for found in alone:
-        unsure = [
-            task
-            for task in ("intent", "urgency", "sentiment")
-            if getattr(found, f"{task}_confidence") < getattr(models, task).threshold
-        ]
+        confidence = {task: getattr(found, f"{task}_confidence") for task in ("intent", "urgency", "sentiment")}
+        unsure = [task for task, value in confidence.items() if value < review ** (1 / 3)] if found.needs_review else []
         assert found.review_reasons == (unsure if found.language in {"en", None} else ["language"])
         assert found.needs_review == bool(found.review_reasons)
 
