@@ -130,7 +130,7 @@ def _handler(ports: Ports) -> Handler:
     def process(part: Part, time_left: Callable[[], float], context: Any) -> tuple[list[Any], list[Any]]:
         """The failures to report, and the records that stay in the queue."""
         error = part.begin(time_left)
-        batch = Batch(part.records, ports, time_left, error=error, is_noted=part.is_noted and error is None)
+        batch = Batch(part.records, ports, time_left, error=error, noted=part.noted if error is None else ())
         batch.process()
         # Powertools needs an id to report a record; SQS always sends one.
         named = [record for record in part.records if isinstance(record.get("messageId"), str) and record["messageId"]]

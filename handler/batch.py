@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
@@ -60,16 +60,16 @@ class Batch:
         time_left: Callable[[], float],
         *,
         error: EnrichmentError | None = None,
-        is_noted: bool = False,
+        noted: Collection[str] = (),
     ) -> None:
         """With an `error`, nothing is processed: that is the outcome of every record.
 
-        `is_noted`: the beginning of the processing was noted (FailureCounts.begin), so its end is noted too.
+        `noted` are the ids of messages whose notes (FailureCounts.begin) are cleared.
         """
         self._ports = ports
         self._time_left = time_left
         self._error = error
-        self._is_noted = is_noted
+        self._noted = noted
         self._reserve = min(_MAX_RESERVE, _RESERVE_SHARE * time_left())
         self._tickets: dict[object, TicketState] = {}
         self._messages = [self._message(record) for record in records]
@@ -115,7 +115,8 @@ class Batch:
 
     def _end_notes(self) -> list[Future[None]]:
         """Clears the notes of all messages, as soon as the models have survived them."""
-        return [self._ports.pool.submit(self._end_note, message) for message in self._messages if self._is_noted]
+        noted = [message for message in self._messages if message.record.get("messageId") in self._noted]
+        return [self._ports.pool.submit(self._end_note, message) for message in noted]
 
     def _end_note(self, message: MessageState) -> None:
         try:

@@ -38,7 +38,7 @@ class Part:
 
     records: Sequence[Mapping[str, Any]]
     ports: Ports
-    is_noted: bool = False
+    noted: frozenset[str] = frozenset()  # the message ids whose notes must be cleared
     unfinished: Unfinished | None = None  # for a suspect alone
     enough: float = 0.0
 
@@ -67,7 +67,8 @@ def parts(records: Sequence[Mapping[str, Any]], ports: Ports, time_left: Callabl
         return [Part(records=records, ports=ports)]
     enough = _FAIR_SHARE * time_left()
     found = _begin(records, ports, time_left, alone=False)
-    suspects = {name: unfinished for name, unfinished in found.items() if unfinished != Unfinished()}
+    noted = frozenset(name for name, unfinished in found.items() if unfinished is not None)
+    suspects = {name: unfinished for name, unfinished in found.items() if unfinished not in (None, Unfinished())}
     ports.logger.info(
         "messages that were received before", extra={"message_ids": list(found), "suspects": list(suspects)}
     )
@@ -76,7 +77,7 @@ def parts(records: Sequence[Mapping[str, Any]], ports: Ports, time_left: Callabl
         Part(
             records=[record for record in records if record.get("messageId") == name],
             ports=ports,
-            is_noted=True,
+            noted=noted,
             unfinished=unfinished,
             enough=enough,
         )
@@ -84,7 +85,7 @@ def parts(records: Sequence[Mapping[str, Any]], ports: Ports, time_left: Callabl
     ]
     # What is rejected cannot do harm. Of the others, the most suspicious one comes last.
     alone.sort(key=lambda part: (not part.is_culprit, part.unfinished.alone if part.unfinished else 0))
-    return [*([Part(records=others, ports=ports, is_noted=True)] if others else []), *alone]
+    return [*([Part(records=others, ports=ports, noted=noted)] if others else []), *alone]
 
 
 def delete_early(records: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]], ports: Ports) -> None:
@@ -104,10 +105,10 @@ def delete_early(records: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[st
 
 def _begin(
     records: Sequence[Mapping[str, Any]], ports: Ports, time_left: Callable[[], float], *, alone: bool
-) -> dict[str, Unfinished]:
-    """Notes messages, concurrently; returns their unfinished receives by message id.
+) -> dict[str, Unfinished | None]:
+    """Notes messages, concurrently; returns their unfinished receives by message id, None if one cannot be noted.
 
-    A message whose note cannot be written is processed as if there were none: it must not wait for the note's sake.
+    Such a message is processed as if there were none: it must not wait for the note's sake.
     """
     # Of the same message twice in a batch, the later receive counts.
     counts = {str(r["messageId"]): receive_count(r) for r in sorted(records, key=receive_count) if r.get("messageId")}
@@ -123,4 +124,4 @@ def _begin(
         details = {str(error) if isinstance(error, EnrichmentError) else trace(error) for error in failed.values()}
         extra = {"message_ids": list(failed), "details": sorted(details)}
         ports.logger.warning("messages could not be noted; a crash would not be noticed", extra=extra)
-    return {name: Unfinished() if name in failed else future.result() for name, future in futures.items()}
+    return {name: None if name in failed else future.result() for name, future in futures.items()}
