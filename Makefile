@@ -73,11 +73,11 @@ image-docker: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build an equivalent image w
 	@$(BIN)/python -m deploy.docker.build --bundle $(BUNDLE)
 
 ## Deploy and run
-deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AWS: PARAMETERS="NAME=VALUE ..."
-	@$(BIN)/python deploy/lambda/release.py deploy --sam $(SAM)/bin/sam --image $(IMAGE) $(PARAMETERS)
+deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AWS: PARAMETERS="NAME=VALUE ..." TAGS="NAME=VALUE ..."
+	@$(BIN)/python -m deploy.lambda.release deploy --sam $(SAM)/bin/sam --image $(IMAGE) $(addprefix --tag ,$(TAGS)) $(PARAMETERS)
 
-destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stacks from AWS; buckets, table and images are kept
-	@$(BIN)/python deploy/lambda/release.py destroy --sam $(SAM)/bin/sam
+destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stacks from AWS; what contains tickets is kept
+	@$(BIN)/python -m deploy.lambda.release destroy --sam $(SAM)/bin/sam $(if $(DISCARD_MESSAGES),--discard-messages)
 
 deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
 	@$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/_localstack/health", timeout=9)' \
@@ -85,7 +85,7 @@ deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalS
 	    "start one, or set its address: make deploy-localstack AWS_ENDPOINT_URL=http://..." >&2; exit 1; }
 	@export AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= && \
 	    $(SAM)/bin/sam deploy --config-env localstack && \
-	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
+	    $(BIN)/python -m deploy.lambda.release observability --environment localstack --sam $(SAM)/bin/sam
 
 sam-invoke: image-docker $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a sample event: EVENT=events/one-ticket.json
 	@$(BIN)/python -m tests.sam.local $(EVENT)
