@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.infrastructure.cloudwatch import changes, states
-from tests.infrastructure.watched import OBSERVABILITY, TEMPLATE, alarms
+from tests.infrastructure.watched import OBSERVABILITY, REPO, TEMPLATE, alarms
 
 ALARMS = {**alarms(OBSERVABILITY), **alarms(TEMPLATE)}
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -187,3 +188,9 @@ def test_alarms_fit_cloudwatchs_limits() -> None:
         # With periods under an hour, an alarm evaluates at most one day.
         assert longest * (stats or [alarm["Period"]])[0] <= DAY, name
         assert len(alarm.get("Metrics", ())) <= 10, name
+
+
+def test_runbook_has_a_row_for_each_alarm() -> None:
+    text = (REPO / "docs" / "operations.md").read_text(encoding="utf-8").partition("\n## Alarms\n")[2]
+    rows = re.findall(r"^\| `([a-z-]+)` \|", text.partition("\n## ")[0], re.MULTILINE)
+    assert rows == [alarm["AlarmName"]["Fn::Sub"].partition("}-")[2] for alarm in ALARMS.values()]

@@ -13,6 +13,7 @@ import yaml
 from cfnlint.api import lint
 from samtranslator.yaml_helper import yaml_parse
 
+from tests.infrastructure.kubernetes_objects import BUILT
 from tests.infrastructure.transformed import transform
 from tests.infrastructure.watched import OBSERVABILITY_TEXT, TEXT
 
@@ -177,10 +178,20 @@ def skipped_rules(template: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(name, skip["id"], skip["comment"]) for name, each in found.items() for skip in each.get("skip", [])]
 
 
-@pytest.mark.parametrize(("resource", "rule", "reason"), skipped_rules(yaml_parse(TEXT)))
+def skipped_in_manifests() -> list[tuple[str, str, str]]:
+    """The same of the Kubernetes objects, whose annotations have the form "checkov.io/skip1: RULE=reason"."""
+    return [
+        (found["kind"], *value.split("=", 1))
+        for found in BUILT["base"]
+        for name, value in found["metadata"].get("annotations", {}).items()
+        if name.startswith("checkov.io/skip")
+    ]
+
+
+@pytest.mark.parametrize(("resource", "rule", "reason"), skipped_rules(yaml_parse(TEXT)) + skipped_in_manifests())
 def test_skipped_rule_has_a_reason(resource: str, rule: str, reason: str) -> None:
     # `make scan` checks that it would fail otherwise.
-    assert re.fullmatch(r"CKV2?_AWS_\d+", rule)
+    assert re.fullmatch(r"CKV2?_(AWS|K8S)_\d+", rule)
     assert len(reason.split()) > 5
 
 

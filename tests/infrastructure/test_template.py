@@ -399,3 +399,13 @@ def test_rule_detects_a_violation(check: Rule, path: str, value: object) -> None
 
 def test_every_rule_has_a_violation() -> None:
     assert {check.__name__ for check, *_ in VIOLATIONS} == {check.__name__ for check in RULES}
+
+
+def test_documented_key_policy_admits_the_services_of_the_template() -> None:
+    page = (REPO / "docs" / "operations.md").read_text(encoding="utf-8")
+    (policy,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    senders, logs = json.loads(policy)
+    allowed = statements(of(TEMPLATE, "TicketQueuePolicy"), "Allow")
+    assert set(senders["Principal"]["Service"]) == {statement["Principal"]["Service"] for statement in allowed}
+    assert logs["Principal"]["Service"].startswith("logs.")
+    assert {action.rstrip("*") for action in senders["Action"]} == {"kms:GenerateDataKey", "kms:Decrypt"}
