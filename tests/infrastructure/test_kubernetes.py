@@ -174,7 +174,7 @@ def test_container_is_restricted() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert one("ServiceAccount")["automountServiceAccountToken"] is False
+    assert one("ServiceAccount")["automountServiceAccountToken"] is pod()["automountServiceAccountToken"] is False
     assert pod()["serviceAccountName"] == one("ServiceAccount")["metadata"]["name"]
     assert "eks.amazonaws.com/role-arn" in one("ServiceAccount")["metadata"]["annotations"]
 

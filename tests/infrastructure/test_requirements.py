@@ -31,7 +31,7 @@ FUNCTION, IMAGE = entries(REQUIREMENTS), entries(IMAGE_REQUIREMENTS)
 def test_versions_are_the_tested_ones() -> None:
     lines = REQUIREMENTS.with_name("constraints.txt").read_text(encoding="utf-8").split()
     tested = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
-    locked = {name: version for name, (version, _) in {**FUNCTION, **IMAGE}.items()}
+    locked = {canonicalize_name(name): version for name, (version, _) in {**FUNCTION, **IMAGE}.items()}
     assert locked == {name: tested[name] for name in locked}, "run: make lock"
 
 

@@ -108,8 +108,6 @@ def test_tickets_are_listed_and_read(releases: dict[str, Release], writer: str, 
     shown = [json.loads(line) for line in read("-m", "handler.tickets", "show", "--json").splitlines()]
     (item,) = [line for line in shown if line["ticket_id"] == ticket_id]
     assert (item["intent"], item["urgency"], item["needs_review"]) == ("payment_issue", "high", True)
-    assert "high" in read("-m", "handler.tickets", "count")
-    assert ticket_id in read("-m", "handler.tickets", "get", ticket_id)
     read("-m", "handler.tickets", "similar", ticket_id)
 
 
@@ -143,8 +141,6 @@ def test_dlq_messages_are_shown_and_replayed(
     (shown,) = releases[reader].run(*dlq_command, "peek", "--json", *FAST).splitlines()
     assert "schema_violation" in shown
     assert "m-bad" in shown
-    counted = releases[reader].run(*dlq_command, "count", "--reason", "schema_violation", *FAST)
-    assert "1" in counted
     releases[reader].run(*dlq_command, "replay", "--yes", "--reason", "schema_violation", *FAST)
     (message,) = sqs.receive_message(QueueUrl=queue, MessageAttributeNames=["All"])["Messages"]
     assert message["Body"] == body
