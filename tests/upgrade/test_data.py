@@ -19,6 +19,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from enrichment.manifest import read_manifest
 from handler.local import EmbeddedStack
 
 REPO = Path(__file__).resolve().parents[2]
@@ -176,6 +177,14 @@ def test_enriched_object_has_every_field_of_the_old_schema(releases: dict[str, R
     if enriched["metadata"]["language"] is None:  # "en" before, for every ticket
         enriched["metadata"]["language"] = "en"
     jsonschema.validate(enriched, schema)
+
+
+def test_bundle_manifest_is_read() -> None:
+    # Written by be79fe2's `enrichment.export compact`; `features` was named `cues` then.
+    manifest, digest = read_manifest((OLD / "bundle.json").read_bytes(), "the fixture")
+    assert (manifest.name, manifest.profile, digest[:12]) == ("compact-int8", "compact", "a436912001c3")
+    assert manifest.models.features == "cues.json"
+    assert manifest.models.intent.labels
 
 
 def test_fixture_is_the_code_of_that_commit() -> None:
