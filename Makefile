@@ -7,6 +7,11 @@ BIN := $(VENV)/bin
 # interface emulator. LocalStack needs Python 3.12 or newer.
 CHECKOV := .venv-checkov
 CHECKOV_VERSION := 3.3.30
+# Both read deploy/requirements*.txt, which `make lock` writes.
+SBOM := .venv-sbom
+SBOM_VERSION := 7.5.0
+AUDIT := .venv-audit
+AUDIT_VERSION := 2.10.1
 SAM := .venv-sam
 SAM_VERSION := 1.170.0
 LOCALSTACK := .venv-localstack
@@ -29,7 +34,7 @@ EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage unit check clean bundle bundle-path zip wheel image image-docker deploy destroy deploy-localstack \
     sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-prometheus test-export \
-    soak bench bench-full bench-lambda eval examples format lint types template workflows scan
+    soak bench bench-full bench-lambda eval examples format lint types template workflows scan lock sbom audit
 
 help:  # Lists the targets that have a description, under their headings
 	@awk 'BEGIN { FS = ":.*## " } /^## / { print substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' \
@@ -52,7 +57,7 @@ coverage: $(VENV)/.dev $(BUNDLE)/bundle.json  # Runs the same tests with coverag
 check: format lint types template workflows test  ## Run the linters, the type checker and `make test`, before each commit
 
 clean:  ## Delete the virtual environments, the bundles and build/
-	rm -rf $(VENV) $(CHECKOV) $(SAM) $(LOCALSTACK) $(ACTIONLINT) .bundles .cpus build
+	rm -rf $(VENV) $(CHECKOV) $(SBOM) $(AUDIT) $(SAM) $(LOCALSTACK) $(ACTIONLINT) .bundles .cpus build
 
 ## Build
 bundle: $(BUNDLE)/bundle.json  ## Build the compact model bundle
@@ -66,6 +71,15 @@ zip: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Build dist/function.zip and its tem
 wheel: $(VENV)/.demo  # Builds the Python package, dist/*.whl
 	@$(PIP) wheel -q --no-deps --wheel-dir dist .
 
+lock: $(VENV)/.demo  # Writes deploy/requirements*.txt: the function's dependencies with hashes, after a change of versions
+	@$(BIN)/python -m deploy.lock
+
+sbom: $(SBOM)/.$(SBOM_VERSION)  ## Write the software bill of materials: dist/sbom.json (CycloneDX)
+	@mkdir -p dist
+	@cat deploy/requirements.txt deploy/requirements-image.txt | $(SBOM)/bin/cyclonedx-py requirements - \
+	    --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file dist/sbom.json
+	@echo dist/sbom.json
+
 image:  ## Build the function's image with Flox: ticket-lambda:latest
 	@deploy/lambda/image.sh
 
@@ -73,11 +87,11 @@ image-docker: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build an equivalent image w
 	@$(BIN)/python -m deploy.docker.build --bundle $(BUNDLE)
 
 ## Deploy and run
-deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AWS: PARAMETERS="NAME=VALUE ..."
-	@$(BIN)/python deploy/lambda/release.py deploy --sam $(SAM)/bin/sam --image $(IMAGE) $(PARAMETERS)
+deploy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Push the image and deploy to AWS: PARAMETERS="NAME=VALUE ..." TAGS="NAME=VALUE ..."
+	@$(BIN)/python -m deploy.lambda.release deploy --sam $(SAM)/bin/sam --image $(IMAGE) $(addprefix --tag ,$(TAGS)) $(PARAMETERS)
 
-destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stacks from AWS; buckets, table and images are kept
-	@$(BIN)/python deploy/lambda/release.py destroy --sam $(SAM)/bin/sam
+destroy: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Delete the stacks from AWS; what contains tickets is kept
+	@$(BIN)/python -m deploy.lambda.release destroy --sam $(SAM)/bin/sam $(if $(DISCARD_MESSAGES),--discard-messages)
 
 deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalStack at AWS_ENDPOINT_URL
 	@$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/_localstack/health", timeout=9)' \
@@ -85,7 +99,7 @@ deploy-localstack: $(VENV)/.demo $(SAM)/.$(SAM_VERSION)  ## Deploy to the LocalS
 	    "start one, or set its address: make deploy-localstack AWS_ENDPOINT_URL=http://..." >&2; exit 1; }
 	@export AWS_ENDPOINT_URL=$(AWS_ENDPOINT_URL) AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_SESSION_TOKEN= && \
 	    $(SAM)/bin/sam deploy --config-env localstack && \
-	    $(BIN)/python deploy/lambda/release.py observability --environment localstack --sam $(SAM)/bin/sam
+	    $(BIN)/python -m deploy.lambda.release observability --environment localstack --sam $(SAM)/bin/sam
 
 sam-invoke: image-docker $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a sample event: EVENT=events/one-ticket.json
 	@$(BIN)/python -m tests.sam.local $(EVENT)
@@ -168,6 +182,10 @@ workflows: $(ACTIONLINT)/.$(ACTIONLINT_VERSION)
 scan: $(CHECKOV)/.$(CHECKOV_VERSION)
 	@$(CHECKOV)/bin/python .ci/scan.py
 
+# Needs the vulnerability service of pip-audit, which a machine without internet cannot reach.
+audit: $(AUDIT)/.$(AUDIT_VERSION)  # Looks up known vulnerabilities of the function's dependencies
+	@$(AUDIT)/bin/pip-audit --disable-pip --require-hashes -r deploy/requirements.txt -r deploy/requirements-image.txt
+
 # Environments and bundles ----------------------------------------------------------------------------------------------
 
 # The default bundle. One named by BUNDLE=... is never built here.
@@ -194,6 +212,18 @@ $(CHECKOV)/.$(CHECKOV_VERSION): | $(VENV)/bin/python
 	@echo "Installing into $(CHECKOV) ..." >&2
 	@$(BIN)/python -m venv --clear $(CHECKOV)
 	@$(CHECKOV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile checkov==$(CHECKOV_VERSION)
+	@touch $@
+
+$(SBOM)/.$(SBOM_VERSION): | $(VENV)/bin/python
+	@echo "Installing into $(SBOM) ..." >&2
+	@$(BIN)/python -m venv --clear $(SBOM)
+	@$(SBOM)/bin/python -m pip --disable-pip-version-check install -qq --no-compile cyclonedx-bom==$(SBOM_VERSION)
+	@touch $@
+
+$(AUDIT)/.$(AUDIT_VERSION): | $(VENV)/bin/python
+	@echo "Installing into $(AUDIT) ..." >&2
+	@$(BIN)/python -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip --disable-pip-version-check install -qq --no-compile pip-audit==$(AUDIT_VERSION)
 	@touch $@
 
 $(SAM)/.$(SAM_VERSION): | $(VENV)/bin/python

@@ -1,7 +1,8 @@
-"""Scans with checkov, offline: the templates break no rule except those that they skip, and no file holds a secret.
+"""Scans with checkov, offline: no template or manifest breaks a rule that it does not skip, and no file holds a secret.
 
-Each rule that a template skips must have a reason, and must fail if it is not skipped. Runs in checkov's own virtual
-environment, because its pinned dependencies conflict with ours.
+Each rule that is skipped must have a reason, and must fail if it is not skipped. The Kubernetes objects are scanned as
+kustomize builds them, for the base and each overlay. Runs in checkov's own virtual environment, because its pinned
+dependencies conflict with ours.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # this runs as a script, in an environment without the packages of the repository
+
+from tests.infrastructure.kustomization import build  # noqa: E402 - needs the path above
+
 # checkov 3.3 has no rules for the contents of the second one, alarms and a dashboard.
 TEMPLATES = [REPOSITORY / "template.yaml", REPOSITORY / "deploy" / "observability.yaml"]
 # Files that are deployed or that deploy.
@@ -43,6 +50,33 @@ def scan(framework: str, *files: Path) -> dict[str, Any]:
     return {**NOTHING, **report.get("results", {})}  # no results if there was nothing to check
 
 
+def write_manifests(folder: Path) -> list[Path]:
+    """Build the Kubernetes objects of the base and of each overlay; a file for each in `folder`."""
+    base = REPOSITORY / "deploy" / "kubernetes" / "base"
+    files = []
+    for source in (base, *sorted(base.parent.joinpath("overlays").iterdir())):
+        files.append(folder / f"{source.name}.yaml")
+        files[-1].write_text(yaml.safe_dump_all(build(source)), encoding="utf-8")
+    return files
+
+
+def without_skips(files: list[Path], folder: Path) -> list[Path]:
+    """Copy templates and manifests without the rules that they skip."""
+    folder.mkdir()
+    for path in files:
+        text = (
+            path.read_text(encoding="utf-8").replace(" checkov:", " skipped:").replace(" checkov.io/", " skipped.io/")
+        )
+        folder.joinpath(path.name).write_text(text, encoding="utf-8")
+    return [folder / path.name for path in files]
+
+
+def merged(*results: dict[str, Any]) -> dict[str, Any]:
+    """The results of several scans as those of one. Without a passed check if one of them has none."""
+    found = {kind: [check for each in results for check in each[kind]] for kind in NOTHING}
+    return found if all(each["passed_checks"] for each in results) else {**found, "passed_checks": []}
+
+
 def deployed() -> list[Path]:
     """List the files that are searched for secrets."""
     found = [path for folder in FOLDERS for path in sorted((REPOSITORY / folder).rglob("*"))]
@@ -52,7 +86,7 @@ def deployed() -> list[Path]:
 def problems(template: dict[str, Any], bare: dict[str, Any], secrets: dict[str, Any]) -> Iterator[str]:
     """Yield one line per problem, given the results for the templates, for them without skips, and for files."""
     if not template["passed_checks"]:  # checkov reports nothing, and exits with 0, if it cannot read a file
-        yield "template.yaml: nothing was checked; is it valid?"
+        yield "templates or manifests: nothing was checked; are they valid?"
     for check in [*template["failed_checks"], *secrets["failed_checks"]]:
         place = f"{check['file_path'].lstrip('/')}:{check['file_line_range'][0]}"
         yield f"{place}: {check['check_id']} {check['resource']}: {check['check_name']}"
@@ -68,16 +102,22 @@ def problems(template: dict[str, Any], bare: dict[str, Any], secrets: dict[str, 
 def main() -> None:
     """Print what is wrong and exit with 1, or print one line."""
     files = deployed()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
-        bare = [Path(folder) / path.name for path in TEMPLATES]
-        for path, copy in zip(TEMPLATES, bare, strict=True):
-            copy.write_text(path.read_text(encoding="utf-8").replace(" checkov:", " skipped:"), encoding="utf-8")
-        scans = [("cloudformation", *TEMPLATES), ("cloudformation", *bare), ("secrets", *files)]
-        results = list(pool.map(lambda arguments: scan(*arguments), scans))
-    found = list(problems(*results))
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
+        folder = Path(scratch)
+        manifests = write_manifests(folder)
+        scans = [
+            ("cloudformation", *TEMPLATES),
+            ("kubernetes", *manifests),
+            ("cloudformation", *without_skips(TEMPLATES, folder / "templates")),
+            ("kubernetes", *without_skips(manifests, folder / "manifests")),
+            ("secrets", *files),
+        ]
+        templates, objects, *bare, secrets = pool.map(lambda arguments: scan(*arguments), scans)
+    results = merged(templates, objects)
+    found = list(problems(results, merged(*bare), secrets))
     if found:
         sys.exit("\n".join(found))
-    passed, skipped = (len(results[0][kind]) for kind in ("passed_checks", "skipped_checks"))
+    passed, skipped = (len(results[kind]) for kind in ("passed_checks", "skipped_checks"))
     sys.stdout.write(f"checkov: {passed} checks passed, {skipped} skipped, no secrets in {len(files)} files\n")
 
 

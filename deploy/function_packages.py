@@ -9,17 +9,30 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["PackagingError", "copy_modules", "dependencies", "install_wheels", "require_bundle"]
+__all__ = [
+    "IMAGE_REQUIREMENTS",
+    "REQUIREMENTS",
+    "PackagingError",
+    "copy_modules",
+    "dependencies",
+    "install_wheels",
+    "require_bundle",
+    "wheel_options",
+]
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 # The function is these folders, and never a list of files: whatever is put into one of them is deployed.
 FOLDERS: Final = ("enrichment", "handler/aws")  # with their subfolders
 FLAT_FOLDERS: Final = ("handler",)  # without
 LEFT_OUT: Final = "enrichment/export"  # builds bundles; the wheel contains it, with its training data
+
+
+# What is installed into zip and image, with hashes: `make lock`.
+REQUIREMENTS: Final = REPOSITORY / "deploy" / "requirements.txt"
+IMAGE_REQUIREMENTS: Final = REPOSITORY / "deploy" / "requirements-image.txt"  # in addition
 
 
 class PackagingError(Exception):
@@ -32,17 +45,24 @@ def dependencies(*extras: str) -> list[str]:
     return [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
 
 
-def install_wheels(folder: Path, wanted: Sequence[str], *, python: str, machine: str, glibc: int) -> None:
-    """Install wheels at their tested versions for that Python ("3.13") and processor ("x86_64"), wherever this runs.
+def wheel_options(*, python: str, machine: str, glibc: int) -> list[str]:
+    """Options of pip for wheels of that Python ("3.13") and processor ("x86_64"), whatever this machine's are.
 
-    `glibc` is the minor version of the target system: pip needs every older wheel tag by name. Raises PackagingError.
+    `glibc` is the minor version of the target system: pip needs every older wheel tag by name.
     """
     tags = [*(f"manylinux_2_{minor}_{machine}" for minor in range(17, glibc + 1)), f"manylinux2014_{machine}"]
-    options = ["--quiet", "--no-compile", "--target", str(folder), "--only-binary", ":all:", "--implementation", "cp"]
-    options += ["--python-version", python, "--constraint", str(REPOSITORY / "deploy" / "constraints.txt")]
-    options += [option for tag in tags for option in ("--platform", tag)]
+    options = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
+    return [*options, *(option for tag in tags for option in ("--platform", tag))]
+
+
+def install_wheels(folder: Path, *files: Path, python: str, machine: str, glibc: int) -> None:
+    """Install exactly the wheels whose hashes are in these requirements files. Raises PackagingError."""
+    # The files are complete, and pip would look for dependencies of this machine's Python.
+    options = ["--quiet", "--no-compile", "--no-deps", "--require-hashes", "--target", str(folder)]
+    options += wheel_options(python=python, machine=machine, glibc=glibc)
+    options += [option for file in files for option in ("--requirement", str(file))]
     ran = subprocess.run(  # noqa: S603 - the interpreter that runs this
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options, *wanted],
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options],
         capture_output=True,
         text=True,
         check=False,

@@ -10,7 +10,7 @@ from aws_lambda_powertools.metrics import Metrics as EmfWriter
 
 from handler.settings import SERVICE, UNPUBLISHED
 
-__all__ = ["NAMESPACE", "OUTCOMES", "SERVICE", "EmfMetrics", "Logger", "Metrics", "make_logger"]
+__all__ = ["NAMESPACE", "OUTCOMES", "SERVICE", "TOTAL", "EmfMetrics", "Logger", "Metrics", "make_logger"]
 
 NAMESPACE: Final = "TicketEnrichment"
 OUTCOMES: Final = {
@@ -19,6 +19,7 @@ OUTCOMES: Final = {
     "rejected": "TicketsRejected",
     "failed": "TicketsFailed",
 }
+TOTAL: Final = "TicketsTotal"  # their sum
 
 
 class Metrics(Protocol):
@@ -93,6 +94,7 @@ class EmfMetrics:
         """As Metrics.flush; zeros are written too, because CloudWatch cannot divide by a missing value."""
         for outcome, count in self._counts.items():
             self._metrics.add_metric(OUTCOMES[outcome], MetricUnit.Count, count)
+        self._metrics.add_metric(TOTAL, MetricUnit.Count, sum(self._counts.values()))
         if self._bundle_seconds is not None:
             self._metrics.add_metric("ColdStart", MetricUnit.Count, 1)
             self._metrics.add_metric("BundleLoadTime", MetricUnit.Milliseconds, self._bundle_seconds * 1000)

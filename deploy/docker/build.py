@@ -18,10 +18,16 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from deploy.function_packages import PackagingError, copy_modules, dependencies, install_wheels, require_bundle
+from deploy.function_packages import (
+    IMAGE_REQUIREMENTS,
+    REQUIREMENTS,
+    PackagingError,
+    copy_modules,
+    install_wheels,
+    require_bundle,
+)
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-CONSTRAINTS: Final = REPOSITORY / "deploy" / "constraints.txt"
 IMAGE: Final = "ticket-enrichment:docker"
 SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # the suite's Python; the Dockerfile contains its folder name
@@ -87,8 +93,9 @@ def make_root() -> None:
 
 def gather_site(context: Path) -> None:
     """Install the function's dependencies into `context/site` unless they are up to date. Raises PackagingError."""
-    wanted, machine = dependencies("lambda"), platform.machine()
-    state = hashlib.sha256(repr((wanted, machine, PYTHON, GLIBC)).encode() + CONSTRAINTS.read_bytes()).hexdigest()
+    machine, files = platform.machine(), (REQUIREMENTS, IMAGE_REQUIREMENTS)
+    contents = b"".join(path.read_bytes() for path in files)
+    state = hashlib.sha256(repr((machine, PYTHON, GLIBC)).encode() + contents).hexdigest()
     stamp, site = context / "site.state", context / "site"
     if stamp.is_file() and stamp.read_text() == state:
         return
@@ -96,7 +103,7 @@ def gather_site(context: Path) -> None:
     stamp.unlink(missing_ok=True)
     shutil.rmtree(site, ignore_errors=True)
     context.mkdir(parents=True, exist_ok=True)
-    install_wheels(site, wanted, python=PYTHON, machine=machine, glibc=GLIBC)
+    install_wheels(site, *files, python=PYTHON, machine=machine, glibc=GLIBC)
     stamp.write_text(state)
 
 

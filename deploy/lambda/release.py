@@ -5,7 +5,10 @@ the alarms and the dashboard. It is updated after the first, with the first one'
 
 The parameters of both stacks come from samconfig.toml, where sam saves the answers of the first deployment, and from
 the command line. The image, its architecture and a hash of the function's parameters are added, so that every change
-publishes a version.
+publishes a version. Tags of samconfig.toml apply to both stacks and, through them, to their resources.
+
+`make destroy` refuses while the queues hold messages, and keeps what holds tickets; a later `make deploy` takes it over
+(deploy/kept_resources.py).
 """
 
 from __future__ import annotations
@@ -28,13 +31,17 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from samtranslator.yaml_helper import yaml_parse
 
+from deploy.kept_resources import AdoptionError, KeptResource, adopt, find_kept, parsed, retained
+from enrichment.errors import EnrichmentError
+from handler.aws.sqs import Queue
+
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 TEMPLATE: Final = REPOSITORY / "template.yaml"
 OBSERVABILITY: Final = REPOSITORY / "deploy" / "observability.yaml"
 IMAGE: Final = "ticket-lambda:latest"  # the name that `make image` gives it
 ECR_NAME: Final = "ticket-enrichment"
 ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "arm64"}  # Docker's names: Lambda's names
-KEPT: Final = ("RawBucket", "EnrichedBucket", "TableName")  # outputs: resources with tickets, which are never deleted
+QUEUES: Final = ("DlqUrl", "QueueUrl")  # outputs
 
 
 class ReleaseError(Exception):
@@ -47,6 +54,8 @@ class Configuration:
 
     file: Path
     environment: str
+    tags: Sequence[str] = ()
+    """NAME=VALUE, instead of the file's."""
 
     def read(self) -> dict[str, Any]:
         """The options of `sam deploy`, with those of every command. Raises ReleaseError."""
@@ -85,11 +94,34 @@ def deploy(sam: Path, image: str, config: Configuration, more: Mapping[str, str]
     names = parameter_names(TEMPLATE)
     parameters = {name: value for name, value in {**config.parameters(), **more}.items() if name in names}
     parameters |= {"ImageUri": uri, "Architecture": ARCHITECTURES[found["Architecture"]]}
+    if before is None and (kept := find_kept(config.client, parameters.get("NamePrefix", ""))):
+        take_over(config, parameters, kept)
+        before = existing(config, config.stack_name())
     parameters["Release"] = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     options = ["--image-repository", uri.partition("@")[0], *([] if before else ["--guided"])]
     sam_deploy(sam, config, TEMPLATE, parameters, options)
     # A stack of an earlier release has the alarms' parameters itself.
     deploy_observability(sam, config, {**(before.parameters if before else {}), **config.parameters()}, more)
+
+
+def take_over(config: Configuration, parameters: Mapping[str, str], kept: Sequence[KeptResource]) -> None:
+    """Create the stack from what an earlier one kept. Raises ReleaseError."""
+    names = ", ".join(each.name for each in kept)
+    if config.read().get("confirm_changeset") and not confirmed(f"{names} exist. Continue with the tickets in them?"):
+        raise ReleaseError("nothing was deployed; answer y, or choose another NamePrefix to begin without tickets")
+    sys.stderr.write(f"Importing what an earlier stack kept: {names}\n")
+    template = parsed(TEMPLATE.read_text(encoding="utf-8"))
+    try:
+        adopt(config.client("cloudformation"), config.stack_name(), template, parameters, list(kept))
+    except AdoptionError as error:
+        raise ReleaseError(str(error)) from error
+
+
+def confirmed(question: str) -> bool:
+    """Ask the user. Without a terminal, the answer is no."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def deploy_observability(sam: Path, config: Configuration, saved: Mapping[str, str], more: Mapping[str, str]) -> None:
@@ -101,18 +133,40 @@ def deploy_observability(sam: Path, config: Configuration, saved: Mapping[str, s
     sam_deploy(sam, config, OBSERVABILITY, parameters, ["--stack-name", f"{name}-observability"])
 
 
-def destroy(sam: Path, config: Configuration) -> None:
-    """Delete both stacks, and print what is kept. Raises ReleaseError."""
+def destroy(sam: Path, config: Configuration, *, discard_messages: bool) -> None:
+    """Delete both stacks unless the queues hold messages, and print what is kept. Raises ReleaseError."""
     name = config.stack_name()
     stack = existing(config, name)
+    if not discard_messages and (waiting := messages(config, stack)):
+        raise ReleaseError(
+            f"{waiting}; process or replay them first (dlq-replay count), or delete the stacks nevertheless: "
+            "make destroy DISCARD_MESSAGES=yes"
+        )
+    kept = ", ".join(kept_names(config, name))
     region = config.read().get("region")  # which `sam delete` does not read
     # The alarms first: they make no sense without the function.
     for each in (f"{name}-observability", name):
         if stack_named(config, each):
             command = [str(sam), "delete", "--config-env", config.environment, "--config-file", str(config.file)]
             run([*command, "--stack-name", each, *(["--region", region] if region else [])], "sam delete")
-    kept = ", ".join(stack.outputs[output] for output in KEPT if output in stack.outputs)
     sys.stderr.write(f"Kept, because they contain tickets: {kept}. The images in ECR's {ECR_NAME} are kept as well.\n")
+
+
+def messages(config: Configuration, stack: Stack) -> str:
+    """Which queues hold how many messages, by SQS's estimates; empty if none does."""
+    sqs = config.client("sqs")
+    found = [Queue(sqs, stack.outputs[output]).attributes() for output in QUEUES if output in stack.outputs]
+    counts = {each.name: each.visible + each.in_flight + each.delayed for each in found}
+    return ", ".join(f"{name} holds {count} messages" for name, count in counts.items() if count)
+
+
+def kept_names(config: Configuration, name: str) -> list[str]:
+    """The resources that stay when the stack is deleted, after the template with which it was deployed."""
+    cloudformation = config.client("cloudformation")
+    logical_ids = retained(parsed(cloudformation.get_template(StackName=name)["TemplateBody"]))
+    resources = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+    physical_ids = [each["PhysicalResourceId"] for each in resources if each["LogicalResourceId"] in logical_ids]
+    return sorted(each.rpartition("/")[2] for each in physical_ids)  # that of a queue is its URL
 
 
 def sam_deploy(
@@ -120,7 +174,8 @@ def sam_deploy(
 ) -> None:
     """Run `sam deploy` for one of the templates. Raises ReleaseError."""
     command = [str(sam), "deploy", "--config-env", config.environment, "--config-file", str(config.file)]
-    command += ["--template", str(template), *options, "--parameter-overrides"]
+    command += ["--template", str(template), *options, *(["--tags", *config.tags] if config.tags else [])]
+    command += ["--parameter-overrides"]
     # sam refuses NAME= but takes NAME="".
     command += [f"{name}={value}" if value else f'{name}=""' for name, value in parameters.items()]
     run(command, "sam deploy")
@@ -227,9 +282,15 @@ def main() -> None:
     parser.add_argument("--image", default=IMAGE, help="name of the local Docker image")
     parser.add_argument("--config", type=Path, default=REPOSITORY / "samconfig.toml", help="samconfig.toml")
     parser.add_argument("--environment", default="prod", help="its environment (prod)")
+    parser.add_argument(
+        "--tag", action="append", default=[], metavar="NAME=VALUE", help="of both stacks and all their resources"
+    )
+    parser.add_argument(
+        "--discard-messages", action="store_true", help="destroy, even if messages are in the queues (no)"
+    )
     parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE", help="parameters; they override the file's")
     given = parser.parse_intermixed_args()
-    config = Configuration(given.config, given.environment)
+    config = Configuration(given.config, given.environment, given.tag)
     try:
         more = declared(overrides(given.parameters))
         if given.action == "deploy":
@@ -237,8 +298,8 @@ def main() -> None:
         elif given.action == "observability":
             deploy_observability(given.sam, config, config.parameters(), more)
         else:
-            destroy(given.sam, config)
-    except (ReleaseError, BotoCoreError, ClientError, OSError) as error:
+            destroy(given.sam, config, discard_messages=given.discard_messages)
+    except (ReleaseError, EnrichmentError, BotoCoreError, ClientError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

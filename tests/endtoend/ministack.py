@@ -47,7 +47,7 @@ class MiniStack:
             make_client("s3", url, ROOT).create_bucket(Bucket=_BUCKET)
             parameters = [f"NamePrefix={_PREFIX}", f"ImageUri={_IMAGE}", "MappingEnabled=true"]
             run([str(SAM), "deploy", "--config-env", "local", "--parameter-overrides", *parameters], url)
-            release = [sys.executable, "deploy/lambda/release.py", "observability", "--environment", "local"]
+            release = [sys.executable, "-m", "deploy.lambda.release", "observability", "--environment", "local"]
             run([*release, "--sam", str(SAM)], url)
             self.deployment = Deployment(url, _STACK)
             stack.callback(self.deployment.close)

@@ -16,7 +16,7 @@ _MERGE_KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMo
 def build(folder: Path) -> list[Object]:
     """Return the objects of the kustomization in that folder, patched."""
     text = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
-    fields = {"apiVersion", "kind", "resources", "patches", "configMapGenerator"}
+    fields = {"apiVersion", "kind", "resources", "patches", "configMapGenerator", "images"}
     assert text.keys() <= fields, f"{folder}: unsupported field"
     objects: list[Object] = []
     for name in text["resources"]:
@@ -29,7 +29,23 @@ def build(folder: Path) -> list[Object]:
         assert len(entry) == 1, f"{folder}: a patch must be either inline or a file, without a target"
         inline = entry["patch"] if "patch" in entry else (folder / entry["path"]).read_text(encoding="utf-8")
         _apply(objects, yaml.safe_load(inline))
+    for entry in text.get("images", ()):
+        assert entry.keys() == {"name", "digest"}, f"{folder}: an image must have a digest and nothing else"
+        _pin(objects, entry["name"], entry["digest"])
     return objects
+
+
+def _pin(objects: list[Object], name: str, digest: str) -> None:
+    containers = [
+        found
+        for each in objects
+        if each["kind"] == "Deployment"
+        for found in each["spec"]["template"]["spec"]["containers"]
+        if found["image"].partition(":")[0] == name
+    ]
+    assert containers, f"no container has the image {name}"
+    for found in containers:
+        found["image"] = f"{name}@{digest}"
 
 
 def _identity(found: Object) -> tuple[str, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
@@ -12,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from cfnlint.api import lint
-from samtranslator.parser.parser import Parser
-from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
+from tests.infrastructure.kubernetes_objects import BUILT
+from tests.infrastructure.transformed import transform
 from tests.infrastructure.watched import OBSERVABILITY_TEXT, TEXT
 
 REPO = Path(__file__).resolve().parents[2]
@@ -23,15 +22,6 @@ SAMCONFIG: dict[str, Any] = tomllib.loads((REPO / "samconfig.toml").read_text(en
 
 
 REGIONS = ["us-east-1", "eu-central-1", "ap-southeast-1"]
-
-
-def transform(text: str, **parameters: Any) -> dict[str, Any]:
-    """Return what CloudFormation creates: the template after the SAM transform, made without AWS."""
-    template = yaml_parse(text)
-    given = {name: str(each.get("Default", "image")) for name, each in template["Parameters"].items()} | parameters
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-        return dict(Translator({}, Parser()).translate(template, given))
 
 
 def findings(text: str) -> set[str]:
@@ -50,7 +40,7 @@ def test_cfn_lint_finds_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "finding"),
     [
-        ("SqsManagedSseEnabled: true", "SqsManagedSSE: true", "E3002"),
+        ("SqsManagedSseEnabled:", "SqsManagedSSE:", "E3002"),
         ("aws:SourceArn: !Sub\n", "aws:SourceArn: !GetAtt RawBucket.Arn\n                Spare: !Sub\n", "E3004"),
         ("!Ref MaxTicketBytes", "!Ref MaxBytes", "E1020"),
     ],
@@ -63,7 +53,8 @@ def test_cfn_lint_detects_an_invalid_template(old: str, new: str, finding: str) 
 
 def test_transform_creates_function_and_mapping() -> None:
     transformed = transform(TEXT)
-    kinds = sorted(resource["Type"] for resource in transformed["Resources"].values())
+    created = [resource for resource in transformed["Resources"].values() if resource.get("Condition") != "InSteps"]
+    kinds = sorted(resource["Type"] for resource in created)
     assert [kind for kind in kinds if kind.startswith(("AWS::Code", "AWS::Lambda", "AWS::IAM", "AWS::Serverless"))] == [
         "AWS::IAM::Role",
         "AWS::Lambda::Alias",
@@ -98,6 +89,8 @@ def test_gradual_deployment_uses_codedeploy_with_alarms() -> None:
     assert group["DeploymentConfigName"]["Fn::Sub"][1] == {"ConfigName": "Canary10Percent10Minutes"}
     alarms = group["AlarmConfiguration"]["Fn::If"][1]["Alarms"]
     assert [alarm["Name"]["Ref"] for alarm in alarms] == ["NewVersionFailedShareAlarm", "NewVersionErrorsAlarm"]
+    # The same role that SAM creates if a template names none: a stack of an earlier release keeps it.
+    assert group["ServiceRoleArn"]["Fn::If"][:2] == ["InSteps", {"Fn::GetAtt": ["CodeDeployServiceRole", "Arn"]}]
     assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
     update = resources["EnrichmentFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert update["DeploymentGroupName"] == {"Ref": "EnrichmentFunctionDeploymentGroup"}
@@ -135,42 +128,7 @@ def test_every_parameter_is_in_one_group(text: str) -> None:
     assert [name for group in groups for name in group["Parameters"]] == list(template["Parameters"])
 
 
-# What an earlier release named, by logical id. A stack of it must be able to update.
-EARLIER: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "earlier_names.json").read_text())
-NAMES = {"BucketName", "QueueName", "TableName", "FunctionName", "LogGroupName", "RoleName", "AlarmName"} | {
-    *("DashboardName", "Name", "PolicyName", "ManagedPolicyName"),
-}
-
-
-def named(text: str) -> dict[str, dict[str, Any]]:
-    """The type and the name of each resource that has an explicit name, by logical id."""
-    return {
-        logical: {"Type": each["Type"], key: each["Properties"][key]}
-        for logical, each in yaml_parse(text)["Resources"].items()
-        for key in NAMES
-        if key in each.get("Properties", {})
-    }
-
-
-def test_resources_keep_the_names_of_an_earlier_stack() -> None:
-    # CloudFormation would replace a resource whose type or name changes, and delete the contents of a bucket or table.
-    now = named(TEXT)
-    assert {logical: found for logical, found in EARLIER.items() if logical in now} == now
-
-
-def test_observability_stack_reuses_no_earlier_name() -> None:
-    # Creating it fails while a resource of that name exists, in whichever order the two stacks are deployed.
-    moved = EARLIER.keys() - named(TEXT).keys()
-    assert moved == named(OBSERVABILITY_TEXT).keys()
-    old, new = (
-        {name["Fn::Sub"] for logical in moved for key, name in found[logical].items() if key != "Type"}
-        for found in (EARLIER, named(OBSERVABILITY_TEXT))
-    )
-    assert len(old) == len(new) == 7
-    # The old names begin with the function's name, the new ones with the stack's, which ends in "-observability".
-    assert {name.partition("-")[0] for name in old} == {"${EnrichmentFunction}"}
-    assert {name.partition("-")[0] for name in new} == {"${AWS::StackName}"}
-    assert not any(name.startswith("${EnrichmentFunction}-observability") for name in old)
+ARN, ACCOUNT, PLACE = "arn:aws", "123456789012", "eu-central-1:123456789012"
 
 
 @pytest.mark.parametrize(
@@ -180,6 +138,14 @@ def test_observability_stack_reuses_no_earlier_name() -> None:
         ("ModelBundle", ["file:///share/ticket-enrichment/bundle"], ["s3://models/full", "file://share", "bundle"]),
         ("ModelBundleDigest", ["", "0a" * 32], ["0a", "0A" * 32]),
         ("ModelBundleS3", ["", "models/full", "m.x/a/b"], ["models", "models/", "models/*", "s3://models/full"]),
+        ("SenderTopicArn", ["", f"{ARN}:sns:{PLACE}:tickets"], [f"{ARN}:sns:{PLACE}:*", f"{ARN}:sns:{PLACE}:a.fifo"]),
+        ("SenderRuleArn", ["", f"{ARN}:events:{PLACE}:rule/bus/raw"], [f"{ARN}:events:{PLACE}:rule/*", "raw"]),
+        ("KmsKeyArn", ["", f"{ARN}:kms:{PLACE}:key/1234abcd-12ab"], [f"{ARN}:kms:{PLACE}:alias/tickets", "1234abcd"]),
+        (
+            "PermissionsBoundaryArn",
+            ["", f"{ARN}:iam::{ACCOUNT}:policy/team/edge"],
+            ["edge", f"{ARN}:iam::{ACCOUNT}:role/x"],
+        ),
     ],
 )
 def test_parameter_pattern_accepts_only_valid_values(parameter: str, good: list[str], bad: list[str]) -> None:
@@ -212,10 +178,20 @@ def skipped_rules(template: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(name, skip["id"], skip["comment"]) for name, each in found.items() for skip in each.get("skip", [])]
 
 
-@pytest.mark.parametrize(("resource", "rule", "reason"), skipped_rules(yaml_parse(TEXT)))
+def skipped_in_manifests() -> list[tuple[str, str, str]]:
+    """The same of the Kubernetes objects, whose annotations have the form "checkov.io/skip1: RULE=reason"."""
+    return [
+        (found["kind"], *value.split("=", 1))
+        for found in BUILT["base"]
+        for name, value in found["metadata"].get("annotations", {}).items()
+        if name.startswith("checkov.io/skip")
+    ]
+
+
+@pytest.mark.parametrize(("resource", "rule", "reason"), skipped_rules(yaml_parse(TEXT)) + skipped_in_manifests())
 def test_skipped_rule_has_a_reason(resource: str, rule: str, reason: str) -> None:
     # `make scan` checks that it would fail otherwise.
-    assert re.fullmatch(r"CKV2?_AWS_\d+", rule)
+    assert re.fullmatch(r"CKV2?_(AWS|K8S)_\d+", rule)
     assert len(reason.split()) > 5
 
 

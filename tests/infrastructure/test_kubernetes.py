@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import PurePosixPath
 from typing import Any
 
+import boto3
 import kubernetes_validate
 import pytest
 from samtranslator.yaml_helper import yaml_parse
@@ -51,6 +52,7 @@ def test_object_is_valid(name: str, found: Object) -> None:
         ("ConfigMap", "data.BATCH_SIZE", 10),
         ("HorizontalPodAutoscaler", "spec.maxReplicas", None),
         ("RuntimeClass", "scheduling.nodeSelectors", {}),
+        ("NetworkPolicy", "spec.policyTypes", "Egress"),
     ],
 )
 def test_invalid_object_is_detected(kind: str, path: str, value: object) -> None:
@@ -69,6 +71,7 @@ def test_base_has_the_expected_objects() -> None:
         "ConfigMap",
         "Deployment",
         "HorizontalPodAutoscaler",
+        "NetworkPolicy",
         "PodDisruptionBudget",
         "RuntimeClass",
         "ServiceAccount",
@@ -185,9 +188,24 @@ def test_container_is_restricted() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert one("ServiceAccount")["automountServiceAccountToken"] is False
+    assert one("ServiceAccount")["automountServiceAccountToken"] is pod()["automountServiceAccountToken"] is False
     assert pod()["serviceAccountName"] == one("ServiceAccount")["metadata"]["name"]
     assert "eks.amazonaws.com/role-arn" in one("ServiceAccount")["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_network_policy_allows_only_what_the_worker_needs(name: str) -> None:
+    policy = one("NetworkPolicy", name)["spec"]
+    assert policy["podSelector"] == one("Deployment", name)["spec"]["selector"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    (scrapes,) = policy["ingress"]
+    assert scrapes["ports"] == [{"protocol": "TCP", "port": container(name)["ports"][0]["name"]}]
+    allowed = {(each["protocol"], each["port"]) for rule in policy["egress"] for each in rule["ports"]}
+    # The name service, and HTTPS: the endpoint that boto3 chooses for each service.
+    assert allowed == {("UDP", 53), ("TCP", 53), ("TCP", 443)}
+    session = boto3.session.Session(region_name="eu-central-1")
+    urls = [session.client(service).meta.endpoint_url for service in ("s3", "sqs", "dynamodb", "sts")]
+    assert all(url.startswith("https://") and url.count(":") == 1 for url in urls)
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -63,6 +63,18 @@ def test_keda_overlay_replaces_the_autoscaler() -> None:
     assert trigger["authenticationRef"]["name"] == one("TriggerAuthentication", "keda")["metadata"]["name"]
 
 
+def test_pinned_image_overlay_changes_only_the_image() -> None:
+    pinned, base = json.loads(json.dumps(BUILT["pinned-image"])), BUILT["base"]
+    (deployment,) = [found for found in pinned if found["kind"] == "Deployment"]
+    (only,) = deployment["spec"]["template"]["spec"]["containers"]
+    name, _, digest = only["image"].partition("@sha256:")
+    assert name == container()["image"].partition(":")[0]
+    # A placeholder, as the account: the registry could not be reached when this was written.
+    assert digest == "0" * 64
+    only["image"] = container()["image"]
+    assert pinned == base
+
+
 def test_unknown_kustomization_field_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [], "namePrefix": "my-"}))
     with pytest.raises(AssertionError, match="unsupported field"):

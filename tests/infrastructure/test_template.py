@@ -58,7 +58,13 @@ PERMISSIONS = [
     ("DeadLetterQueue.Arn", "sqs:SendMessage"),
     ("EnrichmentLogs.Arn", "logs:CreateLogStream logs:PutLogEvents"),
     ("arn:${AWS::Partition}:s3:::${ModelBundleS3}/*", "s3:GetObject"),
+    ("KmsKeyArn", "kms:Decrypt kms:GenerateDataKey"),
 ]
+# Off by default: each policy of the role that depends on a parameter.
+OPTIONAL_POLICIES = {"BundleInS3": "model-bundle", "HasKmsKey": "customer-key", "TracingOn": "tracing"}
+# X-Ray has no resources: a statement cannot name any but all of them.
+TRACING = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+NONE = {"Ref": "AWS::NoValue"}
 
 
 def rule(check: Rule) -> Rule:
@@ -180,19 +186,78 @@ def dlq_retention_exceeds_queue_retention(template: Template) -> None:
     assert dead["MessageRetentionPeriod"] == 14 * 24 * 3600 > queue["MessageRetentionPeriod"]
     assert dead["RedriveAllowPolicy"]["redrivePermission"] == "byQueue"
     assert dead["RedriveAllowPolicy"]["sourceQueueArns"][0]["Fn::Sub"][1] == {"Name": queue["QueueName"]}
-    assert queue["SqsManagedSseEnabled"] is dead["SqsManagedSseEnabled"] is True
+    # Its messages may be the only copy of inline tickets.
+    assert template["Resources"]["DeadLetterQueue"]["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert template["Resources"]["DeadLetterQueue"]["UpdateReplacePolicy"] == "Retain"
 
 
 @rule
-def only_the_raw_bucket_may_send(template: Template) -> None:
+def only_the_raw_bucket_may_send_by_default(template: Template) -> None:
     bucket = template["Resources"]["RawBucket"]
-    (allowed,) = statements(of(template, "TicketQueuePolicy"), "Allow")
+    first, *others = of(template, "TicketQueuePolicy")["PolicyDocument"]["Statement"]
+    (allowed,) = statements(first, "Allow")
     assert (allowed["Principal"], allowed["Action"]) == ({"Service": "s3.amazonaws.com"}, "sqs:SendMessage")
     text, names = bucket["Properties"]["BucketName"]["Fn::Sub"]
     arn = {"Fn::Sub": ["arn:${AWS::Partition}:s3:::" + text, names]}
     account = {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
     assert allowed["Condition"] == {"ArnEquals": {"aws:SourceArn": arn}, "StringEquals": account}
     assert bucket["DependsOn"] == "TicketQueuePolicy"
+    senders = {"HasSenderTopic": ("sns", "SenderTopicArn"), "HasSenderRule": ("events", "SenderRuleArn")}
+    for condition, statement, otherwise in (other["Fn::If"] for other in others if "Fn::If" in other):
+        service, parameter = senders.pop(condition)
+        assert otherwise == NONE
+        assert template["Parameters"][parameter]["Default"] == ""
+        assert statement["Principal"] == {"Service": f"{service}.amazonaws.com"}
+        assert (statement["Effect"], statement["Action"]) == ("Allow", "sqs:SendMessage")
+        assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Ref": parameter}}}
+        assert statement["Resource"] == {"Fn::GetAtt": ["TicketQueue", "Arn"]}
+    assert senders == {}
+    assert list(statements([other for other in others if "Fn::If" not in other], "Allow")) == []
+    # A rule for the raw bucket's events needs them on EventBridge.
+    notifications = bucket["Properties"]["NotificationConfiguration"]
+    assert notifications["EventBridgeConfiguration"] == {
+        "Fn::If": ["HasSenderRule", {"EventBridgeEnabled": True}, NONE]
+    }
+
+
+@rule
+def customer_key_encrypts_everything(template: Template) -> None:
+    key = {"Fn::If": ["HasKmsKey", {"Ref": "KmsKeyArn"}, NONE]}
+    assert template["Parameters"]["KmsKeyArn"]["Default"] == ""
+    for queue in (of(template, "TicketQueue"), of(template, "DeadLetterQueue")):
+        assert (queue["SqsManagedSseEnabled"], queue["KmsMasterKeyId"]) == ({"Fn::If": ["HasKmsKey", False, True]}, key)
+    for bucket in (of(template, "RawBucket"), of(template, "EnrichedBucket")):
+        (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        by_default = {"SSEAlgorithm": {"Fn::If": ["HasKmsKey", "aws:kms", "AES256"]}, "KMSMasterKeyID": key}
+        assert encryption["ServerSideEncryptionByDefault"] == by_default
+    kind = {"Fn::If": ["HasKmsKey", "KMS", NONE]}
+    assert of(template, "TicketTable")["SSESpecification"] == {
+        "SSEEnabled": True,
+        "SSEType": kind,
+        "KMSMasterKeyId": key,
+    }
+    assert of(template, "EnrichmentLogs")["KmsKeyId"] == key
+
+
+@rule
+def every_role_has_the_permissions_boundary(template: Template) -> None:
+    roles = {name: each for name, each in template["Resources"].items() if each["Type"] == "AWS::IAM::Role"}
+    assert {"EnrichmentRole", "CodeDeployServiceRole"} <= roles.keys()
+    for role in roles.values():
+        boundary = {"Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundaryArn"}, NONE]}
+        assert role["Properties"]["PermissionsBoundary"] == boundary
+    # SAM creates a role without one for each of these that names none.
+    own = {"Fn::If": ["InSteps", {"Fn::GetAtt": ["CodeDeployServiceRole", "Arn"]}, NONE]}
+    assert of(template, "EnrichmentFunction")["DeploymentPreference"]["Role"] == own
+    assert template["Parameters"]["PermissionsBoundaryArn"]["Default"] == ""
+
+
+@rule
+def protection_and_tracing_are_off_by_default(template: Template) -> None:
+    parameters = template["Parameters"]
+    assert (parameters["DeletionProtection"]["Default"], parameters["Tracing"]["Default"]) == ("false", "false")
+    assert of(template, "TicketTable")["DeletionProtectionEnabled"] == {"Fn::If": ["DeletionProtectionOn", True, NONE]}
+    assert of(template, "EnrichmentFunction")["Tracing"] == {"Fn::If": ["TracingOn", "Active", "PassThrough"]}
 
 
 @rule
@@ -216,11 +281,15 @@ def role_has_only_needed_permissions(template: Template) -> None:
     granted = [
         (".".join(listed(next(iter(resource.values())))), set(listed(statement["Action"])))
         for statement in statements(role["Policies"], "Allow")
+        if set(statement["Action"]) != TRACING
         for resource in listed(statement["Resource"])
     ]
     assert sorted(granted) == sorted((resource, set(actions.split())) for resource, actions in PERMISSIONS)
-    condition, bundle, _ = role["Policies"][1]["Fn::If"]
-    assert (condition, bundle["PolicyName"]) == ("BundleInS3", "model-bundle")
+    always, *optional = role["Policies"]
+    assert always["PolicyName"] == "tickets"
+    found = {condition: policy["PolicyName"] for condition, policy, _ in (each["Fn::If"] for each in optional)}
+    assert found.items() >= OPTIONAL_POLICIES.items()
+    assert [each["Fn::If"][2] for each in optional] == [NONE] * len(optional)
 
 
 @rule
@@ -228,6 +297,8 @@ def no_wildcard_permissions(template: Template) -> None:
     for statement in statements(template["Resources"], "Allow"):
         assert "*" not in json.dumps([statement["Action"], statement.get("Principal")])
         assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}
+        if set(listed(statement["Action"])) == TRACING:
+            continue
         for resource in listed(statement.get("Resource", [])):
             assert isinstance(resource, dict), "resources must be references, not literal ARNs"
             # A wildcard is allowed only for the objects of one named bucket or folder.
@@ -273,8 +344,6 @@ def buckets_are_private_and_the_enriched_one_versioned(template: Template) -> No
     blocks = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
     for bucket in (of(template, "RawBucket"), enriched := of(template, "EnrichedBucket")):
         assert bucket["PublicAccessBlockConfiguration"] == dict.fromkeys(blocks, True)
-        (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
-        assert encryption["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
     assert enriched["VersioningConfiguration"] == {"Status": "Enabled"}
 
 
@@ -307,6 +376,7 @@ STATEMENT = "EnrichmentRole/Policies/0/PolicyDocument/Statement/0"
 DELETING = "EnrichmentRole/Policies/0/PolicyDocument/Statement/4"
 LIFECYCLE = "RawBucket/LifecycleConfiguration/Rules"
 SUPERSEDED = "EnrichedBucket/LifecycleConfiguration/Rules/0/NoncurrentVersionExpiration"
+TOPIC = "TicketQueuePolicy/PolicyDocument/Statement/1/Fn::If/1"
 EVENT = "EnrichmentFunction/Events/Tickets/Properties"
 VIOLATIONS: list[tuple[Rule, str, object]] = [
     (visibility_timeout_is_six_timeouts_plus_window, "Mappings/Visibility/300/5", 1804),
@@ -331,8 +401,23 @@ VIOLATIONS: list[tuple[Rule, str, object]] = [
     (batch_costs_under_half_the_timeout, "Parameters/BatchSize/MaxValue", 100),
     (dlq_retention_exceeds_queue_retention, "TicketQueue/MessageRetentionPeriod", 14 * 24 * 3600),
     (dlq_retention_exceeds_queue_retention, "DeadLetterQueue/MessageRetentionPeriod", 13 * 24 * 3600),
-    (only_the_raw_bucket_may_send, "TicketQueuePolicy/PolicyDocument/Statement/0/Condition/StringEquals", {}),
-    (only_the_raw_bucket_may_send, "TicketQueuePolicy/PolicyDocument/Statement/0/Principal", "*"),
+    (dlq_retention_exceeds_queue_retention, "Resources/DeadLetterQueue/DeletionPolicy", "Delete"),
+    (
+        only_the_raw_bucket_may_send_by_default,
+        "TicketQueuePolicy/PolicyDocument/Statement/0/Condition/StringEquals",
+        {},
+    ),
+    (only_the_raw_bucket_may_send_by_default, "TicketQueuePolicy/PolicyDocument/Statement/0/Principal", "*"),
+    (only_the_raw_bucket_may_send_by_default, f"{TOPIC}/Condition", {}),
+    (only_the_raw_bucket_may_send_by_default, f"{TOPIC}/Principal", "*"),
+    (only_the_raw_bucket_may_send_by_default, "Parameters/SenderRuleArn/Default", "arn"),
+    (customer_key_encrypts_everything, "DeadLetterQueue/KmsMasterKeyId", NONE),
+    (customer_key_encrypts_everything, "EnrichmentLogs/KmsKeyId", NONE),
+    (every_role_has_the_permissions_boundary, "CodeDeployServiceRole/PermissionsBoundary", NONE),
+    (every_role_has_the_permissions_boundary, "EnrichmentFunction/DeploymentPreference/Role", None),
+    (protection_and_tracing_are_off_by_default, "Parameters/Tracing/Default", "true"),
+    (protection_and_tracing_are_off_by_default, "TicketTable/DeletionProtectionEnabled", False),
+    (role_has_only_needed_permissions, "EnrichmentRole/Policies/2/Fn::If/0", "HasEndpointUrl"),
     (plain_http_is_denied, "DeadLetterQueuePolicy/PolicyDocument/Statement/0/Effect", "Allow"),
     (plain_http_is_denied, "RawBucketPolicy/PolicyDocument/Statement/0/Resource", {"Fn::GetAtt": ["RawBucket", "Arn"]}),
     (role_has_only_needed_permissions, f"{STATEMENT}/Action", ["s3:GetObject", "s3:DeleteObject"]),
@@ -363,10 +448,20 @@ def test_rule_detects_a_violation(check: Rule, path: str, value: object) -> None
     node = template[first] if first in template else template["Resources"][first]["Properties"]
     for step in steps:
         node = node[int(step) if isinstance(node, list) else step]
-    node[last] = value
+    node[int(last) if isinstance(node, list) else last] = value
     with pytest.raises((AssertionError, ValueError)):
         check(template)
 
 
 def test_every_rule_has_a_violation() -> None:
     assert {check.__name__ for check, *_ in VIOLATIONS} == {check.__name__ for check in RULES}
+
+
+def test_documented_key_policy_admits_the_services_of_the_template() -> None:
+    page = (REPO / "docs" / "operations.md").read_text(encoding="utf-8")
+    (policy,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    senders, logs = json.loads(policy)
+    allowed = statements(of(TEMPLATE, "TicketQueuePolicy"), "Allow")
+    assert set(senders["Principal"]["Service"]) == {statement["Principal"]["Service"] for statement in allowed}
+    assert logs["Principal"]["Service"].startswith("logs.")
+    assert {action.rstrip("*") for action in senders["Action"]} == {"kms:GenerateDataKey", "kms:Decrypt"}

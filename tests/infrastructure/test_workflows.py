@@ -54,7 +54,7 @@ def test_make_commands_are_targets() -> None:
     texts = [*WORKFLOWS.values(), REPO / ".pre-commit-config.yaml", REPO / "CONTRIBUTING.md"]
     named = {path.name: make_targets(path.read_text(encoding="utf-8")) for path in texts}
     assert named["ci.yml"] == {"format", "lint", "types", "template", "workflows", "unit", "test"}
-    assert {"wheel", "zip", "image"} < named["release.yml"]
+    assert {"wheel", "zip", "sbom", "image"} <= named["release.yml"]
     assert {"unit", "check"} <= named["CONTRIBUTING.md"]
     assert {"template", "workflows"} <= named[".pre-commit-config.yaml"]
     assert set().union(*named.values()) <= TARGETS
@@ -64,7 +64,7 @@ def test_nightly_runs_every_slow_suite() -> None:
     (suite,) = load(WORKFLOWS["nightly"])["jobs"].values()
     targets = set(suite["strategy"]["matrix"]["target"])
     assert targets <= TARGETS
-    assert {name for name in TARGETS if name.startswith("test-")} | {"soak", "scan"} <= targets
+    assert {name for name in TARGETS if name.startswith("test-")} | {"soak", "scan", "sbom", "audit"} <= targets
 
 
 def test_unit_tests_run_on_each_supported_python() -> None:

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cfnlint.api import lint
+from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from samtranslator.yaml_helper import yaml_parse
 
+from deploy.kept_resources import KeptResource, find_kept, import_template, retained
 from handler.local import EmbeddedStack
 
 REPO = Path(__file__).resolve().parents[2]
@@ -38,6 +42,47 @@ sys.exit(3 if "NamePrefix=fail" in sys.argv else 0)
 """
 
 
+IDENTIFIERS = {"AWS::S3::Bucket": "BucketName", "AWS::DynamoDB::Table": "TableName", "AWS::SQS::Queue": "QueueUrl"}
+# A sam that creates, updates and deletes stacks.
+WORKING_SAM = """\
+#!{python}
+import sys, tomllib, boto3
+from argparse import ArgumentParser
+parser = ArgumentParser()
+parser.add_argument("command")
+for name in ("config-env", "config-file", "template", "stack-name", "image-repository"):
+    parser.add_argument("--" + name)
+parser.add_argument("--guided", action="store_true")
+parser.add_argument("--parameter-overrides", nargs="*", default=[])
+given = parser.parse_args()
+with open({log!r}, "a") as log:
+    log.write('["sam"]\\n')
+cloudformation = boto3.client("cloudformation")
+name = given.stack_name or tomllib.load(open(given.config_file, "rb"))["prod"]["global"]["parameters"]["stack_name"]
+if given.command == "delete":
+    cloudformation.delete_stack(StackName=name)
+    kind = "delete"
+else:
+    pairs = [pair.partition("=") for pair in given.parameter_overrides]
+    request = dict(
+        StackName=name,
+        TemplateBody=open(given.template).read(),
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+        Parameters=[dict(ParameterKey=key, ParameterValue=value.strip('"')) for key, _, value in pairs],
+    )
+    try:
+        cloudformation.describe_stacks(StackName=name)
+    except cloudformation.exceptions.ClientError:
+        cloudformation.create_stack(**request)
+        kind = "create"
+    else:
+        cloudformation.update_stack(**request)
+        kind = "update"
+waiter = cloudformation.get_waiter("stack_" + kind + "_complete")
+waiter.wait(StackName=name, WaiterConfig=dict(Delay=1, MaxAttempts=60))
+"""
+
+
 class Machine:
     """A machine with docker and sam, whose AWS is the embedded stack."""
 
@@ -50,11 +95,16 @@ class Machine:
         self.environment = {**stack.environment(), "PATH": f"{folder}{os.pathsep}{os.defpath}"}
         self._sam = folder / "sam"
 
-    def run(self, action: str, *options: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, str(REPO / "deploy" / "lambda" / "release.py"), action, "--sam", str(self._sam)]
+    def install_working_sam(self) -> None:
+        self._sam.write_text(WORKING_SAM.format(python=sys.executable, log=str(self.log)))
+
+    def run(self, action: str, *options: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-m", "deploy.lambda.release", action, "--sam", str(self._sam)]
         return subprocess.run(
             [*program, "--config", self.config, *options],
+            cwd=REPO,
             env=self.environment,
+            input=answer,
             capture_output=True,
             text=True,
             check=False,
@@ -149,7 +199,7 @@ def test_first_deployment_is_guided_and_saved_parameters_are_used(machine: Machi
     text = machine.config.read_text()
     begin = '[prod.global.parameters]\nstack_name = "'
     machine.config.write_text(text.replace(f"{begin}ticket", f"{begin}new"))
-    ran = machine.run("deploy")
+    ran = machine.run("deploy", "NamePrefix=new")
     assert "--guided" in machine.lines()[-1]
     # The sam of this test deploys nothing.
     assert ran.stderr.startswith("error: there is no stack new-enrichment in this account")
@@ -173,14 +223,138 @@ def test_first_deployment_is_guided_and_saved_parameters_are_used(machine: Machi
     assert all(release.isalnum() for release in releases)
 
 
+def test_tags_are_those_of_both_stacks(machine: Machine) -> None:
+    assert machine.run("deploy", "--tag", "Team=support", "--tag", "Stage=prod", "LogLevel=DEBUG").returncode == 0
+    for sam in machine.lines()[-2:]:
+        begin = sam.index("--tags")
+        assert sam[begin : begin + 4] == ["--tags", "Team=support", "Stage=prod", "--parameter-overrides"]
+    assert machine.run("deploy").returncode == 0
+    assert not any("--tags" in line for line in machine.lines())  # those of samconfig.toml stay
+
+
 def test_destroy_lists_retained_resources(machine: Machine, stack: EmbeddedStack) -> None:
+    empty_queues(stack, stack.outputs)
     ran = machine.run("destroy")
-    assert ran.returncode == 0
+    assert ran.returncode == 0, ran.stderr
     alarms, function = machine.lines()
     assert alarms[1:4] == function[1:4] == ["delete", "--config-env", "prod"]
     assert (alarms[-1], function[-1]) == ("ticket-enrichment-observability", "ticket-enrichment")
-    for output in ("RawBucket", "EnrichedBucket", "TableName"):
+    for output in ("RawBucket", "EnrichedBucket", "TableName", "DlqName"):
         assert stack.outputs[output] in ran.stderr
+
+
+def empty_queues(stack: EmbeddedStack, outputs: Mapping[str, str]) -> None:
+    for output in ("QueueUrl", "DlqUrl"):
+        stack.client("sqs").purge_queue(QueueUrl=outputs[output])
+
+
+@pytest.mark.parametrize("queue", ["Queue", "Dlq"])
+@pytest.mark.parametrize("state", ["visible", "in flight", "delayed"])
+def test_destroy_refuses_while_a_queue_holds_messages(
+    machine: Machine, stack: EmbeddedStack, queue: str, state: str
+) -> None:
+    empty_queues(stack, stack.outputs)
+    sqs, url = stack.client("sqs"), stack.outputs[f"{queue}Url"]
+    sqs.send_message(QueueUrl=url, MessageBody="{}", DelaySeconds=300 if state == "delayed" else 0)
+    if state == "in flight":
+        assert sqs.receive_message(QueueUrl=url, VisibilityTimeout=300)["Messages"]
+    ran = machine.run("destroy")
+    assert (ran.returncode, ran.stderr.count("\n"), machine.lines()) == (1, 1, [])
+    assert f"{stack.outputs[f'{queue}Name']} holds 1 messages" in ran.stderr
+    assert "make destroy DISCARD_MESSAGES=yes" in ran.stderr
+    assert machine.run("destroy", "--discard-messages").returncode == 0
+    assert [line[1] for line in machine.lines()] == ["delete", "delete"]
+    empty_queues(stack, stack.outputs)
+
+
+def described(stack: EmbeddedStack, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """A stack's outputs, and its resources by logical id."""
+    cloudformation = stack.client("cloudformation")
+    (found,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+    resources = cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+    return (
+        {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]},
+        {each["LogicalResourceId"]: each["ResourceType"] for each in resources},
+    )
+
+
+def test_deploy_after_destroy_continues_with_the_tickets(machine: Machine, stack: EmbeddedStack) -> None:
+    machine.install_working_sam()
+    machine.config.write_text(machine.config.read_text().replace('"ticket-enrichment"', '"cycle"'))
+    options = ["NamePrefix=cycle", "MappingEnabled=false", "MetricMathAlarms=false", "Deployment=AllAtOnce"]
+    ran = machine.run("deploy", *options)
+    assert ran.returncode == 0, ran.stderr
+    outputs, resources = described(stack, "cycle")
+    s3, sqs, dynamodb = (stack.client(name) for name in ("s3", "sqs", "dynamodb"))
+    s3.put_object(Bucket=outputs["RawBucket"], Key="T-1.json", Body=b"raw")
+    version = s3.put_object(Bucket=outputs["EnrichedBucket"], Key="T-1.json", Body=b"enriched")["VersionId"]
+    item = {"ticket_id": {"S": "T-1"}, "created_at": {"N": "1"}, "urgency": {"S": "low"}}
+    dynamodb.put_item(TableName=outputs["TableName"], Item=item)
+    empty_queues(stack, outputs)
+    sqs.send_message(QueueUrl=outputs["DlqUrl"], MessageBody="rejected")
+
+    assert "cycle-ticket-processing-dlq holds 1 messages" in machine.run("destroy").stderr
+    ran = machine.run("destroy", "--discard-messages")
+    assert ran.returncode == 0, ran.stderr
+    kept = ["cycle-ticket-processing-dlq", "cycle-tickets", "cycle-tickets-enriched", "cycle-tickets-raw"]
+    assert f"Kept, because they contain tickets: {', '.join(kept)}." in ran.stderr
+
+    refused = machine.run("deploy", *options, answer="\n")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(
+        "error: nothing was deployed; answer y, or choose another NamePrefix to begin without tickets\n"
+    )
+    ran = machine.run("deploy", *options, answer="y\n")
+    assert ran.returncode == 0, ran.stderr
+    assert described(stack, "cycle") == (outputs, resources)
+    assert s3.get_object(Bucket=outputs["RawBucket"], Key="T-1.json")["Body"].read() == b"raw"
+    stored = s3.get_object(Bucket=outputs["EnrichedBucket"], Key="T-1.json", VersionId=version)
+    assert stored["Body"].read() == b"enriched"
+    assert dynamodb.scan(TableName=outputs["TableName"])["Items"] == [item]
+    (message,) = sqs.receive_message(QueueUrl=outputs["DlqUrl"])["Messages"]
+    assert message["Body"] == "rejected"
+    # The new queue is notified of the kept bucket's objects.
+    empty_queues(stack, outputs)
+    s3.put_object(Bucket=outputs["RawBucket"], Key="T-2.json", Body=b"raw")
+    (message,) = sqs.receive_message(QueueUrl=outputs["QueueUrl"], WaitTimeSeconds=10)["Messages"]
+    assert "T-2.json" in message["Body"]
+
+
+def test_resources_of_another_stack_are_not_taken_over(machine: Machine, stack: EmbeddedStack) -> None:
+    machine.config.write_text(machine.config.read_text().replace('"ticket-enrichment"', '"other"'))
+    ran = machine.run("deploy", answer="y\n")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("error: CloudFormation cannot import ")
+    assert "already exists in stack" in ran.stderr
+    assert not any(line[0] == "sam" for line in machine.lines())
+    states = stack.client("cloudformation").list_stacks()["StackSummaries"]
+    assert {each["StackStatus"] for each in states if each["StackName"] == "other"} <= {"DELETE_COMPLETE"}
+
+
+def test_kept_resources_are_those_that_the_template_retains() -> None:
+    template = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))
+    assert set(retained(template)) == {"RawBucket", "EnrichedBucket", "TicketTable", "DeadLetterQueue"}
+    for name in retained(template):
+        assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
+
+
+def test_import_template_follows_cloudformations_rules(stack: EmbeddedStack) -> None:
+    template = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))
+    kept = [KeptResource(each, template["Resources"][each]["Type"], each, {}) for each in retained(template)]
+    reduced = import_template(template, kept)
+    # Nothing else is created, no output refers to it, and the transform, which would create more, is not run.
+    assert reduced.keys() == {"AWSTemplateFormatVersion", "Parameters", "Mappings", "Conditions", "Resources"}
+    assert reduced["Resources"].keys() == set(retained(template))
+    assert "NotificationConfiguration" not in reduced["Resources"]["RawBucket"]["Properties"]
+    assert not any("DependsOn" in each for each in reduced["Resources"].values())
+    found = {each.kind: each.identifier.keys() for each in find_kept(stack.client, "")}
+    for kind, identifier in IDENTIFIERS.items():
+        schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema
+        assert schema["primaryIdentifier"] == [f"/properties/{identifier}"]
+        assert found[kind] == {identifier}
+    errors = [match for match in lint(json.dumps(reduced), regions=["us-east-1"]) if match.rule.id.startswith("E")]
+    assert errors == []
+    assert find_kept(stack.client, "acme") == []
 
 
 @pytest.mark.parametrize(

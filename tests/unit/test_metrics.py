@@ -48,7 +48,7 @@ def test_batch_is_one_line_with_every_outcome_even_zeros(capsys: pytest.CaptureF
         "TicketsRejected": [0.0],
         "TicketsFailed": [0.0],
     }
-    assert (found["TicketsPerBatch"], found["FetchLatency"]) == ([2.0], [500.0])
+    assert (found["TicketsTotal"], found["TicketsPerBatch"], found["FetchLatency"]) == ([2.0], [2.0], [500.0])
     assert (unit(line, "TicketsDone"), unit(line, "FetchLatency")) == ("Count", "Milliseconds")
     assert line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["service"]]
     assert line["service"] == SERVICE
@@ -120,13 +120,14 @@ def test_batch_reports_every_stage_and_model(enricher: Enricher, capsys: pytest.
     total, *by_type = lines(capsys)
     found = values(total)
     stages = {"Fetch", "Tokenize", "Encode", "Classify", "Summarize", "Store"}
-    assert found.keys() == OUTCOMES | {"TicketsPerBatch"} | {f"{stage}Latency" for stage in stages}
+    assert found.keys() == OUTCOMES | {"TicketsTotal", "TicketsPerBatch"} | {f"{stage}Latency" for stage in stages}
     assert {name: found[name] for name in OUTCOMES} == {
         "TicketsDone": [2.0],
         "TicketsSkipped": [1.0],
         "TicketsRejected": [3.0],
         "TicketsFailed": [0.0],
     }
+    assert found["TicketsTotal"] == [6.0]
     assert {line["ErrorType"]: values(line) for line in by_type} == {
         "schema_violation": {"TicketsRejected": [2.0]},
         "object_gone": {"TicketsRejected": [1.0]},
