@@ -63,7 +63,7 @@ class AwsTicketSink:
             answer = self._dynamodb.get_item(
                 TableName=self._table,
                 Key={"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}},
-                ProjectionExpression="content_sha256, model_version, s3_key, source_modified",
+                ProjectionExpression="content_sha256, model_version, s3_key, source_modified, redacted",
                 ConsistentRead=True,
             )
         except (ClientError, BotoCoreError) as error:
@@ -76,6 +76,7 @@ class AwsTicketSink:
             item["model_version"]["S"],
             item["s3_key"]["S"],
             int(item["source_modified"]["N"]),
+            item.get("redacted", {"S": "off"})["S"],
         )
 
     def store(self, write: Write) -> Commit | None:
@@ -137,4 +138,5 @@ def _item(write: Write, version_id: str) -> dict[str, Any]:
         "needs_review": {"BOOL": found.needs_review},
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
+        **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
     }

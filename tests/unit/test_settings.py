@@ -57,7 +57,7 @@ def test_template_has_the_same_defaults() -> None:
         for name, parameter in parameters.items()
         if parameter in TEMPLATE["Parameters"]
     }
-    assert defaults.keys() == {"MODEL_BUNDLE_DIGEST", "MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "LOG_LEVEL"}
+    assert defaults.keys() == {"MODEL_BUNDLE_DIGEST", "MAX_RECEIVE_COUNT", "MAX_TICKET_BYTES", "REDACT", "LOG_LEVEL"}
     # An empty variable counts as unset.
     assert defaults == {name: Settings.model_fields[name.lower()].default or "" for name in defaults}
     assert function_environment()["BUNDLE_CACHE_DIR"] == Settings.model_fields["bundle_cache_dir"].default
@@ -76,6 +76,7 @@ def test_setting_names_are_stable() -> None:
         "DLQ_URL",
         "MAX_RECEIVE_COUNT",
         "MAX_TICKET_BYTES",
+        "REDACT",
         "INTRA_OP_THREADS",
         "LOG_LEVEL",
         "SERVICE_NAME",
@@ -124,6 +125,7 @@ def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("max_ticket_bytes", 0),
         ("intra_op_threads", 0),
         ("log_level", "LOUD"),
+        ("redact", "everything"),
         ("service_name", ""),
         ("aws_endpoint_url", "127.0.0.1"),
         ("batch_size", 11),
