@@ -587,8 +587,9 @@ def _is_phone(number: str, checks: _Checks, *, is_named: bool) -> bool:
         return len(digits) <= _MAX_PHONE and (is_named or checks.possible("+" + digits))
     for prefix in ("00", "011"):
         abroad = digits.removeprefix(prefix)
-        if abroad != digits and abroad[:1] not in {"", "0"} and len(abroad) <= _MAX_PHONE:
-            return (checks.possible if is_named else checks.valid)("+" + abroad)
+        is_abroad = abroad != digits and not abroad.startswith("0") and len(abroad) <= _MAX_PHONE
+        if is_abroad and (checks.possible if is_named else checks.valid)("+" + abroad):
+            return True
     if not _MIN_PHONE <= len(digits) <= _MAX_NATIONAL:
         return False
     if is_named:

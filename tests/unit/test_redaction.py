@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
+import phonenumbers
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrichment import EnrichmentData, RawTicket, parse_ticket
@@ -122,6 +123,30 @@ def test_text_is_redacted(text: str, expected: str) -> None:
     assert redact(text) == expected
 
 
+def test_international_numbers_of_every_country_are_found() -> None:
+    missed = []
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        number = phonenumbers.example_number(region)
+        assert number is not None
+        for style in (phonenumbers.PhoneNumberFormat.INTERNATIONAL, phonenumbers.PhoneNumberFormat.E164):
+            written = phonenumbers.format_number(number, style)
+            if redact(f"Please ask at {written}, tomorrow.") != "Please ask at [PHONE], tomorrow.":
+                missed.append(written)
+    assert missed == []
+
+
+def test_national_numbers_are_found_behind_a_word() -> None:
+    missed = []
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS):
+        number = phonenumbers.example_number(region)
+        assert number is not None
+        written = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
+        if redact(f"Tel. {written}, ask for Bo") != "Tel. [PHONE], ask for Bo":
+            missed.append(written)
+    # Islands whose numbers have fewer than seven digits.
+    assert all(sum(map(str.isdigit, written)) < 7 for written in missed), missed
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -226,6 +251,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text(), JSON), st.booleans())
 def test_json_keeps_its_structure(value: dict[str, object], ascii_only: bool) -> None:
     def shape(item: object) -> object:
@@ -260,7 +286,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_time_is_linear(unit: str) -> None:
-    short, long = unit * (4000 // len(unit)), unit * (32000 // len(unit))
+    short, long = unit * (2000 // len(unit)), unit * (16000 // len(unit))
     assert seconds(lambda: find(long)) < 3 * 8 * seconds(lambda: find(short)) + 0.02
 
 
@@ -272,7 +298,7 @@ def test_json_takes_linear_time() -> None:
 def test_a_kilobyte_takes_less_than_a_millisecond() -> None:
     # As a ratio, because machines differ: a loop over the characters takes about 0.03 ms per kB.
     text = "\n".join(text for text, _ in labelled_texts())
-    loop = seconds(lambda: [character.isalnum() for character in text for _ in range(1)])
+    loop = seconds(lambda: [character.isalnum() for character in text])
     assert seconds(lambda: find(text)) < 30 * loop
 
 
@@ -281,7 +307,8 @@ def test_nothing_is_imported_while_redaction_is_off() -> None:
         "import sys; from tests.support.fakes import *; import json;"
         "harness = FakeHarness(redact=sys.argv[1]);"
         "harness.invoke(event(record(json.dumps(ticket()))));"
-        "print(sorted({'phonenumbers', 'stdnum', 'enrichment.redaction'} & sys.modules.keys()), len(harness.sink.items))"
+        "found = {'phonenumbers', 'stdnum', 'enrichment.redaction'} & sys.modules.keys();"
+        "print(sorted(found), len(harness.sink.items))"
     )
     found = {}
     for setting in ("off", "table"):
