@@ -53,7 +53,13 @@ def _swap(folder: Path, out: Path, older: Path) -> None:
 
 
 def write_manifest(
-    folder: Path, *, name: str, profile: str, models: Mapping[str, Any], verification: Mapping[str, Any]
+    folder: Path,
+    *,
+    name: str,
+    profile: str,
+    models: Mapping[str, Any],
+    verification: Mapping[str, Any],
+    reference: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes bundle.json for all files of the folder."""
     manifest: dict[str, Any] = {
@@ -65,6 +71,7 @@ def write_manifest(
         },
         "models": models,
         "verification": verification,
+        **({"reference": reference} if reference else {}),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 

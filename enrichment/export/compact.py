@@ -41,6 +41,7 @@ from enrichment.export.heads import (
     write_npz,
 )
 from enrichment.export.quantize import Calibration, quantize_products, quantize_words
+from enrichment.export.reference import reference_of, shipped_reference
 from enrichment.export.sources import MINILM, ExportError, find_model
 from enrichment.export.weights import Precision
 from enrichment.features import LexicalFeatures
@@ -56,6 +57,7 @@ __all__ = [
     "encoder_graph",
     "exported_graph",
     "open_encoder",
+    "reference",
     "train_heads",
     "write_models",
 ]
@@ -92,7 +94,12 @@ def build(recipe: Recipe, out: Path, say: Say) -> Bundle:
         models, verification = write_models(folder, weights, recipe, TASKS, say)
         models["summary"] = {"kind": "extractive", "max_tokens": 50, "min_words": 20}
         write_manifest(
-            folder, name=f"compact-{recipe.precision}", profile="compact", models=models, verification=verification
+            folder,
+            name=f"compact-{recipe.precision}",
+            profile="compact",
+            models=models,
+            verification=verification,
+            reference=reference(folder, recipe),
         )
     return Bundle.open(out)
 
@@ -119,6 +126,14 @@ def write_models(
     say("verifying against sentence-transformers")
     verification = _verify(folder, weights, recipe.precision, [item.text for item in tickets], say)
     return _entries(recipe, taxonomy, heads), verification
+
+
+def reference(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The distribution of the labelled tickets that the heads are trained on; None if there are none."""
+    if not recipe.trains:
+        return shipped_reference()
+    tickets = read_labelled(recipe.tickets, Taxonomy.read(recipe.taxonomy))
+    return reference_of(tickets, open_encoder(folder)) if tickets else None
 
 
 def encoder_graph(weights: Path, precision: Precision, adapter: Adapter | None) -> bytes:

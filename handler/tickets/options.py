@@ -12,6 +12,8 @@ from enrichment.ticket import Priority, Sentiment
 from handler.cli.options import WHEN, unix_time
 
 __all__ = [
+    "BaselineOption",
+    "BundleOption",
     "CreatedOption",
     "IdArgument",
     "IntentOption",
@@ -19,10 +21,12 @@ __all__ = [
     "ReviewOption",
     "SentimentOption",
     "SinceOption",
+    "StartOption",
     "UrgencyOption",
     "UrgentOption",
     "WatchOption",
     "WatchingCommand",
+    "period_seconds",
     "since_seconds",
 ]
 
@@ -49,6 +53,17 @@ def since_seconds(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
+def period_seconds(text: str) -> tuple[int, int]:
+    """Begin and end of a period FROM..TO, in Unix seconds. Raises typer.BadParameter."""
+    begin, dots, end = text.partition("..")
+    if not dots:
+        raise typer.BadParameter(f"{text!r} is not FROM..TO, such as 8w..4w or 2026-10-01..2026-11-01")
+    period = since_seconds(begin), since_seconds(end)
+    if period[0] >= period[1]:
+        raise typer.BadParameter(f"{text!r} ends before it begins")
+    return period
+
+
 UrgentOption = Annotated[bool, typer.Option("--urgent", help="Only critical and high tickets.")]
 UrgencyOption = Annotated[Priority | None, typer.Option(case_sensitive=False, help="Only tickets with this urgency.")]
 IntentOption = Annotated[
@@ -65,6 +80,21 @@ SinceOption = Annotated[
         metavar=WHEN,
         help="Only tickets created since this time: an age, or a TIME in ISO 8601 (UTC).",
     ),
+]
+StartOption = Annotated[
+    int,
+    typer.Option("--since", parser=since_seconds, metavar=WHEN, help="Compare the tickets created since this time."),
+]
+BaselineOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        parser=period_seconds,
+        metavar="FROM..TO",
+        help="Compare with the tickets created in this period, such as 8w..4w; default: the bundle's training texts.",
+    ),
+]
+BundleOption = Annotated[
+    str, typer.Option(envvar="MODEL_BUNDLE", metavar="URI", help="file:///directory or s3://bucket/prefix.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line, with all fields.")]
 WatchOption = Annotated[
