@@ -194,18 +194,18 @@ def detect_drift(
 ) -> None:
     """Compare recent tickets with the bundle's training texts, or with an earlier period.
 
-    Columns in a pipe, separated by tabs: measure (psi, share, confidence, language, review, embedding), label, baseline,
-    recent, value, limit, drift. A measure whose value exceeds its limit is marked `drift`, and the exit code is 3. This
-    queries the urgency index for both periods; each embedding reads one object from S3.
+    Columns in a pipe, separated by tabs: measure (psi, share, confidence, language, review, embedding), label,
+    baseline, recent, value, limit, drift. A measure whose value exceeds its limit is marked `drift`, and then the exit
+    code is 3. This queries the urgency index for each period; each embedding reads one object from S3.
     """
-    if baseline is not None and baseline[1] > since:
+    if baseline is not None and baseline.end > since:
         raise typer.BadParameter("--baseline ends after --since begins")
     form = form_of(as_json=as_json)
     with opened() as repository:
-        before = _training(repository, bundle) if baseline is None else None
-        if baseline is not None:
-            before = _period(repository, Selection(since=baseline[0], until=baseline[1] - 1), limit, sample)
-        assert before is not None
+        if baseline is None:
+            before = _training(repository, bundle)
+        else:
+            before = _period(repository, Selection(since=baseline.begin, until=baseline.end - 1), limit, sample)
         measures = compare(before, _period(repository, Selection(since=since), limit, sample))
         write(map(drift_row, measures), form)
     if any(measure.drifted for measure in measures):
@@ -269,9 +269,7 @@ def _find(repository: TicketRepository, ticket_id: str, created_at: int | None) 
 
 def _training(repository: TicketRepository, bundle: str) -> Distribution:
     if not bundle:
-        raise RepositoryError(
-            "set MODEL_BUNDLE, or give --bundle, or compare with an earlier period: --baseline 8w..4w"
-        )
+        raise RepositoryError("set MODEL_BUNDLE, give --bundle, or compare with an earlier period: --baseline 8w..4w")
     reference = repository.manifest(bundle).reference
     if reference is None:
         raise RepositoryError(

@@ -6,7 +6,7 @@ value, below which a difference is of no consequence:
 - PSI of a task's labels. Between two samples of n and m tickets of the same distribution, PSI / (1/n + 1/m) is
   distributed as chi-square with one degree of freedom less than there are labels. The limit is its 99.9 % quantile.
 - Share of one label, of one language, or of tickets for review: the z value of two proportions, at least 3.5; and one
-  share is 1.5 times the other, and 10 tickets differ. This finds what PSI misses: a single label that is not frequent.
+  share is 4/3 of the other, and 10 tickets differ. This finds what PSI misses: a single label that is not frequent.
 - Mean embedding: the distance between two means, less what is expected of two samples of these sizes.
 """
 
@@ -48,7 +48,7 @@ _BETWEEN_WEEKS: Final = (
 )  # what quiet weeks differ by in addition: a share of 10 % has a deviation of 0.7 points
 _LEAST_PSI: Final = 0.05
 _LEAST_Z: Final = 3.5
-_LEAST_RATIO: Final = 1.5
+_LEAST_RATIO: Final = 4 / 3
 _LEAST_TICKETS: Final = 10
 _LEAST_SHIFT: Final = 0.1
 
@@ -158,7 +158,7 @@ def _psi(task: str, before: Mapping[str, float], now: Mapping[str, float]) -> Me
 
 
 def _chi_square(freedom: int, probability: float) -> float:
-    """A quantile of the chi-square distribution, by Wilson and Hilferty's approximation (within 1 % here)."""
+    """A quantile of the chi-square distribution, by Wilson and Hilferty's approximation (within 3 %)."""
     spread = 2 / (9 * freedom)
     return float(freedom * (1 - spread + NormalDist().inv_cdf(probability) * math.sqrt(spread)) ** 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
@@ -18,6 +19,7 @@ __all__ = [
     "IdArgument",
     "IntentOption",
     "JsonOption",
+    "Period",
     "ReviewOption",
     "SentimentOption",
     "SinceOption",
@@ -26,7 +28,6 @@ __all__ = [
     "UrgentOption",
     "WatchOption",
     "WatchingCommand",
-    "period_seconds",
     "since_seconds",
 ]
 
@@ -53,15 +54,23 @@ def since_seconds(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
-def period_seconds(text: str) -> tuple[int, int]:
-    """Begin and end of a period FROM..TO, in Unix seconds. Raises typer.BadParameter."""
-    begin, dots, end = text.partition("..")
-    if not dots:
-        raise typer.BadParameter(f"{text!r} is not FROM..TO, such as 8w..4w or 2026-10-01..2026-11-01")
-    period = since_seconds(begin), since_seconds(end)
-    if period[0] >= period[1]:
-        raise typer.BadParameter(f"{text!r} ends before it begins")
-    return period
+@dataclass(frozen=True)
+class Period:
+    """From `begin` until before `end`, in Unix seconds."""
+
+    begin: int
+    end: int
+
+    @classmethod
+    def parse(cls, text: str) -> Period:
+        """Reads FROM..TO. Raises typer.BadParameter."""
+        begin, dots, end = text.partition("..")
+        if not dots:
+            raise typer.BadParameter(f"{text!r} is not FROM..TO, such as 8w..4w or 2026-10-01..2026-11-01")
+        period = cls(since_seconds(begin), since_seconds(end))
+        if period.begin >= period.end:
+            raise typer.BadParameter(f"{text!r} ends before it begins")
+        return period
 
 
 UrgentOption = Annotated[bool, typer.Option("--urgent", help="Only critical and high tickets.")]
@@ -86,9 +95,9 @@ StartOption = Annotated[
     typer.Option("--since", parser=since_seconds, metavar=WHEN, help="Compare the tickets created since this time."),
 ]
 BaselineOption = Annotated[
-    tuple[int, int] | None,
+    Period | None,
     typer.Option(
-        parser=period_seconds,
+        parser=Period.parse,
         metavar="FROM..TO",
         help="Compare with the tickets created in this period, such as 8w..4w; default: the bundle's training texts.",
     ),
