@@ -259,7 +259,7 @@ def _is_card(number: str) -> bool:
 
 # -- IP addresses ------------------------------------------------------------------------------------------------------
 
-_IPV4: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|[.-][0-9])")
+_IPV4: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?!\w|\.[0-9]|-(?![0-9]{1,3}\.[0-9]{1,3}\.)[0-9])")
 _IPV6: Final = re.compile(r":[0-9A-Fa-f:.]++(?!\w)")
 _FIRST_GROUP: Final = re.compile(r"[0-9A-Fa-f]{1,4}\Z")
 _MAX_IPV6: Final = 45  # characters
@@ -330,7 +330,8 @@ _ASSIGNED: Final = re.compile(
 )
 _SAID: Final = re.compile(
     r"\s(?:(?:for|of|to|zum|zur|für|pour|de|du|del|para|voor|van|per)\s(?:\S{1,30}\s){1,6}?)?"
-    r"(?:is|was|lautet|ist|war|est|es|era|é|è|är|er|to|as|jest)(?::\s{1,3}|\s(?:now\s|jetzt\s|ahora\s)?:?\s?)",
+    r"(?:(?:(?:is|was|has been)\s)?(?:changed|set|reset)\sto|is|was|lautet|ist|war|est|es|era|é|è|är|er|to|as|jest)"
+    r"(?::\s{1,3}|\s(?:now\s|jetzt\s|ahora\s)?:?\s?)",
     re.IGNORECASE,
 )
 _VALUE: Final = re.compile(
@@ -341,8 +342,8 @@ _PROSE: Final = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _GOES_ON: Final = re.compile(
     r" (?!(?:and|but|und|aber|et|mais|y|pero|en|maar|e|ma|mas|och|men|og)\b)[^\W\d_]", re.IGNORECASE
 )
-# A number of another kind: a date, a time, a version, an amount.
-_PLAIN_NUMBER: Final = re.compile(r"[v$€£]?[0-9]+(?:[.,:/-][0-9]+)*[%€$]?", re.IGNORECASE)
+# A number of another kind: a date, a time, a version, an amount; or the name of an algorithm, such as SHA256.
+_PLAIN_NUMBER: Final = re.compile(r"[v$€£]?[0-9]+(?:[.,:/-][0-9]+)*[%€$]?|(?-i:[A-Z]{2,}-?[0-9]+)", re.IGNORECASE)
 _STATES: Final = frozenset(
     "see no none not null true false n/a wrong invalid incorrect expired missing required unknown empty yes reset "
     "forgotten siehe nein falsch vergessen voir non oublié ver sí incorrecta geen onjuist".split()
@@ -365,7 +366,7 @@ def _secrets(text: str) -> Iterator[Span]:
             said = _SAID.match(text, name.end())
             if said or text[name.end() : name.end() + 1].isspace():
                 value = _VALUE.match(text, said.end() if said else name.end() + 1)
-            if value and not _looks_secret(value[0], is_code=is_code, min_length=4 if said else 8):
+            if value and not _looks_secret(value[0], is_code=is_code, min_length=4 if said else 6):
                 value = None
         elif name["weak"].lower() == "authorization":
             continue

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from enrichment.manifest import ReferenceSpec
@@ -47,7 +48,7 @@ def four_weeks(numbers: np.random.Generator) -> Distribution:
     weeks = [week(volume(numbers), numbers) for _ in range(4)]
 
     def total(counts: Sequence[Mapping[str, float]]) -> Counter[str]:
-        return sum((Counter(one) for one in counts), Counter[str]())  # type: ignore[arg-type]
+        return sum((Counter(one) for one in counts), Counter[str]())
 
     return Distribution(
         tickets=sum(one.tickets for one in weeks),
@@ -139,14 +140,14 @@ def test_new_and_vanished_languages_and_reviews_are_flagged() -> None:
     assert flagged(compare(before, now)) == [("language", "de"), ("language", "pl"), ("review", "")]
 
 
-def embeddings(count: int, topics: Sequence[float], numbers: np.random.Generator) -> np.ndarray:
+def embeddings(count: int, topics: Sequence[float], numbers: np.random.Generator) -> npt.NDArray[np.float64]:
     """Unit vectors around ten centres, with these shares; their mean has the length 0.35, as that of real tickets."""
     centres = np.random.default_rng(1).normal(size=(10, 384)) * 0.6 + np.random.default_rng(2).normal(size=384) * 0.55
     vectors = centres[numbers.choice(10, count, p=topics)] + numbers.normal(size=(count, 384)) * 0.9
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float64)
 
 
-def with_embeddings(vectors: np.ndarray) -> Distribution:
+def with_embeddings(vectors: npt.NDArray[np.float64]) -> Distribution:
     items = [Item(ticket_id=f"T-{i}", created_at=i, intent="a", urgency="low", sentiment="b") for i in range(300)]
     return distribution(items, vectors.tolist())
 

@@ -111,6 +111,12 @@ def test_documentation_has_the_figures() -> None:
         ("<password>hunter2</password>", "<password>[SECRET]</password>"),
         ("password is wrong; password: (none)", "password is wrong; password: (none)"),
         ("password: ********", "password: ********"),
+        ("My password was changed to Foo123bar; hunter22", "My password was changed to [SECRET]; hunter22"),
+        (
+            "The password hunter2 is old, the password SHA256 hash too",
+            "The password [SECRET] is old, the password SHA256 hash too",
+        ),
+        ("10.0.0.1-10.0.0.20, 1.2.3.4-5", "[IP]-[IP], 1.2.3.4-5"),
         ("Call 030 901820 or 0171 3920012.", "Call [PHONE] or [PHONE]."),
         ("+49 (0)30 901820, +1 (212) 555-0187", "[PHONE], [PHONE]"),
         ("Order 030 901820 of 2024-05-05", "Order 030 901820 of 2024-05-05"),

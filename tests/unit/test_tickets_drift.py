@@ -10,10 +10,9 @@ from typing import Any
 
 import boto3
 import pytest
-from click.testing import Result
 from moto import mock_aws
 from samtranslator.yaml_helper import yaml_parse
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from enrichment.ticket import EnrichmentData, RawTicket, enriched_json
 from handler.aws.storage import AwsTicketSink
