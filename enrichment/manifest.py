@@ -26,6 +26,7 @@ __all__ = [
     "HeadSpec",
     "Manifest",
     "ModelsSpec",
+    "ReferenceSpec",
     "canonical",
     "read_manifest",
 ]
@@ -160,6 +161,15 @@ class ModelsSpec(_Spec):
         return {"intent": self.intent, "urgency": self.urgency, "sentiment": self.sentiment}[task]
 
 
+class ReferenceSpec(_Spec):
+    """The distribution of the training texts: shares of labels per task and of languages, and the mean embedding."""
+
+    texts: Annotated[int, Field(ge=1)]
+    labels: dict[str, dict[str, Annotated[float, Field(ge=0, le=1)]]]
+    languages: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    embedding: list[float]
+
+
 class Manifest(_Spec):
     """`bundle.json`."""
 
@@ -170,6 +180,8 @@ class Manifest(_Spec):
     models: ModelsSpec
     # ISO 639-1, what the models know; bundles that were built before December 2026 lack the field and know English.
     languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2}$")]], Field(min_length=1)] = ["en"]
+    # For `tickets drift`; bundles that were built before November 2026 have none.
+    reference: ReferenceSpec | None = None
     verification: dict[str, Any]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -99,7 +100,10 @@ def build(
         on_settled=on_settled,
         max_receive_count=settings.max_receive_count,
         max_ticket_bytes=settings.max_ticket_bytes,
+        redact=settings.redact,
     )
+    if settings.redact != "off":
+        importlib.import_module("enrichment.redaction")  # now, and not while the first ticket waits
     client_thread.shutdown(wait=False)
     return _handler(ports)
 

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
 from enrichment.errors import EnrichmentError, OutOfTime
-from enrichment.ticket import EnrichmentData, enriched_json, parse_ticket
+from enrichment.ticket import EnrichmentData, RawTicket, enriched_json, parse_ticket
 from handler.compression import decompress
 from handler.errors import KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
 from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, references
@@ -196,8 +196,8 @@ class Batch:
         if known == "forgotten":
             ports.sink.erase(parsed.ticket_id, parsed.created_at, ticket.key)
             return "forgotten"
-        same = (ticket.raw_sha256, ports.models.version, ticket.key)
-        if (known.content_sha256, known.model_version, known.s3_key) == same:
+        same = (ticket.raw_sha256, ports.models.version, ticket.key, ports.redact)
+        if (known.content_sha256, known.model_version, known.s3_key, known.redacted) == same:
             return "already enriched"
         # The same content under another bundle is not stale, whichever of its notifications came. If only the second is
         # known, the object as it is now is at least as new as what was stored of it; the store checks a tie again.
@@ -238,8 +238,9 @@ class Batch:
         raw, enrichment = ticket.ticket, enriched[ticket]
         assert raw is not None
         ticket.stage = "store"
-        body = enriched_json(raw, enrichment)
-        write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
+        shown = (raw, enrichment) if self._ports.redact == "off" else _redacted(raw, enrichment)
+        body = enriched_json(*(shown if self._ports.redact == "all" else (raw, enrichment)))
+        write = Write(*shown, body, ticket.key, ticket.raw_sha256, ticket.modified, self._ports.redact)
         commit = self._ports.sink.store(write)
         if commit == "forgotten":
             return "forgotten"
@@ -339,6 +340,12 @@ class Batch:
             return error
         self._ports.logger.error("unexpected", extra={"stage": stage, "traceback": trace(error), **names})
         return Unexpected(f"{stage} raised {type(error).__name__}")
+
+
+def _redacted(ticket: RawTicket, enrichment: EnrichmentData) -> tuple[RawTicket, EnrichmentData]:
+    from enrichment.redaction import redact_ticket  # not part of a cold start without redaction
+
+    return redact_ticket(ticket, enrichment)
 
 
 def _refuse_replaced(ports: Ports, reference: StoredTicket, sha256: str) -> None:

@@ -11,6 +11,7 @@ from enrichment.errors import EnrichmentError
 from enrichment.ticket import EnrichmentData, RawTicket
 from handler.messages import StoredTicket
 from handler.metrics import Logger, Metrics
+from handler.settings import Redact
 
 __all__ = [
     "Commit",
@@ -45,11 +46,15 @@ class Known:
     model_version: str
     s3_key: str
     source_modified: int
+    redacted: Redact = "off"
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """An enriched ticket to store: `body` in S3 under `key`, an extract in the table."""
+    """An enriched ticket to store: `body` in S3 under `key`, an extract of the other fields in the table.
+
+    `redacted` says which of the two have been redacted already; the hash is always that of the raw ticket.
+    """
 
     ticket: RawTicket
     enrichment: EnrichmentData
@@ -57,6 +62,7 @@ class Write:
     key: str
     content_sha256: str
     source_modified: int
+    redacted: Redact = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +190,4 @@ class Ports:
     on_settled: Callable[[Sequence[str]], None]
     max_receive_count: int
     max_ticket_bytes: int
+    redact: Redact = "off"

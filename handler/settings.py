@@ -7,12 +7,13 @@ from typing import Annotated, Final, Literal
 from pydantic import AliasChoices, Field, HttpUrl, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["SERVICE", "UNPUBLISHED", "Settings", "WorkerSettings"]
+__all__ = ["SERVICE", "UNPUBLISHED", "Redact", "Settings", "WorkerSettings"]
 
 SERVICE: Final = "ticket-enrichment"
 UNPUBLISHED: Final = "$LATEST"  # Lambda's name for an unpublished version
 
 Name = Annotated[str, StringConstraints(min_length=1)]
+Redact = Literal["off", "table", "all"]
 
 
 class Settings(BaseSettings):
@@ -57,6 +58,13 @@ class Settings(BaseSettings):
     intra_op_threads: Annotated[
         int | None, Field(ge=1, description="Number of threads for the models; default: the number of cores")
     ] = None
+    redact: Annotated[
+        Redact,
+        Field(
+            description="Where mail addresses, phone numbers, cards, IBANs, IP addresses and secrets are replaced: "
+            "in the table, or in the enriched object too"
+        ),
+    ] = "off"
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(description="Minimum log level")
     ] = "INFO"

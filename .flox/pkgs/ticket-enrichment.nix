@@ -31,8 +31,10 @@ python313Packages.buildPythonPackage {
     python313Packages.boto3
     python313Packages.numpy
     python313Packages.onnxruntime
+    python313Packages.phonenumbers
     python313Packages.pydantic
     python313Packages.pydantic-settings
+    python313Packages.python-stdnum
     python313Packages.tokenizers
   ];
   optional-dependencies = {

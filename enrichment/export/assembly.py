@@ -60,6 +60,7 @@ def write_manifest(
     models: Mapping[str, Any],
     verification: Mapping[str, Any],
     languages: Sequence[str] = ("en",),
+    reference: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes bundle.json for all files of the folder."""
     manifest: dict[str, Any] = {
@@ -72,6 +73,7 @@ def write_manifest(
         "models": models,
         "languages": [*languages],
         "verification": verification,
+        **({"reference": reference} if reference else {}),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 

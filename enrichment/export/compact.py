@@ -58,6 +58,7 @@ from enrichment.export.quantize import (
     quantize_words,
     token_ids,
 )
+from enrichment.export.reference import reference_of, shipped_reference
 from enrichment.export.sources import ExportError
 from enrichment.export.weights import Precision
 from enrichment.features import LexicalFeatures
@@ -75,6 +76,7 @@ __all__ = [
     "encoder_graph",
     "exported_graph",
     "open_encoder",
+    "reference",
     "train_heads",
     "write_models",
 ]
@@ -131,6 +133,7 @@ def build(recipe: Recipe, out: Path, say: Say) -> Bundle:
             models=models,
             verification=verification,
             languages=custom.languages if custom else ("en",),
+            reference=reference(folder, recipe),
         )
     return Bundle.open(out)
 
@@ -170,6 +173,14 @@ def write_models(
     say("verifying against sentence-transformers")
     verification = _verify(folder, encoder, recipe.precision, sample, say)
     return _entries(encoder, recipe, taxonomy, heads), verification
+
+
+def reference(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The distribution of the labelled tickets that the heads are trained on; None if there are none."""
+    if not recipe.trains:
+        return shipped_reference()
+    tickets = read_labelled(recipe.tickets, Taxonomy.read(recipe.taxonomy))
+    return reference_of(tickets, open_encoder(folder)) if tickets else None
 
 
 def encoder_graph(weights: Path, precision: Precision, adapter: Adapter | None) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from enrichment.bundle import Bundle
 from enrichment.export.assembly import Say, placed, quiet, write_manifest
 from enrichment.export.bart import Bart, decoder_graph, encoder_graph
-from enrichment.export.compact import Recipe, write_models
+from enrichment.export.compact import Recipe, reference, write_models
 from enrichment.export.corpus import Taxonomy, read_labelled
 from enrichment.export.distilbert import classifier_graph
 from enrichment.export.encoders import minilm as minilm_files
@@ -98,6 +98,7 @@ def build(recipe: FullRecipe, out: Path, say: Say) -> Bundle:
             profile="full",
             models=models,
             verification={"encoder": cosines, **verification},
+            reference=reference(folder, recipe.base),
         )
     return Bundle.open(out)
 

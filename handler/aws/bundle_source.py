@@ -16,8 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from enrichment.bundle import MANIFEST, Bundle, install
 from enrichment.errors import BundleError, BundleInvalid, BundleMissing
+from enrichment.manifest import Manifest, read_manifest
 
-__all__ = ["install_bundle"]
+__all__ = ["install_bundle", "read_bundle_manifest"]
 
 
 def install_bundle(uri: str, cache: str, s3: Callable[[], Any], digest: str | None = None) -> Path:
@@ -28,14 +29,27 @@ def install_bundle(uri: str, cache: str, s3: Callable[[], Any], digest: str | No
     again. `digest` is the expected one, if only that bundle may be used. `s3()` returns a client and is called only for
     s3://. Raises BundleMissing, BundleInvalid or BundleCorrupt.
     """
+    open_file = _opener(uri, s3)
+    try:
+        return _whole(open_file, cache, uri, digest)
+    except BotoCoreError as error:
+        raise BundleMissing(f"MODEL_BUNDLE {uri} broke off while it was copied ({error}); start again") from error
+
+
+def read_bundle_manifest(uri: str, s3: Callable[[], Any]) -> Manifest:
+    """Reads only bundle.json; `uri`, `s3` and errors are those of install_bundle."""
+    with _opener(uri, s3)(MANIFEST) as stream:
+        manifest, _ = read_manifest(stream.read(), uri)
+    return manifest
+
+
+def _opener(uri: str, s3: Callable[[], Any]) -> Callable[[str], BinaryIO]:
+    """A function that opens a file of the bundle. Raises BundleInvalid if the address is not one of a bundle."""
     parts = urlparse(uri)
     if parts.scheme == "file":
-        return _whole(_from_folder(Path(unquote(parts.path))), cache, uri, digest)
+        return _from_folder(Path(unquote(parts.path)))
     if parts.scheme == "s3" and parts.netloc:
-        try:
-            return _whole(_from_s3(s3(), parts.netloc, parts.path.strip("/")), cache, uri, digest)
-        except BotoCoreError as error:
-            raise BundleMissing(f"MODEL_BUNDLE {uri} broke off while it was copied ({error}); start again") from error
+        return _from_s3(s3(), parts.netloc, parts.path.strip("/"))
     raise BundleInvalid(f"MODEL_BUNDLE is {uri!r}; it must be file:///folder or s3://bucket/prefix")
 
 

@@ -78,6 +78,7 @@ class AwsTicketSink:
             item["model_version"]["S"],
             item["s3_key"]["S"],
             int(item["source_modified"]["N"]),
+            item.get("redacted", {"S": "off"})["S"],
         )
 
     def store(self, write: Write) -> Commit | Forgotten | None:
@@ -141,7 +142,7 @@ class AwsTicketSink:
         wanted: dict[str, Any] = {
             self._table: {
                 "Keys": list(keys),
-                "ProjectionExpression": "created_at, content_sha256, model_version, s3_key, source_modified",
+                "ProjectionExpression": "created_at, content_sha256, model_version, s3_key, source_modified, redacted",
                 "ConsistentRead": True,
             }
         }
@@ -220,4 +221,5 @@ def _item(write: Write, version_id: str, retention_days: int) -> dict[str, Any]:
         "needs_review": {"BOOL": found.needs_review},
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
+        **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
     }

@@ -4,6 +4,7 @@
     tickets get ID                         all fields of one ticket
     tickets similar ID                     the most similar tickets
     tickets count                          number of tickets per label
+    tickets drift --since 7d               whether labels and texts differ from those of the training texts
     tickets forget ID                      remove everything that is stored of a ticket; a dry run without --yes
 
 The output is a table on a terminal, tab-separated lines in a pipe, and one JSON object per line with --json.
@@ -32,8 +33,18 @@ from handler.cli.shutdown import Shutdown, on_shutdown_signal
 from handler.dlq.options import Options
 from handler.tickets.access import opened, opened_to_forget
 from handler.tickets.audit import append
+from handler.tickets.drift import (
+    DRIFT_ATTRIBUTES,
+    FEWEST,
+    Distribution,
+    compare,
+    distribution,
+    training_distribution,
+)
 from handler.tickets.forgetting import Erased, Forgetting, Found, Target
 from handler.tickets.options import (
+    BaselineOption,
+    BundleOption,
     CreatedOption,
     IdArgument,
     IntentOption,
@@ -41,14 +52,15 @@ from handler.tickets.options import (
     ReviewOption,
     SentimentOption,
     SinceOption,
+    StartOption,
     UrgencyOption,
     UrgentOption,
     WatchingCommand,
     WatchOption,
 )
 from handler.tickets.repository import URGENCIES, Item, RepositoryError, Selection, TicketRepository
-from handler.tickets.rows import count_rows, place_row, ticket_row
-from handler.tickets.similarity import Similarity, similar
+from handler.tickets.rows import count_rows, drift_row, place_row, ticket_row
+from handler.tickets.similarity import Similarity, read_objects, similar, vector_of
 
 __all__ = ["app", "follow_tickets", "main"]
 
@@ -180,6 +192,36 @@ def resemble(
             )
         write([ticket_row(other, cosine) for cosine, other in found.matches], form)
         echo(_caveats(found), err=True)
+
+
+@app.command("drift")
+def detect_drift(
+    *,
+    since: StartOption,
+    baseline: BaselineOption = None,
+    bundle: BundleOption = "",
+    limit: Annotated[int, typer.Option(min=FEWEST, help="Maximum number of tickets per period.")] = 20_000,
+    sample: Annotated[int, typer.Option(min=0, help="Number of embeddings to read per period.")] = 300,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare recent tickets with the bundle's training texts, or with an earlier period.
+
+    Columns in a pipe, separated by tabs: measure (psi, share, confidence, language, review, embedding), label,
+    baseline, recent, value, limit, drift. A measure whose value exceeds its limit is marked `drift`, and then the exit
+    code is 3. This queries the urgency index for each period; each embedding reads one object from S3.
+    """
+    if baseline is not None and baseline.end > since:
+        raise typer.BadParameter("--baseline ends after --since begins")
+    form = form_of(as_json=as_json)
+    with opened() as repository:
+        if baseline is None:
+            before = _training(repository, bundle)
+        else:
+            before = _period(repository, Selection(since=baseline.begin, until=baseline.end - 1), limit, sample)
+        measures = compare(before, _period(repository, Selection(since=since), limit, sample))
+        write(map(drift_row, measures), form)
+    if any(measure.drifted for measure in measures):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -330,6 +372,41 @@ def _find(repository: TicketRepository, ticket_id: str, created_at: int | None) 
         times = ", ".join(str(item.created_at) for item in wanted[1:])
         echo(f"the newest of {len(wanted)}; --created-at shows the others: {times}", err=True)
     return wanted[0]
+
+
+def _training(repository: TicketRepository, bundle: str) -> Distribution:
+    if not bundle:
+        raise RepositoryError("set MODEL_BUNDLE, give --bundle, or compare with an earlier period: --baseline 8w..4w")
+    reference = repository.manifest(bundle).reference
+    if reference is None:
+        raise RepositoryError(
+            f"the bundle {bundle} does not have the distribution of its training texts; build it with this version, or "
+            "compare with an earlier period: --baseline 8w..4w"
+        )
+    return training_distribution(reference)
+
+
+def _period(repository: TicketRepository, selection: Selection, limit: int, sample: int) -> Distribution:
+    """The distribution of the tickets of a period, of at most the `limit` newest ones."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("tickets", total=None)
+        items = []
+        for item in islice(repository.newest(selection, shown=DRIFT_ATTRIBUTES), limit):
+            items.append(item)
+            bar.advance(task)
+        if len(items) < FEWEST:
+            begin = moment(selection.since or 0)
+            raise RepositoryError(f"only {len(items)} tickets since {begin}; a comparison needs at least {FEWEST}")
+        chosen = items[:: max(1, len(items) // sample)][:sample] if sample else []
+        bar.update(task, description="embeddings", completed=0, total=len(chosen))
+        vectors = [v for v in read_objects(repository, chosen, vector_of, lambda: bar.advance(task)) if v is not None]
+    versions = ", ".join(sorted({item.model_version for item in items}))
+    cut = f"; older tickets were not read (raise --limit {limit})" if len(items) == limit else ""
+    period = f"{moment(items[-1].created_at)} to {moment(items[0].created_at)}"
+    echo(f"{len(items)} tickets from {period}, {len(vectors)} embeddings, of {versions}{cut}", err=True)
+    return distribution(items, vectors)
 
 
 def _caveats(found: Similarity) -> str:

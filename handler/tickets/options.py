@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
@@ -12,13 +13,17 @@ from enrichment.ticket import Priority, Sentiment
 from handler.cli.options import WHEN, unix_time
 
 __all__ = [
+    "BaselineOption",
+    "BundleOption",
     "CreatedOption",
     "IdArgument",
     "IntentOption",
     "JsonOption",
+    "Period",
     "ReviewOption",
     "SentimentOption",
     "SinceOption",
+    "StartOption",
     "UrgencyOption",
     "UrgentOption",
     "WatchOption",
@@ -49,6 +54,25 @@ def since_seconds(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
+@dataclass(frozen=True)
+class Period:
+    """From `begin` until before `end`, in Unix seconds."""
+
+    begin: int
+    end: int
+
+    @classmethod
+    def parse(cls, text: str) -> Period:
+        """Reads FROM..TO. Raises typer.BadParameter."""
+        begin, dots, end = text.partition("..")
+        if not dots:
+            raise typer.BadParameter(f"{text!r} is not FROM..TO, such as 8w..4w or 2026-10-01..2026-11-01")
+        period = cls(since_seconds(begin), since_seconds(end))
+        if period.begin >= period.end:
+            raise typer.BadParameter(f"{text!r} ends before it begins")
+        return period
+
+
 UrgentOption = Annotated[bool, typer.Option("--urgent", help="Only critical and high tickets.")]
 UrgencyOption = Annotated[Priority | None, typer.Option(case_sensitive=False, help="Only tickets with this urgency.")]
 IntentOption = Annotated[
@@ -65,6 +89,21 @@ SinceOption = Annotated[
         metavar=WHEN,
         help="Only tickets created since this time: an age, or a TIME in ISO 8601 (UTC).",
     ),
+]
+StartOption = Annotated[
+    int,
+    typer.Option("--since", parser=since_seconds, metavar=WHEN, help="Compare the tickets created since this time."),
+]
+BaselineOption = Annotated[
+    Period | None,
+    typer.Option(
+        parser=Period.parse,
+        metavar="FROM..TO",
+        help="Compare with the tickets created in this period, such as 8w..4w; default: the bundle's training texts.",
+    ),
+]
+BundleOption = Annotated[
+    str, typer.Option(envvar="MODEL_BUNDLE", metavar="URI", help="file:///directory or s3://bucket/prefix.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line, with all fields.")]
 WatchOption = Annotated[

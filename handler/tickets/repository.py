@@ -18,7 +18,10 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from enrichment.errors import BundleError
+from enrichment.manifest import Manifest
 from enrichment.ticket import Priority
+from handler.aws.bundle_source import read_bundle_manifest
 from handler.aws.errors import from_aws
 from handler.errors import ObjectGone
 
@@ -34,6 +37,12 @@ _INDEX: Final = "urgency-index"
 # number that fits into DynamoDB's limit of 1 MB.
 _FIRST_PAGE: Final = 250
 _LARGEST_PAGE: Final = 1000
+_TIMES: Final = {  # conditions on the range key, of which a query allows one
+    (False, False): "",
+    (True, False): " AND #created_at >= :created_at",
+    (False, True): " AND #created_at <= :until",
+    (True, True): " AND #created_at BETWEEN :created_at AND :until",
+}
 
 
 class RepositoryError(Exception):
@@ -66,13 +75,14 @@ class Item(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A filter: tickets that meet all conditions given. `since` is in Unix seconds, inclusive."""
+    """A filter: tickets that meet all conditions given. `since` and `until` are in Unix seconds, both inclusive."""
 
     urgencies: tuple[str, ...] = URGENCIES
     intent: str | None = None
     sentiment: str | None = None
     needs_review: bool = False
     since: int | None = None
+    until: int | None = None
 
 
 class TicketRepository:
@@ -87,12 +97,12 @@ class TicketRepository:
         self._table = table
         self._bucket = bucket
 
-    def newest(self, selection: Selection, at_once: int = _FIRST_PAGE) -> Iterator[Item]:
-        """The selected tickets, newest first. Pages are read lazily.
+    def newest(self, selection: Selection, at_once: int = _FIRST_PAGE, shown: Sequence[str] = ()) -> Iterator[Item]:
+        """The selected tickets, newest first. Pages are read lazily; with `shown`, only with these attributes.
 
         The first pages of all urgencies, of at most `at_once` items each, are read concurrently.
         """
-        requests = [self._request(urgency, selection) for urgency in selection.urgencies]
+        requests = [self._request(urgency, selection, shown) for urgency in selection.urgencies]
         size = max(1, min(at_once, _FIRST_PAGE))
         with ThreadPoolExecutor(len(URGENCIES)) as pool:
             answers = list(pool.map(lambda request: self._dynamodb.query(**request, Limit=size), requests))
@@ -144,14 +154,23 @@ class TicketRepository:
             raise ObjectUnreadable(f"{place} is not an enriched ticket; enrich the ticket again")
         return ticket
 
+    def manifest(self, uri: str) -> Manifest:
+        """The manifest of the bundle at file:///directory or s3://bucket/prefix. Raises RepositoryError."""
+        try:
+            return read_bundle_manifest(uri, self._s3)
+        except BundleError as error:
+            raise RepositoryError(str(error)) from error
+
     def _request(self, urgency: str, selection: Selection, shown: Sequence[str] = ()) -> dict[str, Any]:
         """A query of the index for one urgency, newest first."""
         key, filters = "#urgency = :urgency", []
         names, values = {"#urgency": "urgency", **{f"#{name}": name for name in shown}}, {":urgency": {"S": urgency}}
         conditions: dict[str, Any] = {}
         if selection.since is not None:
-            key += " AND #created_at >= :created_at"
             names["#created_at"], values[":created_at"] = "created_at", {"N": str(selection.since)}
+        if selection.until is not None:
+            names["#created_at"], values[":until"] = "created_at", {"N": str(selection.until)}
+        key += _TIMES[selection.since is not None, selection.until is not None]
         if selection.intent is not None:
             conditions["intent"] = {"S": selection.intent}
         if selection.sentiment is not None:

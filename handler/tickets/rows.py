@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from handler.cli.output import Row, age, moment
+from handler.tickets.drift import Measure
 from handler.tickets.forgetting import Place
 from handler.tickets.repository import URGENCIES, Item
 
-__all__ = ["count_rows", "place_row", "ticket_row"]
+__all__ = ["count_rows", "drift_row", "place_row", "ticket_row"]
 
 
 def ticket_row(item: Item, cosine: float | None = None) -> Row:
@@ -37,6 +39,18 @@ def place_row(place: Place) -> Row:
     """The row of something that is stored of a ticket."""
     shown = {"kind": place.kind, "place": place.name, "versions": str(place.count)}
     return Row({"kind": place.kind, "place": place.name, "versions": place.count}, list(shown.values()), shown)
+
+
+def drift_row(measure: Measure) -> Row:
+    """The row of one comparison."""
+    numbers = {name: getattr(measure, name) for name in ("baseline", "recent", "value", "limit")}
+    shown = {
+        "measure": measure.name,
+        "label": measure.label,
+        **{name: "" if number is None else f"{number:.3f}" for name, number in numbers.items()},
+        "drift": "drift" if measure.drifted else "",
+    }
+    return Row(asdict(measure), list(shown.values()), shown)
 
 
 def count_rows(counts: Mapping[str, Mapping[str, int]]) -> list[Row]:

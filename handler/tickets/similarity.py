@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from operator import mul
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from handler.tickets.repository import Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
 
-__all__ = ["READERS", "Similarity", "similar"]
+__all__ = ["READERS", "Similarity", "read_objects", "similar", "vector_of"]
+
+_R = TypeVar("_R")
 
 READERS: Final = 16  # concurrent reads; the client's HTTP pool has the same size
 
@@ -47,7 +49,7 @@ def similar(
     For progress, `begin` is called with the number of objects to read and `advance` after each. Raises ObjectUnreadable
     if this ticket's own object cannot be used, RepositoryError if it has no text, and botocore's errors.
     """
-    target = _vector(repository.whole(item))
+    target = vector_of(repository.whole(item))
     if not any(target):
         raise RepositoryError(f"ticket {item.ticket_id} has no text, so there are no similar tickets")
     # One more than `among` shows whether older tickets exist, and one of them may be the ticket itself.
@@ -55,22 +57,9 @@ def similar(
     others = [other for other in newest if (other.ticket_id, other.created_at) != (item.ticket_id, item.created_at)]
     compared = others[:among]
 
-    def cosine(other: Item) -> float | None:
-        try:
-            return _cosine(target, _vector(repository.whole(other)))
-        except ObjectUnreadable:
-            return None
-
     begin(len(compared))
-    pairs: list[tuple[float, Item]] = []
-    pool = ThreadPoolExecutor(READERS)
-    try:
-        for value, other in zip(pool.map(cosine, compared), compared, strict=True):
-            if value is not None:
-                pairs.append((value, other))
-            advance()
-    finally:  # not `with`, which would read all remaining objects after an error or Ctrl-C
-        pool.shutdown(cancel_futures=True)
+    cosines = read_objects(repository, compared, lambda ticket: _cosine(target, vector_of(ticket)), advance)
+    pairs = [(value, other) for value, other in zip(cosines, compared, strict=True) if value is not None]
     return Similarity(
         matches=sorted(pairs, key=lambda pair: -pair[0])[:limit],
         compared=len(compared),
@@ -80,7 +69,31 @@ def similar(
     )
 
 
-def _vector(ticket: Mapping[str, Any]) -> list[float]:
+def read_objects(
+    repository: TicketRepository,
+    items: Sequence[Item],
+    compute: Callable[[Mapping[str, Any]], _R],
+    advance: Callable[[], object],
+) -> Iterator[_R | None]:
+    """The results of `compute` for the objects of tickets, read concurrently; None for an unreadable one."""
+
+    def read(item: Item) -> _R | None:
+        try:
+            return compute(repository.whole(item))
+        except ObjectUnreadable:
+            return None
+
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        for result in pool.map(read, items):
+            yield result
+            advance()
+    finally:  # not `with`, which would read all remaining objects after an error or Ctrl-C
+        pool.shutdown(cancel_futures=True)
+
+
+def vector_of(ticket: Mapping[str, Any]) -> list[float]:
+    """The embedding of an enriched ticket. Raises ObjectUnreadable if it has none."""
     vector = ticket["enrichment"].get("embedding")
     if not isinstance(vector, list) or not vector or not all(isinstance(number, int | float) for number in vector):
         raise ObjectUnreadable(f"the object of ticket {ticket.get('ticket_id')} has no embedding; enrich it again")

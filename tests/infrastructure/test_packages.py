@@ -90,7 +90,8 @@ def test_powertools_source_is_pinned_by_hash() -> None:
 
 def test_package_matches_pyproject() -> None:
     package = PACKAGES["ticket-enrichment"]
-    assert sorted(package["dependencies"]) == names(PROJECT["dependencies"])
+    # nixpkgs has phonenumbers only with its place names.
+    assert sorted(package["dependencies"]) == [n.replace("slite", "s") for n in names(PROJECT["dependencies"])]
     extras = PROJECT["optional-dependencies"]
     assert {name: sorted(extra) for name, extra in package["optional-dependencies"].items()} == {
         "cli": names(extras["cli"]),

@@ -37,6 +37,7 @@ SETTINGS = {
         "MAX_RECEIVE_COUNT",
         "MAX_TICKET_BYTES",
         "ITEM_RETENTION_DAYS",
+        "REDACT",
         "LOG_LEVEL",
         "SERVICE_NAME",
         "AWS_ENDPOINT_URL",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
@@ -32,6 +33,7 @@ from handler.errors import (
 )
 from handler.messages import StoredTicket
 from handler.ports import Known, TicketSink, TicketSource, Write
+from handler.settings import Redact
 from tests.support.fakes import FakeModels, FakeSink, FakeSource, ticket
 
 RAW, ENRICHED, TABLE = "tickets-raw", "tickets-enriched", "tickets"
@@ -137,6 +139,12 @@ def test_stored_ticket_is_known(sink: TicketSink) -> None:
     assert sink.known("T-1", 1_795_165_200) is None
     assert sink.store(write())
     assert sink.known("T-1", 1_795_165_200) == Known("s", "fake@1", "k.json", 10)
+
+
+@pytest.mark.parametrize("redacted", ["table", "all"])
+def test_stored_ticket_says_how_it_was_redacted(sink: TicketSink, redacted: Redact) -> None:
+    sink.store(replace(write(10), redacted=redacted))
+    assert sink.known("T-1", 1_795_165_200) == Known("s", "fake@1", "k.json", 10, redacted)
     assert sink.known("T-1", 1_795_165_201) is None
 
 

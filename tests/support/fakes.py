@@ -113,7 +113,8 @@ class FakeSink:
         if self.blind or (ticket_id, created_at) not in self.items:
             return None
         write, _ = self.items[ticket_id, created_at]
-        return Known(write.content_sha256, write.enrichment.model_version, write.key, write.source_modified)
+        version = write.enrichment.model_version
+        return Known(write.content_sha256, version, write.key, write.source_modified, write.redacted)
 
     def store(self, write: Write) -> Commit | Forgotten | None:
         """As TicketSink.store."""

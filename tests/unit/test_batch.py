@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from enrichment import Enricher, ModelFailed, OutOfTime
+from enrichment import Enricher, EnrichmentData, ModelFailed, OutOfTime, RawTicket
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, backoff_seconds, overall
 from handler.ports import RawObject
@@ -699,3 +699,55 @@ def test_late_result_is_ignored(harness: FakeHarness) -> None:
     assert harness.metrics.outcomes == {"failed": 1}
     again = harness.invoke(event(record(notification("late"), receive_count=2)))
     assert notes(again) == ["already enriched"]
+
+
+# -- redaction
+
+
+def personal(**fields: Any) -> dict[str, Any]:
+    return {"subject": "From jane@example.com", "body": "My password: hunter2", "cc": "jane@example.com", **fields}
+
+
+class SummaryOfBody(FakeModels):
+    """Models whose summary is the body as they saw it."""
+
+    def _data(self, ticket: RawTicket) -> EnrichmentData:
+        return super()._data(ticket).model_copy(update={"summary": ticket.body})
+
+
+@pytest.mark.parametrize(
+    ("setting", "in_table", "in_object"),
+    [("off", False, False), ("table", True, False), ("all", True, True)],
+)
+def test_redaction_covers_what_the_setting_names(setting: str, in_table: bool, in_object: bool) -> None:
+    harness = FakeHarness(SummaryOfBody(), redact=setting)
+    put(harness, "a", **personal())
+    assert outcomes(harness.invoke(event(record(notification("a"))))) == ["done"]
+    write, _ = harness.sink.items["T-a", 1_795_165_200]
+    table = [write.ticket.subject, write.enrichment.summary]
+    assert table == (
+        ["From [EMAIL]", "My password: [SECRET]"] if in_table else [personal()["subject"], personal()["body"]]
+    )
+    whole = json.loads(harness.sink.objects["a"][0])
+    stored = [whole["subject"], whole["body"], whole["cc"], whole["enrichment"]["summary"]]
+    masked = ["From [EMAIL]", "My password: [SECRET]", "[EMAIL]", "My password: [SECRET]"]
+    assert stored == (masked if in_object else [*personal().values(), personal()["body"]])
+    assert write.content_sha256 == hashlib.sha256(harness.source.objects["a"].raw).hexdigest()
+    assert write.redacted == setting
+
+
+@pytest.mark.parametrize("setting", ["table", "all"])
+def test_redacted_ticket_is_recognised_as_already_enriched(setting: str) -> None:
+    harness = FakeHarness(redact=setting)
+    put(harness, "a", **personal())
+    harness.invoke(event(record(notification("a"))))
+    assert notes(harness.invoke(event(record(notification("a"), "again"))), "again") == ["already enriched"]
+
+
+def test_ticket_stored_with_another_setting_is_stored_again() -> None:
+    harness = FakeHarness()
+    put(harness, "a", **personal())
+    harness.invoke(event(record(notification("a"))))
+    harness.handler = harness.build(harness.models, redact="table")
+    assert outcomes(harness.invoke(event(record(notification("a"))))) == ["done"]
+    assert harness.sink.items["T-a", 1_795_165_200][0].ticket.subject == "From [EMAIL]"

@@ -62,6 +62,7 @@ def test_template_has_the_same_defaults() -> None:
         "MAX_RECEIVE_COUNT",
         "MAX_TICKET_BYTES",
         "ITEM_RETENTION_DAYS",
+        "REDACT",
         "LOG_LEVEL",
     }
     # An empty variable counts as unset.
@@ -85,6 +86,7 @@ def test_setting_names_are_stable() -> None:
         "MAX_RECEIVE_COUNT",
         "MAX_TICKET_BYTES",
         "ITEM_RETENTION_DAYS",
+        "REDACT",
         "INTRA_OP_THREADS",
         "LOG_LEVEL",
         "SERVICE_NAME",
@@ -134,6 +136,7 @@ def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("item_retention_days", -1),
         ("intra_op_threads", 0),
         ("log_level", "LOUD"),
+        ("redact", "everything"),
         ("service_name", ""),
         ("aws_endpoint_url", "127.0.0.1"),
         ("batch_size", 11),
