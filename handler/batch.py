@@ -137,7 +137,7 @@ class Batch:
                 f"the id needs an S3 key of {len(ticket.key)} bytes, S3 allows {MAX_KEY_BYTES}; use a shorter id, or "
                 "store the ticket in the raw bucket"
             )
-        known = ports.sink.known(parsed.ticket_id, parsed.created_at)
+        known = ticket.known = ports.sink.known(parsed.ticket_id, parsed.created_at)
         if known is None:
             return None
         same = (ticket.raw_sha256, ports.models.version, ticket.key)
@@ -183,7 +183,7 @@ class Batch:
         assert raw is not None
         ticket.stage = "store"
         body = enriched_json(raw, enrichment)
-        write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified)
+        write = Write(raw, enrichment, body, ticket.key, ticket.raw_sha256, ticket.modified, ticket.known)
         commit = self._ports.sink.store(write)
         if commit == "tie" and isinstance(ticket.reference, StoredTicket):
             _refuse_replaced(self._ports, ticket.reference, ticket.raw_sha256)

@@ -47,7 +47,10 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """An enriched ticket to store: `body` in S3 under `key`, an extract in the table."""
+    """An enriched ticket to store: `body` in S3 under `key`, an extract in the table.
+
+    `known` is the committed state as it was read before; if another writer changes it, the store reads it again.
+    """
 
     ticket: RawTicket
     enrichment: EnrichmentData
@@ -55,6 +58,7 @@ class Write:
     key: str
     content_sha256: str
     source_modified: int
+    known: Known | None = None
 
 
 Commit: TypeAlias = Literal["clear", "tie"]

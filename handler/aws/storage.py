@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.aws.errors import from_aws
-from handler.errors import BucketUnexpected, ObjectTooLarge
+from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed
 from handler.messages import StoredTicket
 from handler.ports import Commit, Known, RawObject, Write
+from handler.result_event import Change, change_by, event_attribute
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["AwsTicketSink", "S3TicketSource"]
 
 _MAX_SUBJECT: Final = 1000  # characters; the table is for lists, S3 has the whole subject
+_KNOWN: Final = ("content_sha256", "model_version", "s3_key", "source_modified")
+_MAX_RACES: Final = 5  # writers that change one item at the same time
 
 
 class S3TicketSource:
@@ -63,51 +66,88 @@ class AwsTicketSink:
             answer = self._dynamodb.get_item(
                 TableName=self._table,
                 Key={"ticket_id": {"S": ticket_id}, "created_at": {"N": str(created_at)}},
-                ProjectionExpression="content_sha256, model_version, s3_key, source_modified",
+                ProjectionExpression=", ".join(_KNOWN),
                 ConsistentRead=True,
             )
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "GetItem") from error
-        item: Mapping[str, Any] = answer.get("Item", {})
-        if not {"content_sha256", "model_version", "s3_key", "source_modified"} <= item.keys():
-            return None
-        return Known(
-            item["content_sha256"]["S"],
-            item["model_version"]["S"],
-            item["s3_key"]["S"],
-            int(item["source_modified"]["N"]),
-        )
+        return _known(answer.get("Item", {}))
 
     def store(self, write: Write) -> Commit | None:
-        """As TicketSink.store. The item contains the object's version, so its readers never see a partial write."""
+        """As TicketSink.store. The item contains the object's version, so its readers never see a partial write.
+
+        The item replaces exactly the state that `write` knows, so that its event can say what changed. If another
+        writer was faster, its item is returned with the refusal, and the put is repeated against that.
+        """
         try:
             put = self._s3.put_object(
                 Bucket=self._bucket, Key=write.key, Body=write.body, ContentType="application/json"
             )
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "PutObject") from error
+        version_id, known = put.get("VersionId", "null"), write.known
+        for _ in range(_MAX_RACES):
+            if known is not None and known.source_modified > write.source_modified:
+                return None
+            found = self._put_item(_item(write, version_id, change_by(known, write)), known)
+            if found is None or found.get("s3_version_id") == {"S": version_id} != {"S": "null"}:
+                return "tie" if known is not None and _is_tie(known, write) else "clear"
+            known = _known(found)
+            if known is not None and _is_stored(known, write):
+                return "clear"
+        raise ServiceFailed("PutItem: other writers keep changing the item")
+
+    def _put_item(self, item: dict[str, Any], known: Known | None) -> Mapping[str, Any] | None:
+        """Puts an item in the place of the known one. Returns None, or the other item that is there instead."""
+        put: dict[str, Any] = {"TableName": self._table, "Item": item, **_in_the_place_of(known)}
         try:
-            answer = self._dynamodb.put_item(
-                TableName=self._table,
-                Item=_item(write, put.get("VersionId", "null")),
-                ConditionExpression="attribute_not_exists(ticket_id) OR attribute_not_exists(source_modified)"
-                " OR source_modified <= :modified",
-                ExpressionAttributeValues={":modified": {"N": str(write.source_modified)}},
-                ReturnValues="ALL_OLD",
-            )
+            self._dynamodb.put_item(**put, ReturnValuesOnConditionCheckFailure="ALL_OLD")
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-                return None
+                return cast("Mapping[str, Any]", error.response.get("Item", {}))
             raise from_aws(error, "PutItem") from error
-        return "tie" if _is_tie(answer.get("Attributes", {}), write) else "clear"
+        return None
 
 
-def _is_tie(before: Mapping[str, Any], write: Write) -> bool:
-    modified, content = before.get("source_modified"), before.get("content_sha256")
-    return modified == {"N": str(write.source_modified)} and content != {"S": write.content_sha256}
+def _in_the_place_of(known: Known | None) -> dict[str, Any]:
+    """The condition that the item is as it is known."""
+    if known is None:
+        return {"ConditionExpression": " OR ".join(f"attribute_not_exists({name})" for name in _KNOWN)}
+    return {
+        "ConditionExpression": " AND ".join(f"{name} = :{name}" for name in _KNOWN),
+        "ExpressionAttributeValues": {
+            ":content_sha256": {"S": known.content_sha256},
+            ":model_version": {"S": known.model_version},
+            ":s3_key": {"S": known.s3_key},
+            ":source_modified": {"N": str(known.source_modified)},
+        },
+    }
 
 
-def _item(write: Write, version_id: str) -> dict[str, Any]:
+def _known(item: Mapping[str, Any]) -> Known | None:
+    if not item.keys() >= set(_KNOWN):  # none, or an item that somebody else made
+        return None
+    return Known(
+        item["content_sha256"]["S"],
+        item["model_version"]["S"],
+        item["s3_key"]["S"],
+        int(item["source_modified"]["N"]),
+    )
+
+
+def _is_tie(known: Known, write: Write) -> bool:
+    return known.source_modified == write.source_modified and known.content_sha256 != write.content_sha256
+
+
+def _is_stored(known: Known, write: Write) -> bool:
+    """Whether another writer, which had a duplicate of the message, has stored the same result in the meantime."""
+    same = (write.content_sha256, write.enrichment.model_version, write.key)
+    return same == (known.content_sha256, known.model_version, known.s3_key) and (
+        known.source_modified >= write.source_modified
+    )
+
+
+def _item(write: Write, version_id: str, change: Change) -> dict[str, Any]:
     ticket, found = write.ticket, write.enrichment
     texts = {
         "ticket_id": ticket.ticket_id,
@@ -137,4 +177,5 @@ def _item(write: Write, version_id: str) -> dict[str, Any]:
         "needs_review": {"BOOL": found.needs_review},
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
+        "event": event_attribute(write, version_id, change),
     }

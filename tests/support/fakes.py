@@ -19,6 +19,7 @@ from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import make_logger
 from handler.ports import Commit, Known, Models, RawObject, Write
+from handler.result_event import Change, change_by
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
 from tests.support.cases import BUCKET, Answer, RejectedMessage
@@ -98,6 +99,7 @@ class FakeSink:
     def __init__(self) -> None:
         self.objects: dict[str, list[bytes]] = {}
         self.items: dict[tuple[str, int], tuple[Write, str]] = {}
+        self.changes: list[tuple[str, Change]] = []  # what the event of each commit would say
         self.faults_known = Faults()
         self.faults = Faults()
         self.blind = False  # as if another process committed between our read of the table and our write
@@ -108,8 +110,7 @@ class FakeSink:
         self.faults_known.raise_for(ticket_id)
         if self.blind or (ticket_id, created_at) not in self.items:
             return None
-        write, _ = self.items[ticket_id, created_at]
-        return Known(write.content_sha256, write.enrichment.model_version, write.key, write.source_modified)
+        return _known(self.items[ticket_id, created_at][0])
 
     def store(self, write: Write) -> Commit | None:
         """As TicketSink.store."""
@@ -121,10 +122,16 @@ class FakeSink:
             before = self.items[name][0] if name in self.items else None
             if before is not None and before.source_modified > write.source_modified:
                 return None
+            known = None if before is None else _known(before)
+            self.changes.append((write.ticket.ticket_id, change_by(known, write)))
             self.items[name] = (write, str(len(versions) - 1))
         if before is None or before.source_modified < write.source_modified:
             return "clear"
         return "clear" if before.content_sha256 == write.content_sha256 else "tie"
+
+
+def _known(write: Write) -> Known:
+    return Known(write.content_sha256, write.enrichment.model_version, write.key, write.source_modified)
 
 
 class FakeDeadLetters:
