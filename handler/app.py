@@ -42,9 +42,11 @@ def build(
     models: Models | None = None,
     metrics: Metrics | None = None,
     logger: Logger | None = None,
+    outbox: bool = False,
 ) -> Handler:
     """Builds the Lambda handler from settings; ports that are not given are the AWS adapters and the real models.
 
+    `outbox` is for the worker's webhook: each commit also writes its event, in one transaction.
     Raises BundleError if the model bundle cannot be used.
     """
     pool = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ticket")
@@ -79,7 +81,11 @@ def build(
         source=source or S3TicketSource(client("s3").result(), settings.raw_bucket, settings.max_ticket_bytes),
         sink=sink
         or AwsTicketSink(
-            client("s3").result(), client("dynamodb").result(), settings.enriched_bucket, settings.table_name
+            client("s3").result(),
+            client("dynamodb").result(),
+            settings.enriched_bucket,
+            settings.table_name,
+            outbox=outbox,
         ),
         dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
         failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),

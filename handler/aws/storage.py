@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.aws.errors import from_aws
+from handler.aws.outbox import outbox_item
 from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed
 from handler.messages import StoredTicket
 from handler.ports import Commit, Known, RawObject, Write
-from handler.result_event import Change, change_by, event_attribute
+from handler.result_event import Change, change_by, event_attribute, event_of_item
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -52,13 +53,19 @@ class S3TicketSource:
 
 
 class AwsTicketSink:
-    """Enriched tickets in a versioned bucket, with an extract in a table."""
+    """Enriched tickets in a versioned bucket, with an extract in a table.
 
-    def __init__(self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str) -> None:
+    With `outbox`, each commit also writes its event for the webhook, in one transaction (handler.aws.outbox).
+    """
+
+    def __init__(
+        self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str, *, outbox: bool = False
+    ) -> None:
         self._s3 = s3
         self._dynamodb = dynamodb
         self._bucket = bucket
         self._table = table
+        self._outbox = outbox
 
     def known(self, ticket_id: str, created_at: int) -> Known | None:
         """As TicketSink.known, with a consistent read."""
@@ -99,14 +106,35 @@ class AwsTicketSink:
 
     def _put_item(self, item: dict[str, Any], known: Known | None) -> Mapping[str, Any] | None:
         """Puts an item in the place of the known one. Returns None, or the other item that is there instead."""
-        put: dict[str, Any] = {"TableName": self._table, "Item": item, **_in_the_place_of(known)}
+        put: dict[str, Any] = {
+            "TableName": self._table,
+            "Item": item,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            **_in_the_place_of(known),
+        }
         try:
-            self._dynamodb.put_item(**put, ReturnValuesOnConditionCheckFailure="ALL_OLD")
+            if self._outbox:
+                event: dict[str, Any] = {"TableName": self._table, "Item": outbox_item(event_of_item(item))}
+                writes: list[Any] = [{"Put": put}, {"Put": event}]
+                self._dynamodb.transact_write_items(TransactItems=writes)
+            else:
+                self._dynamodb.put_item(**put)
         except (ClientError, BotoCoreError) as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
-                return cast("Mapping[str, Any]", error.response.get("Item", {}))
+            reason = _reason(error)
+            if reason.get("Code") in {"ConditionalCheckFailed", "ConditionalCheckFailedException"}:
+                return cast("Mapping[str, Any]", reason.get("Item", {}))
             raise from_aws(error, "PutItem") from error
         return None
+
+
+def _reason(error: ClientError | BotoCoreError) -> Mapping[str, Any]:
+    """The code of a refused put and the item in its place; the put is also the first one of a transaction."""
+    if not isinstance(error, ClientError):
+        return {}
+    answer: Mapping[str, Any] = error.response
+    if "CancellationReasons" in answer:
+        return cast("Mapping[str, Any]", answer["CancellationReasons"][0])
+    return {**answer["Error"], **({"Item": answer["Item"]} if "Item" in answer else {})}
 
 
 def _in_the_place_of(known: Known | None) -> dict[str, Any]:

@@ -33,7 +33,9 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
     """Loads the models, reports that it is ready and polls until shutdown; returns the exit code."""
     logger = make_logger(settings.log_level)
     try:
-        handler: Any = build(_with_shared_cores(settings), metrics=reporter, logger=logger)
+        handler: Any = build(
+            _with_shared_cores(settings), metrics=reporter, logger=logger, outbox=settings.result_webhook is not None
+        )
         queue = SqsMessageQueue(settings, options.wait)
     except NoRegionError:
         reporter.fatal("no AWS region is configured; set AWS_DEFAULT_REGION")

@@ -60,6 +60,15 @@ class PrometheusMetrics:
         self._processes = Gauge("ticket_processes", "Processes that should be running.", registry=registry)
         self._ready = Gauge("ticket_processes_ready", "Processes that have loaded the bundle.", registry=registry)
         self._restarts = Counter("ticket_process_restarts", "Processes that exited unexpectedly.", registry=registry)
+        self._webhook = Counter(
+            "ticket_webhook_events",
+            "Attempts to deliver an event to RESULT_WEBHOOK: delivered, refused, unavailable, or expired (given up).",
+            ["result"],
+            registry=registry,
+        )
+        self._webhook_delay = Gauge(
+            "ticket_webhook_delay_seconds", "Age of the oldest event that waits for delivery.", registry=registry
+        )
         # Every series exists from the start: rate() over one that appears with its first error misses that error.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
@@ -67,6 +76,8 @@ class PrometheusMetrics:
             self._invocations.labels(result)
         for result in ("deleted", "kept", "undeleted"):
             self._messages.labels(result)
+        for result in ("delivered", "refused", "unavailable", "expired"):
+            self._webhook.labels(result)
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started; once per process."""
@@ -95,6 +106,14 @@ class PrometheusMetrics:
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""
         self._receive_errors.labels(code).inc()
+
+    def webhook(self, result: str) -> None:
+        """As WebhookMetrics.webhook."""
+        self._webhook.labels(result).inc()
+
+    def webhook_delay(self, seconds: float) -> None:
+        """As WebhookMetrics.webhook_delay."""
+        self._webhook_delay.set(seconds)
 
     def processes(self, ready: int, wanted: int) -> None:
         """As SupervisorMetrics.processes."""

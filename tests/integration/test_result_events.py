@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from handler.ports import Models
 
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[EmbeddedStack]:
     with EmbeddedStack(parameters={"ResultEvents": "topic"}) as embedded:
@@ -57,7 +58,7 @@ def test_each_commit_is_an_event_that_says_what_changed(
 ) -> None:
     raw = valid("T-changes", body="Canary one.")
     function, newer = harness(FakeModels("one@1")), harness(FakeModels("two@2"))
-    ids = []
+    ids: list[str] = []
     for handler, message in (
         (function, raw),
         (function, raw),  # skipped: no event
@@ -78,7 +79,9 @@ def test_each_commit_is_an_event_that_says_what_changed(
     ]
     assert [one["event_id"] for one in found] == list(dict.fromkeys(ids))
     assert WORD not in json.dumps(found).lower()
-    assert found[-1]["s3_version_id"] == item["s3_version_id"]
+    stored = function.item("T-changes", raw["created_at"])
+    assert stored is not None
+    assert found[-1]["s3_version_id"] == stored["s3_version_id"]
 
 
 def test_only_commits_are_events(harness: Callable[[Models], StackHarness], collected: ResultEvents) -> None:
@@ -103,9 +106,15 @@ def test_pattern_matching_equals_that_of_eventbridge(stack: EmbeddedStack, colle
     records = [dict(delivery.record) for delivery in collected.deliveries]
     assert {each["eventName"] for each in records} >= {"INSERT", "MODIFY", "REMOVE"}
     image = records[0]["dynamodb"]["NewImage"]
-    for other in ({"created_at": {"N": "-1"}}, {"event": {"M": {}}}, {"event": {"S": "x"}}, {"ticket_id": {"S": "#1"}}):
-        records.append({"eventName": "INSERT", "dynamodb": {"NewImage": {**image, **other}}})
-    client, envelope = stack.client("events"), {"id": "1", "account": "1", "source": "s", "time": "2026-11-26T00:00:00Z"}
+    others: list[dict[str, Any]] = [
+        {"created_at": {"N": "-1"}},
+        {"event": {"M": {}}},
+        {"event": {"S": "x"}},
+        {"ticket_id": {"S": "#1"}},
+    ]
+    records += [{"eventName": "INSERT", "dynamodb": {"NewImage": {**image, **other}}} for other in others]
+    client = stack.client("events")
+    envelope = {"id": "1", "account": "1", "source": "s", "time": "2026-11-26T00:00:00Z"}
     for pattern in PATTERNS:
         for each in records:
             answer = client.test_event_pattern(

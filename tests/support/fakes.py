@@ -9,17 +9,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
 
 from enrichment import EnrichmentData, EnrichmentError, RawTicket
 from handler.app import Handler, build
+from handler.aws.outbox import OutboxEntry, outbox_item
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import make_logger
 from handler.ports import Commit, Known, Models, RawObject, Write
-from handler.result_event import Change, change_by
+from handler.result_event import Change, ResultEvent, change_by
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
 from tests.support.cases import BUCKET, Answer, RejectedMessage
@@ -167,6 +168,43 @@ class FakeFailureCounts:
         found = self.receives.setdefault(message_id, set())
         found.add(receive_count)
         return len(found)
+
+
+class FakeOutbox:
+    """An in-memory outbox; `faults` are set by the name of a method."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, OutboxEntry] = {}
+        self.faults = Faults()
+        self._lock = threading.Lock()
+
+    def put(self, event: ResultEvent) -> OutboxEntry:
+        """Add an event, due at once."""
+        item = outbox_item(event)
+        now = int(item["due_at"]["N"])
+        number, until = int(item["created_at"]["N"]), int(item["expires_at"]["N"])
+        entry = OutboxEntry(number, event.event_id, item["body"]["S"], now, 0, until)
+        self.entries[entry.number] = entry
+        return entry
+
+    def due(self, now: int) -> Iterator[OutboxEntry]:
+        """As DynamoOutbox.due."""
+        self.faults.raise_for("due")
+        yield from [entry for number, entry in sorted(self.entries.items(), reverse=True) if entry.due_at <= now]
+
+    def reschedule(self, entry: OutboxEntry, due_at: int, attempts: int) -> OutboxEntry | None:
+        """As DynamoOutbox.reschedule."""
+        with self._lock:
+            found = self.entries.get(entry.number)
+            if found is None or found.due_at != entry.due_at:
+                return None
+            self.entries[entry.number] = replace(found, due_at=due_at, attempts=attempts)
+            return self.entries[entry.number]
+
+    def delete(self, entry: OutboxEntry) -> None:
+        """As DynamoOutbox.delete."""
+        self.faults.raise_for("delete")
+        self.entries.pop(entry.number, None)
 
 
 @dataclass

@@ -50,7 +50,7 @@ def _compare(expected: Any, found: Any) -> bool:
     ((kind, value),) = expected.items()
     match kind:
         case "exists":
-            return (found is not None) == value
+            return (found is not None) is bool(value)
         case "anything-but" if isinstance(value, Mapping):
             return found is not None and not str(found).startswith(value["prefix"])
         case "anything-but":
@@ -155,5 +155,5 @@ class ResultEvents:
 
 
 def committed_at(record: Mapping[str, Any]) -> float:
-    """Unix time of a record. MiniStack's sequence numbers begin with it in milliseconds; its other time is in seconds."""
+    """Unix time of a record: MiniStack's sequence numbers begin with it, in milliseconds."""
     return int(record["dynamodb"]["SequenceNumber"][:20]) / 1000

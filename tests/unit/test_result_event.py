@@ -1,4 +1,4 @@
-"""The result event: what it says of a commit, that the pipe and the webhook build the same one, and that it has no text."""
+"""The result event: what it says of a commit, the same from the pipe and the webhook, and without any text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from handler.result_event import Change, ResultEvent, change_by, event_of_item, 
 from tests.support.canaries import FIELDS, WORD
 from tests.support.fakes import FakeModels, ticket
 from tests.support.result_events import PATTERNS, REPO, check_event, is_selected, matches, rendered
+
+VARIANTS: list[dict[str, Any]] = [{}, {"ticket_id": "T-2"}, {"created_at": 7}]
 
 
 def write(known: Known | None = None, sha: str = "s", **fields: Any) -> Write:
@@ -74,7 +76,7 @@ def test_pipe_and_webhook_build_the_same_event(enrichment: dict[str, Any]) -> No
 
 
 def test_event_has_no_text_of_the_customer() -> None:
-    fields = {name: value for name, value in FIELDS.items() if name != "priority"}
+    fields: dict[str, Any] = {name: value for name, value in FIELDS.items() if name != "priority"}
     stored = item(write(**fields), summary="A canary.", language="en")
     assert WORD in json.dumps(stored).lower()
     assert WORD not in json.dumps(rendered(stream_record(stored))).lower()
@@ -84,7 +86,7 @@ def test_event_has_no_text_of_the_customer() -> None:
 def test_each_commit_has_its_own_id() -> None:
     ids = {
         _item(write(**fields), version, change)["event"]["M"]["id"]["S"]
-        for fields in ({}, {"ticket_id": "T-2"}, {"created_at": 7})
+        for fields in VARIANTS
         for version in ("v1", "v2")
         for change in ("new", "corrected")
     }

@@ -56,6 +56,8 @@ def test_prometheus_parses_every_metric() -> None:
     report_batch(metrics)
     metrics.processes(1, 2)
     metrics.restarted()
+    metrics.webhook("delivered")
+    metrics.webhook_delay(1.5)
     found = samples(metrics)
     assert {name: value for name, value in found.items() if "_bucket" not in name} == {
         "tickets_total{error_type=,outcome=done}": 2,
@@ -73,6 +75,8 @@ def test_prometheus_parses_every_metric() -> None:
         "ticket_processes{}": 2,
         "ticket_processes_ready{}": 1,
         "ticket_process_restarts_total{}": 1,
+        "ticket_webhook_events_total{result=delivered}": 1,
+        "ticket_webhook_delay_seconds{}": 1.5,
     }
     assert found["ticket_stage_seconds_bucket{le=0.025,stage=fetch}"] == 1
     assert found["ticket_batch_size_bucket{le=3.0}"] == 1
@@ -84,6 +88,7 @@ def test_series_exist_before_the_first_error() -> None:
     for series in (
         'tickets_total{error_type="",outcome="failed"} 0.0',
         'ticket_messages_total{result="undeleted"} 0.0',
+        'ticket_webhook_events_total{result="expired"} 0.0',
     ):
         assert series in text
 
