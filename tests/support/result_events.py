@@ -29,6 +29,7 @@ PATTERNS: list[dict[str, Any]] = [
 ]
 INPUT_TEMPLATE: str = PIPE["TargetParameters"]["InputTemplate"]
 SCHEMA: dict[str, Any] = json.loads((REPO / "events" / "schemas" / "result_event.json").read_text(encoding="utf-8"))
+_SHORT = 8  # characters: a shorter text may also be a part of an id
 _VALID = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -93,6 +94,35 @@ class Delivery:
         return rendered(self.record) if is_selected(self.record) else None
 
 
+def reconcile_events(
+    deliveries: Sequence[Delivery],
+    items: Mapping[tuple[str, int], Mapping[str, Any]],
+    texts: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """What is wrong with the events of a scenario: its items by key, and what the customers wrote, by ticket id."""
+    errors = []
+    for delivery in deliveries:
+        record, event = delivery.record, delivery.event
+        image = record["dynamodb"].get("NewImage", {"created_at": {"N": "-1"}})
+        if (event is not None) != (int(image["created_at"]["N"]) >= 0):
+            errors.append(
+                f"{record['dynamodb']['Keys']}: {record['eventName']} should {'not ' * bool(event)}be an event"
+            )
+        if event is None:
+            continue
+        check_event(event)
+        ticket_id, written = event["ticket_id"], json.dumps(event, ensure_ascii=False)
+        if (ticket_id, int(event["created_at"])) not in items:
+            errors.append(f"{ticket_id}: an event of a ticket that is not stored")
+        if (event["change"] == "new") != (record["eventName"] == "INSERT"):
+            errors.append(f"{ticket_id}: {record['eventName']} as {event['change']}")
+        if any(text in written for text in texts.get(ticket_id, ()) if len(text) > _SHORT):
+            errors.append(f"{ticket_id}: its event contains text")
+    ids = {event["event_id"] for delivery in deliveries if (event := delivery.event) is not None}
+    errors += [f"{name}: no event" for name, item in items.items() if item["event"]["id"] not in ids]
+    return errors
+
+
 class ResultEvents:
     """Collects, in a thread, the deliveries of a stack with ResultEvents=topic. A context manager."""
 
@@ -127,6 +157,11 @@ class ResultEvents:
         for event in found:
             check_event(event)
         return found
+
+    def delay(self) -> float:
+        """Seconds from a commit to its event, 99th percentile."""
+        delays = sorted(delivery.seconds for delivery in list(self.deliveries) if delivery.event is not None)
+        return delays[int(0.99 * (len(delays) - 1))] if delays else 0.0
 
     def wait_for(self, ids: Sequence[str], seconds: float = 60.0) -> None:
         """Wait until there is an event with each of these ids. Raises AssertionError if one does not arrive in time."""
