@@ -22,6 +22,7 @@ from enrichment.ticket import EnrichmentData, enriched_json, parse_ticket
 from handler.compression import decompress
 from handler.errors import KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
 from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, references
+from handler.metrics import report_labels
 from handler.outcome import MessageState, Outcome, TicketState
 from handler.ports import Ports, Write
 
@@ -67,6 +68,9 @@ class Batch:
         enriched = self._enrich([t for t in tickets if t.outcome is None])
         store = partial(self._store, enriched)
         self._run_stage("store", store, list(enriched), keep=_KEEP_STORING, success="done")
+        for ticket, enrichment in enriched.items():
+            if ticket.outcome == "done":
+                report_labels(self._ports.metrics, enrichment)
         for message in self._messages:
             settling = self._ports.pool.submit(self._reject_or_defer, message)
             self._unsettled[str(message.record.get("messageId"))].append((message, settling))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 
-from handler.metrics import OUTCOMES
+from handler.metrics import OUTCOMES, LabelBound
 
 __all__ = ["CONTENT_TYPE", "PrometheusMetrics"]
 
@@ -40,6 +41,19 @@ class PrometheusMetrics:
             "ticket_bundle_load_seconds",
             "Seconds to copy and open the model bundle.",
             buckets=_BUNDLE_SECONDS,
+            registry=registry,
+        )
+        self._bound = LabelBound()
+        self._labels = Counter(
+            "ticket_labels", "Stored tickets by task and label; also by language.", ["task", "label"], registry=registry
+        )
+        self._confidence = Summary(
+            "ticket_confidence", "Confidence of the labels of stored tickets.", ["task"], registry=registry
+        )
+        self._checks = Counter(
+            "ticket_checks",
+            "Stored tickets: all (labelled), to be looked at by a person (review), read only in part (truncated).",
+            ["check"],
             registry=registry,
         )
         self._invocations = Counter(
@@ -76,6 +90,8 @@ class PrometheusMetrics:
             self._invocations.labels(result)
         for result in ("deleted", "kept", "undeleted"):
             self._messages.labels(result)
+        for check in ("labelled", "review", "truncated"):
+            self._checks.labels(check)
         for result in ("delivered", "refused", "unavailable", "expired"):
             self._webhook.labels(result)
 
@@ -94,6 +110,21 @@ class PrometheusMetrics:
     def outcome(self, outcome: str, error_type: str | None) -> None:
         """As Metrics.outcome; the label `error_type` is empty if there was no error."""
         self._tickets.labels(outcome, error_type or "").inc()
+
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,  # noqa: FBT001
+        is_truncated: bool,  # noqa: FBT001
+    ) -> None:
+        """As Metrics.labels."""
+        for task, label in labels.items():
+            self._labels.labels(task, self._bound(task, label)).inc()
+        for task, confidence in confidences.items():
+            self._confidence.labels(task).observe(confidence)
+        for check, is_true in (("labelled", True), ("review", needs_review), ("truncated", is_truncated)):
+            self._checks.labels(check).inc(is_true)
 
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""

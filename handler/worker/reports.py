@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -126,6 +126,16 @@ class Reporter:
     def outcome(self, outcome: str, error_type: str | None) -> None:
         """As Metrics.outcome."""
         self._buffer("outcome", outcome, error_type)
+
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,  # noqa: FBT001
+        is_truncated: bool,  # noqa: FBT001
+    ) -> None:
+        """As Metrics.labels."""
+        self._buffer("labels", dict(labels), dict(confidences), needs_review, is_truncated)
 
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""

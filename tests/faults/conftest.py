@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,6 +150,10 @@ class Scenario:
         # 5 s on a quiet machine; the emulator's pipe reads the stream once per second.
         assert reconciliation.delay < 3 * 5, reconciliation
         return reconciliation
+
+    def items(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The items of all tickets by their keys."""
+        return Reconciler(self.stack, self.reference).items()
 
     def _reconcile_events(
         self, reconciler: Reconciler, messages: Sequence[Message], reconciliation: Reconciliation

@@ -98,7 +98,10 @@ def test_gradual_deployment_uses_codedeploy_with_alarms() -> None:
     group = resources["EnrichmentFunctionDeploymentGroup"]["Properties"]
     assert group["DeploymentConfigName"]["Fn::Sub"][1] == {"ConfigName": "Canary10Percent10Minutes"}
     alarms = group["AlarmConfiguration"]["Fn::If"][1]["Alarms"]
-    assert [alarm["Name"]["Ref"] for alarm in alarms] == ["NewVersionFailedShareAlarm", "NewVersionErrorsAlarm"]
+    assert [alarm["Name"]["Ref"] for alarm in alarms] == [
+        *("NewVersionFailedShareAlarm", "NewVersionErrorsAlarm"),
+        *("NewVersionReviewShareAlarm", "NewVersionLabelShiftAlarm"),
+    ]
     assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
     update = resources["EnrichmentFunctionAliaslive"]["UpdatePolicy"]["CodeDeployLambdaAliasUpdate"]
     assert update["DeploymentGroupName"] == {"Ref": "EnrichmentFunctionDeploymentGroup"}

@@ -250,7 +250,7 @@ def result_events_are_off_and_the_pipe_is_bounded(template: Template) -> None:
     stream = of(template, "TicketTable")["StreamSpecification"]["Fn::If"]
     assert stream == ["ResultEventsOn", {"StreamViewType": "NEW_AND_OLD_IMAGES"}, {"Ref": "AWS::NoValue"}]
     names = {name for name in template["Resources"] if name.startswith("Result")}
-    assert names == {"ResultTopic", "ResultBus", "ResultEventsDlq", "ResultPipeRole", "ResultPipe"}
+    assert names == {f"Result{name}" for name in ("Topic", "Bus", "EventsDlq", "EventsAlarm", "PipeRole", "Pipe")}
     assert all(template["Resources"][name]["Condition"].startswith("ResultEvents") for name in names)
     source = of(template, "ResultPipe")["SourceParameters"]["DynamoDBStreamParameters"]
     assert 0 < source["MaximumRetryAttempts"] <= 10_000

@@ -215,6 +215,7 @@ class FakeMetrics:
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     stages: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    labelled: list[tuple[dict[str, str], dict[str, float], bool, bool]] = field(default_factory=list)
     starts: int = 0
     flushes: int = 0
 
@@ -236,6 +237,16 @@ class FakeMetrics:
         self.outcomes[outcome] += 1
         if error_type is not None:
             self.errors[outcome, error_type] += 1
+
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,
+        is_truncated: bool,
+    ) -> None:
+        """As Metrics.labels."""
+        self.labelled.append((dict(labels), dict(confidences), needs_review, is_truncated))
 
     def flush(self) -> None:
         """As Metrics.flush."""

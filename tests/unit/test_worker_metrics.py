@@ -11,6 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import Reporter, WorkerMetrics, WorkerOptions, replay
 
+LABELS = {"intent": "bug_report", "urgency": "low", "sentiment": "NEUTRAL", "language": "en"}
+
 
 def report_batch(metrics: WorkerMetrics) -> None:
     metrics.started(0.75)
@@ -20,6 +22,7 @@ def report_batch(metrics: WorkerMetrics) -> None:
     metrics.outcome("done", None)
     metrics.outcome("done", None)
     metrics.outcome("rejected", "schema_violation")
+    metrics.labels(LABELS, {"intent": 0.5}, needs_review=True, is_truncated=False)
     metrics.invocation("ok")
     metrics.messages("deleted", 2)
     metrics.messages("kept", 1)
@@ -75,6 +78,11 @@ def test_prometheus_parses_every_metric() -> None:
         "ticket_processes{}": 2,
         "ticket_processes_ready{}": 1,
         "ticket_process_restarts_total{}": 1,
+        **{f"ticket_labels_total{{label={label},task={task}}}": 1 for task, label in LABELS.items()},
+        "ticket_confidence_count{task=intent}": 1,
+        "ticket_confidence_sum{task=intent}": 0.5,
+        "ticket_checks_total{check=labelled}": 1,
+        "ticket_checks_total{check=review}": 1,
         "ticket_webhook_events_total{result=delivered}": 1,
         "ticket_webhook_delay_seconds{}": 1.5,
     }
