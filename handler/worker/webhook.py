@@ -28,10 +28,10 @@ from handler.errors import MessageError, trace
 from handler.metrics import Logger
 from handler.settings import WorkerSettings
 
-__all__ = ["Outbox", "Post", "WebhookMetrics", "WebhookSender", "http_post", "sending", "signed_headers"]
+__all__ = ["Outbox", "PostRequest", "WebhookMetrics", "WebhookSender", "http_post", "sending", "signed_headers"]
 
 Result = Literal["delivered", "refused", "unavailable", "expired"]
-Post = Callable[[bytes, dict[str, str]], int]
+PostRequest = Callable[[bytes, dict[str, str]], int]
 """Sends a body with headers; returns the status of the answer, 0 if there is none."""
 
 _CONCURRENCY: Final = 8
@@ -79,7 +79,7 @@ class WebhookSender:
     def __init__(
         self,
         outbox: Outbox,
-        post: Post,
+        post: PostRequest,
         secret: str,
         *,
         metrics: WebhookMetrics,
@@ -176,8 +176,8 @@ def signed_headers(secret: str, event_id: str, now: int, body: bytes) -> dict[st
     }
 
 
-def http_post(url: str) -> Post:
-    """A Post to that URL: with timeouts, without redirects, and without reading the answer's body."""
+def http_post(url: str) -> PostRequest:
+    """A PostRequest to that URL: with timeouts, without redirects, and without reading the answer's body."""
     timeout = urllib3.Timeout(connect=_CONNECT_TIMEOUT, read=_READ_TIMEOUT)
     pool = urllib3.PoolManager(maxsize=_CONCURRENCY, block=True, retries=False, timeout=timeout)
 
