@@ -29,7 +29,10 @@ _REASONS: Final = ("language", "intent", "urgency", "sentiment")
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+    # Built at the first use: without an outbox the function never needs them, and its start should not pay for them.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=(), defer_build=True
+    )
 
 
 class Confidence(_Model):

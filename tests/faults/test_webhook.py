@@ -19,8 +19,8 @@ from tests.support.workers import ProcessKiller, worker
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
 
-ROUNDS = 4  # in each, two workers' processes are killed, and at its end both parents
-KILLS = 4  # per worker and round
+ROUNDS = 3  # in each, two workers' processes are killed, and at its end both parents
+KILLS = 5  # per worker and round
 _LATER = 10**10  # Unix time at which every event is due
 
 
