@@ -46,10 +46,12 @@ def build(
     metrics: Metrics | None = None,
     logger: Logger | None = None,
     on_settled: Callable[[Sequence[str]], None] = lambda _receipts: None,
+    outbox: bool = False,
 ) -> Handler:
     """Builds the Lambda handler from settings; ports that are not given are the AWS adapters and the real models.
 
     `on_settled` is told the receipt handles of messages that are deleted or deferred before an invocation ends.
+    `outbox` is for the worker's webhook: each commit also writes its event, in one transaction.
     Raises BundleError if the model bundle cannot be used.
     """
     readers, pool = (ThreadPoolExecutor(_THREADS, thread_name_prefix=name) for name in ("reader", "ticket"))
@@ -89,6 +91,7 @@ def build(
             settings.enriched_bucket,
             settings.table_name,
             item_retention_days=settings.item_retention_days,
+            outbox=outbox,
         ),
         dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
         failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),

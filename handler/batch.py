@@ -23,6 +23,7 @@ from enrichment.ticket import EnrichmentData, RawTicket, enriched_json, parse_ti
 from handler.compression import decompress
 from handler.errors import KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
 from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, references
+from handler.metrics import report_labels
 from handler.outcome import MessageState, Outcome, TicketState
 from handler.ports import Ports, Write
 
@@ -87,6 +88,9 @@ class Batch:
         store = partial(self._store, enriched)
         self._run_stage("store", store, list(enriched), keep=_KEEP_STORING, success="done")
         wait(notes, timeout=max(_MIN_WAIT, self._time_left() - _KEEP_STORING * self._reserve) if notes else 0)
+        for ticket, enrichment in enriched.items():
+            if ticket.outcome == "done":
+                report_labels(self._ports.metrics, enrichment)
         for message in self._messages:
             settling = self._ports.pool.submit(self._reject_or_defer, message)
             self._unsettled[str(message.record.get("messageId"))].append((message, settling))
@@ -191,11 +195,12 @@ class Batch:
                 "store the ticket in the raw bucket"
             )
         known = ports.sink.known(parsed.ticket_id, parsed.created_at)
-        if known is None:
-            return None
         if known == "forgotten":
             ports.sink.erase(parsed.ticket_id, parsed.created_at, ticket.key)
             return "forgotten"
+        ticket.known = known
+        if known is None:
+            return None
         same = (ticket.raw_sha256, ports.models.version, ticket.key, ports.redact)
         if (known.content_sha256, known.model_version, known.s3_key, known.redacted) == same:
             return "already enriched"
@@ -240,7 +245,9 @@ class Batch:
         ticket.stage = "store"
         shown = (raw, enrichment) if self._ports.redact == "off" else _redacted(raw, enrichment)
         body = enriched_json(*(shown if self._ports.redact == "all" else (raw, enrichment)))
-        write = Write(*shown, body, ticket.key, ticket.raw_sha256, ticket.modified, self._ports.redact)
+        write = Write(
+            *shown, body, ticket.key, ticket.raw_sha256, ticket.modified, self._ports.redact, known=ticket.known
+        )
         commit = self._ports.sink.store(write)
         if commit == "forgotten":
             return "forgotten"

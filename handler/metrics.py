@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Final, Protocol, get_args
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit, single_metric
 from aws_lambda_powertools.metrics import Metrics as EmfWriter
 
+from enrichment.ticket import EnrichmentData, Priority
 from handler.settings import SERVICE, UNPUBLISHED
 
-__all__ = ["NAMESPACE", "OUTCOMES", "SERVICE", "TOTAL", "EmfMetrics", "Logger", "Metrics", "make_logger"]
+__all__ = [
+    "NAMESPACE",
+    "OUTCOMES",
+    "SERVICE",
+    "TOTAL",
+    "EmfMetrics",
+    "LabelBound",
+    "Logger",
+    "Metrics",
+    "make_logger",
+    "report_labels",
+]
 
 NAMESPACE: Final = "TicketEnrichment"
 OUTCOMES: Final = {
@@ -20,6 +33,10 @@ OUTCOMES: Final = {
     "failed": "TicketsFailed",
 }
 TOTAL: Final = "TicketsTotal"  # their sum
+
+# Stored tickets: all, those that a person should look at, and those of which a task saw only the beginning.
+_CHECKS: Final = ("TicketsLabelled", "TicketsNeedingReview", "TicketsTruncated")
+_MAX_LABELS: Final = 20  # per task
 
 
 class Metrics(Protocol):
@@ -45,9 +62,52 @@ class Metrics(Protocol):
         """The note of a message, which finds the one that kills its process, could not be written or cleared."""
         ...
 
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,  # noqa: FBT001 - a report of the worker's process is a list of values
+        is_truncated: bool,  # noqa: FBT001
+    ) -> None:
+        """The labels of a stored ticket by task (and `language`), and the confidence of each task.
+
+        `needs_review`: a person should look at it. `is_truncated`: a task saw only the beginning of the text.
+        """
+        ...
+
     def flush(self) -> None:
         """Called at the end of a batch."""
         ...
+
+
+def report_labels(metrics: Metrics, found: EnrichmentData) -> None:
+    """Reports the labels of a stored ticket. Languages that the bundle does not know count as one, `other`."""
+    language = "other" if "language" in found.review_reasons else found.language or "unknown"
+    metrics.labels(
+        {"intent": found.intent, "urgency": found.urgency, "sentiment": found.sentiment, "language": language},
+        {
+            "intent": found.intent_confidence,
+            "urgency": found.urgency_confidence,
+            "sentiment": found.sentiment_confidence,
+        },
+        found.needs_review,
+        bool(found.truncated),
+    )
+
+
+class LabelBound:
+    """Bounds the number of label values per task, because each is a metric that costs money: the rest is `other`."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, set[str]] = {}
+
+    def __call__(self, task: str, label: str) -> str:
+        """The label, or `other` if the task already has its maximum of other labels."""
+        known = self._known.setdefault(task, set())
+        if label in known or len(known) < _MAX_LABELS:
+            known.add(label)
+            return label
+        return "other"
 
 
 class EmfMetrics:
@@ -66,6 +126,9 @@ class EmfMetrics:
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._errors: dict[tuple[str, str], int] = {}
         self._failed_notes = 0
+        self._bound = LabelBound()
+        self._labels: dict[tuple[str, str], int] = {}
+        self._checks = dict.fromkeys(_CHECKS, 0)
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started; reported with the first batch."""
@@ -90,11 +153,29 @@ class EmfMetrics:
         """As Metrics.note_failed; written only if it happens."""
         self._failed_notes += 1
 
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,  # noqa: FBT001
+        is_truncated: bool,  # noqa: FBT001
+    ) -> None:
+        """As Metrics.labels; each confidence becomes one of several values of a metric, so its average is the mean."""
+        for task, label in labels.items():
+            key = (task, self._bound(task, label))
+            self._labels[key] = self._labels.get(key, 0) + 1
+        for task, confidence in confidences.items():
+            self._metrics.add_metric(f"{task.capitalize()}Confidence", MetricUnit.NoUnit, confidence)
+        for name, is_true in zip(_CHECKS, (True, needs_review, is_truncated), strict=True):
+            self._checks[name] += is_true
+
     def flush(self) -> None:
         """As Metrics.flush; zeros are written too, because CloudWatch cannot divide by a missing value."""
         for outcome, count in self._counts.items():
             self._metrics.add_metric(OUTCOMES[outcome], MetricUnit.Count, count)
         self._metrics.add_metric(TOTAL, MetricUnit.Count, sum(self._counts.values()))
+        for name, count in self._checks.items():
+            self._metrics.add_metric(name, MetricUnit.Count, count)
         if self._bundle_seconds is not None:
             self._metrics.add_metric("ColdStart", MetricUnit.Count, 1)
             self._metrics.add_metric("BundleLoadTime", MetricUnit.Milliseconds, self._bundle_seconds * 1000)
@@ -106,16 +187,35 @@ class EmfMetrics:
             of_version.add_dimension("version", self._version)
             for outcome, count in self._counts.items():
                 of_version.add_metric(OUTCOMES[outcome], MetricUnit.Count, count)
+            for name in ("TicketsLabelled", "TicketsNeedingReview"):
+                of_version.add_metric(name, MetricUnit.Count, self._checks[name])
             of_version.flush_metrics()
         for (outcome, error_type), count in self._errors.items():
             # CloudWatch does not sum over dimensions, so counts by error type are written in addition to the total.
             with single_metric(OUTCOMES[outcome], MetricUnit.Count, count, namespace=NAMESPACE) as metric:
                 metric.add_dimension("service", self._service)
                 metric.add_dimension("ErrorType", error_type)
+        self._flush_labels()
+        self._checks = dict.fromkeys(_CHECKS, 0)
         self._bundle_seconds = None
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._errors = {}
         self._failed_notes = 0
+
+    def _flush_labels(self) -> None:
+        if self._labels and self._version != UNPUBLISHED:
+            # For the alarm that rolls a deployment back, which needs every value: also the zeros.
+            for urgency in get_args(Priority):
+                count = self._labels.setdefault(("urgency", urgency), 0)
+                self._write_label(count, {"urgency": urgency, "version": self._version})
+        for (task, label), count in self._labels.items():
+            self._write_label(count, {task: label})
+        self._labels = {}
+
+    def _write_label(self, count: int, dimensions: Mapping[str, str]) -> None:
+        with single_metric("TicketsLabelled", MetricUnit.Count, count, namespace=NAMESPACE) as metric:
+            for name, value in {"service": self._service, **dimensions}.items():
+                metric.add_dimension(name, value)
 
 
 def make_logger(level: str) -> Logger:

@@ -11,6 +11,7 @@ from enrichment.errors import EnrichmentError, ModelFailed, OutOfTime
 from enrichment.ticket import RawTicket
 from handler.errors import Unexpected
 from handler.messages import Reference, StoredTicket, number_attribute
+from handler.ports import Known
 
 __all__ = ["MessageState", "Outcome", "TicketState", "backoff_seconds", "overall", "receive_count"]
 
@@ -41,6 +42,7 @@ class TicketState:
     ticket: RawTicket | None = None
     raw_sha256: str = ""
     key: str = ""
+    known: Known | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def end(self, outcome: Outcome, note: str | None = None) -> None:

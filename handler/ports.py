@@ -54,6 +54,7 @@ class Write:
     """An enriched ticket to store: `body` in S3 under `key`, an extract of the other fields in the table.
 
     `redacted` says which of the two have been redacted already; the hash is always that of the raw ticket.
+    `known` is the committed state as it was read before; if another writer changes it, the store reads it again.
     """
 
     ticket: RawTicket
@@ -63,6 +64,7 @@ class Write:
     content_sha256: str
     source_modified: int
     redacted: Redact = "off"
+    known: Known | None = None
 
 
 @dataclass(frozen=True, slots=True)

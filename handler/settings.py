@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Final, Literal
 
-from pydantic import AliasChoices, Field, HttpUrl, StringConstraints
+from pydantic import AliasChoices, Field, HttpUrl, SecretStr, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["SERVICE", "UNPUBLISHED", "Redact", "Settings", "WorkerSettings"]
 
 SERVICE: Final = "ticket-enrichment"
 UNPUBLISHED: Final = "$LATEST"  # Lambda's name for an unpublished version
+
+_MIN_SECRET: Final = 24  # bytes
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 Redact = Literal["off", "table", "all"]
@@ -85,3 +89,30 @@ class WorkerSettings(Settings):
     health_port: Annotated[
         int, Field(ge=0, le=65535, description="Port of /livez, /startupz, /readyz and /metrics; 0: no server")
     ] = 0
+    result_webhook: Annotated[
+        HttpUrl | None, Field(description="URL that receives a signed POST for each stored ticket (docs/events.md)")
+    ] = None
+    result_webhook_secret: Annotated[
+        SecretStr | None,
+        Field(
+            validate_default=True,
+            description="Key of the signature: whsec_ and at least 24 bytes in base64; required with RESULT_WEBHOOK",
+        ),
+    ] = None
+
+    @field_validator("result_webhook_secret")
+    @classmethod
+    def _secret_is_a_key(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # The errors must not quote the secret.
+        if value is None:
+            if info.data.get("result_webhook") is not None:
+                raise PydanticCustomError("secret", "set it too, so that receivers can check who sends")
+            return None
+        scheme, _, encoded = value.get_secret_value().partition("_")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            key = b""
+        if scheme != "whsec" or len(key) < _MIN_SECRET:
+            raise PydanticCustomError("secret", "it must be whsec_ and at least 24 bytes in base64")
+        return value

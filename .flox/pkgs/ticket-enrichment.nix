@@ -43,6 +43,7 @@ python313Packages.buildPythonPackage {
       python313Packages.prometheus-client
       python313Packages.rich
       python313Packages.typer
+      python313Packages.urllib3
     ];
     lambda = [ python313Packages.awslambdaric ];
     # In nixpkgs' versions. Without the package that contains the weights, which ticket-bundle fetches.

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import NO_TICKET, item_key, name_hash, tombstone_key, versions_to_erase
-from handler.errors import BucketUnexpected, ObjectTooLarge, Throttled
+from handler.aws.outbox import outbox_item
+from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed, Throttled
 from handler.messages import StoredTicket, inline_key
 from handler.ports import Commit, Forgotten, Known, RawObject, Write
+from handler.result_event import Change, change_by, event_attribute, event_of_item
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -23,6 +25,8 @@ __all__ = ["AwsTicketSink", "S3TicketSource"]
 
 _MAX_SUBJECT: Final = 1000  # characters; the table is for lists, S3 has the whole subject
 _TRIES: Final = 3  # of the part of a batch read that DynamoDB did not process
+_KNOWN: Final = ("content_sha256", "model_version", "s3_key", "source_modified")
+_MAX_RACES: Final = 5  # writers that change one item at the same time
 
 
 class S3TicketSource:
@@ -53,37 +57,36 @@ class S3TicketSource:
 class AwsTicketSink:
     """Enriched tickets in a versioned bucket, with an extract in a table.
 
-    DynamoDB deletes an item `item_retention_days` after its ticket arrived; 0: never.
+    DynamoDB deletes an item `item_retention_days` after its ticket arrived; 0: never. With `outbox`, each commit also
+    writes its event for the webhook, in one transaction (handler.aws.outbox).
     """
 
     def __init__(
-        self, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str, *, item_retention_days: int = 0
+        self,
+        s3: S3Client,
+        dynamodb: DynamoDBClient,
+        bucket: str,
+        table: str,
+        *,
+        item_retention_days: int = 0,
+        outbox: bool = False,
     ) -> None:
         self._s3 = s3
         self._dynamodb = dynamodb
         self._bucket = bucket
         self._table = table
         self._item_retention_days = item_retention_days
+        self._outbox = outbox
 
     def known(self, ticket_id: str, created_at: int) -> Known | Forgotten | None:
         """As TicketSink.known, with one consistent read of the item and the tombstone."""
         items = self._read(item_key(ticket_id, created_at), tombstone_key("ticket", ticket_id))
         if any(item["created_at"] == {"N": str(NO_TICKET)} for item in items):
             return "forgotten"
-        item = items[0] if items else {}
-        if not {"content_sha256", "model_version", "s3_key", "source_modified"} <= item.keys():
-            return None
-        return Known(
-            item["content_sha256"]["S"],
-            item["model_version"]["S"],
-            item["s3_key"]["S"],
-            int(item["source_modified"]["N"]),
-            item.get("redacted", {"S": "off"})["S"],
-        )
+        return _known(items[0]) if items else None
 
     def store(self, write: Write) -> Commit | Forgotten | None:
         """As TicketSink.store. The item contains the object's version, so its readers never see a partial write."""
-        ticket = write.ticket
         try:
             put = self._s3.put_object(
                 Bucket=self._bucket, Key=write.key, Body=write.body, ContentType="application/json"
@@ -93,8 +96,8 @@ class AwsTicketSink:
         commit = self._commit(write, put.get("VersionId", "null"))
         # The tombstone is written before anything is removed. If it is not there now, `tickets forget` finds what was
         # written here; otherwise it may have looked too early.
-        if self._tombstone("ticket", ticket.ticket_id) is not None:
-            self.erase(ticket.ticket_id, ticket.created_at, write.key)
+        if self._tombstone("ticket", write.ticket.ticket_id) is not None:
+            self.erase(write.ticket.ticket_id, write.ticket.created_at, write.key)
             return "forgotten"
         return commit
 
@@ -122,20 +125,43 @@ class AwsTicketSink:
         return True
 
     def _commit(self, write: Write, version_id: str) -> Commit | None:
-        try:
-            answer = self._dynamodb.put_item(
-                TableName=self._table,
-                Item=_item(write, version_id, self._item_retention_days),
-                ConditionExpression="attribute_not_exists(ticket_id) OR attribute_not_exists(source_modified)"
-                " OR source_modified <= :modified",
-                ExpressionAttributeValues={":modified": {"N": str(write.source_modified)}},
-                ReturnValues="ALL_OLD",
-            )
-        except (ClientError, BotoCoreError) as error:
-            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+        """Puts the item in the place of exactly the state that `write` knows, so that its event can say what changed.
+
+        If another writer was faster, its item is returned with the refusal, and the put is repeated against that.
+        """
+        known = write.known
+        for _ in range(_MAX_RACES):
+            if known is not None and known.source_modified > write.source_modified:
                 return None
+            found = self._put_item(_item(write, version_id, change_by(known, write), self._item_retention_days), known)
+            if found is None or found.get("s3_version_id") == {"S": version_id} != {"S": "null"}:
+                return "tie" if known is not None and _is_tie(known, write) else "clear"
+            known = _known(found)
+            if known is not None and _is_stored(known, write):
+                return "clear"
+        raise ServiceFailed("PutItem: other writers keep changing the item")
+
+    def _put_item(self, item: dict[str, Any], known: Known | None) -> Mapping[str, Any] | None:
+        """Puts an item in the place of the known one. Returns None, or the other item that is there instead."""
+        put: dict[str, Any] = {
+            "TableName": self._table,
+            "Item": item,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+            **_in_the_place_of(known),
+        }
+        try:
+            if self._outbox:
+                event: dict[str, Any] = {"TableName": self._table, "Item": outbox_item(event_of_item(item))}
+                writes: list[Any] = [{"Put": put}, {"Put": event}]
+                self._dynamodb.transact_write_items(TransactItems=writes)
+            else:
+                self._dynamodb.put_item(**put)
+        except (ClientError, BotoCoreError) as error:
+            reason = _reason(error)
+            if reason.get("Code") in {"ConditionalCheckFailed", "ConditionalCheckFailedException"}:
+                return cast("Mapping[str, Any]", reason.get("Item", {}))
             raise from_aws(error, "PutItem") from error
-        return "tie" if _is_tie(answer.get("Attributes", {}), write) else "clear"
+        return None
 
     def _read(self, *keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         items: list[Mapping[str, Any]] = []
@@ -183,12 +209,56 @@ class AwsTicketSink:
             raise from_aws(error, getattr(error, "operation_name", "DeleteObject")) from error
 
 
-def _is_tie(before: Mapping[str, Any], write: Write) -> bool:
-    modified, content = before.get("source_modified"), before.get("content_sha256")
-    return modified == {"N": str(write.source_modified)} and content != {"S": write.content_sha256}
+def _reason(error: ClientError | BotoCoreError) -> Mapping[str, Any]:
+    """The code of a refused put and the item in its place; the put is also the first one of a transaction."""
+    if not isinstance(error, ClientError):
+        return {}
+    answer: Mapping[str, Any] = error.response
+    if "CancellationReasons" in answer:
+        return cast("Mapping[str, Any]", answer["CancellationReasons"][0])
+    return {**answer["Error"], **({"Item": answer["Item"]} if "Item" in answer else {})}
 
 
-def _item(write: Write, version_id: str, retention_days: int) -> dict[str, Any]:
+def _in_the_place_of(known: Known | None) -> dict[str, Any]:
+    """The condition that the item is as it is known."""
+    if known is None:
+        return {"ConditionExpression": " OR ".join(f"attribute_not_exists({name})" for name in _KNOWN)}
+    return {
+        "ConditionExpression": " AND ".join(f"{name} = :{name}" for name in _KNOWN),
+        "ExpressionAttributeValues": {
+            ":content_sha256": {"S": known.content_sha256},
+            ":model_version": {"S": known.model_version},
+            ":s3_key": {"S": known.s3_key},
+            ":source_modified": {"N": str(known.source_modified)},
+        },
+    }
+
+
+def _known(item: Mapping[str, Any]) -> Known | None:
+    if not item.keys() >= set(_KNOWN):  # none, or an item that somebody else made
+        return None
+    return Known(
+        item["content_sha256"]["S"],
+        item["model_version"]["S"],
+        item["s3_key"]["S"],
+        int(item["source_modified"]["N"]),
+        item.get("redacted", {"S": "off"})["S"],
+    )
+
+
+def _is_tie(known: Known, write: Write) -> bool:
+    return known.source_modified == write.source_modified and known.content_sha256 != write.content_sha256
+
+
+def _is_stored(known: Known, write: Write) -> bool:
+    """Whether another writer, which had a duplicate of the message, has stored the same result in the meantime."""
+    same = (write.content_sha256, write.enrichment.model_version, write.key, write.redacted)
+    return same == (known.content_sha256, known.model_version, known.s3_key, known.redacted) and (
+        known.source_modified >= write.source_modified
+    )
+
+
+def _item(write: Write, version_id: str, change: Change, retention_days: int) -> dict[str, Any]:
     ticket, found = write.ticket, write.enrichment
     texts = {
         "ticket_id": ticket.ticket_id,
@@ -221,5 +291,6 @@ def _item(write: Write, version_id: str, retention_days: int) -> dict[str, Any]:
         "needs_review": {"BOOL": found.needs_review},
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
+        "event": event_attribute(write, version_id, change),
         **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
     }

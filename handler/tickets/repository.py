@@ -203,7 +203,8 @@ class TicketRepository:
 
 
 def _item(attributes: Mapping[str, Any]) -> Item:
-    plain = {name: TypeDeserializer().deserialize(value) for name, value in attributes.items()}
+    # `event` repeats other attributes, for the pipe (handler.result_event).
+    plain = {name: TypeDeserializer().deserialize(value) for name, value in attributes.items() if name != "event"}
     try:
         return Item.model_validate(plain)
     except ValidationError as error:

@@ -21,6 +21,7 @@ from handler.worker.message_queue import SqsDepth, SqsVisibility
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import WorkerOptions
 from handler.worker.supervisor import Supervisor
+from handler.worker.webhook import sending
 
 __all__ = ["app", "main"]
 
@@ -62,16 +63,20 @@ def process(
     )
     metrics, visibility = PrometheusMetrics(), SqsVisibility(settings)
     visibility.prepare()
+    logger = make_logger(settings.log_level)
     supervisor = Supervisor(
         lambda descriptor: [sys.executable, "-P", "-m", "handler.worker.processor", str(descriptor), options.dump()],
         settings.num_workers,
         grace,
         change_visibility=visibility,
         metrics=metrics,
-        logger=make_logger(settings.log_level),
+        logger=logger,
     )
     try:
-        with serve_health(settings.health_port, supervisor.not_ready, metrics.text, supervisor.not_started):
+        with (
+            serve_health(settings.health_port, supervisor.not_ready, metrics.text, supervisor.not_started),
+            sending(settings, metrics, logger),
+        ):
             if settings.health_port:
                 SqsDepth(settings).watch(metrics.queue)
             code = supervisor.run()

@@ -38,7 +38,11 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
     reporter.observe_outcomes(breaker.ticket)
     try:
         handler: Any = build(
-            _with_shared_cores(settings), metrics=reporter, logger=logger, on_settled=reporter.batch_settled
+            _with_shared_cores(settings),
+            metrics=reporter,
+            logger=logger,
+            on_settled=reporter.batch_settled,
+            outbox=settings.result_webhook is not None,
         )
         queue = SqsMessageQueue(settings, options.wait)
     except NoRegionError:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 
 from enrichment.errors import BundleError, EnrichmentError
 from handler.aws.sqs import QueueAttributes
 from handler.errors import MessageError, ServiceFailed, Throttled, error_codes
-from handler.metrics import OUTCOMES
+from handler.metrics import OUTCOMES, LabelBound
 from handler.worker.breaker import STATES, BreakerState
 
 __all__ = ["CONTENT_TYPE", "PrometheusMetrics"]
@@ -51,6 +51,19 @@ class PrometheusMetrics:
             "ticket_bundle_load_seconds",
             "Seconds to copy and open the model bundle.",
             buckets=_BUNDLE_SECONDS,
+            registry=registry,
+        )
+        self._bound = LabelBound()
+        self._labels = Counter(
+            "ticket_labels", "Stored tickets by task and label; also by language.", ["task", "label"], registry=registry
+        )
+        self._confidence = Summary(
+            "ticket_confidence", "Confidence of the labels of stored tickets.", ["task"], registry=registry
+        )
+        self._checks = Counter(
+            "ticket_checks",
+            "Stored tickets: all (labelled), to be looked at by a person (review), read only in part (truncated).",
+            ["check"],
             registry=registry,
         )
         self._invocations = Counter(
@@ -94,6 +107,15 @@ class PrometheusMetrics:
             ["state"],
             registry=registry,
         )
+        self._webhook = Counter(
+            "ticket_webhook_events",
+            "Attempts to deliver an event to RESULT_WEBHOOK: delivered, refused, unavailable, or expired (given up).",
+            ["result"],
+            registry=registry,
+        )
+        self._webhook_delay = Gauge(
+            "ticket_webhook_delay_seconds", "Age of the oldest event that waits for delivery.", registry=registry
+        )
         # Every series exists from the start: rate() over one that appears with its first errors misses these errors.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
@@ -108,6 +130,10 @@ class PrometheusMetrics:
         for state in STATES:
             self._breakers.labels(state)
         self.queue(None)
+        for check in ("labelled", "review", "truncated"):
+            self._checks.labels(check)
+        for result in ("delivered", "refused", "unavailable", "expired"):
+            self._webhook.labels(result)
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started; once per process."""
@@ -129,6 +155,21 @@ class PrometheusMetrics:
         """As Metrics.note_failed."""
         self._failed_notes.inc()
 
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,  # noqa: FBT001
+        is_truncated: bool,  # noqa: FBT001
+    ) -> None:
+        """As Metrics.labels."""
+        for task, label in labels.items():
+            self._labels.labels(task, self._bound(task, label)).inc()
+        for task, confidence in confidences.items():
+            self._confidence.labels(task).observe(confidence)
+        for check, is_true in (("labelled", True), ("review", needs_review), ("truncated", is_truncated)):
+            self._checks.labels(check).inc(is_true)
+
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""
         self._invocations.labels(result).inc()
@@ -144,6 +185,14 @@ class PrometheusMetrics:
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""
         self._receive_errors.labels(code).inc()
+
+    def webhook(self, result: str) -> None:
+        """As WebhookMetrics.webhook."""
+        self._webhook.labels(result).inc()
+
+    def webhook_delay(self, seconds: float) -> None:
+        """As WebhookMetrics.webhook_delay."""
+        self._webhook_delay.set(seconds)
 
     def processes(self, ready: int, wanted: int) -> None:
         """As SupervisorMetrics.processes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -162,6 +162,16 @@ class Reporter:
     def note_failed(self) -> None:
         """As Metrics.note_failed."""
         self._buffer("note_failed")
+
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,  # noqa: FBT001
+        is_truncated: bool,  # noqa: FBT001
+    ) -> None:
+        """As Metrics.labels."""
+        self._buffer("labels", dict(labels), dict(confidences), needs_review, is_truncated)
 
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""

@@ -133,6 +133,11 @@ def _masked_item(item: Mapping[str, Mapping[str, Any]], enrichment: Mapping[str,
         repeated = enrichment.get(name)
         if name == "s3_version_id":
             value = "the version that is shown here"
+        elif name == "event":
+            language, reasons = value.pop("language")["S"], value.pop("review_reasons")["M"]
+            assert language == (enrichment["language"] or "und")
+            assert {reason for reason, given in reasons.items() if given["BOOL"]} == set(enrichment["review_reasons"])
+            value = {**value, "id": "an id", "reasons and language": "as in the object"}
         elif name == "source_modified" and abs(int(value) / 1000 - time.time()) < HOUR:
             value = "just now"
         elif repeated is not None:

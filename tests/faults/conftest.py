@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.support.containers import Containers, Sender
 from tests.support.fault_injection import Call, Fault, FaultPlan, Rule
 from tests.support.proxy import Proxy
 from tests.support.reconciliation import Reconciler, Reconciliation, Reference
+from tests.support.result_events import ResultEvents, reconcile_events
 from tests.support.traffic import SEED_VARIABLE, Message, Traffic
 
 SHARE_VARIABLE = "FAULT_SHARE"
@@ -53,6 +55,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             total.rejected_twice += reconciliation.rejected_twice
             total.superseded += reconciliation.superseded
             total.seconds += reconciliation.seconds
+            total.events += reconciliation.events
+            total.delay = max(total.delay, reconciliation.delay)
         terminalreporter.write_line(total.line())
 
 
@@ -75,6 +79,7 @@ class Scenario:
     bundle: Path
     reference: Reference
     reconciliations: list[Reconciliation]
+    events: ResultEvents
     traffic: Traffic = field(init=False)
     sender: Sender = field(init=False)
     started_at: float = field(default_factory=time.monotonic)
@@ -131,15 +136,39 @@ class Scenario:
         ), containers
 
     def reconcile(self, messages: Sequence[Message], notes: Mapping[str, int] | None = None) -> Reconciliation:
-        """Reconcile messages, print the counts, and assert that they are complete."""
-        reconciliation = Reconciler(self.stack, self.reference).reconcile(self.name, messages, self.sender.ids)
+        """Reconcile messages and result events, print the counts, and assert that they are complete."""
+        reconciler = Reconciler(self.stack, self.reference)
+        reconciliation = reconciler.reconcile(self.name, messages, self.sender.ids)
+        event_errors = self._reconcile_events(reconciler, messages, reconciliation)
         now = time.monotonic()
         reconciliation.seconds, reconciliation.notes, self.started_at = now - self.started_at, dict(notes or {}), now
         self.reconciliations.append(reconciliation)
         print(f"\n{reconciliation.line()}", flush=True)  # noqa: T201
         assert reconciliation.is_balanced, reconciliation
         assert not reconciliation.errors, reconciliation.errors[:20]
+        assert not event_errors, event_errors[:20]
+        # 5 s on a quiet machine; the emulator's pipe reads the stream once per second.
+        assert reconciliation.delay < 3 * 5, reconciliation
         return reconciliation
+
+    def items(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The items of all tickets by their keys."""
+        return Reconciler(self.stack, self.reference).items()
+
+    def _reconcile_events(
+        self, reconciler: Reconciler, messages: Sequence[Message], reconciliation: Reconciliation
+    ) -> list[str]:
+        items = reconciler.items()
+        self.events.wait_for([item["event"]["id"] for item in items.values()])
+        tickets = [ticket.fields for message in messages for ticket in message.expected]
+        texts = {
+            ticket["ticket_id"]: [ticket["subject"], ticket["body"], ticket["customer_id"], item["summary"]]
+            for ticket in tickets
+            if (item := items.get((ticket["ticket_id"], ticket["created_at"]))) is not None
+        }
+        deliveries = list(self.events.deliveries)
+        reconciliation.events, reconciliation.delay = len(self.events.events), self.events.delay()
+        return reconcile_events(deliveries, items, texts)
 
 
 @pytest.fixture(scope="session")
@@ -159,6 +188,9 @@ def scenario(
 ) -> Iterator[Scenario]:
     """A scenario named after its test, on a separate stack. The role is not enforced: other tests cover it."""
     name = request.node.name.removeprefix("test_").removesuffix("[]").replace("_", " ")
-    parameters = getattr(request, "param", {})
-    with EmbeddedStack(emulator={"AUTH": "false"}, parameters=parameters) as stack:
-        yield Scenario(name, _seed(), stack, models, bundle, reference, request.config.stash[_RECONCILIATIONS])
+    parameters = {"ResultEvents": "topic", **getattr(request, "param", {})}
+    with (
+        EmbeddedStack(emulator={"AUTH": "false"}, parameters=parameters) as stack,
+        ResultEvents(stack) as events,
+    ):
+        yield Scenario(name, _seed(), stack, models, bundle, reference, request.config.stash[_RECONCILIATIONS], events)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from random import Random
+from typing import get_args
 
 import pytest
 
 import handler.errors
 from enrichment.errors import EnrichmentError
+from enrichment.ticket import Priority
 from tests.infrastructure.watched import OBSERVABILITY, REPO, TEMPLATE, alarms, calculated
 
-ROLLBACK = alarms(TEMPLATE)  # the alarms that make CodeDeploy roll back
-ALARMS = {**alarms(OBSERVABILITY), **ROLLBACK}
+# The alarms that make CodeDeploy roll back, and one of the pipe of result events.
+ROLLBACK = {name: alarm for name, alarm in alarms(TEMPLATE).items() if name.startswith("NewVersion")}
+ALARMS = {**alarms(OBSERVABILITY), **alarms(TEMPLATE)}
 PARAMETERS = {**OBSERVABILITY["Parameters"], **TEMPLATE["Parameters"]}
 TOPIC = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
 FUNCTION = TEMPLATE["Resources"]["EnrichmentFunction"]["Properties"]
+URGENCIES = get_args(Priority)
 SHARE = {entry["Id"]: entry for entry in ALARMS["FailedShareAlarm"]["Metrics"]}
 
 
@@ -76,7 +83,7 @@ def test_description_uses_existing_names(name: str) -> None:
 @pytest.mark.parametrize("name", ALARMS)
 def test_alarm_names_are_unique_in_an_account(name: str) -> None:
     # The names of stacks are unique, and the function's name begins with the prefix of its stack.
-    prefix = "${EnrichmentFunction}-" if name in ROLLBACK else "${AWS::StackName}-"
+    prefix = "${EnrichmentFunction}-" if name in alarms(TEMPLATE) else "${AWS::StackName}-"
     assert ALARMS[name]["AlarmName"]["Fn::Sub"].startswith(prefix)
 
 
@@ -87,6 +94,7 @@ def test_only_resources_unsupported_by_the_emulator_are_optional() -> None:
     assert of_metric_math == {"FailedShareAlarm", "NewDeadLettersAlarm", "RejectedShareAlarm"}
     assert {name: found for name, found in conditions.items() if found} == {
         **dict.fromkeys(of_metric_math, "MetricMathOn"),
+        "ResultEventsAlarm": "ResultEventsOn",
         **dict.fromkeys(ROLLBACK, "InSteps"),
     }
     assert PARAMETERS["MetricMathAlarms"]["Default"] == "true"
@@ -96,7 +104,8 @@ def test_only_resources_unsupported_by_the_emulator_are_optional() -> None:
 def test_gradual_deployment_is_rolled_back_by_alarms() -> None:
     (_, found, none) = FUNCTION["DeploymentPreference"]["Alarms"]["Fn::If"]
     assert (found, none) == ([{"Ref": name} for name in ROLLBACK], [{"Ref": "AWS::NoValue"}])
-    share, errors = ROLLBACK.values()
+    assert len(ROLLBACK) == 4
+    share, errors = ROLLBACK["NewVersionFailedShareAlarm"], ROLLBACK["NewVersionErrorsAlarm"]
     assert share["Threshold"] == ALARMS["FailedShareAlarm"]["Threshold"]
     assert [entry.get("Expression") for entry in share["Metrics"]] == [
         entry.get("Expression") for entry in ALARMS["FailedShareAlarm"]["Metrics"]
@@ -107,6 +116,104 @@ def test_gradual_deployment_is_rolled_back_by_alarms() -> None:
     assert [found[-1]["Value"] for found in dimensions] == [version] * 5
     # The shortest step, in which a bad version gets a tenth of the tickets, takes one minute.
     assert {metric["Period"] for metric in metrics} == {errors["Period"]} == {60}
+
+
+def test_lost_events_raise_the_alarm() -> None:
+    alarm = ALARMS["ResultEventsAlarm"]
+    assert alarm["Dimensions"] == [{"Name": "QueueName", "Value": {"Fn::GetAtt": ["ResultEventsDlq", "QueueName"]}}]
+    assert (alarm["Threshold"], alarm["Statistic"], alarm["EvaluationPeriods"]) == (0, "Maximum", 1)
+
+
+# -- the label shift of a new version
+
+
+def sums(name: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """The metrics of an alarm by id: name, and dimensions except the service."""
+    stats = {entry["Id"]: entry["MetricStat"]["Metric"] for entry in ALARMS[name]["Metrics"] if "MetricStat" in entry}
+    return {
+        key: (
+            metric["MetricName"],
+            {
+                pair["Name"]: "new" if isinstance(pair["Value"], dict) else pair["Value"]
+                for pair in metric["Dimensions"]
+                if pair["Name"] != "service"
+            },
+        )
+        for key, metric in stats.items()
+    }
+
+
+def shift(name: str, new: Counter[str], old: Counter[str]) -> float:
+    """The value of an alarm, from the labels (urgency and `review`) of two versions in one period."""
+    formulas = {entry["Id"]: entry["Expression"] for entry in ALARMS[name]["Metrics"] if "Expression" in entry}
+    values = {}
+    for key, (metric, dimensions) in sums(name).items():
+        counted = new if "version" in dimensions else new + old
+        what = "review" if metric == "TicketsNeedingReview" else dimensions.get("urgency")
+        values[key] = counted[what] if what else sum(counted[urgency] for urgency in URGENCIES)
+    return calculated(formulas, "shift", values)
+
+
+def labelled(tickets: int, shares: Mapping[str, float], review: float, rng: Random) -> Counter[str]:
+    """Labels of tickets, drawn with these probabilities."""
+    found = Counter(rng.choices(URGENCIES, [shares[urgency] for urgency in URGENCIES], k=tickets))
+    found["review"] = sum(rng.random() < review for _ in range(tickets))
+    return found
+
+
+SHIFTS = ("NewVersionReviewShareAlarm", "NewVersionLabelShiftAlarm")
+USUAL = {"critical": 0.05, "high": 0.25, "medium": 0.45, "low": 0.25}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_shift_alarm_compares_both_versions_in_the_same_periods(name: str) -> None:
+    stats = [entry["MetricStat"] for entry in ALARMS[name]["Metrics"] if "MetricStat" in entry]
+    assert len(stats) <= 10  # of one alarm
+    assert {(stat["Stat"], stat["Period"]) for stat in stats} == {("Sum", 300)}
+    assert [entry["Id"] for entry in ALARMS[name]["Metrics"] if entry["ReturnData"]] == ["shift"]
+    pairs = Counter(
+        (metric, *((k, v) for k, v in dimensions.items() if k != "version"))
+        for metric, dimensions in sums(name).values()
+    )
+    assert set(pairs.values()) == {2}, "each metric of the new version, and of all"
+    assert ALARMS[name]["Threshold"] == {"Ref": "AlarmLabelShift"}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_same_labels_do_not_roll_back(name: str) -> None:
+    rng, limit = Random(7), PARAMETERS["AlarmLabelShift"]["Default"]
+    # A tenth of little and of much traffic; a deployment has few periods.
+    alarms_of = Counter(
+        tickets
+        for tickets in (1, 5, 20, 100, 1000)
+        for _ in range(200)
+        if shift(name, labelled(tickets, USUAL, 0.2, rng), labelled(9 * tickets, USUAL, 0.2, rng)) > limit
+    )
+    assert alarms_of.total() <= 5, alarms_of
+
+
+def test_less_certain_version_rolls_back_and_the_alarm_returns_to_ok() -> None:
+    rng, name, limit = Random(7), "NewVersionReviewShareAlarm", PARAMETERS["AlarmLabelShift"]["Default"]
+    old = labelled(900, USUAL, 0.2, rng)
+    series = [shift(name, labelled(100, USUAL, review, rng), old) for review in (0.2, 0.6, 0.6, 0.2, 0.0)]
+    assert [value > limit for value in series] == [False, True, True, False, False], series
+
+
+def test_version_with_other_labels_rolls_back_and_the_alarm_returns_to_ok() -> None:
+    rng, name, limit = Random(7), "NewVersionLabelShiftAlarm", PARAMETERS["AlarmLabelShift"]["Default"]
+    old = labelled(900, USUAL, 0.2, rng)
+    everything_is_urgent = {"critical": 0.5, "high": 0.4, "medium": 0.05, "low": 0.05}
+    one_label_for_all = {"critical": 0.0, "high": 0.0, "medium": 1.0, "low": 0.0}
+    shares: list[dict[str, float]] = [USUAL, everything_is_urgent, one_label_for_all, USUAL]
+    series = [shift(name, labelled(100, each, 0.2, rng), old) for each in shares]
+    assert [value > limit for value in series] == [False, True, True, False], series
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_one_version_alone_has_no_shift(name: str) -> None:
+    rng = Random(7)
+    some = labelled(100, USUAL, 0.9, rng)
+    assert shift(name, some, Counter()) == shift(name, Counter(), some) == shift(name, Counter(), Counter()) == 0
 
 
 def test_deployment_types_are_mapped() -> None:

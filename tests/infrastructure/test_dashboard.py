@@ -154,13 +154,18 @@ def test_unknown_metric_is_detected(old: str, new: str, written: set[Metric]) ->
 
 def test_every_written_metric_is_shown(written: set[Metric]) -> None:
     names = {metric: {name for name, _ in metric.dimensions} for metric in written}
-    whole, by_error, by_version = (
+    whole, by_version, by_urgency_and_version, *by_value = (
         {metric for metric in written if names[metric] == {"service", *more}}
-        for more in ([], ["ErrorType"], ["version"])
+        for more in (
+            *([], ["version"], ["version", "urgency"]),
+            *(["ErrorType"], ["intent"], ["urgency"], ["sentiment"], ["language"]),
+        )
     )
-    assert whole | by_error | by_version == written
-    assert shown(OBSERVABILITY) >= whole | {metric.of_any_error() for metric in by_error}
-    assert by_version <= watched(TEMPLATE)  # by the alarms that roll a deployment back
+    assert all(by_value)
+    assert set.union(whole, by_version, by_urgency_and_version, *by_value) == written
+    assert shown(OBSERVABILITY) >= whole | {metric.of_any_error() for metric in set.union(*by_value)}
+    # By the alarms that roll a deployment back.
+    assert by_version | by_urgency_and_version <= watched(TEMPLATE)
 
 
 def test_service_name_is_the_function_name() -> None:

@@ -56,6 +56,7 @@ def test_transform_creates_function_and_mapping() -> None:
     created = [resource for resource in transformed["Resources"].values() if resource.get("Condition") != "InSteps"]
     kinds = sorted(resource["Type"] for resource in created)
     assert [kind for kind in kinds if kind.startswith(("AWS::Code", "AWS::Lambda", "AWS::IAM", "AWS::Serverless"))] == [
+        "AWS::IAM::Role",  # of the function, and of the pipe of result events, which is off by default
         "AWS::IAM::Role",
         "AWS::Lambda::Alias",
         "AWS::Lambda::EventSourceMapping",
@@ -88,7 +89,10 @@ def test_gradual_deployment_uses_codedeploy_with_alarms() -> None:
     group = resources["EnrichmentFunctionDeploymentGroup"]["Properties"]
     assert group["DeploymentConfigName"]["Fn::Sub"][1] == {"ConfigName": "Canary10Percent10Minutes"}
     alarms = group["AlarmConfiguration"]["Fn::If"][1]["Alarms"]
-    assert [alarm["Name"]["Ref"] for alarm in alarms] == ["NewVersionFailedShareAlarm", "NewVersionErrorsAlarm"]
+    assert [alarm["Name"]["Ref"] for alarm in alarms] == [
+        *("NewVersionFailedShareAlarm", "NewVersionErrorsAlarm"),
+        *("NewVersionReviewShareAlarm", "NewVersionLabelShiftAlarm"),
+    ]
     # The same role that SAM creates if a template names none: a stack of an earlier release keeps it.
     assert group["ServiceRoleArn"]["Fn::If"][:2] == ["InSteps", {"Fn::GetAtt": ["CodeDeployServiceRole", "Arn"]}]
     assert "DEPLOYMENT_STOP_ON_ALARM" in group["AutoRollbackConfiguration"]["Events"]
@@ -110,6 +114,9 @@ def test_outputs_are_complete() -> None:
         "DlqUrl": {"Ref": "DeadLetterQueue"},
         "DlqName": {"Fn::GetAtt": ["DeadLetterQueue", "QueueName"]},
         "FunctionName": {"Ref": "EnrichmentFunction"},
+        "ResultTopicArn": {"Ref": "ResultTopic"},
+        "ResultBusName": {"Ref": "ResultBus"},
+        "ResultEventsDlqName": {"Fn::GetAtt": ["ResultEventsDlq", "QueueName"]},
     }
 
 

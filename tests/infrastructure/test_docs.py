@@ -222,7 +222,8 @@ def test_shell_command_enriches_a_file(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_python_snippets_run(bundle: Path) -> None:
-    snippets = ["\n".join(block.lines) for block in BLOCKS if block.language == "python"]
+    # The receiver's check in events.md is run by tests/unit/test_webhook.py.
+    snippets = ["\n".join(b.lines) for b in BLOCKS if b.language == "python" and b.page.name != "events.md"]
     assert snippets
     for snippet in snippets:
         code = snippet.replace('".bundles/compact"', repr(str(bundle)))

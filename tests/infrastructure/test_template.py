@@ -362,6 +362,65 @@ def table_is_keyed_by_ticket_and_by_urgency(template: Template) -> None:
 
 
 @rule
+def result_events_are_off_and_the_pipe_is_bounded(template: Template) -> None:
+    assert template["Parameters"]["ResultEvents"]["Default"] == "off"
+    stream = of(template, "TicketTable")["StreamSpecification"]["Fn::If"]
+    assert stream == ["ResultEventsOn", {"StreamViewType": "NEW_AND_OLD_IMAGES"}, {"Ref": "AWS::NoValue"}]
+    names = {name for name in template["Resources"] if name.startswith("Result")}
+    assert names == {f"Result{name}" for name in ("Topic", "Bus", "EventsDlq", "EventsAlarm", "PipeRole", "Pipe")}
+    assert all(template["Resources"][name]["Condition"].startswith("ResultEvents") for name in names)
+    source = of(template, "ResultPipe")["SourceParameters"]["DynamoDBStreamParameters"]
+    assert 0 < source["MaximumRetryAttempts"] <= 10_000
+    assert 0 < source["MaximumRecordAgeInSeconds"] < 24 * 3600  # the stream forgets a record after a day
+    assert source["OnPartialBatchItemFailure"] == "AUTOMATIC_BISECT"
+    assert source["DeadLetterConfig"] == {"Arn": {"Fn::GetAtt": ["ResultEventsDlq", "Arn"]}}
+    assert source["StartingPosition"] == "TRIM_HORIZON"
+    assert "ParallelizationFactor" not in source  # the events of a ticket stay in order
+    assert of(template, "ResultEventsDlq")["SqsManagedSseEnabled"] is True
+
+
+@rule
+def pipe_sends_to_the_topic_or_the_bus(template: Template) -> None:
+    pipe = of(template, "ResultPipe")
+    target = ["ResultEventsToTopic", {"Ref": "ResultTopic"}, {"Fn::GetAtt": ["ResultBus", "Arn"]}]
+    assert pipe["Target"] == {"Fn::If": target}
+    condition, bus, none = pipe["TargetParameters"]["EventBridgeEventBusParameters"]["Fn::If"]
+    assert (condition, none) == ("ResultEventsToBus", {"Ref": "AWS::NoValue"})
+    assert bus == {"Source": "ticket-enrichment", "DetailType": "Ticket enriched"}
+    assert pipe["Source"] == {"Fn::GetAtt": ["TicketTable", "StreamArn"]}
+    assert pipe["RoleArn"] == {"Fn::GetAtt": ["ResultPipeRole", "Arn"]}
+
+
+@rule
+def pipe_role_reads_the_stream_and_sends_events(template: Template) -> None:
+    role, name = of(template, "ResultPipeRole"), of(template, "ResultPipe")["Name"]
+    trusted, read, send, give_up = statements(role, "Allow")
+    assert trusted["Principal"] == {"Service": "pipes.amazonaws.com"}
+    source = trusted["Condition"]["StringEquals"]["aws:SourceArn"]["Fn::Sub"]
+    assert (source[0].rpartition("/")[2], source[1]["Name"]) == ("${Name}", name)
+    assert trusted["Condition"]["StringEquals"]["aws:SourceAccount"] == {"Ref": "AWS::AccountId"}
+    assert read["Resource"] == {"Fn::GetAtt": ["TicketTable", "StreamArn"]}
+    assert {action.partition(":")[0] for action in read["Action"]} == {"dynamodb"}
+    assert not [action for action in read["Action"] if re.search("Put|Update|Delete|Query|Scan|GetItem", action)]
+    topic = {"Fn::If": ["ResultEventsToTopic", {"Ref": "ResultTopic"}, {"Fn::GetAtt": ["ResultBus", "Arn"]}]}
+    assert send["Action"] == {"Fn::If": ["ResultEventsToTopic", "sns:Publish", "events:PutEvents"]}
+    assert send["Resource"] == topic
+    assert give_up["Resource"] == {"Fn::GetAtt": ["ResultEventsDlq", "Arn"]}
+    assert give_up["Action"] == "sqs:SendMessage"
+
+
+@rule
+def events_have_no_text(template: Template) -> None:
+    text = of(template, "ResultPipe")["TargetParameters"]["InputTemplate"]
+    assert set(re.findall(r"NewImage\.(\w+)", text)) == {
+        *("ticket_id", "created_at", "intent", "urgency", "sentiment", "needs_review", "event", "processed_at"),
+        *("intent_confidence", "urgency_confidence", "sentiment_confidence"),
+        *("s3_key", "s3_version_id", "model_version"),
+    }
+    assert text.count("<") == text.count("<$.dynamodb.NewImage.")
+
+
+@rule
 def two_stacks_fit_into_one_account(template: Template) -> None:
     for name, resource in template["Resources"].items():
         for key in ("BucketName", "QueueName", "TableName", "FunctionName", "LogGroupName", "RoleName"):
@@ -378,6 +437,8 @@ DELETING = "EnrichmentRole/Policies/0/PolicyDocument/Statement/4"
 LIFECYCLE = "RawBucket/LifecycleConfiguration/Rules"
 SUPERSEDED = "EnrichedBucket/LifecycleConfiguration/Rules/0/NoncurrentVersionExpiration"
 TOPIC = "TicketQueuePolicy/PolicyDocument/Statement/1/Fn::If/1"
+STREAM = "ResultPipe/SourceParameters/DynamoDBStreamParameters"
+PIPE_STATEMENT = "ResultPipeRole/Policies/0/PolicyDocument/Statement"
 EVENT = "EnrichmentFunction/Events/Tickets/Properties"
 VIOLATIONS: list[tuple[Rule, str, object]] = [
     (visibility_timeout_is_six_timeouts_plus_window, "Mappings/Visibility/300/5", 1804),
@@ -438,6 +499,17 @@ VIOLATIONS: list[tuple[Rule, str, object]] = [
     (buckets_are_private_and_the_enriched_one_versioned, "EnrichedBucket/VersioningConfiguration/Status", "Suspended"),
     (buckets_are_private_and_the_enriched_one_versioned, "RawBucket/PublicAccessBlockConfiguration", {}),
     (table_is_keyed_by_ticket_and_by_urgency, "TicketTable/GlobalSecondaryIndexes/0/KeySchema/0/AttributeName", "a"),
+    (result_events_are_off_and_the_pipe_is_bounded, "Parameters/ResultEvents/Default", "bus"),
+    (result_events_are_off_and_the_pipe_is_bounded, f"{STREAM}/MaximumRetryAttempts", -1),
+    (result_events_are_off_and_the_pipe_is_bounded, f"{STREAM}/MaximumRecordAgeInSeconds", -1),
+    (result_events_are_off_and_the_pipe_is_bounded, f"{STREAM}/DeadLetterConfig", None),
+    (result_events_are_off_and_the_pipe_is_bounded, f"{STREAM}/StartingPosition", "LATEST"),
+    (pipe_sends_to_the_topic_or_the_bus, "ResultPipe/Target", {"Ref": "ResultBus"}),
+    (pipe_sends_to_the_topic_or_the_bus, "ResultPipe/Source", {"Ref": "TicketTable"}),
+    (pipe_role_reads_the_stream_and_sends_events, f"{PIPE_STATEMENT}/0/Resource", {"Ref": "TicketTable"}),
+    (pipe_role_reads_the_stream_and_sends_events, f"{PIPE_STATEMENT}/0/Action", ["dynamodb:GetItem"]),
+    (pipe_role_reads_the_stream_and_sends_events, f"{PIPE_STATEMENT}/1/Action", ["sns:Publish", "events:PutEvents"]),
+    (events_have_no_text, "ResultPipe/TargetParameters/InputTemplate", '{"s": <$.dynamodb.NewImage.subject.S>}'),
     (two_stacks_fit_into_one_account, "TicketTable/TableName", "tickets"),
 ]
 

@@ -97,7 +97,7 @@ def calculated(formulas: Mapping[str, str], name: str, values: Mapping[str, floa
     needed = {
         other: calculated(formulas, other, values) for other in formulas if re.search(rf"\b{other}\b", formulas[name])
     }
-    functions = {"IF": lambda condition, then, otherwise: then if condition else otherwise}
+    functions = {"IF": lambda condition, then, otherwise: then if condition else otherwise, "ABS": abs}
     return float(eval(formulas[name], {"__builtins__": {}}, {**functions, **values, **needed}))
 
 

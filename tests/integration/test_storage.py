@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 
 import boto3
@@ -200,7 +201,71 @@ def test_item_has_the_summary_fields_and_no_embedding(sink_of_aws: AwsTicketSink
         "content_sha256": "s",
         "model_version": "fake@1",
         "source_modified": 1_795_166_000_123,
+        "event": {
+            "id": found["event"]["id"],
+            "change": "new",
+            "language": "en",
+            "review_reasons": dict.fromkeys(("language", "intent", "urgency", "sentiment"), False),
+        },
     }
+
+
+def change_in(aws: dict[str, Any]) -> tuple[str, str]:
+    """The change that the event of the only item states, and the item's object version."""
+    (item,) = aws["dynamodb"].scan(TableName=TABLE)["Items"]
+    return item["event"]["M"]["change"]["S"], item["s3_version_id"]["S"]
+
+
+def test_event_states_what_another_writer_left(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    # All three read the table before any of them wrote.
+    assert sink_of_aws.store(write(10, "first")) == "clear"
+    new, version = change_in(aws)
+    assert sink_of_aws.store(write(10, "first")) == "clear"
+    assert change_in(aws) == (new, version) == ("new", version), "the same result is not committed twice"
+    assert sink_of_aws.store(write(11, "second")) == "clear"
+    assert change_in(aws)[0] == "updated"
+    assert sink_of_aws.store(write(12, "second")) == "clear"
+    assert change_in(aws)[0] == "enriched_again"
+    assert sink_of_aws.store(write(5, "stale")) is None
+    aws["dynamodb"].delete_item(
+        TableName=TABLE, Key={"ticket_id": {"S": "T-1"}, "created_at": {"N": str(ticket()["created_at"])}}
+    )
+    removed = Known("second", "fake@1", "k.json", 12)
+    assert sink_of_aws.store(replace(write(13, "third"), known=removed)) == "clear"
+    assert change_in(aws)[0] == "new"
+
+
+def test_repeated_put_of_the_same_item_is_one_commit(
+    sink_of_aws: AwsTicketSink, aws: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The response to the first attempt is lost, so botocore sends the same put again.
+    dynamodb, put_item = aws["dynamodb"], aws["dynamodb"].put_item
+
+    def twice(**request: Any) -> Any:
+        put_item(**request)
+        return put_item(**request)
+
+    monkeypatch.setattr(dynamodb, "put_item", twice)
+    assert sink_of_aws.store(write(10, "first")) == "clear"
+    assert change_in(aws)[0] == "new"
+    assert sink_of_aws.store(write(10, "same time")) == "tie"
+    assert change_in(aws)[0] == "updated"
+
+
+def test_writers_that_never_stop_are_a_transient_error(
+    sink_of_aws: AwsTicketSink, aws: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers, put_item = count(), aws["dynamodb"].put_item
+    other = AwsTicketSink(aws["s3"], client("dynamodb"), ENRICHED, TABLE)
+
+    def after_another(**request: Any) -> Any:
+        assert other.store(write(10, f"other {next(numbers)}"))
+        return put_item(**request)
+
+    monkeypatch.setattr(aws["dynamodb"], "put_item", after_another)
+    with pytest.raises(ServiceFailed, match="PutItem: other writers"):
+        sink_of_aws.store(write(10, "ours"))
+    assert next(numbers) == 5
 
 
 @pytest.mark.parametrize("value", [1 / 3, 1e-7, 5e-324, 0.1 + 0.2, 1.0, 0.0])

@@ -9,16 +9,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
 
 from enrichment import EnrichmentData, EnrichmentError, RawTicket
 from handler.app import Handler, build
+from handler.aws.outbox import OutboxEntry, outbox_item
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import make_logger
 from handler.ports import Commit, Forgotten, Known, Models, RawObject, Unfinished, Write
+from handler.result_event import Change, ResultEvent, change_by
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
 from tests.support.cases import BUCKET, Answer, RejectedMessage
@@ -98,6 +100,7 @@ class FakeSink:
     def __init__(self) -> None:
         self.objects: dict[str, list[bytes]] = {}
         self.items: dict[tuple[str, int], tuple[Write, str]] = {}
+        self.changes: list[tuple[str, Change]] = []  # what the event of each commit would say
         self.faults_known = Faults()
         self.faults = Faults()
         self.blind = False  # as if another process committed between our read of the table and our write
@@ -112,9 +115,7 @@ class FakeSink:
             return "forgotten"
         if self.blind or (ticket_id, created_at) not in self.items:
             return None
-        write, _ = self.items[ticket_id, created_at]
-        version = write.enrichment.model_version
-        return Known(write.content_sha256, version, write.key, write.source_modified, write.redacted)
+        return _known(self.items[ticket_id, created_at][0])
 
     def store(self, write: Write) -> Commit | Forgotten | None:
         """As TicketSink.store."""
@@ -128,6 +129,8 @@ class FakeSink:
             before = self.items[name][0] if name in self.items else None
             if before is not None and before.source_modified > write.source_modified:
                 return None
+            known = None if before is None else _known(before)
+            self.changes.append((write.ticket.ticket_id, change_by(known, write)))
             self.items[name] = (write, str(len(versions) - 1))
         if before is None or before.source_modified < write.source_modified:
             return "clear"
@@ -146,6 +149,11 @@ class FakeSink:
             del self.items[name]
         self.objects.pop(key, None)
         return True
+
+
+def _known(write: Write) -> Known:
+    version = write.enrichment.model_version
+    return Known(write.content_sha256, version, write.key, write.source_modified, write.redacted)
 
 
 class FakeDeadLetters:
@@ -209,6 +217,43 @@ class FakeFailureCounts:
         self.notes.pop(message_id, None)
 
 
+class FakeOutbox:
+    """An in-memory outbox; `faults` are set by the name of a method."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, OutboxEntry] = {}
+        self.faults = Faults()
+        self._lock = threading.Lock()
+
+    def put(self, event: ResultEvent) -> OutboxEntry:
+        """Add an event, due at once."""
+        item = outbox_item(event)
+        now = int(item["due_at"]["N"])
+        number, until = int(item["created_at"]["N"]), int(item["expires_at"]["N"])
+        entry = OutboxEntry(number, event.event_id, item["body"]["S"], now, 0, until)
+        self.entries[entry.number] = entry
+        return entry
+
+    def due(self, now: int) -> Iterator[OutboxEntry]:
+        """As DynamoOutbox.due."""
+        self.faults.raise_for("due")
+        yield from [entry for number, entry in sorted(self.entries.items(), reverse=True) if entry.due_at <= now]
+
+    def reschedule(self, entry: OutboxEntry, due_at: int, attempts: int) -> OutboxEntry | None:
+        """As DynamoOutbox.reschedule."""
+        with self._lock:
+            found = self.entries.get(entry.number)
+            if found is None or found.due_at != entry.due_at:
+                return None
+            self.entries[entry.number] = replace(found, due_at=due_at, attempts=attempts)
+            return self.entries[entry.number]
+
+    def delete(self, entry: OutboxEntry) -> None:
+        """As DynamoOutbox.delete."""
+        self.faults.raise_for("delete")
+        self.entries.pop(entry.number, None)
+
+
 @dataclass
 class FakeMetrics:
     """In-memory Metrics."""
@@ -217,6 +262,7 @@ class FakeMetrics:
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     stages: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    labelled: list[tuple[dict[str, str], dict[str, float], bool, bool]] = field(default_factory=list)
     starts: int = 0
     flushes: int = 0
     failed_notes: int = 0
@@ -243,6 +289,16 @@ class FakeMetrics:
     def note_failed(self) -> None:
         """As Metrics.note_failed."""
         self.failed_notes += 1
+
+    def labels(
+        self,
+        labels: Mapping[str, str],
+        confidences: Mapping[str, float],
+        needs_review: bool,
+        is_truncated: bool,
+    ) -> None:
+        """As Metrics.labels."""
+        self.labelled.append((dict(labels), dict(confidences), needs_review, is_truncated))
 
     def flush(self) -> None:
         """As Metrics.flush."""

@@ -29,7 +29,8 @@ class Reconciliation:
     """Messages by outcome, each counted once; `errors` describe the messages with a wrong outcome.
 
     `duplicates` are further messages about the same tickets, `ignored` those with nothing to enrich, `rejected_twice`
-    is the number of repeated DLQ messages, `superseded` that of object versions that no item refers to.
+    is the number of repeated DLQ messages, `superseded` that of object versions that no item refers to, and `delay` the
+    time from a commit to its event in seconds (99th percentile).
     """
 
     name: str
@@ -42,6 +43,8 @@ class Reconciliation:
     rejected_twice: int = 0
     superseded: int = 0
     seconds: float = 0.0
+    events: int = 0
+    delay: float = 0.0
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -58,6 +61,8 @@ class Reconciliation:
             f"{f' ({reasons})' if reasons else ''} + {len(self.errors)} lost or wrong; {self.seconds:.0f} s"
         )
         parts = [head]
+        if self.events:
+            parts.append(f"  {self.events} result events; from commit to event in {self.delay:.1f} s (p99)")
         if self.rejected_twice or self.superseded:
             parts.append(
                 f"  repeated DLQ messages: {self.rejected_twice}; superseded object versions: {self.superseded}"
@@ -100,7 +105,7 @@ class Reconciler:
         reconciliation = Reconciliation(name, len(messages))
         expected = {ticket.name: ticket for message in messages for ticket in message.expected}
         self._reference.add(expected.values())
-        items = self._items()
+        items = self.items()
         bad: dict[tuple[str, int], str] = {}
         with ThreadPoolExecutor(4) as pool:
             errors = pool.map(lambda ticket: self._ticket_error(ticket, items.get(ticket.name)), expected.values())
@@ -165,7 +170,8 @@ class Reconciler:
             return "the item differs from its object"
         return _difference(found, expected)
 
-    def _items(self) -> dict[tuple[str, int], dict[str, Any]]:
+    def items(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The items of all tickets by their keys."""
         read = TypeDeserializer().deserialize
         pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._outputs["TableName"])
         items = [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from enrichment import Enricher
-from handler.metrics import NAMESPACE, SERVICE, EmfMetrics, make_logger
+from enrichment import Enricher, EnrichmentData, ModelFailed, parse_ticket
+from handler.errors import ServiceFailed
+from handler.metrics import NAMESPACE, SERVICE, EmfMetrics, make_logger, report_labels
 from tests.support.cases import load_cases, run_case
-from tests.support.fakes import FakeHarness, written_to
+from tests.support.fakes import FakeHarness, FakeMetrics, FakeModels, event, record, ticket, written_to
 
 OUTCOMES = {"TicketsDone", "TicketsSkipped", "TicketsRejected", "TicketsFailed"}
 
@@ -106,7 +107,9 @@ def test_published_version_has_its_own_outcomes(capsys: pytest.CaptureFixture[st
     assert {line["service"] for line in (total, of_version, by_type)} == {"acme-ticket-enrichment"}
     assert sorted(of_version["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["service", "version"]
     assert of_version["version"] == "7"
-    assert values(of_version) == {name: values(total)[name] for name in OUTCOMES}
+    assert values(of_version) == {
+        name: values(total)[name] for name in OUTCOMES | {"TicketsLabelled", "TicketsNeedingReview"}
+    }
     assert values(of_version)["TicketsFailed"] == [1.0]
     assert {name for line in second for name, found in values(line).items() if found != [0.0]} == set()
 
@@ -117,10 +120,17 @@ def test_batch_reports_every_stage_and_model(enricher: Enricher, capsys: pytest.
     harness.handler = harness.build(enricher)
     case = next(case for case in load_cases() if case.name == "mixed")
     run_case(case, harness.invoke, harness)
-    total, *by_type = lines(capsys)
+    total, *others = lines(capsys)
+    by_type = [line for line in others if "ErrorType" in line]
     found = values(total)
     stages = {"Fetch", "Tokenize", "Encode", "Classify", "Summarize", "Store"}
-    assert found.keys() == OUTCOMES | {"TicketsTotal", "TicketsPerBatch"} | {f"{stage}Latency" for stage in stages}
+    confidences = {f"{task}Confidence" for task in ("Intent", "Urgency", "Sentiment")}
+    checks = {"TicketsLabelled", "TicketsNeedingReview", "TicketsTruncated"}
+    assert found.keys() == OUTCOMES | {"TicketsTotal", "TicketsPerBatch", *confidences, *checks} | {
+        f"{s}Latency" for s in stages
+    }
+    assert found["TicketsLabelled"] == [2.0]
+    assert sum(values(line)["TicketsLabelled"][0] for line in others if "intent" in line) == 2
     assert {name: found[name] for name in OUTCOMES} == {
         "TicketsDone": [2.0],
         "TicketsSkipped": [1.0],
@@ -132,6 +142,87 @@ def test_batch_reports_every_stage_and_model(enricher: Enricher, capsys: pytest.
         "schema_violation": {"TicketsRejected": [2.0]},
         "object_gone": {"TicketsRejected": [1.0]},
     }
+
+
+def label(metrics: EmfMetrics, urgency: str, *, review: bool = False, intent: str = "bug_report") -> None:
+    labels = {"intent": intent, "urgency": urgency, "sentiment": "NEUTRAL", "language": "en"}
+    metrics.labels(labels, {"intent": 0.5, "urgency": 1.0, "sentiment": 0.25}, review, False)
+
+
+def test_labels_are_counted_by_value_and_confidences_are_values(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = EmfMetrics("tickets")
+    for urgency, review in (("high", False), ("high", True), ("low", False)):
+        label(metrics, urgency, review=review)
+    metrics.flush()
+    total, *by_label = lines(capsys)
+    found = values(total)
+    assert (found["TicketsLabelled"], found["TicketsNeedingReview"], found["TicketsTruncated"]) == ([3.0], [1.0], [0.0])
+    assert found["SentimentConfidence"] == [0.25, 0.25, 0.25]
+    tasks = ("intent", "urgency", "sentiment", "language")
+    assert {
+        (task, line[task]): values(line)["TicketsLabelled"] for line in by_label for task in tasks if task in line
+    } == {
+        ("intent", "bug_report"): [3.0],
+        ("urgency", "high"): [2.0],
+        ("urgency", "low"): [1.0],
+        ("sentiment", "NEUTRAL"): [3.0],
+        ("language", "en"): [3.0],
+    }
+    assert {line["service"] for line in by_label} == {"tickets"}
+    metrics.flush()
+    (empty,) = lines(capsys)
+    assert values(empty)["TicketsLabelled"] == [0.0]
+    assert "IntentConfidence" not in values(empty)
+
+
+def test_published_version_writes_every_urgency(capsys: pytest.CaptureFixture[str]) -> None:
+    # A formula has no value where one of its metrics has none.
+    metrics = EmfMetrics("tickets", "7")
+    label(metrics, "high")
+    metrics.flush()
+    by_urgency = [line for line in lines(capsys) if "urgency" in line]
+    expected = {("critical", 0.0), ("high", 1.0), ("medium", 0.0), ("low", 0.0)}
+    for written in (True, False):
+        some = [line for line in by_urgency if ("version" in line) is written]
+        assert {(line["urgency"], values(line)["TicketsLabelled"][0]) for line in some} == expected
+
+
+def test_number_of_label_values_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = EmfMetrics("tickets")
+    for number in range(100):
+        label(metrics, "low", intent=f"intent {number}")
+    label(metrics, "low", intent="intent 3")
+    metrics.flush()
+    intents = {line["intent"]: values(line)["TicketsLabelled"] for line in lines(capsys) if "intent" in line}
+    assert len(intents) == 21
+    assert (intents["other"], intents["intent 3"]) == ([80.0], [2.0])
+
+
+def test_only_stored_tickets_are_labelled() -> None:
+    harness = FakeHarness()
+    harness.sink.faults.set(ServiceFailed("no answer"), "T-failed")
+    harness.models.failures["T-model"] = ModelFailed("x")
+    messages = [record(ticket(name), name) for name in ("T-done", "T-failed", "T-model")]
+    harness.invoke(event(*messages, record("{", "bad"), record(ticket("T-done"), "again")))
+    assert harness.metrics.labelled == [
+        (
+            {"intent": "general_inquiry", "urgency": "low", "sentiment": "NEUTRAL", "language": "en"},
+            {"intent": 0.9, "urgency": 0.7, "sentiment": 0.8},
+            False,
+            False,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("language", "reasons", "label"), [("de", ["language"], "other"), ("en", ["intent"], "en"), (None, [], "unknown")]
+)
+def test_languages_are_those_of_the_bundle_and_others(language: str | None, reasons: list[str], label: str) -> None:
+    (found,) = FakeModels().enrich([parse_ticket(json.dumps(ticket()))])
+    assert isinstance(found, EnrichmentData)
+    metrics = FakeMetrics()
+    report_labels(metrics, found.model_copy(update={"language": language, "review_reasons": reasons}))
+    assert metrics.labelled[0][0]["language"] == label
 
 
 def test_log_line_is_json_and_leaks_nothing_into_the_next() -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from samtranslator.yaml_helper import yaml_parse
 
+from handler.cli.errors import settings_line
 from handler.settings import Settings, WorkerSettings
 from tests.support.fakes import SETTINGS
 
@@ -43,6 +44,8 @@ def test_documentation_lists_each_setting_with_its_default() -> None:
         *(name for name in ALL_SETTINGS if fields[name].is_required()),
         "AWS_ENDPOINT_URL",
         "MODEL_BUNDLE_DIGEST",
+        "RESULT_WEBHOOK",
+        "RESULT_WEBHOOK_SECRET",
     }
 
 
@@ -93,7 +96,8 @@ def test_setting_names_are_stable() -> None:
         "AWS_LAMBDA_FUNCTION_VERSION",
         "AWS_ENDPOINT_URL",
     } == FUNCTION_SETTINGS
-    assert {"BATCH_SIZE", "NUM_WORKERS", "HEALTH_PORT"} == ALL_SETTINGS - FUNCTION_SETTINGS
+    own = {"BATCH_SIZE", "NUM_WORKERS", "HEALTH_PORT", "RESULT_WEBHOOK", "RESULT_WEBHOOK_SECRET"}
+    assert own == ALL_SETTINGS - FUNCTION_SETTINGS
 
 
 def test_each_setting_has_a_description() -> None:
@@ -142,11 +146,24 @@ def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("batch_size", 11),
         ("num_workers", 0),
         ("health_port", 65536),
+        ("result_webhook", "ftp://helpdesk.example.com/"),
+        ("result_webhook", "file:///etc/passwd"),
+        ("result_webhook_secret", "hunter2"),
+        ("result_webhook_secret", "whsec_c2hvcnQ="),
     ],
 )
 def test_invalid_setting_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=name):
         WorkerSettings(**{**SETTINGS, name: value})
+
+
+def test_webhook_needs_its_secret_and_an_error_does_not_quote_it() -> None:
+    with pytest.raises(ValidationError) as caught:
+        WorkerSettings(**SETTINGS, result_webhook="https://helpdesk.example.com/hook")
+    assert settings_line(caught.value).startswith("RESULT_WEBHOOK_SECRET: set it too")
+    with pytest.raises(ValidationError) as caught:
+        WorkerSettings(**SETTINGS, result_webhook_secret="whsec_secret-canary")
+    assert "canary" not in settings_line(caught.value)
 
 
 def test_settings_are_frozen() -> None:

@@ -13,6 +13,8 @@ from handler.aws.sqs import QueueAttributes
 from handler.worker.prometheus import PrometheusMetrics
 from handler.worker.reports import BatchReport, Reporter, WorkerMetrics, WorkerOptions, replay
 
+LABELS = {"intent": "bug_report", "urgency": "low", "sentiment": "NEUTRAL", "language": "en"}
+
 
 def report_batch(metrics: WorkerMetrics) -> None:
     metrics.started(0.75)
@@ -23,6 +25,7 @@ def report_batch(metrics: WorkerMetrics) -> None:
     metrics.outcome("done", None)
     metrics.outcome("rejected", "schema_violation")
     metrics.note_failed()
+    metrics.labels(LABELS, {"intent": 0.5}, needs_review=True, is_truncated=False)
     metrics.invocation("ok")
     metrics.messages("deleted", 2)
     metrics.messages("kept", 1)
@@ -63,6 +66,8 @@ def test_prometheus_parses_every_metric() -> None:
     metrics.breakers({"closed": 1, "open": 2, "half_open": 0})
     metrics.breaker_opened()
     metrics.queue(QueueAttributes(arn="arn", visible=7, in_flight=3, delayed=1))
+    metrics.webhook("delivered")
+    metrics.webhook_delay(1.5)
     found = samples(metrics)
     assert {name: value for name, value in found.items() if "_bucket" not in name} == {
         "tickets_total{error_type=,outcome=done}": 2,
@@ -89,6 +94,13 @@ def test_prometheus_parses_every_metric() -> None:
         "ticket_queue_messages{state=visible}": 7,
         "ticket_queue_messages{state=in_flight}": 3,
         "ticket_queue_messages{state=delayed}": 1,
+        **{f"ticket_labels_total{{label={label},task={task}}}": 1 for task, label in LABELS.items()},
+        "ticket_confidence_count{task=intent}": 1,
+        "ticket_confidence_sum{task=intent}": 0.5,
+        "ticket_checks_total{check=labelled}": 1,
+        "ticket_checks_total{check=review}": 1,
+        "ticket_webhook_events_total{result=delivered}": 1,
+        "ticket_webhook_delay_seconds{}": 1.5,
     }
     assert found["ticket_stage_seconds_bucket{le=0.025,stage=fetch}"] == 1
     assert found["ticket_batch_size_bucket{le=3.0}"] == 1
@@ -103,6 +115,7 @@ def test_series_exist_before_the_first_error() -> None:
         'tickets_total{error_type="service_failed",outcome="failed"} 0.0',
         'ticket_messages_total{result="undeleted"} 0.0',
         'ticket_receive_errors_total{error_type="throttled"} 0.0',
+        'ticket_webhook_events_total{result="expired"} 0.0',
     ):
         assert series in text
 

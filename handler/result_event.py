@@ -1,0 +1,131 @@
+"""The result event: what others are told about a committed ticket. It has ids and labels, never text of a customer.
+
+The item in the table carries the parts of the event that it would not have otherwise (`event_attribute`). Two senders
+build the same event: on AWS, the EventBridge Pipe of template.yaml, from the table's stream; elsewhere, the worker's
+webhook, from an outbox (handler.worker.webhook). docs/events.md explains both.
+
+Numbers are strings of digits, because the stream has them as strings and a pipe cannot convert them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from handler.ports import Known, Write
+
+__all__ = ["Change", "ResultEvent", "change_by", "event_attribute", "event_of_item", "result_event_schema"]
+
+Change = Literal["new", "updated", "enriched_again", "corrected"]
+Text = Annotated[str, Field(min_length=1)]
+Decimal = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$")]
+
+_UNKNOWN_LANGUAGE: Final = "und"  # the code of ISO 639-2 for an undetermined language
+_REASONS: Final = ("language", "intent", "urgency", "sentiment")
+
+
+class _Model(BaseModel):
+    # Built at the first use: without an outbox the function never needs them, and its start should not pay for them.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=(), defer_build=True
+    )
+
+
+class Confidence(_Model):
+    """The confidence per task, from 0 to 1."""
+
+    intent: Decimal
+    urgency: Decimal
+    sentiment: Decimal
+
+
+class ReviewReasons(_Model):
+    """Why a person should look at the ticket: its language is unknown to the models, or a task is uncertain."""
+
+    language: bool
+    intent: bool
+    urgency: bool
+    sentiment: bool
+
+
+class ResultEvent(_Model):
+    """A ticket was committed: its labels are in the table, and the enriched ticket is in S3."""
+
+    schema_version: Literal["1"] = "1"
+    event_id: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{32}$", description="one per commit; a repeated event has the same id")
+    ]
+    change: Annotated[
+        Change,
+        Field(
+            description="new: the first result of this ticket; updated: the ticket's own content changed; "
+            "enriched_again: the same content, for example by a new model bundle; corrected: a person corrected a label"
+        ),
+    ]
+    ticket_id: Text
+    created_at: Annotated[str, Field(pattern=r"^[0-9]+$", description="Unix time in seconds, of the ticket")]
+    intent: Text
+    urgency: Literal["critical", "high", "medium", "low"]
+    sentiment: Literal["POSITIVE", "NEGATIVE", "NEUTRAL"]
+    confidence: Confidence
+    needs_review: bool
+    review_reasons: ReviewReasons
+    language: Annotated[
+        str, Field(pattern=r"^([a-z]{2}|und)$", description="ISO 639-1; und if the text is too short to tell")
+    ]
+    s3_key: Annotated[Text, Field(description="the enriched ticket's key in the enriched bucket")]
+    s3_version_id: Annotated[Text, Field(description="its version")]
+    model_version: Text
+    processed_at: Annotated[Text, Field(description="when the ticket was enriched: UTC, ISO 8601")]
+
+
+def change_by(known: Known | None, write: Write) -> Change:
+    """What a write changes, if `known` is the state that it replaces."""
+    if known is None:
+        return "new"
+    return "updated" if known.content_sha256 != write.content_sha256 else "enriched_again"
+
+
+def event_attribute(write: Write, version_id: str, change: Change) -> dict[str, Any]:
+    """The attribute `event` of an item, in DynamoDB's JSON. All of its members always exist, as a pipe requires."""
+    ticket, found = write.ticket, write.enrichment
+    commit = json.dumps([ticket.ticket_id, ticket.created_at, write.key, version_id, change]).encode()
+    return {
+        "M": {
+            "id": {"S": hashlib.sha256(commit).hexdigest()[:32]},
+            "change": {"S": change},
+            "language": {"S": found.language or _UNKNOWN_LANGUAGE},
+            "review_reasons": {"M": {name: {"BOOL": name in found.review_reasons} for name in _REASONS}},
+        }
+    }
+
+
+def event_of_item(item: Mapping[str, Any]) -> ResultEvent:
+    """The event of an item in DynamoDB's JSON: the same as the pipe's InputTemplate in template.yaml."""
+    event = item["event"]["M"]
+    return ResultEvent(
+        event_id=event["id"]["S"],
+        change=event["change"]["S"],
+        ticket_id=item["ticket_id"]["S"],
+        created_at=item["created_at"]["N"],
+        intent=item["intent"]["S"],
+        urgency=item["urgency"]["S"],
+        sentiment=item["sentiment"]["S"],
+        confidence=Confidence(**{name: item[f"{name}_confidence"]["N"] for name in Confidence.model_fields}),
+        needs_review=item["needs_review"]["BOOL"],
+        review_reasons=ReviewReasons(**{name: value["BOOL"] for name, value in event["review_reasons"]["M"].items()}),
+        language=event["language"]["S"],
+        s3_key=item["s3_key"]["S"],
+        s3_version_id=item["s3_version_id"]["S"],
+        model_version=item["model_version"]["S"],
+        processed_at=item["processed_at"]["S"],
+    )
+
+
+def result_event_schema() -> str:
+    """The JSON Schema of the event, which is committed as events/schemas/result_event.json."""
+    return json.dumps(ResultEvent.model_json_schema(), indent=2, sort_keys=True) + "\n"
