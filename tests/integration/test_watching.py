@@ -39,5 +39,6 @@ def test_deployed_dashboard_is_valid(stack: EmbeddedStack) -> None:
     body = cloudwatch.get_dashboard(DashboardName=entry["DashboardName"])["DashboardBody"]
     text = json.dumps(json.loads(body)["widgets"])
     # CloudWatch itself expands the rest when it draws a search.
-    assert set(re.findall(r"\$\{[^}]*\}", text)) == {"${PROP('Dim.ErrorType')}"}
+    searched = ("ErrorType", "intent", "urgency", "sentiment", "language")
+    assert set(re.findall(r"\$\{[^}]*\}", text)) == {f"${{PROP('Dim.{name}')}}" for name in searched}
     assert f'"QueueName", "{stack.outputs["DlqUrl"].rpartition("/")[2]}"' in body
