@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handler.aws.outbox import DynamoOutbox
-from tests.integration.test_worker import eventually
 from tests.support.proxy import Proxy
 from tests.support.receiver import SECRET, Receiver
 from tests.support.result_events import check_event
+from tests.support.waiting import eventually
 from tests.support.workers import ProcessKiller, worker
 
 if TYPE_CHECKING:

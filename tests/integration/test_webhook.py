@@ -22,10 +22,10 @@ from handler.local.emulator import REGION
 from handler.ports import Write
 from handler.result_event import ResultEvent, event_of_item
 from tests.integration.test_role import role_arn
-from tests.integration.test_worker import eventually
 from tests.support.fakes import FakeOutbox
 from tests.support.receiver import SECRET, Receiver
 from tests.support.result_events import check_event
+from tests.support.waiting import eventually
 from tests.support.workers import worker
 from tests.unit.test_result_event import item, write
 

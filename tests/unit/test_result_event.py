@@ -23,7 +23,7 @@ def write(known: Known | None = None, sha: str = "s", **fields: Any) -> Write:
     raw = parse_ticket(json.dumps(ticket(**fields)))
     (enrichment,) = FakeModels("fake@1").enrich([raw])
     assert isinstance(enrichment, EnrichmentData)
-    return Write(raw, enrichment, enriched_json(raw, enrichment), "k.json", sha, 10, known)
+    return Write(raw, enrichment, enriched_json(raw, enrichment), "k.json", sha, 10, known=known)
 
 
 def stream_record(item: Any, name: str = "INSERT") -> dict[str, Any]:
@@ -33,7 +33,7 @@ def stream_record(item: Any, name: str = "INSERT") -> dict[str, Any]:
 def item(entry: Write | None = None, **enrichment: Any) -> dict[str, Any]:
     entry = entry or write()
     found = entry.enrichment.model_copy(update=enrichment)
-    return _item(Write(entry.ticket, found, entry.body, entry.key, entry.content_sha256, 10), "v1", "new")
+    return _item(Write(entry.ticket, found, entry.body, entry.key, entry.content_sha256, 10), "v1", "new", 0)
 
 
 def test_committed_schema_equals_the_generated_one() -> None:
@@ -85,7 +85,7 @@ def test_event_has_no_text_of_the_customer() -> None:
 
 def test_each_commit_has_its_own_id() -> None:
     ids = {
-        _item(write(**fields), version, change)["event"]["M"]["id"]["S"]
+        _item(write(**fields), version, change, 0)["event"]["M"]["id"]["S"]
         for fields in VARIANTS
         for version in ("v1", "v2")
         for change in ("new", "corrected")
