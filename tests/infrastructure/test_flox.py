@@ -387,7 +387,7 @@ def test_services_enrich_tickets(activated: dict[str, str], tmp_path: Path) -> N
             table = boto3.session.Session(
                 shared["AWS_ACCESS_KEY_ID"], shared["AWS_SECRET_ACCESS_KEY"], region_name=shared["AWS_DEFAULT_REGION"]
             ).client("dynamodb", endpoint_url=shared["AWS_ENDPOINT_URL"])
-            (item,) = wait_for(60, lambda: table.scan(TableName=shared["TABLE_NAME"])["Items"], tmp_path)
+            item, *_ = wait_for(60, lambda: table.scan(TableName=shared["TABLE_NAME"])["Items"], tmp_path)
             table.close()
             assert item["ticket_id"]["S"].startswith("TCK-")
             with urllib.request.urlopen(health, timeout=5) as answer:

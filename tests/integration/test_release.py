@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,15 @@ def described(stack: EmbeddedStack, name: str) -> tuple[dict[str, str], dict[str
     )
 
 
-def test_deploy_after_destroy_continues_with_the_tickets(machine: Machine, stack: EmbeddedStack) -> None:
+@pytest.fixture
+def own_stack() -> Iterator[EmbeddedStack]:
+    """A separate stack, because alarms and dashboards that a test leaves behind would be seen by others."""
+    with EmbeddedStack() as embedded:
+        yield embedded
+
+
+def test_deploy_after_destroy_continues_with_the_tickets(own_stack: EmbeddedStack, tmp_path: Path) -> None:
+    stack, machine = own_stack, Machine(own_stack, tmp_path)
     machine.install_working_sam()
     machine.config.write_text(machine.config.read_text().replace('"ticket-enrichment"', '"cycle"'))
     options = ["NamePrefix=cycle", "MappingEnabled=false", "MetricMathAlarms=false", "Deployment=AllAtOnce"]

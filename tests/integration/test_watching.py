@@ -22,9 +22,9 @@ def test_alarms_use_deployed_resources(stack: EmbeddedStack) -> None:
     values = {alarm["AlarmName"]: [each["Value"] for each in alarm["Dimensions"]] for alarm in found}
     function = stack.outputs["FunctionName"]
     assert values == {
-        f"{STACK}-dead-letters": [queues["DlqUrl"]],
+        **{f"{STACK}-{name}": [queues["DlqUrl"]] for name in ("dead-letters", "oldest-dead-letter")},
         f"{STACK}-oldest-ticket": [queues["QueueUrl"]],
-        **{f"{STACK}-{name}": [function] for name in ("errors", "throttles", "duration")},
+        **{f"{STACK}-{name}": [function] for name in ("errors", "crash-loop", "throttles", "duration")},
     }
     assert {alarm["TreatMissingData"] for alarm in found} == {"notBreaching"}
     (duration,) = (alarm for alarm in found if alarm["MetricName"] == "Duration")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,13 @@ def test_new_parameters_have_defaults() -> None:
 
 
 # -- in the emulator
+
+
+@pytest.fixture
+def stack() -> Iterator[EmbeddedStack]:
+    """A separate stack, because the alarms of the rolled back one would be seen by other tests."""
+    with EmbeddedStack() as embedded:
+        yield embedded
 
 
 def settled(cloudformation: Any, name: str) -> dict[str, Any]:
