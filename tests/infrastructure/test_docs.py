@@ -42,6 +42,7 @@ ELSEWHERE = {
     r"make unit": ("pyproject.toml", "tests/unit"),  # part of make test
     r"make examples": ("tests/infrastructure/test_docs.py", "examples."),
     r"\.venv/bin/python -m enrichment\.export compact .*": ("Makefile", "enrichment.export compact --out"),
+    r"\.venv/bin/python -m enrichment\.export\.reference .*": ("tests/unit/test_reference.py", "module.main("),
     r"\.venv/bin/python -m enrichment score .*": ("tests/unit/test_score.py", '"score"'),
     r"\.venv/bin/python -m handler\.local up .*": ("tests/integration/test_local.py", "--env-file"),
     r"dlq-replay count.*": ("tests/integration/test_*.py", '"count"'),

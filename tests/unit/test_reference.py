@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from enrichment.export import reference as module
 from enrichment.export.compact import Recipe, open_encoder, reference
 from enrichment.export.corpus import TAXONOMY, TICKETS, Labelled, Taxonomy, read_labelled
 from enrichment.export.reference import label_shares, language_shares, mean_embedding, shipped_reference
@@ -47,6 +48,21 @@ def test_own_tickets_have_their_own_reference(bundle: Path, tmp_path: Path) -> N
     assert 0.1 < np.linalg.norm(found["embedding"]) < 1
     own.write_text("")
     assert reference(bundle, Recipe(tickets=own)) is None
+
+
+def test_command_writes_the_reference_of_the_tickets(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tmp_path / "tickets.jsonl"
+    few.write_text("".join(TICKETS.read_text(encoding="utf-8").splitlines(keepends=True)[:20]), encoding="utf-8")
+    monkeypatch.setattr(module, "TICKETS", few)
+    monkeypatch.setattr(module, "REFERENCE", tmp_path / "reference.json")
+    monkeypatch.setattr("sys.argv", ["python -m enrichment.export.reference", "--bundle", str(bundle)])
+    lines: list[str] = []
+    module.main(lines.append)
+    written = ReferenceSpec.model_validate_json((tmp_path / "reference.json").read_bytes())
+    assert (written.texts, len(written.embedding)) == (20, 384)
+    assert lines == [f"20 texts: {tmp_path / 'reference.json'}"]
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(precision="fp32")])
