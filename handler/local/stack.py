@@ -11,6 +11,7 @@ are declared once, and names are read from what was deployed. Starts in about a 
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,7 +25,7 @@ from handler.local.emulator import CREDENTIALS, HOST, REGION, Emulator, StackErr
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EmbeddedStack", "StackError"]
+__all__ = ["EmbeddedStack", "StackError", "template_body"]
 
 STACK_NAME = "ticket-enrichment"
 TEMPLATE = Path(__file__).resolve().parents[2] / "template.yaml"
@@ -36,6 +37,21 @@ _OBSERVABILITY_PARAMETERS = {"MetricMathAlarms": "false"}
 # Settings that only make sense in the function's image, or that the user chooses.
 _NOT_PASSED_ON = frozenset({"HOME", "MODEL_BUNDLE", "MODEL_BUNDLE_DIGEST", "BUNDLE_CACHE_DIR", "LOG_LEVEL"})
 _SECONDS_TO_CREATE = 30.0
+
+
+def template_body(template: Path) -> str:
+    """A template as compact JSON. CloudFormation takes at most 51,200 bytes in a request; sam uploads files to S3.
+
+    Raises StackError.
+    """
+    from samtranslator.yaml_helper import yaml_parse
+    from yaml import YAMLError
+
+    try:
+        return json.dumps(yaml_parse(template.read_text(encoding="utf-8")), separators=(",", ":"))
+    except YAMLError as error:
+        words = " ".join(str(error).split())
+        raise StackError(f"{template.name} could not be created: it is not YAML: {words}; fix the template") from error
 
 
 class EmbeddedStack:
@@ -137,7 +153,7 @@ class EmbeddedStack:
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
         known = {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in stack["Parameters"]}
         known |= self.outputs | _OBSERVABILITY_PARAMETERS
-        body = OBSERVABILITY.read_text(encoding="utf-8")
+        body = template_body(OBSERVABILITY)
         asked = self.client("cloudformation").validate_template(TemplateBody=body)["Parameters"]
         names = [parameter["ParameterKey"] for parameter in asked]
         self._create(f"{STACK_NAME}-observability", OBSERVABILITY, {n: known[n] for n in names if n in known})
@@ -147,7 +163,7 @@ class EmbeddedStack:
         cloudformation = self.client("cloudformation")
         cloudformation.create_stack(
             StackName=name,
-            TemplateBody=template.read_text(encoding="utf-8"),
+            TemplateBody=template_body(template),
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
             Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         )

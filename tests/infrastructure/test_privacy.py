@@ -48,7 +48,7 @@ def test_every_store_of_the_template_is_listed() -> None:
     names = {
         "AWS::S3::Bucket": ("raw bucket", "enriched bucket"),
         "AWS::DynamoDB::Table": ("table",),
-        "AWS::SQS::Queue": ("queue", "DLQ"),
+        "AWS::SQS::Queue": ("queue", "DLQ", "DLQ of result events"),
         "AWS::Logs::LogGroup": ("log",),
     }
     for kind, places in names.items():

@@ -46,8 +46,9 @@ IDENTIFIERS = {"AWS::S3::Bucket": "BucketName", "AWS::DynamoDB::Table": "TableNa
 # A sam that creates, updates and deletes stacks.
 WORKING_SAM = """\
 #!{python}
-import sys, tomllib, boto3
+import json, sys, tomllib, boto3
 from argparse import ArgumentParser
+from samtranslator.yaml_helper import yaml_parse
 parser = ArgumentParser()
 parser.add_argument("command")
 for name in ("config-env", "config-file", "template", "stack-name", "image-repository"):
@@ -66,7 +67,7 @@ else:
     pairs = [pair.partition("=") for pair in given.parameter_overrides]
     request = dict(
         StackName=name,
-        TemplateBody=open(given.template).read(),
+        TemplateBody=json.dumps(yaml_parse(open(given.template).read())),
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
         Parameters=[dict(ParameterKey=key, ParameterValue=value.strip('"')) for key, _, value in pairs],
     )
