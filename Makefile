@@ -29,6 +29,8 @@ IMAGE ?= ticket-lambda:latest
 # Official ONNX Runtime builds send telemetry; enrichment/session.py switches it off in the function itself.
 export ORT_DISABLE_TELEMETRY := 1
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One process more than there are cores: tests of workers and visibility timeouts spend much of their time waiting.
+PROCESSES ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/features.py enrichment/encoder.py $(wildcard enrichment/text/*)
 
 .DEFAULT_GOAL := help
@@ -45,14 +47,14 @@ demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this
 	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE)
 
 unit: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run the unit tests, after each edit
-	$(BIN)/python -m pytest -q -n auto --dist worksteal tests/unit
+	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist worksteal tests/unit
 
 test: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run all tests that need only Python
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 # Apart from `make test`: tracing every line doubles the time.
 coverage: $(VENV)/.dev $(BUNDLE)/bundle.json  # Runs the same tests with coverage, at least 95 %
-	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 check: format lint types template workflows test  ## Run the linters, the type checker and `make test`, before each commit
 

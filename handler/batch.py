@@ -119,7 +119,7 @@ class Batch:
 
     def _end_notes(self) -> list[Future[None]]:
         """Clears the notes of all messages, as soon as the models have survived them."""
-        noted = [message for message in self._messages if message.record.get("messageId") in self._noted]
+        noted = [message for message in self._messages if str(message.record.get("messageId")) in self._noted]
         return [self._ports.pool.submit(self._end_note, message) for message in noted]
 
     def _end_note(self, message: MessageState) -> None:

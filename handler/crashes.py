@@ -72,10 +72,10 @@ def parts(records: Sequence[Mapping[str, Any]], ports: Ports, time_left: Callabl
     ports.logger.info(
         "messages that were received before", extra={"message_ids": list(found), "suspects": list(suspects)}
     )
-    others = [record for record in records if record.get("messageId") not in suspects]
+    others = [record for record in records if str(record.get("messageId")) not in suspects]
     alone = [
         Part(
-            records=[record for record in records if record.get("messageId") == name],
+            records=[record for record in records if str(record.get("messageId")) == name],
             ports=ports,
             noted=noted,
             unfinished=unfinished,

@@ -295,7 +295,11 @@ def test_receiving_stops_while_dynamodb_refuses_and_goes_on_afterwards(
             AWS_ENDPOINT_URL=proxy.url,
         )
     changes = [(report["breaker"], report["reason"]) for report in reports if "breaker" in report]
-    assert [state for state, _ in changes] == ["open", "half_open", "open", "half_open", "closed"]
+    found = [state for state, _ in changes]
+    # More than one probe fails if the messages of the last one came back together with others.
+    probes = found.count("half_open")
+    assert found == ["open", *["half_open", "open"] * (probes - 1), "half_open", "closed"]
+    assert 2 <= probes <= 4
     assert changes[0][1] == "no ticket can be stored (service_failed; the log names the service)"
     batches = [len(report["batch_started"]["receipts"]) for report in reports if "batch_started" in report]
     assert batches[:3] == [10, 3, 3]

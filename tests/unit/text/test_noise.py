@@ -41,6 +41,8 @@ BANNERS = [
         "links."
     ),
     "This Message Is From an External Sender",
+    "CAUTION: External email. Do not reply to it, and do not open its attachments unless you trust the sender.",
+    "External message! Please avoid clicking on links in it.",
     "You don't often get email from facility@tower.example. Learn why this is important",
     (
         "ACHTUNG: Diese E-Mail stammt von einem externen Absender. Klicken Sie nicht auf Links und öffnen Sie keine "
@@ -57,6 +59,11 @@ BANNERS = [
     "ADVARSEL: Denne e-mail kommer fra en ekstern afsender. Klik ikke på links.",
     "CUIDADO: este e-mail veio de fora da organização. Não clique em links.",
 ]
+
+
+def test_an_external_mail_that_the_writer_speaks_of() -> None:
+    body = "External mail. Only one of the two mails arrived, can you look into it?"
+    assert read_ticket("Mail", body).text == f"Mail. {body}"
 
 
 @pytest.mark.parametrize("banner", BANNERS, ids=lambda banner: banner[:30])
