@@ -2,7 +2,7 @@
 
 import pytest
 
-from enrichment.text import model_text
+from enrichment.text import model_text, read_ticket
 
 OWN = "The lift on the second floor still stops between two floors, and the alarm bell stays silent."
 MORE = "Please send somebody who can look at the motor this week."
