@@ -133,7 +133,7 @@ def build(recipe: Recipe, out: Path, say: Say) -> Bundle:
             models=models,
             verification=verification,
             languages=custom.languages if custom else ("en",),
-            reference=reference(folder, recipe),
+            reference=reference(folder, recipe, encoder.shape.max_tokens),
         )
     return Bundle.open(out)
 
@@ -175,12 +175,12 @@ def write_models(
     return _entries(encoder, recipe, taxonomy, heads), verification
 
 
-def reference(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+def reference(folder: Path, recipe: Recipe, max_tokens: int = MAX_TOKENS) -> dict[str, Any] | None:
     """The distribution of the labelled tickets that the heads are trained on; None if there are none."""
     if not recipe.trains:
         return shipped_reference()
     tickets = read_labelled(recipe.tickets, Taxonomy.read(recipe.taxonomy))
-    return reference_of(tickets, open_encoder(folder)) if tickets else None
+    return reference_of(tickets, open_encoder(folder, max_tokens)) if tickets else None
 
 
 def encoder_graph(weights: Path, precision: Precision, adapter: Adapter | None) -> bytes:

@@ -47,6 +47,7 @@ let
       "transformers"
       "typer"
       "typing-extensions"
+      "urllib3"
     ]
     // {
       buildPythonPackage =
