@@ -110,7 +110,7 @@ def max_receive_count_outlasts_an_outage(template: Template) -> None:
     # An existing stack keeps its value of a parameter, and earlier ones have 5 for MaxReceiveCount.
     assert "MaxReceiveCount" not in template["Parameters"]
     parameter, reference = template["Parameters"]["MaximumReceiveCount"], {"Ref": "MaximumReceiveCount"}
-    # tests/unit/test_outage.py computes how long this number of receives takes.
+    # tests/regressions/test_outage_simulated.py computes how long this number of receives takes.
     assert 21 <= parameter["MinValue"] < parameter["Default"] - 5
     queue = of(template, "TicketQueue")
     assert queue["RedrivePolicy"]["maxReceiveCount"] == reference
