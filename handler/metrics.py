@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol, get_args
+from typing import Final, Protocol, TypedDict, get_args
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit, single_metric
@@ -21,6 +21,7 @@ __all__ = [
     "LabelBound",
     "Logger",
     "Metrics",
+    "StoredLabels",
     "make_logger",
     "report_labels",
 ]
@@ -37,6 +38,18 @@ TOTAL: Final = "TicketsTotal"  # their sum
 # Stored tickets: all, those that a person should look at, and those of which a task saw only the beginning.
 _CHECKS: Final = ("TicketsLabelled", "TicketsNeedingReview", "TicketsTruncated")
 _MAX_LABELS: Final = 20  # per task
+
+
+class StoredLabels(TypedDict):
+    """The labels of a stored ticket by task (and `language`), and the confidence of each task; JSON for the worker.
+
+    `needs_review`: a person should look at it. `is_truncated`: a task saw only the beginning of the text.
+    """
+
+    labels: dict[str, str]
+    confidences: dict[str, float]
+    needs_review: bool
+    is_truncated: bool
 
 
 class Metrics(Protocol):
@@ -62,17 +75,8 @@ class Metrics(Protocol):
         """The note of a message, which finds the one that kills its process, could not be written or cleared."""
         ...
 
-    def labels(
-        self,
-        labels: Mapping[str, str],
-        confidences: Mapping[str, float],
-        needs_review: bool,  # noqa: FBT001 - a report of the worker's process is a list of values
-        is_truncated: bool,  # noqa: FBT001
-    ) -> None:
-        """The labels of a stored ticket by task (and `language`), and the confidence of each task.
-
-        `needs_review`: a person should look at it. `is_truncated`: a task saw only the beginning of the text.
-        """
+    def labels(self, found: StoredLabels) -> None:
+        """The labels of a stored ticket."""
         ...
 
     def flush(self) -> None:
@@ -84,14 +88,21 @@ def report_labels(metrics: Metrics, found: EnrichmentData) -> None:
     """Reports the labels of a stored ticket. Languages that the bundle does not know count as one, `other`."""
     language = "other" if "language" in found.review_reasons else found.language or "unknown"
     metrics.labels(
-        {"intent": found.intent, "urgency": found.urgency, "sentiment": found.sentiment, "language": language},
         {
-            "intent": found.intent_confidence,
-            "urgency": found.urgency_confidence,
-            "sentiment": found.sentiment_confidence,
-        },
-        found.needs_review,
-        bool(found.truncated),
+            "labels": {
+                "intent": found.intent,
+                "urgency": found.urgency,
+                "sentiment": found.sentiment,
+                "language": language,
+            },
+            "confidences": {
+                "intent": found.intent_confidence,
+                "urgency": found.urgency_confidence,
+                "sentiment": found.sentiment_confidence,
+            },
+            "needs_review": found.needs_review,
+            "is_truncated": bool(found.truncated),
+        }
     )
 
 
@@ -153,20 +164,14 @@ class EmfMetrics:
         """As Metrics.note_failed; written only if it happens."""
         self._failed_notes += 1
 
-    def labels(
-        self,
-        labels: Mapping[str, str],
-        confidences: Mapping[str, float],
-        needs_review: bool,  # noqa: FBT001
-        is_truncated: bool,  # noqa: FBT001
-    ) -> None:
+    def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels; each confidence becomes one of several values of a metric, so its average is the mean."""
-        for task, label in labels.items():
+        for task, label in found["labels"].items():
             key = (task, self._bound(task, label))
             self._labels[key] = self._labels.get(key, 0) + 1
-        for task, confidence in confidences.items():
+        for task, confidence in found["confidences"].items():
             self._metrics.add_metric(f"{task.capitalize()}Confidence", MetricUnit.NoUnit, confidence)
-        for name, is_true in zip(_CHECKS, (True, needs_review, is_truncated), strict=True):
+        for name, is_true in zip(_CHECKS, (True, found["needs_review"], found["is_truncated"]), strict=True):
             self._checks[name] += is_true
 
     def flush(self) -> None:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from enrichment.errors import BundleError, EnrichmentError
 from handler.aws.sqs import QueueAttributes
 from handler.errors import MessageError, ServiceFailed, Throttled, error_codes
-from handler.metrics import OUTCOMES, LabelBound
+from handler.metrics import OUTCOMES, LabelBound, StoredLabels
 from handler.worker.breaker import STATES, BreakerState
 
 __all__ = ["CONTENT_TYPE", "PrometheusMetrics"]
@@ -155,19 +155,14 @@ class PrometheusMetrics:
         """As Metrics.note_failed."""
         self._failed_notes.inc()
 
-    def labels(
-        self,
-        labels: Mapping[str, str],
-        confidences: Mapping[str, float],
-        needs_review: bool,  # noqa: FBT001
-        is_truncated: bool,  # noqa: FBT001
-    ) -> None:
+    def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels."""
-        for task, label in labels.items():
+        for task, label in found["labels"].items():
             self._labels.labels(task, self._bound(task, label)).inc()
-        for task, confidence in confidences.items():
+        for task, confidence in found["confidences"].items():
             self._confidence.labels(task).observe(confidence)
-        for check, is_true in (("labelled", True), ("review", needs_review), ("truncated", is_truncated)):
+        checks = {"labelled": True, "review": found["needs_review"], "truncated": found["is_truncated"]}
+        for check, is_true in checks.items():
             self._checks.labels(check).inc(is_true)
 
     def invocation(self, result: str) -> None:

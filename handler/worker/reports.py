@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol, Self
 
-from handler.metrics import Metrics
+from handler.metrics import Metrics, StoredLabels
 from handler.worker.breaker import BreakerState
 
 __all__ = ["BatchReport", "BatchReports", "PollMetrics", "Reporter", "WorkerMetrics", "WorkerOptions", "replay"]
@@ -163,15 +163,9 @@ class Reporter:
         """As Metrics.note_failed."""
         self._buffer("note_failed")
 
-    def labels(
-        self,
-        labels: Mapping[str, str],
-        confidences: Mapping[str, float],
-        needs_review: bool,  # noqa: FBT001
-        is_truncated: bool,  # noqa: FBT001
-    ) -> None:
+    def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels."""
-        self._buffer("labels", dict(labels), dict(confidences), needs_review, is_truncated)
+        self._buffer("labels", found)
 
     def invocation(self, result: str) -> None:
         """As PollMetrics.invocation."""

@@ -46,7 +46,8 @@ def exported() -> dict[str, dict[str, set[str]]]:
     metrics.breakers(dict.fromkeys(STATES, 0))
     metrics.queue(QueueAttributes(arn="arn"))
     tasks = ("intent", "urgency", "sentiment", "language")
-    metrics.labels(dict.fromkeys(tasks, "other"), {"intent": 0.5}, needs_review=True, is_truncated=True)
+    labels = dict.fromkeys(tasks, "other")
+    metrics.labels({"labels": labels, "confidences": {"intent": 0.5}, "needs_review": True, "is_truncated": True})
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:

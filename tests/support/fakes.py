@@ -18,7 +18,7 @@ from handler.app import Handler, build
 from handler.aws.outbox import OutboxEntry, outbox_item
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
-from handler.metrics import make_logger
+from handler.metrics import StoredLabels, make_logger
 from handler.ports import Commit, Forgotten, Known, Models, RawObject, Unfinished, Write
 from handler.result_event import Change, ResultEvent, change_by
 from handler.settings import Settings
@@ -290,15 +290,9 @@ class FakeMetrics:
         """As Metrics.note_failed."""
         self.failed_notes += 1
 
-    def labels(
-        self,
-        labels: Mapping[str, str],
-        confidences: Mapping[str, float],
-        needs_review: bool,
-        is_truncated: bool,
-    ) -> None:
+    def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels."""
-        self.labelled.append((dict(labels), dict(confidences), needs_review, is_truncated))
+        self.labelled.append((found["labels"], found["confidences"], found["needs_review"], found["is_truncated"]))
 
     def flush(self) -> None:
         """As Metrics.flush."""

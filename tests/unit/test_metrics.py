@@ -146,7 +146,8 @@ def test_batch_reports_every_stage_and_model(enricher: Enricher, capsys: pytest.
 
 def label(metrics: EmfMetrics, urgency: str, *, review: bool = False, intent: str = "bug_report") -> None:
     labels = {"intent": intent, "urgency": urgency, "sentiment": "NEUTRAL", "language": "en"}
-    metrics.labels(labels, {"intent": 0.5, "urgency": 1.0, "sentiment": 0.25}, review, False)
+    confidences = {"intent": 0.5, "urgency": 1.0, "sentiment": 0.25}
+    metrics.labels({"labels": labels, "confidences": confidences, "needs_review": review, "is_truncated": False})
 
 
 def test_labels_are_counted_by_value_and_confidences_are_values(capsys: pytest.CaptureFixture[str]) -> None:

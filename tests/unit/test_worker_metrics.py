@@ -25,7 +25,7 @@ def report_batch(metrics: WorkerMetrics) -> None:
     metrics.outcome("done", None)
     metrics.outcome("rejected", "schema_violation")
     metrics.note_failed()
-    metrics.labels(LABELS, {"intent": 0.5}, needs_review=True, is_truncated=False)
+    metrics.labels({"labels": LABELS, "confidences": {"intent": 0.5}, "needs_review": True, "is_truncated": False})
     metrics.invocation("ok")
     metrics.messages("deleted", 2)
     metrics.messages("kept", 1)
