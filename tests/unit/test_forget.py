@@ -12,7 +12,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 from samtranslator.yaml_helper import yaml_parse
 from typer.testing import CliRunner, Result
 
@@ -26,6 +25,7 @@ from handler.settings import Settings
 from handler.tickets.command import app
 from handler.tickets.forgetting import Forgetting, Stores, Target
 from tests.support.fakes import FakeDeadLetters, FakeMetrics, FakeModels, context, event, notification, record, ticket
+from tests.support.mocked_aws import mocked_aws
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "template.yaml"
 PLACES = count(1)
@@ -161,14 +161,8 @@ class Harness:
 
 @pytest.fixture(scope="module")
 def clients() -> Iterator[dict[str, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        with mock_aws():
-            yield {name: boto3.client(name) for name in ("s3", "sqs", "dynamodb", "sts")}
+    with mocked_aws():
+        yield {name: boto3.client(name) for name in ("s3", "sqs", "dynamodb", "sts")}
 
 
 @pytest.fixture(scope="module")

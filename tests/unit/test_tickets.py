@@ -22,7 +22,6 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
 from samtranslator.yaml_helper import yaml_parse
 from typer.main import get_command
 from typer.testing import CliRunner, Result
@@ -39,6 +38,7 @@ from handler.tickets.options import since_seconds
 from handler.tickets.repository import URGENCIES, Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
 from handler.tickets.rows import ticket_row
 from handler.tickets.similarity import Similarity, similar
+from tests.support.mocked_aws import mocked_aws
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = count(1)
@@ -110,14 +110,8 @@ class Harness:
 @pytest.fixture(scope="module")
 def aws() -> Iterator[tuple[Any, Any]]:
     """Yields clients of an in-process DynamoDB and S3."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        with mock_aws():
-            yield boto3.client("dynamodb"), boto3.client("s3")
+    with mocked_aws():
+        yield boto3.client("dynamodb"), boto3.client("s3")
 
 
 @pytest.fixture(scope="module")

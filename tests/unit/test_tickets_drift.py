@@ -10,7 +10,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
 from samtranslator.yaml_helper import yaml_parse
 from typer.testing import CliRunner, Result
 
@@ -20,6 +19,7 @@ from handler.cli.output import moment
 from handler.ports import Write
 from handler.tickets.command import app
 from tests.support.fakes import FakeModels
+from tests.support.mocked_aws import mocked_aws
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAY = 86_400
@@ -68,12 +68,9 @@ class Stores:
 @pytest.fixture(scope="module")
 def stores() -> Iterator[Stores]:
     """Two periods: 160 tickets of 20 days ago, with one intent doubled, and 160 of three days ago."""
-    with pytest.MonkeyPatch.context() as patch, mock_aws():
-        for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN", "MODEL_BUNDLE", "FORCE_COLOR"):
+    with mocked_aws() as patch:
+        for name in ("MODEL_BUNDLE", "FORCE_COLOR"):
             patch.delenv(name, raising=False)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("TABLE_NAME", "tickets")
         patch.setenv("ENRICHED_BUCKET", "enriched")
         made = Stores()
