@@ -154,7 +154,8 @@ bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Measure latency, throughput and me
 bench-full: $(VENV)/.bench  ## The same for the full profile; takes half an hour
 	@$(BIN)/python -m tests.bench.full
 
-eval: $(VENV)/.demo  ## Measure the labels' accuracy in five folds by author: DATA=FILE
+eval: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Measure the labels' accuracy in five folds by author: DATA=FILE
+	@$(BIN)/python -m tests.bench.summaries "$(DATA)" $(BUNDLE)
 	@$(BIN)/python -m enrichment.export.evaluate "$(DATA)"
 
 bench-lambda: image-docker $(SAM)/.$(SAM_VERSION)  # Init time of the image against torch, cost of a ticket

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -101,7 +102,6 @@ def test_command_with_invalid_port_exits_1() -> None:
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc to find the child of the command")
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_command_cleans_up_after_a_signal(stop_signal: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
@@ -117,11 +117,11 @@ def test_command_cleans_up_after_a_signal(stop_signal: signal.Signals, tmp_path:
         lines = iter(command.stdout.readline, "")
         url = next(shlex.split(line)[1] for line in lines if "AWS_ENDPOINT_URL" in line).partition("=")[2]
         port = int(url.rpartition(":")[2])
-        children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+        children = psutil.Process(command.pid).children()
         command.send_signal(stop_signal)
         assert command.wait(60) == (-stop_signal if stop_signal is signal.SIGKILL else 0)
     assert len(children) == 1
-    eventually(lambda: not is_alive(int(children[0])))
+    eventually(lambda: not is_alive(children[0].pid))
     eventually(lambda: not list(tmp_path.iterdir()))
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 1)
