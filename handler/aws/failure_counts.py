@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.aws.errors import from_aws
+from handler.aws.forgetting import item_key
 from handler.ports import Unfinished
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class DynamoFailureCounts:
         try:
             answer = self._client.update_item(
                 TableName=self._table,
-                Key={"ticket_id": {"S": f"#failures#{message_id}"}, "created_at": {"N": str(created_at)}},
+                Key=item_key(f"#failures#{message_id}", created_at),
                 UpdateExpression=expression,
                 ExpressionAttributeValues={":expires_at": {"N": str(int(time.time()) + kept)}, **values},
                 ReturnValues="ALL_NEW",

@@ -30,7 +30,17 @@ from handler.errors import ObjectGone
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["NO_TICKET", "Holder", "Version", "holder_of", "item_key", "name_hash", "tombstone_key", "versions_to_erase"]
+__all__ = [
+    "NO_TICKET",
+    "Holder",
+    "Version",
+    "holder_of",
+    "holder_of_object",
+    "item_key",
+    "name_hash",
+    "tombstone_key",
+    "versions_to_erase",
+]
 
 NO_TICKET: Final = -1
 """created_at of items that are not tickets: no ticket has this value."""
@@ -109,12 +119,9 @@ def versions_to_erase(s3: S3Client, bucket: str, key: str, owner: str) -> tuple[
         if is_marker:
             markers.append(Version(entry, Holder()))
             continue
-        try:
-            holder = holder_of(_read(s3, bucket, key, entry))
-        except ClientError as error:
-            if isinstance(from_aws(error, "GetObject"), ObjectGone):
-                continue  # removed in the meantime
-            raise
+        holder = holder_of_object(s3, bucket, key, VersionId=entry)
+        if holder is None:
+            continue  # removed in the meantime
         if holder.ticket_id is None or name_hash("ticket", holder.ticket_id) == owner:
             erased.append(Version(entry, holder))
         else:
@@ -132,7 +139,16 @@ def _entries(s3: S3Client, bucket: str, key: str) -> Iterator[tuple[str, bool]]:
             return  # keys are sorted: those that only begin with the key come after it
 
 
-def _read(s3: S3Client, bucket: str, key: str, version_id: str) -> bytes:
-    answer = s3.get_object(Bucket=bucket, Key=key, VersionId=version_id)
-    with closing(answer["Body"]) as stream:
-        return stream.read() if answer["ContentLength"] <= _MAX_BYTES else b""
+def holder_of_object(s3: S3Client, bucket: str, key: str, **version: str) -> Holder | None:
+    """Whose ticket an object, or a version of it (`VersionId`), holds; None if it does not exist.
+
+    Raises botocore's errors.
+    """
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=key, **version)  # type: ignore[arg-type] # of optional parameters
+        with closing(answer["Body"]) as stream:
+            return holder_of(stream.read() if answer["ContentLength"] <= _MAX_BYTES else b"")
+    except ClientError as error:
+        if isinstance(from_aws(error, "GetObject"), ObjectGone):
+            return None
+        raise

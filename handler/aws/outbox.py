@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.aws.errors import from_aws
+from handler.aws.forgetting import item_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -51,8 +52,7 @@ def outbox_item(event: ResultEvent) -> dict[str, Any]:
     # The oldest first in descending order; the event's id distinguishes events of the same moment.
     number = -(now * 10**9 + int(event.event_id, 16) % 10**9)
     return {
-        "ticket_id": {"S": OUTBOX},
-        "created_at": {"N": str(number)},
+        **item_key(OUTBOX, number),
         "event_id": {"S": event.event_id},
         "body": {"S": event.model_dump_json()},
         "due_at": {"N": str(now // 10**9)},
@@ -118,7 +118,7 @@ class DynamoOutbox:
 
 
 def _key(entry: OutboxEntry) -> dict[str, Any]:
-    return {"ticket_id": {"S": OUTBOX}, "created_at": {"N": str(entry.number)}}
+    return item_key(OUTBOX, entry.number)
 
 
 def _entry(item: Any) -> OutboxEntry:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-__all__ = ["TICK", "Shutdown", "on_shutdown_signal"]
+__all__ = ["TICK", "Shutdown", "on_shutdown_signal", "stopping_on_signals"]
 
 _T = TypeVar("_T")
 
@@ -94,3 +96,22 @@ class Shutdown:
         except Exception as error:  # raised again in the waiting thread
             future.set_exception(error)
         self._inbox.put(future)
+
+
+_NO_DEADLINE: Final = 86400.0  # seconds; only a second signal stops the command
+
+
+@contextmanager
+def stopping_on_signals(notice: str = "") -> Iterator[Shutdown]:
+    """Ctrl-C or SIGTERM requests a shutdown and shows the notice; the second one raises KeyboardInterrupt."""
+    shutdown = Shutdown(_NO_DEADLINE)
+
+    def on_signal() -> None:
+        if shutdown.is_requested:
+            raise KeyboardInterrupt
+        shutdown.request()
+        # Not with print: the signal may have interrupted one.
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, notice.encode())
+
+    with on_shutdown_signal(on_signal):
+        yield shutdown

@@ -15,10 +15,7 @@ their receive counts grow by one. `count` without a filter receives nothing.
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -29,7 +26,7 @@ from handler.aws.clients import client_factory
 from handler.aws.sqs import MoveTask, Queue, QueueAttributes
 from handler.cli.errors import error_line
 from handler.cli.output import echo, form_of, replace_unprintable, write
-from handler.cli.shutdown import Shutdown, on_shutdown_signal
+from handler.cli.shutdown import stopping_on_signals
 from handler.dlq.audit import Audit
 from handler.dlq.backfill import Backfill, list_objects, parse_location
 from handler.dlq.errors import RequestInvalid, warn
@@ -44,8 +41,9 @@ __all__ = ["app", "main"]
 
 _SOURCE: Final = "the dead-letter queue: --source, or DLQ_URL"
 _DESTINATION: Final = "the queue to send to: --destination, or QUEUE_URL"
-_STOPPING: Final = "finishing the current batch and releasing the other messages; again to stop immediately"
-_NO_DEADLINE: Final = 86400.0  # seconds; only a second signal stops the command
+_STOPPING: Final = (
+    "\ndlq-replay: finishing the current batch and releasing the other messages; again to stop immediately\n"
+)
 
 app = typer.Typer(
     cls=DlqGroup,
@@ -105,7 +103,7 @@ def replay(options: Options) -> None:
     part = "all of them" if options.filter.is_empty and options.limit is None else "the selected ones"
     confirm(f"About {dlq.depth}: send {part} to {target.attributes.name}?", yes=options.yes)
     subject = {"source": dlq.attributes.arn, "destination": target.attributes.arn}
-    with Audit(options.audit, subject) as audit, _stopping_on_signals() as shutdown:
+    with Audit(options.audit, subject) as audit, stopping_on_signals(_STOPPING) as shutdown:
         if doubtful := len(audit.history.in_doubt):
             warn(f"{doubtful} messages were being sent when an earlier run was killed; they may arrive twice")
         limiter = RateLimiter(options.rate, shutdown)
@@ -134,7 +132,7 @@ def redrive(options: Options) -> None:
     dlq, target = _open_pair(options)
     confirm(f"About {dlq.depth}: let SQS move all of them to {target.attributes.name}?", yes=options.yes)
     rate = None if options.rate is None else int(options.rate)
-    with _stopping_on_signals() as shutdown, progress("moving", dlq.attributes.visible) as advance:
+    with stopping_on_signals(_STOPPING) as shutdown, progress("moving", dlq.attributes.visible) as advance:
         task = MoveTask(_client("sqs"), dlq.attributes.arn, target.attributes.arn, rate)
         state = wait_for(task, shutdown, lambda state: advance(state.moved))
     if options.as_json:
@@ -164,7 +162,10 @@ def backfill(options: Options) -> None:
     if not options.dry_run:
         confirm(f"Send the tickets of {location} to {target.attributes.name}?", yes=options.yes)
     subject = {"source": location, "destination": target.attributes.arn}
-    with Audit(None if options.dry_run else options.audit, subject) as audit, _stopping_on_signals() as shutdown:
+    with (
+        Audit(None if options.dry_run else options.audit, subject) as audit,
+        stopping_on_signals(_STOPPING) as shutdown,
+    ):
         after = audit.history.last_key
         if after:
             warn(f"{audit.history.enqueued} were sent by earlier runs; continuing after {after!r}")
@@ -230,25 +231,9 @@ def _open_pair(options: Options) -> tuple[_OpenQueue, _OpenQueue]:
     return dlq, target
 
 
-@contextmanager
-def _stopping_on_signals() -> Iterator[Shutdown]:
-    """Ctrl-C or SIGTERM requests a shutdown; the second one raises KeyboardInterrupt."""
-    shutdown = Shutdown(_NO_DEADLINE)
-
-    def on_signal() -> None:
-        if shutdown.is_requested:
-            raise KeyboardInterrupt
-        shutdown.request()
-        # Not with print: the signal may have interrupted one.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\ndlq-replay: {_STOPPING}\n".encode())
-
-    with on_shutdown_signal(on_signal):
-        yield shutdown
-
-
 def _scan(dlq: _OpenQueue, options: Options, on_message: Callable[[DlqMessage], None]) -> Stats:
     """Read the selected messages, then make all received messages visible again."""
-    with _stopping_on_signals() as shutdown, progress("scanning", dlq.attributes.visible) as advance:
+    with stopping_on_signals(_STOPPING) as shutdown, progress("scanning", dlq.attributes.visible) as advance:
         scan = Scan(dlq.queue, options, shutdown)
         with scan.in_flight:
             for selection in scan:

@@ -13,7 +13,6 @@ The output is a table on a terminal, tab-separated lines in a pipe, and one JSON
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from enrichment.ticket import Priority, Sentiment
 from handler.cli.output import Row, echo, form_of, keep_showing, moment, replace_unprintable, write, write_whole
-from handler.cli.shutdown import Shutdown, on_shutdown_signal
+from handler.cli.shutdown import stopping_on_signals
 from handler.dlq.options import Options
 from handler.tickets.access import opened, opened_to_forget
 from handler.tickets.audit import append
@@ -259,7 +258,7 @@ def forget(
     target = Target("customer", customer) if ticket_id is None and customer else Target("ticket", ticket_id or "")
     if not target.name:
         raise typer.BadParameter("the ID is empty")
-    with opened_to_forget() as (stores, by), _stopping() as shutdown:
+    with opened_to_forget() as (stores, by), stopping_on_signals() as shutdown:
         polls = Options(wait=wait, empty_polls=empty_polls)
         entry = {"target": target.kind, "sha256": target.hash, "by": by}
         if yes:
@@ -303,20 +302,6 @@ def _append_audit(path: Path, event: str, fields: dict[str, Any]) -> None:
     except OSError as error:
         echo(f"tickets: {path}: {error.strerror}; choose another --audit", err=True)
         raise typer.Exit(2 if event == "begin" else 1) from error
-
-
-@contextmanager
-def _stopping() -> Iterator[Shutdown]:
-    """Ctrl-C or SIGTERM requests a shutdown; the second one raises KeyboardInterrupt."""
-    shutdown = Shutdown(math.inf)
-
-    def on_signal() -> None:
-        if shutdown.is_requested:
-            raise KeyboardInterrupt
-        shutdown.request()
-
-    with on_shutdown_signal(on_signal):
-        yield shutdown
 
 
 def follow_tickets(

@@ -24,18 +24,23 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
-from botocore.exceptions import ClientError
-
 from enrichment.errors import EnrichmentError
-from handler.aws.errors import from_aws
-from handler.aws.forgetting import NO_TICKET, Holder, holder_of, item_key, name_hash, tombstone_key, versions_to_erase
+from handler.aws.forgetting import (
+    NO_TICKET,
+    Holder,
+    holder_of,
+    holder_of_object,
+    item_key,
+    name_hash,
+    tombstone_key,
+    versions_to_erase,
+)
 from handler.aws.sqs import Queue, tens
 from handler.cli.shutdown import Shutdown
 from handler.dlq.message import DlqMessage
 from handler.dlq.options import Options
 from handler.dlq.output import progress
 from handler.dlq.scan import Scan
-from handler.errors import ObjectGone
 from handler.messages import InlineTicket, StoredTicket, references
 
 if TYPE_CHECKING:
@@ -46,8 +51,6 @@ __all__ = ["CONNECTIONS", "Erased", "Forgetting", "Found", "Place", "Stores", "T
 
 CONNECTIONS: Final = 16
 """The number of concurrent calls."""
-
-_MAX_OBJECT: Final = 32 * 1024 * 1024  # bytes of a raw object that is read to see whose it is
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -182,7 +185,7 @@ class Forgetting:
             found.keys[self._target.name] = set(keys) | self._keys(self._target.name)
             return found
         self._find_tickets_of_customer(found, on_progress)
-        holders = [(key, self._holder_of_object(key)) for key in keys]
+        holders = [(key, holder_of_object(self._stores.s3, self._stores.raw_bucket, key)) for key in keys]
         self._add(found, [_Ticket.held(h, key) for key, h in holders if h and self._target.matches(h)])
         return found
 
@@ -250,7 +253,7 @@ class Forgetting:
         return tickets
 
     def _ticket_of_object(self, key: str, known: Mapping[str, set[str]]) -> _Ticket | None:
-        holder = self._holder_of_object(key)
+        holder = holder_of_object(self._stores.s3, self._stores.raw_bucket, key)
         if holder is not None:
             return _Ticket.held(holder, key) if self._target.matches(holder, known) else None
         if named := next((ticket_id for ticket_id, keys in known.items() if key in keys), None):
@@ -261,17 +264,6 @@ class Forgetting:
         )
         hashes = {name: answer.get("Item", {}).get(name, {}).get("S", "") for name in ("owner", "customer")}
         return _Ticket("", key, hashes["owner"]) if self._target.hash in hashes.values() else None
-
-    def _holder_of_object(self, key: str) -> Holder | None:
-        """Whose ticket a raw object holds; None if there is no such object."""
-        try:
-            answer = self._stores.s3.get_object(Bucket=self._stores.raw_bucket, Key=key)
-            with answer["Body"] as stream:
-                return holder_of(stream.read() if answer["ContentLength"] <= _MAX_OBJECT else b"")
-        except ClientError as error:
-            if isinstance(from_aws(error, "GetObject"), ObjectGone):
-                return None
-            raise
 
     def _find_tickets_of_customer(self, found: Found, on_progress: Callable[[int], object]) -> None:
         pages = self._stores.dynamodb.get_paginator("scan").paginate(

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-from handler.dlq.command import _report, _stopping_on_signals
+from handler.cli.shutdown import stopping_on_signals
+from handler.dlq.command import _STOPPING, _report
 from handler.dlq.errors import DlqError, RequestInvalid, reported, warn
 from handler.dlq.options import Options
 from handler.dlq.output import confirm, message_row, progress, reason_rows, summary
@@ -71,7 +72,7 @@ def test_yes_option_asks_nothing(terminal: int, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_requests_shutdown_and_the_second_stops(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
-    with _stopping_on_signals() as shutdown:
+    with stopping_on_signals(_STOPPING) as shutdown:
         requested = [shutdown.is_requested]
         os.kill(os.getpid(), number)
         assert [*requested, shutdown.is_requested] == [False, True]
