@@ -168,7 +168,7 @@ class AwsTicketSink:
         wanted: dict[str, Any] = {
             self._table: {
                 "Keys": list(keys),
-                "ProjectionExpression": "created_at, content_sha256, model_version, s3_key, source_modified, redacted",
+                "ProjectionExpression": ", ".join(("created_at", *_KNOWN, "redacted")),
                 "ConsistentRead": True,
             }
         }
