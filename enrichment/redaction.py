@@ -36,7 +36,7 @@ _MAX_SUMMARY: Final = 2000  # characters; a longer one is a subject, which has t
 _MIN_KNOWN: Final = 4  # characters of a finding that is looked for in the summary; "123" may be part of anything
 _CAMEL_CASE: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
 # Names are matched too, because otherwise the end of one and the begin of the next would look like a value.
-_JSON_STRING: Final = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")(\s*+:)?', re.DOTALL)
+_JSON_STRING: Final = re.compile(rb'("[^"\\]*+(?>(?:\\.[^"\\]*+)*)")(\s*+:)?', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -189,7 +189,7 @@ _SPACE: Final = " \u00a0\u2007\u2009\u202f"
 _IBAN_START: Final = re.compile(rf"[A-Za-z]{{2}}[0-9]{{2}}(?=[{_SPACE}.-]?[A-Za-z0-9])")
 _IBAN_REST: Final = re.compile(rf"(?:[{_SPACE}.-]?[A-Za-z0-9])*")
 _MAX_IBAN: Final = 68  # 34 characters and their separators
-_CARD_BLOCKS: Final = re.compile(rf"[0-9]++(?:[{_SPACE}.-][0-9]++)*+(?![^\W_])")
+_CARD_BLOCKS: Final = re.compile(rf"[0-9]++(?>(?:[{_SPACE}.-][0-9]++)*)(?![^\W_])")
 _DIGITS: Final = re.compile(r"[0-9]++")
 _MIN_CARD, _MAX_CARD, _MAX_CARD_BLOCKS = 13, 19, 5  # digits, and groups of them
 _CARD_SIZES: Final = frozenset({(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4)})

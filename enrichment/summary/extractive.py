@@ -31,7 +31,7 @@ _MAX_CHARACTERS: Final = 1000  # of a sentence: the encoder may read a very long
 _ITEM: Final = 0.1  # penalty of a list item, which says little without its list
 _ENDS: Final = ".!?。！？…"
 _MARKS: Final = str.maketrans({"。": ".", "！": "!", "？": "?", "…": "..."})
-_PIECE: Final = re.compile(rf"[{CJK}，、]|[{UNSPACED}](?:[^\w\s{CJK}，、]|[ะาำๅ])*+|[^\s{CJK}{UNSPACED}，、]++")
+_PIECE: Final = re.compile(rf"[{CJK}，、]|[{UNSPACED}](?>(?:[^\w\s{CJK}，、]|[ะาำๅ])*)|[^\s{CJK}{UNSPACED}，、]++")
 _CLAUSE: Final = re.compile(r"[,;:–—](?=\s)|[，、]|\s-(?=\s)")
 _LABEL: Final = re.compile(r"\s*+(?:[-*•·>#+]++|\(?(?:\d{1,2}|[a-z])[.)]|p\.? ?s\.?:?)\s++", re.IGNORECASE)
 _PARTICLES: Final = re.compile(
@@ -41,8 +41,8 @@ _PARTICLES: Final = re.compile(
 )
 # Words and punctuation that a shortened text must not end with.
 _DANGLING: Final = re.compile(
-    r"(?:[\s,;:–—(-]|\b(?:and|or|but|so|the|an?|to|of|in|on|at|by|for|from|with|that|which|who|because|if|when|as|is|are|"
-    r"was|were|be|been|has|have|had|will|would|can|could|do|does|than|my|our|your|not|no|i|we|you|it|this))++\Z",
+    r"(?>(?:[\s,;:–—(-]|\b(?:and|or|but|so|the|an?|to|of|in|on|at|by|for|from|with|that|which|who|because|if|when|as|is|are|"
+    r"was|were|be|been|has|have|had|will|would|can|could|do|does|than|my|our|your|not|no|i|we|you|it|this))+)\Z",
     re.IGNORECASE,
 )
 

@@ -22,8 +22,8 @@ _HELLO: Final = (
     r"salve|olá|oi|bom dia|boa tarde|prezad[oa]s?|caro|cara|hej|hei|god dag|kære|kjære)"
 )
 _GREETING: Final = Pattern(
-    rf"{_HELLO}\b(?:(?: [^\s,:]{{1,40}}+){{0,5}}+[,:]|"
-    rf"(?:,? (?:{_WHOM}\b|(?-i:[A-Z])[\w.'’-]{{0,40}}+)){{0,5}}+[.!\s–—-]*+)$",
+    rf"{_HELLO}\b(?:(?>(?: [^\s,:]{{1,40}}+){{0,5}})[,:]|"
+    rf"(?>(?:,? (?:{_WHOM}\b|(?-i:[A-Z])[\w.'’-]{{0,40}}+)){{0,5}})[.!\s–—-]*+)$",
     re.IGNORECASE,
 )
 _LEADING_GREETING: Final = Pattern(

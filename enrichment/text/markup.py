@@ -40,7 +40,7 @@ _CLOSES_ITSELF: Final = frozenset("dd dt li option p td th tr".split())
 # No attribute may hold "<", so that no match runs past the beginning of the next: the pattern is linear.
 _TAG: Final = re.compile(
     r"<(?:(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+(?::[a-zA-Z0-9]{1,15}+)?)(?=[\s/>])"
-    r"((?:=\s*+\"[^\"<]*+\"|=\s*+'[^'<]*+'|[^<>])*+)>|(!--)|[!?][^<>]*+>)"
+    r"((?>(?:=\s*+\"[^\"<]*+\"|=\s*+'[^'<]*+'|[^<>])*))>|(!--)|[!?][^<>]*+>)"
 )
 _HIDDEN: Final = re.compile(
     r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden|mso-hide\s{0,9}:\s{0,9}all|"
