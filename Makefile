@@ -200,7 +200,7 @@ $(VENV)/.demo: pyproject.toml deploy/constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python .ci/torch_build.py
 	@echo "Installing into $(VENV) ..." >&2
 	@$(PIP) install -qq --no-compile -c deploy/constraints.txt pip  # older versions do not support dependency groups
-	@$(PIP) install -qq --no-compile -c deploy/constraints.txt -e '.[export,cli,local]'
+	@$(PIP) install -qq --no-compile -c deploy/constraints.txt -e '.[export,cli,local,page,search,arrow]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
