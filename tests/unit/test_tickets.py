@@ -33,7 +33,8 @@ from handler.cli.output import age, harmless, moment, write, write_whole
 from handler.ports import Write
 from handler.settings import Settings
 from handler.tickets.access import AccessSettings
-from handler.tickets.command import app, follow_tickets, main
+from handler.tickets.command import app, main
+from handler.tickets.follow import follow_tickets
 from handler.tickets.options import since_seconds
 from handler.tickets.repository import URGENCIES, Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
 from handler.tickets.rows import ticket_row
@@ -807,7 +808,7 @@ def test_watch_returns_each_ticket_once_and_oldest_first(harness: Harness) -> No
 
 
 def test_watch_remembers_a_bounded_number_of_tickets(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handler.tickets.command._REMEMBERED", 20)
+    monkeypatch.setattr("handler.tickets.follow._REMEMBERED", 20)
     rounds = follow_tickets(harness.repository, Selection(), [], 10)
     assert next(rounds) == []
     for number in range(30):
