@@ -379,7 +379,8 @@ def test_customer(harness: Harness) -> None:
     totals = harness.forget("--customer", "C-1")
     assert (totals["tickets"], totals["item"]) == (5, 4)  # T-1, T-10 and T-3; T-4 and T-5 only from the DLQ
     assert harness.tickets() == {("T-2", "1795165200")}
-    assert harness.versions(f"{harness.place}-raw").keys() == harness.versions(harness.place).keys() == {"b.json"}
+    assert harness.versions(f"{harness.place}-raw").keys() == {"b.json"}
+    assert harness.versions(harness.place).keys() == {"b.json", f"{log_prefix('T-2')}1795165200/000001.json"}
     assert harness.deliver(harness.notify("c.json"), ticket("T-5")) == ["skipped", "skipped"]
     # The customer may come back.
     assert harness.deliver(ticket("T-6")) == ["done"]
@@ -460,6 +461,22 @@ def test_raw_object_is_found_although_a_delivery_erased_the_item(harness: Harnes
     assert "k.json" not in json.dumps(harness.everything())
 
 
+def test_correction_of_a_ticket_that_is_forgotten_meanwhile_goes_with_the_next_run(harness: Harness) -> None:
+    harness.store("T-1.json", ticket("T-1", body=SECRET))
+
+    def forget(name: str, params: dict[str, Any]) -> None:
+        if name == "PutObject" and params["Key"].startswith("corrections/"):
+            harness.before = lambda _name, _params: None
+            harness.forget_meanwhile("T-1")
+
+    harness.before = forget
+    result = CliRunner().invoke(app, ["correct", "T-1", "--sentiment", "POSITIVE"])
+    assert (result.exit_code, "run `tickets forget` for it again" in result.stderr) == (1, True)
+    assert (harness.tickets(), len(harness.versions(harness.place))) == (set(), 1)
+    assert harness.forget("T-1")["correction"] == 1
+    assert harness.versions(harness.place) == {}
+
+
 @pytest.mark.parametrize("moment", ["PutItem", "GetItem"])
 def test_batch_that_was_killed_leaves_nothing_after_its_retry(harness: Harness, moment: str) -> None:
     """The ticket is forgotten before a call of the batch, which is killed there, and delivered again."""
@@ -514,7 +531,16 @@ def test_audit_lines_say_who_forgot_what_and_when(harness: Harness) -> None:
     arn = harness.clients["sts"].get_caller_identity()["Arn"]
     same = {"target": "ticket", "sha256": name_hash("ticket", "T-1"), "by": arn}
     assert begin == {"event": "begin", **same}
-    assert end == {"event": "end", **same, "raw": 3, "enriched": 3, "item": 2, "dlq": 6, "complete": True}
+    assert end == {
+        "event": "end",
+        **same,
+        "raw": 3,
+        "enriched": 3,
+        "correction": 2,
+        "item": 2,
+        "dlq": 6,
+        "complete": True,
+    }
     assert [(line["event"], line["target"]) for line in more] == [("begin", "customer"), ("end", "customer")]
     assert "T-1" not in (harness.folder / "audit.jsonl").read_text()
 
