@@ -82,8 +82,12 @@ class VectorIndex(Protocol):
         """What is stored under the keys, without those that are not."""
         ...
 
-    def keys(self) -> Iterator[Key]:
+    def all_keys(self) -> Iterator[Key]:
         """All keys, in no order."""
+        ...
+
+    def models(self) -> list[str]:
+        """The models of which there is anything, as far as they are known: an adapter may know only their digests."""
         ...
 
     def has(self, model: str) -> bool:

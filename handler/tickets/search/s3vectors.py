@@ -92,11 +92,15 @@ class S3VectorsIndex:
                     found[key] = Stored(version_id, name.removeprefix(f"{self._prefix}-"))
         return found
 
-    def keys(self) -> Iterator[Key]:
+    def all_keys(self) -> Iterator[Key]:
         """As in VectorIndex."""
         for name in sorted(self._names()):
             for vector in self._listed(name):
                 yield _key(vector["key"])
+
+    def models(self) -> list[str]:
+        """As in VectorIndex: their digests, which stand for the models in all methods."""
+        return [name.removeprefix(f"{self._prefix}-") for name in sorted(self._names())]
 
     def has(self, model: str) -> bool:
         """As in VectorIndex."""

@@ -2,8 +2,8 @@
 
 A query compares the signs of the 384 numbers (48 bytes) of every entry, and then the whole vectors of the nearest 500.
 Of 100,000 tickets that finds 98 % of the ten nearest of short queries, and nearly all of those of whole tickets. The
-functions are used on plain tables: at this recall they are more than twice as fast as sqlite-vec's own table vec0, whose
-time grows with the number of candidates, and whose deleted rows keep their place.
+functions are used on plain tables: at this recall they are more than twice as fast as sqlite-vec's own table vec0, the
+time of which grows with the number of candidates, and where the place of a deleted row stays in the file.
 
 APSW brings its own SQLite, because Python's is often built without support for extensions.
 """
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteIndex"]
 
+_MISSING: Final = "the vector index needs more packages: pip install 'ticket-enrichment[search]'"
 _FORMAT: Final = 1
 _CANDIDATES: Final = 500  # entries whose whole vectors are compared
 _PER_RESULT: Final = 10  # and at least so many per result
@@ -118,15 +119,19 @@ class SqliteIndex:
         )
         return {key: Stored(*row) for key in keys for row in self._rows(query, key)}
 
-    def keys(self) -> Iterator[Key]:
+    def all_keys(self) -> Iterator[Key]:
         """As in VectorIndex."""
         for row in self._paged("SELECT id, ticket_id, created_at FROM entries WHERE id > :after", {}):
             yield Key(*row[1:])
 
+    def models(self) -> list[str]:
+        """As in VectorIndex."""
+        query = "SELECT name FROM models WHERE EXISTS (SELECT 1 FROM entries WHERE model = models.id) ORDER BY name"
+        return [row[0] for row in self._rows(query)]
+
     def has(self, model: str) -> bool:
         """As in VectorIndex."""
-        query = "SELECT 1 FROM entries WHERE model = (SELECT id FROM models WHERE name = ?) LIMIT 1"
-        return bool(self._rows(query, (model,)))
+        return model in self.models()
 
     def entries(self, model: str, since: int = 0) -> Iterator[Entry]:
         """As in VectorIndex."""
@@ -203,7 +208,7 @@ def _open(path: Path) -> apsw.Connection:
         import apsw
         import sqlite_vec
     except ImportError as error:
-        raise RepositoryError("the vector index needs more packages: pip install 'ticket-enrichment[search]'") from error
+        raise RepositoryError(_MISSING) from error
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
