@@ -49,7 +49,8 @@ def forget(
     that was interrupted can be repeated.
 
     Columns in a pipe, separated by tabs: kind (raw, enriched, dlq, vector, item), place, number of versions. --json
-    also prints the totals, on the last line. The DLQ's messages are invisible to other consumers until the command ends.
+    also prints the totals, on the last line. The DLQ's messages are invisible to other consumers until the command
+    ends.
 
     Exit code 0: nothing is left (without --yes: it was listed); 1: something is left; 2: the command did not start.
     """

@@ -108,7 +108,10 @@ class S3VectorsIndex:
 
     def entries(self, model: str, since: int = 0) -> Iterator[Entry]:
         """As in VectorIndex."""
-        for vector in self._listed(self._name(model), returnData=True, returnMetadata=True):
+        name = self._name(model)
+        if name not in self._names():
+            return
+        for vector in self._listed(name, returnData=True, returnMetadata=True):
             key = _key(vector["key"])
             if key.created_at >= since:
                 yield Entry(key, vector["metadata"][_VERSION], model, vector["data"]["float32"])
