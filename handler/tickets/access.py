@@ -22,17 +22,30 @@ from handler.cli.errors import error_line, settings_line
 from handler.cli.output import echo
 from handler.errors import MessageError
 from handler.tickets.audit import caller
+from handler.tickets.corrections import Corrections
 from handler.tickets.forgetting import CONNECTIONS, Stores
 from handler.tickets.repository import READERS, RepositoryError, TicketRepository
 from handler.tickets.search.index import VectorIndex
 from handler.tickets.search.location import index_at
 from handler.tickets.search.query import QueryEncoder, Search
 
-__all__ = ["AccessSettings", "ForgetSettings", "SearchSettings", "opened", "opened_to_forget", "opened_to_search"]
+__all__ = [
+    "AccessSettings",
+    "CorrectSettings",
+    "ForgetSettings",
+    "SearchSettings",
+    "opened",
+    "opened_to_correct",
+    "opened_to_forget",
+    "opened_to_search",
+    "opened_to_upgrade",
+]
 
 _RIGHTS: Final = "the role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the objects"
+_RIGHTS_TO_CORRECT: Final = "the role needs the permissions that docs/corrections.md lists"
 _RIGHTS_TO_FORGET: Final = "the role needs the permissions that docs/privacy.md lists"
 _RIGHTS_TO_SEARCH: Final = "the role needs the permissions that docs/search.md lists"
+_RIGHTS_TO_UPGRADE: Final = "the role needs dynamodb:Query on urgency-index, and UpdateItem and PutItem on the table"
 # In addition to those in handler.cli.errors.
 _REMEDIES: Final = {
     "AWS.SimpleQueueService.NonExistentQueue": "check DLQ_URL, AWS_DEFAULT_REGION and the credentials",
@@ -51,6 +64,12 @@ class AccessSettings(BaseSettings):
     enriched_bucket: Annotated[str, Field(min_length=1)]
     vector_index: str | None = None
     aws_endpoint_url: HttpUrl | None = None
+
+
+class CorrectSettings(AccessSettings):
+    """The settings of commands that correct labels. RESULT_WEBHOOK is the workers': it says that there is an outbox."""
+
+    result_webhook: str | None = None
 
 
 class SearchSettings(AccessSettings):
@@ -72,10 +91,34 @@ def opened() -> Iterator[TicketRepository]:
     """Yields the repository that the environment configures. Errors as in `_reported`."""
     with _reported(_RIGHTS):
         settings = AccessSettings()
+        yield _repository(settings, _clients(settings, READERS))
+
+
+@contextmanager
+def opened_to_correct() -> Iterator[tuple[TicketRepository, Corrections]]:
+    """Yields the repository and the corrections that the environment configures. Errors as in `_reported`."""
+    with _reported(_RIGHTS_TO_CORRECT):
+        settings = CorrectSettings()
         client = _clients(settings, READERS)
-        yield TicketRepository(
-            client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
+        repository = _repository(settings, client)
+        corrections = Corrections(
+            client("dynamodb"),
+            lambda: client("s3"),
+            repository,
+            lambda: caller(client("sts")),
+            table=settings.table_name,
+            bucket=settings.enriched_bucket,
+            outbox=settings.result_webhook is not None,
         )
+        yield repository, corrections
+
+
+@contextmanager
+def opened_to_upgrade() -> Iterator[tuple[Any, str]]:
+    """Yields DynamoDB's client and the table's name. Errors as in `_reported`."""
+    with _reported(_RIGHTS_TO_UPGRADE):
+        settings = AccessSettings()
+        yield _clients(settings, READERS)("dynamodb"), settings.table_name
 
 
 @contextmanager
@@ -87,21 +130,18 @@ def opened_to_search(bundle: str = "") -> Iterator[Search]:
     with _reported(_RIGHTS_TO_SEARCH):
         settings = SearchSettings()
         client = _clients(settings, READERS)
-        s3 = client("s3")  # made here, because clients must not be made in several threads
-        repository = TicketRepository(
-            client("dynamodb"), lambda: s3, table=settings.table_name, bucket=settings.enriched_bucket
-        )
+        client("s3")  # made now, because clients must not be made in several threads
 
         def open_encoder() -> QueryEncoder:
             uri = bundle or settings.model_bundle
             if not uri:
                 raise RepositoryError("set MODEL_BUNDLE, or give --bundle: the words need the encoder of the tickets")
             try:
-                return QueryEncoder(Bundle.open(install_bundle(uri, settings.bundle_cache_dir, lambda: s3)))
+                return QueryEncoder(Bundle.open(install_bundle(uri, settings.bundle_cache_dir, lambda: client("s3"))))
             except BundleError as error:
                 raise RepositoryError(str(error)) from error
 
-        yield Search(repository, _index(settings, client), open_encoder)
+        yield Search(_repository(settings, client), _index(settings, client), open_encoder)
 
 
 @contextmanager
@@ -123,6 +163,12 @@ def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
             ),
             caller(client("sts")),
         )
+
+
+def _repository(settings: AccessSettings, client: Callable[[str], Any]) -> TicketRepository:
+    return TicketRepository(
+        client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
+    )
 
 
 def _index(settings: AccessSettings, client: Callable[[str], Any]) -> VectorIndex:

@@ -32,6 +32,7 @@ from enrichment.errors import BundleError
 from enrichment.manifest import Manifest
 from enrichment.ticket import MAX_CREATED_AT, Priority
 from handler.aws.bundle_source import read_bundle_manifest
+from handler.aws.corrections import TASKS
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import item_key
 from handler.aws.storage import day_of
@@ -63,9 +64,8 @@ UPGRADED: Final = "#upgraded"
 """The ticket_id of the item that exists once day-index has every ticket."""
 UNKNOWN_LANGUAGE: Final = "und"
 """In a selection: tickets whose language is not known."""
-_TASKS: Final = ("intent", "urgency", "sentiment")
 _SEARCHED: Final = ("ticket_id", "subject", "summary")
-_COUNTED: Final = ("ticket_id", "created_at", *_TASKS)
+_COUNTED: Final = ("ticket_id", "created_at", *TASKS)
 # Items that a query evaluates per page. Pages start small, because most lists are short, and double up to about the
 # number that fits into DynamoDB's limit of 1 MB.
 _FIRST_PAGE: Final = 250
@@ -136,6 +136,11 @@ class Item(BaseModel):
     model_version: str = ""
     embedding_model: str = ""
     processed_at: str = ""
+
+    @property
+    def corrected_at(self) -> str:
+        """When a person last corrected a label; "" if nobody did."""
+        return max((label.at for label in self.corrections.values()), default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,7 +483,7 @@ class TicketRepository:
 
 
 def _no_labels() -> dict[str, Counter[str]]:
-    return {task: Counter() for task in _TASKS}
+    return {task: Counter() for task in TASKS}
 
 
 def _add(counts: Mapping[str, Counter[str]], more: Mapping[str, Counter[str]]) -> None:
