@@ -62,7 +62,6 @@ class AccessSettings(BaseSettings):
 
     table_name: Annotated[str, Field(min_length=1)]
     enriched_bucket: Annotated[str, Field(min_length=1)]
-    vector_index: str | None = None
     aws_endpoint_url: HttpUrl | None = None
 
 
@@ -72,14 +71,20 @@ class CorrectSettings(AccessSettings):
     result_webhook: str | None = None
 
 
-class SearchSettings(AccessSettings):
+class IndexSettings(AccessSettings):
+    """The settings of commands that use the vector index. VECTOR_INDEX: see handler.tickets.search.location."""
+
+    vector_index: str | None = None
+
+
+class SearchSettings(IndexSettings):
     """The settings of `tickets search`."""
 
     model_bundle: str = ""
     bundle_cache_dir: str = tempfile.gettempdir()
 
 
-class ForgetSettings(AccessSettings):
+class ForgetSettings(IndexSettings):
     """The settings of `tickets forget`."""
 
     raw_bucket: Annotated[str, Field(min_length=1)]
@@ -171,7 +176,7 @@ def _repository(settings: AccessSettings, client: Callable[[str], Any]) -> Ticke
     )
 
 
-def _index(settings: AccessSettings, client: Callable[[str], Any]) -> VectorIndex:
+def _index(settings: IndexSettings, client: Callable[[str], Any]) -> VectorIndex:
     endpoint = settings.aws_endpoint_url
     return index_at(
         settings.vector_index,
