@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -28,7 +28,8 @@ from enrichment.ticket import ShadowLabels
 
 __all__ = ["Shadow"]
 
-_PROVENANCE = {"source", "revision", "source_sha256", "license", "precision", "pinned"}
+# Where a model comes from, and the threshold of reviews, do not change what it computes.
+_NO_INFLUENCE: Final = {"source", "revision", "source_sha256", "license", "precision", "pinned", "threshold"}
 
 
 class Shadow:
@@ -132,7 +133,7 @@ class Shadow:
 def _depends_on(bundle: Bundle, model: BaseModel) -> dict[str, Any]:
     """What a model's results depend on: its settings and, instead of the names of its files, their hashes."""
     files = bundle.manifest.files
-    settings = model.model_dump(exclude=_PROVENANCE)
+    settings = model.model_dump(exclude=_NO_INFLUENCE)
     return {
         name: files[value].sha256 if isinstance(value, str) and value in files else value
         for name, value in settings.items()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from enrichment.ticket import ShadowLabels
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import NO_TICKET, item_key, name_hash, tombstone_key, versions_to_erase
 from handler.aws.outbox import outbox_item
@@ -258,6 +259,12 @@ def _is_stored(known: Known, write: Write) -> bool:
     )
 
 
+def _shadow_attribute(shadow: ShadowLabels) -> dict[str, Any]:
+    """For `tickets compare`: the second bundle, and its labels where they differ."""
+    labels = {task: {"S": getattr(shadow, task)} for task in shadow.differs}
+    return {"shadow": {"M": {"model_version": {"S": shadow.model_version}, **labels}}}
+
+
 def _item(write: Write, version_id: str, change: Change, retention_days: int) -> dict[str, Any]:
     ticket, found = write.ticket, write.enrichment
     texts = {
@@ -293,4 +300,5 @@ def _item(write: Write, version_id: str, change: Change, retention_days: int) ->
         "language": {"S": found.language} if found.language else {"NULL": True},
         "event": event_attribute(write, version_id, change),
         **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
+        **(_shadow_attribute(found.shadow) if found.shadow is not None else {}),
     }
