@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["AwsTicketSink", "S3TicketSource"]
+__all__ = ["AwsTicketSink", "S3TicketSource", "day_of"]
 
 _MAX_SUBJECT: Final = 1000  # characters; the table is for lists, S3 has the whole subject
 _TRIES: Final = 3  # of the part of a batch read that DynamoDB did not process
 _KNOWN: Final = ("content_sha256", "model_version", "s3_key", "source_modified")
 _MAX_RACES: Final = 5  # writers that change one item at the same time
+
+
+def day_of(created_at: int) -> str:
+    """The UTC date of a ticket, the key of day-index: 2026-11-26."""
+    return datetime.fromtimestamp(created_at, UTC).date().isoformat()
 
 
 class S3TicketSource:
@@ -134,7 +140,10 @@ class AwsTicketSink:
         for _ in range(_MAX_RACES):
             if known is not None and known.source_modified > write.source_modified:
                 return None
-            found = self._put_item(_item(write, version_id, change_by(known, write), self._item_retention_days), known)
+            item = _item(write, version_id, change_by(known, write), self._item_retention_days)
+            if known is not None and known.corrections:
+                item = _corrected(item, known.corrections)
+            found = self._put_item(item, known)
             if found is None or found.get("s3_version_id") == {"S": version_id} != {"S": "null"}:
                 return "tie" if known is not None and _is_tie(known, write) else "clear"
             known = _known(found)
@@ -169,7 +178,7 @@ class AwsTicketSink:
         wanted: dict[str, Any] = {
             self._table: {
                 "Keys": list(keys),
-                "ProjectionExpression": ", ".join(("created_at", *_KNOWN, "redacted")),
+                "ProjectionExpression": ", ".join(("created_at", *_KNOWN, "redacted", "corrections")),
                 "ConsistentRead": True,
             }
         }
@@ -224,13 +233,16 @@ def _in_the_place_of(known: Known | None) -> dict[str, Any]:
     """The condition that the item is as it is known."""
     if known is None:
         return {"ConditionExpression": " OR ".join(f"attribute_not_exists({name})" for name in _KNOWN)}
+    # Nor has a person corrected a label in the meantime.
+    corrections = "corrections = :corrections" if known.corrections else "attribute_not_exists(corrections)"
     return {
-        "ConditionExpression": " AND ".join(f"{name} = :{name}" for name in _KNOWN),
+        "ConditionExpression": " AND ".join([*(f"{name} = :{name}" for name in _KNOWN), corrections]),
         "ExpressionAttributeValues": {
             ":content_sha256": {"S": known.content_sha256},
             ":model_version": {"S": known.model_version},
             ":s3_key": {"S": known.s3_key},
             ":source_modified": {"N": str(known.source_modified)},
+            **({":corrections": {"M": known.corrections}} if known.corrections else {}),
         },
     }
 
@@ -244,6 +256,7 @@ def _known(item: Mapping[str, Any]) -> Known | None:
         item["s3_key"]["S"],
         int(item["source_modified"]["N"]),
         item.get("redacted", {"S": "off"})["S"],
+        item.get("corrections", {"M": {}})["M"],
     )
 
 
@@ -265,6 +278,13 @@ def _shadow_attribute(shadow: ShadowLabels) -> dict[str, Any]:
     return {"shadow": {"M": {"model_version": {"S": shadow.model_version}, **labels}}}
 
 
+def _corrected(item: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
+    """A new item with the labels that people had decided before."""
+    from handler.aws.corrections import with_corrections  # not part of a cold start: few tickets are corrected
+
+    return with_corrections(item, corrections)
+
+
 def _item(write: Write, version_id: str, change: Change, retention_days: int) -> dict[str, Any]:
     ticket, found = write.ticket, write.enrichment
     texts = {
@@ -280,6 +300,7 @@ def _item(write: Write, version_id: str, change: Change, retention_days: int) ->
         "s3_version_id": version_id,
         "content_sha256": write.content_sha256,
         "model_version": found.model_version,
+        "day": day_of(ticket.created_at),
     }
     numbers: dict[str, int | float] = {
         "created_at": ticket.created_at,

@@ -42,11 +42,11 @@ def forget(
 ) -> None:
     """Remove everything that is stored of a ticket or of a customer's tickets. Without --yes, only list it.
 
-    That is: every version of the raw and of the enriched objects, the items in the table, and DLQ messages. Later
+    That is: every version of the raw and of the enriched objects, corrections, the items in the table, and DLQ messages. Later
     deliveries, replays and backfills of the tickets are skipped. docs/privacy.md says what this cannot reach. A run
     that was interrupted can be repeated.
 
-    Columns in a pipe, separated by tabs: kind (raw, enriched, dlq, item), place, number of versions. --json also prints
+    Columns in a pipe, separated by tabs: kind (raw, enriched, correction, dlq, item), place, number of versions. --json also prints
     the totals, on the last line. The DLQ's messages are invisible to other consumers until the command ends.
 
     Exit code 0: nothing is left (without --yes: it was listed); 1: something is left; 2: the command did not start.
@@ -64,7 +64,9 @@ def forget(
         found, erased = Forgetting(target, stores, polls, shutdown).run(key or [], dry_run=not yes)
         write(map(place_row, erased.places), form_of(as_json=as_json))
         complete = not (shutdown.is_requested or erased.failed_messages or found.other_customers)
-        totals = {kind: erased.count(kind) for kind in ("raw", "enriched", "item", "dlq")} | {"complete": complete}
+        totals = {kind: erased.count(kind) for kind in ("raw", "enriched", "correction", "item", "dlq")} | {
+            "complete": complete
+        }
         if yes:
             _append_audit(audit, "end", {**entry, **totals})
     if as_json:
