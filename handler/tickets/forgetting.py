@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from enrichment.errors import EnrichmentError
@@ -48,14 +48,14 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["CONNECTIONS", "Erased", "Forgetting", "Found", "Place", "Stores", "Target"]
+__all__ = ["CONNECTIONS", "Erased", "Forgetting", "Found", "Kind", "Place", "Stores", "Target"]
 
 CONNECTIONS: Final = 16
 """The number of concurrent calls."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-Kind = Literal["raw", "enriched", "correction", "dlq", "item"]
+Kind: TypeAlias = Literal["raw", "enriched", "correction", "dlq", "item"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,11 @@ class Item(BaseModel):
     model_version: str = ""
     processed_at: str = ""
 
+    @property
+    def corrected_at(self) -> str:
+        """When a person last corrected a label; "" if nobody did."""
+        return max((label.at for label in self.corrections.values()), default="")
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
