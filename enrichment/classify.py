@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from enrichment.bundle import Bundle
-from enrichment.encoder import Encoded, Encoder, Floats
+from enrichment.encoder import Encoded, Encoder, Floats, Tokens
 from enrichment.errors import BundleInvalid
 from enrichment.features import LexicalFeatures
 from enrichment.manifest import ClassifierSpec, HeadSpec, PlattScaling
 from enrichment.sentiment import Judgement, SequenceClassifier
 from enrichment.text import MAX_CHARACTERS
+from enrichment.ticket import EnrichmentData, RawTicket
 
-__all__ = ["TASKS", "Classified", "Classifiers", "Head", "Task", "calibrated", "open_heads"]
+__all__ = ["TASKS", "Classified", "Classifiers", "Head", "Labelled", "Task", "calibrated", "open_heads"]
 
 Doubles = npt.NDArray[np.float64]
 
@@ -120,6 +121,27 @@ class Classified:
     labels: dict[Task, str]
     truncated: bool | None
 
+    def decided(self, priority: str | None) -> tuple[dict[Task, str], dict[Task, float]]:
+        """The label and its confidence per task. The ticket's own priority, if it has one, is its urgency."""
+        labels = dict(self.labels)
+        # NEUTRAL may not be a label of the model; its confidence is then that of the most probable label.
+        confidence = {task: self.scores[task].get(labels[task], max(self.scores[task].values())) for task in TASKS}
+        if priority is not None:
+            labels["urgency"], confidence["urgency"] = priority, 1.0
+        return labels, confidence
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A ticket with its result, and with what was computed for it: another bundle's classifiers can read that too."""
+
+    ticket: RawTicket
+    text: str
+    tokens: Tokens
+    encoded: Encoded | None
+    classified: Classified
+    result: EnrichmentData
+
 
 class Classifiers:
     """All classifiers of a bundle. Thread-safe."""
@@ -137,12 +159,17 @@ class Classifiers:
         self._review = review
 
     @classmethod
-    def open(cls, bundle: Bundle, encoder: Encoder, *, threads: int | None = None) -> Classifiers:
-        """Opens the classifiers of a bundle, which read its encoder's output. Raises BundleInvalid."""
+    def open(
+        cls, bundle: Bundle, encoder: Encoder, *, threads: int | None = None, only_heads: bool = False
+    ) -> Classifiers:
+        """Opens the classifiers of a bundle, which read its encoder's output. Raises BundleInvalid.
+
+        With `only_heads`, a separate sentiment model is not opened, and `classify` says nothing about the sentiment.
+        """
         models = bundle.manifest.models
         lexical = LexicalFeatures.from_file(bundle.path(models.features))
         heads = open_heads(bundle, encoder.features + len(lexical.names))
-        if isinstance(models.sentiment, ClassifierSpec):
+        if isinstance(models.sentiment, ClassifierSpec) and not only_heads:
             sentiment = SequenceClassifier.open(bundle, models.sentiment, threads=threads)
             return cls(lexical, heads, sentiment, models.review)
         return cls(lexical, heads, review=models.review)

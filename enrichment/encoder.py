@@ -21,7 +21,7 @@ from enrichment.errors import BundleInvalid
 from enrichment.session import ParallelSession, ort
 from enrichment.text import MAX_CHARACTERS, Sentence
 
-__all__ = ["Encoded", "Encoder", "Floats", "Integers", "Tokens"]
+__all__ = ["Encoded", "Encoder", "Floats", "Integers", "Tokens", "encode_all"]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -179,6 +179,16 @@ class Encoder:
             self._outputs, {"input_ids": ids, "attention_mask": mask}, options
         )
         return outputs
+
+
+def encode_all(encoder: Encoder, batch: Sequence[Tokens], spans: Sequence[Sequence[Sentence]]) -> list[Encoded | None]:
+    """As Encoder.encode, with None for each text that has no tokens."""
+    full = [i for i, tokens in enumerate(batch) if len(tokens.ids)]
+    found: list[Encoded | None] = [None] * len(batch)
+    if full:
+        for i, encoded in zip(full, encoder.encode([batch[i] for i in full], [spans[i] for i in full]), strict=True):
+            found[i] = encoded
+    return found
 
 
 def _sentence_means(states: Floats, offsets: Integers, spans: Sequence[Sentence]) -> Floats:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from enrichment.errors import TicketInvalid
@@ -27,6 +28,7 @@ __all__ = [
     "EnrichedTicket",
     "EnrichmentData",
     "RawTicket",
+    "ShadowLabels",
     "TicketMetadata",
     "enriched_json",
     "enriched_ticket_schema",
@@ -113,6 +115,21 @@ class RawTicket(_Model):
         return {} if value is None else value
 
 
+class ShadowLabels(_Model):
+    """The labels that a second bundle gives the ticket, and the tasks in which they differ from the ticket's labels."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+
+    model_version: Annotated[str, Field(description="of the second bundle")]
+    intent: str
+    intent_confidence: Probability
+    urgency: Priority
+    urgency_confidence: Annotated[Probability, Field(description="1.0 if the ticket's own priority was used")]
+    sentiment: Sentiment
+    sentiment_confidence: Probability
+    differs: list[Literal["intent", "urgency", "sentiment"]]
+
+
 class EnrichmentData(_Model):
     """The models' results for one ticket."""
 
@@ -154,6 +171,13 @@ class EnrichmentData(_Model):
     ] = None
     truncated: Annotated[list[str], Field(description="tasks that saw only the beginning of the text")]
     schema_version: Literal[1] = SCHEMA_VERSION
+    shadow: Annotated[
+        ShadowLabels | SkipJsonSchema[None],
+        Field(
+            description="absent unless a second bundle labels the tickets too",
+            json_schema_extra=lambda schema: schema.pop("default"),
+        ),
+    ] = None
 
 
 class EnrichedTicket(RawTicket):
@@ -170,7 +194,8 @@ def enriched_json(ticket: RawTicket, enrichment: EnrichmentData) -> bytes:
     metadata = {name: pydantic_core.to_json(value) for name, value in ticket.metadata.model_dump().items()}
     members["metadata"] = join(metadata, ticket.metadata._unread)  # noqa: SLF001
     whole = join(members, ticket._unread)  # noqa: SLF001
-    return whole[:-1] + b',"enrichment":' + pydantic_core.to_json(enrichment.model_dump()) + b"}"
+    results = enrichment.model_dump(exclude={"shadow"} if enrichment.shadow is None else None)
+    return whole[:-1] + b',"enrichment":' + pydantic_core.to_json(results) + b"}"
 
 
 def parse_ticket(raw: bytes | str) -> RawTicket:

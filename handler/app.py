@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 
-from enrichment import Enricher
+from enrichment import BundleError, BundleInvalid, Enricher
 from handler.aws.bundle_source import install_bundle
 from handler.aws.clients import client_factory
 from handler.aws.dead_letters import SqsDeadLetters
@@ -19,6 +19,7 @@ from handler.aws.failure_counts import DynamoFailureCounts
 from handler.aws.storage import AwsTicketSink, S3TicketSource
 from handler.batch import Batch
 from handler.crashes import Part, delete_early, parts
+from handler.errors import trace
 from handler.metrics import EmfMetrics, Logger, Metrics, make_logger
 from handler.ports import DeadLetters, FailureCounts, Models, Ports, TicketSink, TicketSource
 from handler.settings import Settings
@@ -73,14 +74,10 @@ def build(
             client(service)
     begin = time.perf_counter()
     metrics = metrics or EmfMetrics(settings.service_name, settings.aws_lambda_function_version)
+    logger = logger or make_logger(settings.log_level)
+    shadow_error = None
     if models is None:
-        folder = install_bundle(
-            settings.model_bundle,
-            settings.bundle_cache_dir,
-            lambda: client("s3").result(),
-            settings.model_bundle_digest,
-        )
-        models = Enricher.open(folder, threads=settings.intra_op_threads)
+        models, shadow_error = _open_models(settings, lambda: client("s3").result(), logger)
         metrics.started(time.perf_counter() - begin)
     ports = Ports(
         source=source or S3TicketSource(client("s3").result(), settings.raw_bucket, settings.max_ticket_bytes),
@@ -97,18 +94,37 @@ def build(
         failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),
         models=models,
         metrics=metrics,
-        logger=logger or make_logger(settings.log_level),
+        logger=logger,
         readers=readers,
         pool=pool,
         on_settled=on_settled,
         max_receive_count=settings.max_receive_count,
         max_ticket_bytes=settings.max_ticket_bytes,
         redact=settings.redact,
+        shadow_error=shadow_error,
     )
     if settings.redact != "off":
         importlib.import_module("enrichment.redaction")  # now, and not while the first ticket waits
     client_thread.shutdown(wait=False)
     return _handler(ports)
+
+
+def _open_models(settings: Settings, s3: Callable[[], Any], logger: Logger) -> tuple[Enricher, BundleError | None]:
+    """The models, and the reason why their shadow is missing. Raises BundleError."""
+    folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, s3, settings.model_bundle_digest)
+    enricher, threads = Enricher.open(folder, threads=settings.intra_op_threads), settings.intra_op_threads
+    if settings.shadow_bundle is None:
+        return enricher, None
+    try:
+        shadow = install_bundle(settings.shadow_bundle, settings.bundle_cache_dir, s3, setting="SHADOW_BUNDLE")
+        enricher.open_shadow(shadow, threads=threads)
+    except Exception as error:  # an isolation boundary: a bundle on trial must not stop the tickets
+        # It is not silent either: each ticket counts as one that the shadow failed to label.
+        failure = error if isinstance(error, BundleError) else BundleInvalid(f"opening raised {type(error).__name__}")
+        extra = {"error_type": failure.code, "detail": str(failure), "traceback": trace(error)}
+        logger.error("SHADOW_BUNDLE cannot be opened: tickets are labelled without it", extra=extra)
+        return enricher, failure
+    return enricher, None
 
 
 def _handler(ports: Ports) -> Handler:
@@ -137,7 +153,14 @@ def _handler(ports: Ports) -> Handler:
     def process(part: Part, time_left: Callable[[], float], context: Any) -> tuple[list[Any], list[Any]]:
         """The failures to report, and the records that stay in the queue."""
         error = part.begin(time_left)
-        batch = Batch(part.records, ports, time_left, error=error, noted=part.noted if error is None else ())
+        batch = Batch(
+            part.records,
+            ports,
+            time_left,
+            error=error,
+            noted=part.noted if error is None else (),
+            with_shadow=not part.is_suspect,
+        )
         batch.process()
         # Powertools needs an id to report a record; SQS always sends one.
         named = [record for record in part.records if isinstance(record.get("messageId"), str) and record["messageId"]]

@@ -62,15 +62,18 @@ class Batch:
         *,
         error: EnrichmentError | None = None,
         noted: Collection[str] = (),
+        with_shadow: bool = True,
     ) -> None:
         """With an `error`, nothing is processed: that is the outcome of every record.
 
-        `noted` are the ids of messages whose notes (FailureCounts.begin) are cleared.
+        `noted` are the ids of messages whose notes (FailureCounts.begin) are cleared. `with_shadow=False` is for a
+        suspect: if it was the shadow that killed the process, the ticket is stored all the same.
         """
         self._ports = ports
         self._time_left = time_left
         self._error = error
         self._noted = noted
+        self._with_shadow = with_shadow
         self._reserve = min(_MAX_RESERVE, _RESERVE_SHARE * time_left())
         self._tickets: dict[object, TicketState] = {}
         self._messages = [self._message(record) for record in records]
@@ -224,6 +227,8 @@ class Batch:
                 [t.ticket for t in tickets if t.ticket is not None],
                 time_left=lambda: self._time_left() - self._reserve,
                 observe=lambda stage, seconds, _count: ports.metrics.stage(stage, seconds),
+                with_shadow=self._with_shadow,
+                shadow_failed=self._shadow_failed,
             )
             pairs = list(zip(tickets, results, strict=True))
         except Exception as error:  # isolation boundary: the other records are still settled
@@ -238,7 +243,19 @@ class Batch:
                     # One line, without the exception's message: that may quote the ticket.
                     extra = {"stage": "enrich", "traceback": trace(result.__cause__), **ticket.names()}
                     ports.logger.error("a model failed", extra=extra)
-        return {ticket: result for ticket, result in pairs if not isinstance(result, EnrichmentError)}
+        enriched = {ticket: result for ticket, result in pairs if not isinstance(result, EnrichmentError)}
+        if ports.shadow_error is not None:
+            for _ in enriched:
+                ports.metrics.shadow_failed(ports.shadow_error.code)
+        return enriched
+
+    def _shadow_failed(self, error: EnrichmentError) -> None:
+        """Counts and logs that a ticket has no shadow. Without the cause's message, which may quote the ticket."""
+        self._ports.metrics.shadow_failed(error.code)
+        extra = {"ticket_id": error.ticket_id, "error_type": error.code, "detail": str(error)}
+        if error.__cause__ is not None:
+            extra["traceback"] = trace(error.__cause__)
+        self._ports.logger.warning("the shadow bundle did not label a ticket", extra=extra)
 
     def _store(self, enriched: Mapping[TicketState, EnrichmentData], ticket: TicketState) -> str | None:
         """Stores a ticket. Returns the reason if it was not stored, otherwise None."""

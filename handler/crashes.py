@@ -54,6 +54,11 @@ class Part:
         return None
 
     @property
+    def is_suspect(self) -> bool:
+        """Whether this is one message that may have killed its process."""
+        return self.unfinished is not None
+
+    @property
     def is_culprit(self) -> bool:
         """Whether this message killed its process often enough, or once and this is its last receive."""
         crashes = 0 if self.unfinished is None else self.unfinished.alone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol, TypedDict, get_args
+from typing import Final, NotRequired, Protocol, TypedDict, get_args
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit, single_metric
@@ -16,6 +16,7 @@ __all__ = [
     "NAMESPACE",
     "OUTCOMES",
     "SERVICE",
+    "TASKS",
     "TOTAL",
     "EmfMetrics",
     "LabelBound",
@@ -34,6 +35,7 @@ OUTCOMES: Final = {
     "failed": "TicketsFailed",
 }
 TOTAL: Final = "TicketsTotal"  # their sum
+TASKS: Final = ("intent", "urgency", "sentiment")
 
 # Stored tickets: all, those that a person should look at, and those of which a task saw only the beginning.
 _CHECKS: Final = ("TicketsLabelled", "TicketsNeedingReview", "TicketsTruncated")
@@ -43,13 +45,15 @@ _MAX_LABELS: Final = 20  # per task
 class StoredLabels(TypedDict):
     """The labels of a stored ticket by task (and `language`), and the confidence of each task; JSON for the worker.
 
-    `needs_review`: a person should look at it. `is_truncated`: a task saw only the beginning of the text.
+    `needs_review`: a person should look at it. `is_truncated`: a task saw only the beginning of the text. `differs`:
+    the tasks in which the shadow bundle gave it another label; absent if that did not label it.
     """
 
     labels: dict[str, str]
     confidences: dict[str, float]
     needs_review: bool
     is_truncated: bool
+    differs: NotRequired[list[str]]
 
 
 class Metrics(Protocol):
@@ -64,7 +68,7 @@ class Metrics(Protocol):
         ...
 
     def stage(self, name: str, seconds: float) -> None:
-        """Duration of a stage of a batch: fetch, tokenize, encode, classify, summarize or store."""
+        """Duration of a stage of a batch: fetch, tokenize, encode, classify, summarize, shadow or store."""
         ...
 
     def outcome(self, outcome: str, error_type: str | None) -> None:
@@ -73,6 +77,10 @@ class Metrics(Protocol):
 
     def note_failed(self) -> None:
         """The note of a message, which finds the one that kills its process, could not be written or cleared."""
+        ...
+
+    def shadow_failed(self, error_type: str) -> None:
+        """The shadow bundle did not label a ticket, for the reason that the error code says."""
         ...
 
     def labels(self, found: StoredLabels) -> None:
@@ -87,23 +95,24 @@ class Metrics(Protocol):
 def report_labels(metrics: Metrics, found: EnrichmentData) -> None:
     """Reports the labels of a stored ticket. Languages that the bundle does not know count as one, `other`."""
     language = "other" if "language" in found.review_reasons else found.language or "unknown"
-    metrics.labels(
-        {
-            "labels": {
-                "intent": found.intent,
-                "urgency": found.urgency,
-                "sentiment": found.sentiment,
-                "language": language,
-            },
-            "confidences": {
-                "intent": found.intent_confidence,
-                "urgency": found.urgency_confidence,
-                "sentiment": found.sentiment_confidence,
-            },
-            "needs_review": found.needs_review,
-            "is_truncated": bool(found.truncated),
-        }
-    )
+    stored: StoredLabels = {
+        "labels": {
+            "intent": found.intent,
+            "urgency": found.urgency,
+            "sentiment": found.sentiment,
+            "language": language,
+        },
+        "confidences": {
+            "intent": found.intent_confidence,
+            "urgency": found.urgency_confidence,
+            "sentiment": found.sentiment_confidence,
+        },
+        "needs_review": found.needs_review,
+        "is_truncated": bool(found.truncated),
+    }
+    if found.shadow is not None:
+        stored["differs"] = [*found.shadow.differs]
+    metrics.labels(stored)
 
 
 class LabelBound:
@@ -137,6 +146,7 @@ class EmfMetrics:
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._errors: dict[tuple[str, str], int] = {}
         self._failed_notes = 0
+        self._failed_shadows = 0
         self._bound = LabelBound()
         self._labels: dict[tuple[str, str], int] = {}
         self._checks = dict.fromkeys(_CHECKS, 0)
@@ -164,6 +174,10 @@ class EmfMetrics:
         """As Metrics.note_failed; written only if it happens."""
         self._failed_notes += 1
 
+    def shadow_failed(self, error_type: str) -> None:  # noqa: ARG002 - the log names it
+        """As Metrics.shadow_failed; written only if it happens."""
+        self._failed_shadows += 1
+
     def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels; each confidence becomes one of several values of a metric, so its average is the mean."""
         for task, label in found["labels"].items():
@@ -171,6 +185,9 @@ class EmfMetrics:
             self._labels[key] = self._labels.get(key, 0) + 1
         for task, confidence in found["confidences"].items():
             self._metrics.add_metric(f"{task.capitalize()}Confidence", MetricUnit.NoUnit, confidence)
+            if "differs" in found:  # 0 or 1, so that the average is the share of tickets
+                differs = int(task in found["differs"])
+                self._metrics.add_metric(f"{task.capitalize()}Differs", MetricUnit.NoUnit, differs)
         for name, is_true in zip(_CHECKS, (True, found["needs_review"], found["is_truncated"]), strict=True):
             self._checks[name] += is_true
 
@@ -186,6 +203,8 @@ class EmfMetrics:
             self._metrics.add_metric("BundleLoadTime", MetricUnit.Milliseconds, self._bundle_seconds * 1000)
         if self._failed_notes:
             self._metrics.add_metric("CrashNotesFailed", MetricUnit.Count, self._failed_notes)
+        if self._failed_shadows:
+            self._metrics.add_metric("ShadowFailures", MetricUnit.Count, self._failed_shadows)
         self._metrics.flush_metrics()
         if self._version != UNPUBLISHED:
             of_version = EphemeralMetrics(namespace=NAMESPACE, service=self._service)
@@ -205,7 +224,7 @@ class EmfMetrics:
         self._bundle_seconds = None
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._errors = {}
-        self._failed_notes = 0
+        self._failed_notes = self._failed_shadows = 0
 
     def _flush_labels(self) -> None:
         if self._labels and self._version != UNPUBLISHED:

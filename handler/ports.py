@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from enrichment.errors import EnrichmentError
+from enrichment.errors import BundleError, EnrichmentError
 from enrichment.ticket import EnrichmentData, RawTicket
 from handler.messages import StoredTicket
 from handler.metrics import Logger, Metrics
@@ -171,6 +171,8 @@ class Models(Protocol):
         *,
         time_left: Callable[[], float] | None = None,
         observe: Callable[[str, float, int], None] | None = None,
+        with_shadow: bool = True,
+        shadow_failed: Callable[[EnrichmentError], None] | None = None,
     ) -> list[EnrichmentData | EnrichmentError]:
         """As enrichment.Enricher.enrich."""
         ...
@@ -181,7 +183,8 @@ class Ports:
     """The external dependencies of a batch.
 
     `readers` read tickets, `pool` does everything else: reads that hang must not hold up the stores. `on_settled` is
-    told the receipt handles of messages that are deleted or deferred before the end of an invocation.
+    told the receipt handles of messages that are deleted or deferred before the end of an invocation. `shadow_error` is
+    why SHADOW_BUNDLE could not be opened.
     """
 
     source: TicketSource
@@ -197,3 +200,4 @@ class Ports:
     max_receive_count: int
     max_ticket_bytes: int
     redact: Redact = "off"
+    shadow_error: BundleError | None = None

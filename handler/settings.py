@@ -34,6 +34,13 @@ class Settings(BaseSettings):
             pattern=r"^[0-9a-f]{64}$", description="Digest that the bundle must have; default: any bundle is accepted"
         ),
     ] = None
+    shadow_bundle: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(file|s3)://.+",
+            description="Location of a second bundle, which labels the same tickets for comparison",
+        ),
+    ] = None
     bundle_cache_dir: Annotated[
         str,
         Field(

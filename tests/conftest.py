@@ -70,6 +70,14 @@ def enricher(bundle: Path) -> Enricher:
 
 
 @pytest.fixture(scope="session")
+def shadow_bundle(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
+    """A second bundle with the same encoder, which often gives another intent."""
+    from tests.support.shadow_bundles import write_shadow
+
+    return write_shadow(tmp_path_factory.mktemp("shadow") / "candidate", bundle)
+
+
+@pytest.fixture(scope="session")
 def stack() -> Iterator[EmbeddedStack]:
     """All AWS services, created from template.yaml; tests share them, so each test uses its own keys and ids."""
     from handler.local import EmbeddedStack

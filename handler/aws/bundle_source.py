@@ -1,4 +1,4 @@
-"""Copies the bundle at MODEL_BUNDLE to the local disk, once per container, and verifies it."""
+"""Copies the bundle at MODEL_BUNDLE or SHADOW_BUNDLE to the local disk, once per container, and verifies it."""
 
 from __future__ import annotations
 
@@ -21,35 +21,37 @@ from enrichment.manifest import Manifest, read_manifest
 __all__ = ["install_bundle", "read_bundle_manifest"]
 
 
-def install_bundle(uri: str, cache: str, s3: Callable[[], Any], digest: str | None = None) -> Path:
+def install_bundle(
+    uri: str, cache: str, s3: Callable[[], Any], digest: str | None = None, *, setting: str = "MODEL_BUNDLE"
+) -> Path:
     """Copies the bundle at `file:///directory` or `s3://bucket/prefix` to `<cache>/<digest>`; returns that directory.
 
     Every file is hashed during the copy. An existing copy is not hashed again, but it must belong to this user or to
     root, and others must not be able to write to it; if a file is missing or has the wrong size, the bundle is copied
     again. `digest` is the expected one, if only that bundle may be used. `s3()` returns a client and is called only for
-    s3://. Raises BundleMissing, BundleInvalid or BundleCorrupt.
+    s3://. `setting` names the address in errors. Raises BundleMissing, BundleInvalid or BundleCorrupt.
     """
-    open_file = _opener(uri, s3)
+    open_file = _opener(uri, s3, setting)
     try:
         return _whole(open_file, cache, uri, digest)
     except BotoCoreError as error:
-        raise BundleMissing(f"MODEL_BUNDLE {uri} broke off while it was copied ({error}); start again") from error
+        raise BundleMissing(f"{setting} {uri} broke off while it was copied ({error}); start again") from error
 
 
 def read_bundle_manifest(uri: str, s3: Callable[[], Any]) -> tuple[Manifest, str]:
     """Reads only bundle.json: the manifest and its digest; `uri`, `s3` and errors are those of install_bundle."""
-    with _opener(uri, s3)(MANIFEST) as stream:
+    with _opener(uri, s3, "MODEL_BUNDLE")(MANIFEST) as stream:
         return read_manifest(stream.read(), uri)
 
 
-def _opener(uri: str, s3: Callable[[], Any]) -> Callable[[str], BinaryIO]:
+def _opener(uri: str, s3: Callable[[], Any], setting: str) -> Callable[[str], BinaryIO]:
     """A function that opens a file of the bundle. Raises BundleInvalid if the address is not one of a bundle."""
     parts = urlparse(uri)
     if parts.scheme == "file":
-        return _from_folder(Path(unquote(parts.path)))
+        return _from_folder(Path(unquote(parts.path)), setting)
     if parts.scheme == "s3" and parts.netloc:
-        return _from_s3(s3(), parts.netloc, parts.path.strip("/"))
-    raise BundleInvalid(f"MODEL_BUNDLE is {uri!r}; it must be file:///folder or s3://bucket/prefix")
+        return _from_s3(s3(), parts.netloc, parts.path.strip("/"), setting)
+    raise BundleInvalid(f"{setting} is {uri!r}; it must be file:///folder or s3://bucket/prefix")
 
 
 def _whole(open_file: Callable[[str], BinaryIO], cache: str, uri: str, digest: str | None) -> Path:
@@ -83,20 +85,20 @@ def _check_owner(folder: Path) -> None:
         )
 
 
-def _from_folder(folder: Path) -> Callable[[str], BinaryIO]:
+def _from_folder(folder: Path, setting: str) -> Callable[[str], BinaryIO]:
     def open_file(name: str) -> BinaryIO:
         try:
             return (folder / name).open("rb")
         except OSError as error:
             raise BundleMissing(
-                f"MODEL_BUNDLE names {folder}, where {name} cannot be read ({error.strerror}); "
+                f"{setting} names {folder}, where {name} cannot be read ({error.strerror}); "
                 f"point it at a folder that holds {MANIFEST}"
             ) from error
 
     return open_file
 
 
-def _from_s3(client: Any, bucket: str, prefix: str) -> Callable[[str], BinaryIO]:
+def _from_s3(client: Any, bucket: str, prefix: str, setting: str) -> Callable[[str], BinaryIO]:
     def open_file(name: str) -> BinaryIO:
         key = f"{prefix}/{name}" if prefix else name
         try:
@@ -104,7 +106,7 @@ def _from_s3(client: Any, bucket: str, prefix: str) -> Callable[[str], BinaryIO]
             return cast("BinaryIO", closing(client.get_object(Bucket=bucket, Key=key)["Body"]))
         except (ClientError, BotoCoreError) as error:
             raise BundleMissing(
-                f"MODEL_BUNDLE names s3://{bucket}/{prefix}, where {name} cannot be read ({error}); "
+                f"{setting} names s3://{bucket}/{prefix}, where {name} cannot be read ({error}); "
                 "check the address, and that the function's role may read it"
             ) from error
 

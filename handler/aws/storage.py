@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from enrichment.ticket import ShadowLabels
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import NO_TICKET, item_key, name_hash, tombstone_key, versions_to_erase
 from handler.aws.outbox import outbox_item
@@ -271,6 +272,12 @@ def _is_stored(known: Known, write: Write) -> bool:
     )
 
 
+def _shadow_attribute(shadow: ShadowLabels) -> dict[str, Any]:
+    """For `tickets compare`: the second bundle, and its labels where they differ."""
+    labels = {task: {"S": getattr(shadow, task)} for task in shadow.differs}
+    return {"shadow": {"M": {"model_version": {"S": shadow.model_version}, **labels}}}
+
+
 def _corrected(item: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
     """A new item with the labels that people had decided before."""
     from handler.aws.corrections import with_corrections  # not part of a cold start: few tickets are corrected
@@ -315,4 +322,5 @@ def _item(write: Write, version_id: str, change: Change, retention_days: int) ->
         "event": event_attribute(write, version_id, change),
         **({"embedding_model": {"S": found.embedding_model}} if found.embedding_model else {}),
         **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
+        **(_shadow_attribute(found.shadow) if found.shadow is not None else {}),
     }

@@ -40,7 +40,7 @@ __all__ = [
 Form = Literal["table", "lines", "json"]
 
 _STYLES: Final = {"critical": "bold red", "high": "yellow", "NEGATIVE": "red", "POSITIVE": "green"}
-_GIVE_WAY: Final = frozenset({"ticket", "subject", "summary"})  # columns that shrink on a narrow terminal
+_GIVE_WAY: Final = frozenset({"ticket", "subject", "summary", "examples"})  # columns that shrink on a narrow terminal
 _MIN_WIDTH: Final = {"summary": 140, "lang": 100}  # terminal width from which a column is shown
 _SHOWN_NUMBERS: Final = 4  # numbers shown of a vector
 _UNITS: Final = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))

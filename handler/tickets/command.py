@@ -10,6 +10,7 @@
     tickets correct ID --intent X          a person's label instead of the model's
     tickets corrections FILE               the corrected tickets as labelled tickets
     tickets upgrade                        once, after an update from 0.1
+    tickets compare --since 7d             where two bundles differ, and which one is right
     tickets forget ID                      remove everything that is stored of a ticket; a dry run without --yes
 
 The output is a table on a terminal, tab-separated lines in a pipe, and one JSON object per line with --json. Each group
@@ -21,6 +22,7 @@ from __future__ import annotations
 import typer
 
 from handler.cli.output import replace_unprintable
+from handler.tickets.commands.compare import compare
 from handler.tickets.commands.correct import correct, corrections
 from handler.tickets.commands.drift import detect_drift
 from handler.tickets.commands.forget import forget
@@ -50,6 +52,7 @@ app.command("drift")(detect_drift)
 app.command()(correct)
 app.command()(corrections)
 app.command("upgrade")(upgrade_items)
+app.command()(compare)
 app.command()(forget)
 
 

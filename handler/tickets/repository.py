@@ -148,7 +148,8 @@ class Selection:
     """A filter: tickets that meet all conditions given.
 
     `text` is a part of the id, subject or summary, in upper or lower case. `language` is an ISO 639-1 code or
-    UNKNOWN_LANGUAGE. `since` and `until` are in Unix seconds, both inclusive.
+    UNKNOWN_LANGUAGE. `since` and `until` are in Unix seconds, both inclusive. `with_shadow`: only tickets that a second
+    bundle has labelled too.
     """
 
     urgencies: tuple[str, ...] = URGENCIES
@@ -159,6 +160,7 @@ class Selection:
     text: str | None = None
     since: int | None = None
     until: int | None = None
+    with_shadow: bool = False
 
     def has_text(self, item: Item) -> bool:
         """Whether an item has the text, which DynamoDB cannot compare without regard to case."""
@@ -460,6 +462,9 @@ class TicketRepository:
         if selection.language == UNKNOWN_LANGUAGE:
             names["#language"], values[":string"] = "language", {"S": "S"}
             filters.append("NOT attribute_type(#language, :string)")
+        if selection.with_shadow:
+            names["#shadow"] = "shadow"
+            filters.append("attribute_exists(#shadow)")
         return {
             "TableName": self._table,
             "IndexName": f"{index}-index",

@@ -9,10 +9,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 
-from enrichment.errors import BundleError, EnrichmentError
+from enrichment.errors import BundleError, EnrichmentError, ModelFailed, OutOfTime
 from handler.aws.sqs import QueueAttributes
 from handler.errors import MessageError, ServiceFailed, Throttled, error_codes
-from handler.metrics import OUTCOMES, LabelBound, StoredLabels
+from handler.metrics import OUTCOMES, TASKS, LabelBound, StoredLabels
 from handler.worker.breaker import STATES, BreakerState
 
 __all__ = ["CONTENT_TYPE", "PrometheusMetrics"]
@@ -66,6 +66,15 @@ class PrometheusMetrics:
             ["check"],
             registry=registry,
         )
+        self._shadow_labels = Counter(
+            "ticket_shadow_labels",
+            "Labels of the shadow bundle for stored tickets: the same as the ticket's, or another one (differs).",
+            ["task", "result"],
+            registry=registry,
+        )
+        self._shadow_failures = Counter(
+            "ticket_shadow_failures", "Tickets that the shadow bundle did not label.", ["error_type"], registry=registry
+        )
         self._invocations = Counter(
             "ticket_invocations",
             "Handler invocations: ok, raised an exception, or returned a malformed response.",
@@ -116,24 +125,29 @@ class PrometheusMetrics:
         self._webhook_delay = Gauge(
             "ticket_webhook_delay_seconds", "Age of the oldest event that waits for delivery.", registry=registry
         )
+        self._create_series()
+
+    def _create_series(self) -> None:
         # Every series exists from the start: rate() over one that appears with its first errors misses these errors.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
         for outcome, code in product(("rejected", "failed"), _TICKET_ERRORS):
             self._tickets.labels(outcome, code)
-        for error in (Throttled, ServiceFailed):
-            self._receive_errors.labels(error.code)
-        for result in ("ok", "raised", "malformed"):
-            self._invocations.labels(result)
-        for result in ("deleted", "kept", "undeleted"):
-            self._messages.labels(result)
-        for state in STATES:
-            self._breakers.labels(state)
+        codes = sorted(error_codes(BundleError) - {BundleError.code} | {ModelFailed.code, OutOfTime.code})
+        for metric, names in (
+            (self._receive_errors, (Throttled.code, ServiceFailed.code)),
+            (self._invocations, ("ok", "raised", "malformed")),
+            (self._messages, ("deleted", "kept", "undeleted")),
+            (self._breakers, STATES),
+            (self._checks, ("labelled", "review", "truncated")),
+            (self._shadow_failures, codes),
+            (self._webhook, ("delivered", "refused", "unavailable", "expired")),
+        ):
+            for name in names:
+                metric.labels(name)
+        for task, result in product(TASKS, ("same", "differs")):
+            self._shadow_labels.labels(task, result)
         self.queue(None)
-        for check in ("labelled", "review", "truncated"):
-            self._checks.labels(check)
-        for result in ("delivered", "refused", "unavailable", "expired"):
-            self._webhook.labels(result)
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started; once per process."""
@@ -155,12 +169,18 @@ class PrometheusMetrics:
         """As Metrics.note_failed."""
         self._failed_notes.inc()
 
+    def shadow_failed(self, error_type: str) -> None:
+        """As Metrics.shadow_failed."""
+        self._shadow_failures.labels(error_type).inc()
+
     def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels."""
         for task, label in found["labels"].items():
             self._labels.labels(task, self._bound(task, label)).inc()
         for task, confidence in found["confidences"].items():
             self._confidence.labels(task).observe(confidence)
+            if "differs" in found:
+                self._shadow_labels.labels(task, "differs" if task in found["differs"] else "same").inc()
         checks = {"labelled": True, "review": found["needs_review"], "truncated": found["is_truncated"]}
         for check, is_true in checks.items():
             self._checks.labels(check).inc(is_true)

@@ -163,6 +163,10 @@ class Reporter:
         """As Metrics.note_failed."""
         self._buffer("note_failed")
 
+    def shadow_failed(self, error_type: str) -> None:
+        """As Metrics.shadow_failed."""
+        self._buffer("shadow_failed", error_type)
+
     def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels."""
         self._buffer("labels", found)

@@ -62,15 +62,9 @@ class FailingFor:
         self.version = models.version
         self._models, self._bad = models, bad
 
-    def enrich(
-        self,
-        tickets: Sequence[RawTicket],
-        *,
-        time_left: Callable[[], float] | None = None,
-        observe: Callable[[str, float, int], None] | None = None,
-    ) -> list[EnrichmentData | EnrichmentError]:
+    def enrich(self, tickets: Sequence[RawTicket], **options: Any) -> list[EnrichmentData | EnrichmentError]:
         """As Models.enrich."""
-        results = self._models.enrich(tickets, time_left=time_left, observe=observe)
+        results = self._models.enrich(tickets, **options)
         return [
             ModelFailed("a model raised RuntimeError", ticket_id=ticket.ticket_id)
             if ticket.ticket_id in self._bad

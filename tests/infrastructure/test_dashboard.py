@@ -7,6 +7,7 @@ import re
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,20 +82,21 @@ def documented() -> set[Metric]:
 
 
 @pytest.fixture(scope="session")
-def written(enricher: Enricher) -> set[Metric]:
+def written(bundle: Path, shadow_bundle: Path) -> set[Metric]:
     """The metrics that the handler writes for a container's first batch, which contains every outcome."""
     # Dimension values as template expressions: the function's name is a setting, its version comes from Lambda.
     sink, output = FakeSink(), StringIO()
     metrics = EmfMetrics("${EnrichmentFunction}", "${EnrichmentFunction.Version.Version}")
     sink.faults.set(ServiceFailed("no answer"), "T-failed")
     metrics.started(1.0)
+    metrics.shadow_failed("model_failed")
     function = build(
         Settings(**SETTINGS),
         source=FakeSource(),
         sink=sink,
         dead_letters=FakeDeadLetters(),
         failure_counts=FakeFailureCounts(),
-        models=enricher,
+        models=Enricher.open(bundle, shadow=shadow_bundle),
         metrics=metrics,
         logger=make_logger("CRITICAL"),
     )
@@ -178,7 +180,7 @@ def test_every_stage_is_shown_with_p50_and_p99(statistic: str, written: set[Metr
     widget = WIDGETS[f"Stage latency, {statistic}"]
     assert widget["properties"]["stat"] == statistic
     stages = [metric for metric in written if metric.name.endswith("Latency")]
-    assert len(stages) == 6
+    assert len(stages) == 7
     assert {metric for metric, _ in rows(widget)} == set(stages)
 
 

@@ -147,6 +147,7 @@ ARN, ACCOUNT, PLACE = "arn:aws", "123456789012", "eu-central-1:123456789012"
         ("ModelBundle", ["file:///share/ticket-enrichment/bundle"], ["s3://models/full", "file://share", "bundle"]),
         ("ModelBundleDigest", ["", "0a" * 32], ["0a", "0A" * 32]),
         ("ModelBundleS3", ["", "models/full", "m.x/a/b"], ["models", "models/", "models/*", "s3://models/full"]),
+        ("ShadowBundleS3", ["", "models/candidate"], ["models", "models/", "models/*", "s3://models/candidate"]),
         ("SenderTopicArn", ["", f"{ARN}:sns:{PLACE}:tickets"], [f"{ARN}:sns:{PLACE}:*", f"{ARN}:sns:{PLACE}:a.fifo"]),
         ("SenderRuleArn", ["", f"{ARN}:events:{PLACE}:rule/bus/raw"], [f"{ARN}:events:{PLACE}:rule/*", "raw"]),
         ("KmsKeyArn", ["", f"{ARN}:kms:{PLACE}:key/1234abcd-12ab"], [f"{ARN}:kms:{PLACE}:alias/tickets", "1234abcd"]),

@@ -48,6 +48,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
     tasks = ("intent", "urgency", "sentiment", "language")
     labels = dict.fromkeys(tasks, "other")
     metrics.labels({"labels": labels, "confidences": {"intent": 0.5}, "needs_review": True, "is_truncated": True})
+    metrics.shadow_failed("model_failed")
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:

@@ -26,6 +26,7 @@ SETTINGS = {
     *(
         "MODEL_BUNDLE",
         "MODEL_BUNDLE_DIGEST",
+        "SHADOW_BUNDLE",
         "BUNDLE_CACHE_DIR",
         "RAW_BUCKET",
         "ENRICHED_BUCKET",
@@ -59,10 +60,16 @@ PERMISSIONS = [
     ("DeadLetterQueue.Arn", "sqs:SendMessage"),
     ("EnrichmentLogs.Arn", "logs:CreateLogStream logs:PutLogEvents"),
     ("arn:${AWS::Partition}:s3:::${ModelBundleS3}/*", "s3:GetObject"),
+    ("arn:${AWS::Partition}:s3:::${ShadowBundleS3}/*", "s3:GetObject"),
     ("KmsKeyArn", "kms:Decrypt kms:GenerateDataKey"),
 ]
 # Off by default: each policy of the role that depends on a parameter.
-OPTIONAL_POLICIES = {"BundleInS3": "model-bundle", "HasKmsKey": "customer-key", "TracingOn": "tracing"}
+OPTIONAL_POLICIES = {
+    "BundleInS3": "model-bundle",
+    "ShadowInS3": "shadow-bundle",
+    "HasKmsKey": "customer-key",
+    "TracingOn": "tracing",
+}
 # X-Ray has no resources: a statement cannot name any but all of them.
 TRACING = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
 NONE = {"Ref": "AWS::NoValue"}

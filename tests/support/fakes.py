@@ -266,6 +266,8 @@ class FakeMetrics:
     starts: int = 0
     flushes: int = 0
     failed_notes: int = 0
+    failed_shadows: list[str] = field(default_factory=list)
+    differences: list[list[str] | None] = field(default_factory=list)
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started."""
@@ -290,8 +292,13 @@ class FakeMetrics:
         """As Metrics.note_failed."""
         self.failed_notes += 1
 
+    def shadow_failed(self, error_type: str) -> None:
+        """As Metrics.shadow_failed."""
+        self.failed_shadows.append(error_type)
+
     def labels(self, found: StoredLabels) -> None:
         """As Metrics.labels."""
+        self.differences.append(found.get("differs"))
         self.labelled.append((found["labels"], found["confidences"], found["needs_review"], found["is_truncated"]))
 
     def flush(self) -> None:
@@ -308,6 +315,7 @@ class FakeModels:
         self.fault: Exception | None = None
         self.seen: list[list[str]] = []
         self.left: list[float] = []
+        self.with_shadow: list[bool] = []
 
     def enrich(
         self,
@@ -315,8 +323,11 @@ class FakeModels:
         *,
         time_left: Callable[[], float] | None = None,
         observe: Callable[[str, float, int], None] | None = None,
+        with_shadow: bool = True,
+        shadow_failed: Callable[[EnrichmentError], None] | None = None,
     ) -> list[EnrichmentData | EnrichmentError]:
         """As Enricher.enrich."""
+        self.with_shadow.append(with_shadow)
         self.seen.append([ticket.ticket_id for ticket in tickets])
         if time_left is not None:
             self.left.append(time_left())
@@ -400,7 +411,7 @@ class FakeHarness:
             return None
         write, version = self.sink.items[ticket_id, created_at]
         return {
-            **write.enrichment.model_dump(exclude={"embedding", "scores", "truncated"}),
+            **write.enrichment.model_dump(exclude={"embedding", "scores", "truncated", "shadow"}),
             "subject": write.ticket.subject,
             "customer_id": write.ticket.customer_id,
             "s3_key": write.key,

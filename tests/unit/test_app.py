@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enrichment import BundleMissing
+from enrichment import Bundle, BundleMissing
 from handler.app import EventNotUnderstood, build
 from handler.errors import ServiceFailed
+from handler.metrics import make_logger
 from handler.settings import Settings
 from tests.support.fakes import (
     SETTINGS,
@@ -24,6 +27,7 @@ from tests.support.fakes import (
     event,
     record,
     ticket,
+    written_to,
 )
 
 NOTHING: dict[str, list[Any]] = {"batchItemFailures": []}
@@ -152,6 +156,58 @@ def test_missing_bundle_raises_at_build(tmp_path: Path) -> None:
             dead_letters=FakeDeadLetters(),
             failure_counts=FakeFailureCounts(),
         )
+
+
+@pytest.mark.parametrize("damage", ["missing", "corrupt", "unexpected"])
+def test_shadow_that_cannot_be_opened_stops_no_ticket_and_is_reported(
+    damage: str, bundle: Path, shadow_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shadow = tmp_path / "shadow"
+    if damage != "missing":
+        shutil.copytree(shadow_bundle, shadow)
+    if damage == "corrupt":
+        (shadow / "heads.npz").write_bytes(b"0")
+    if damage == "unexpected":
+        monkeypatch.setattr("enrichment.shadow.Shadow.open", lambda *_args, **_options: 1 / 0)
+    harness, log = FakeHarness(), StringIO()
+    places = {"model_bundle": bundle.as_uri(), "shadow_bundle": shadow.as_uri(), "bundle_cache_dir": str(tmp_path)}
+    with written_to(log):
+        handler = build(
+            Settings(**{**SETTINGS, **places}),
+            source=harness.source,
+            sink=harness.sink,
+            dead_letters=harness.dead_letters,
+            failure_counts=harness.failure_counts,
+            metrics=harness.metrics,
+            logger=make_logger("INFO"),
+        )
+    (line,) = map(json.loads, log.getvalue().splitlines())
+    assert (line["level"], line["message"][:30]) == ("ERROR", "SHADOW_BUNDLE cannot be opened")
+    code = {"missing": "bundle_missing", "corrupt": "bundle_corrupt", "unexpected": "bundle_invalid"}[damage]
+    assert line["error_type"] == code
+    if damage == "missing":
+        assert line["detail"].startswith(f"SHADOW_BUNDLE names {shadow}, where bundle.json cannot be read")
+    # Every ticket counts, so that nobody waits for a comparison that does not happen.
+    assert handler(event(record(ticket("T-1"), "1"), record(ticket("T-2"), "2")), context()) == NOTHING
+    assert (harness.metrics.outcomes, harness.metrics.failed_shadows) == ({"done": 2}, [code] * 2)
+
+
+def test_shadow_is_opened_next_to_the_bundle(bundle: Path, shadow_bundle: Path, tmp_path: Path) -> None:
+    harness = FakeHarness()
+    bundles = {"model_bundle": bundle.as_uri(), "shadow_bundle": shadow_bundle.as_uri()}
+    handler = build(
+        Settings(**{**SETTINGS, **bundles, "bundle_cache_dir": str(tmp_path)}),
+        source=harness.source,
+        sink=harness.sink,
+        dead_letters=harness.dead_letters,
+        failure_counts=harness.failure_counts,
+        metrics=harness.metrics,
+    )
+    assert handler(event(record(ticket())), context()) == NOTHING
+    (write, _) = harness.sink.items["T-1", 1_795_165_200]
+    assert write.enrichment.shadow is not None
+    assert {path.name for path in tmp_path.iterdir()} == {Bundle.open(each).digest for each in (bundle, shadow_bundle)}
+    assert harness.metrics.failed_shadows == []
 
 
 def test_cold_start_is_counted(bundle: Path, tmp_path: Path) -> None:

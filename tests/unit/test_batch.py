@@ -7,11 +7,13 @@ import hashlib
 import json
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enrichment import Enricher, EnrichmentData, ModelFailed, OutOfTime, RawTicket
+from enrichment.shadow import Shadow
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, backoff_seconds, overall
 from handler.ports import RawObject
@@ -763,3 +765,65 @@ def test_ticket_stored_with_another_setting_is_stored_again() -> None:
     harness.handler = harness.build(harness.models, redact="table")
     assert outcomes(harness.invoke(event(record(notification("a"))))) == ["done"]
     assert harness.sink.items["T-a", 1_795_165_200][0].ticket.subject == "From [EMAIL]"
+
+
+# -- the shadow
+
+
+def test_shadow_that_raises_or_has_no_time_leaves_the_ticket_as_it_is(
+    bundle: Path, shadow_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Enricher.open(bundle, shadow=shadow_bundle)
+    labels = Shadow._labels
+
+    def fail(self: Shadow, part: Any) -> Any:
+        if any(each.ticket.ticket_id == "bad" for each in part):
+            raise ValueError(f"could not convert {part[0].ticket.body!r}")
+        return labels(self, part)
+
+    monkeypatch.setattr(Shadow, "_labels", fail)
+    harness = FakeHarness(models)
+    answer = harness.invoke(event(record(ticket("bad"), "bad"), record(ticket("good"), "good")))
+    assert (failed(answer), harness.metrics.outcomes) == (set(), {"done": 2})
+    stored = {name: write.enrichment.shadow for (name, _), (write, _) in harness.sink.items.items()}
+    assert (stored["bad"], stored["good"] is None) == (None, False)
+    assert b'"shadow"' not in harness.sink.items["bad", 1_795_165_200][0].body
+    (line,) = [line for line in answer.lines() if line["message"] == "the shadow bundle did not label a ticket"]
+    assert (line["level"], line["ticket_id"], line["error_type"]) == ("WARNING", "bad", "model_failed")
+    assert line["traceback"].endswith("ValueError")
+    assert ticket()["body"] not in answer.log
+    assert harness.metrics.failed_shadows == ["model_failed"]
+
+    assert models._shadow is not None
+    models._shadow._batches.seconds_per_token = 1e6
+    answer = harness.invoke(event(record(ticket("late"), "late")))
+    assert (failed(answer), harness.metrics.outcomes) == (set(), {"done": 3})
+    assert harness.metrics.failed_shadows == ["model_failed", "out_of_time"]
+    assert len(harness.metrics.differences) == 3
+    assert harness.metrics.differences.count(None) == 2
+
+
+@pytest.mark.parametrize("setting", ["off", "all"])
+def test_shadow_is_stored_and_says_nothing_of_the_text(bundle: Path, shadow_bundle: Path, setting: str) -> None:
+    harness = FakeHarness(Enricher.open(bundle, shadow=shadow_bundle), redact=setting)
+    put(harness, "a", **personal())
+    assert outcomes(harness.invoke(event(record(notification("a"))))) == ["done"]
+    whole = json.loads(harness.sink.objects["a"][0])
+    assert (whole["subject"] == "From [EMAIL]") == (setting == "all")
+    shadow = whole["enrichment"]["shadow"]
+    assert shadow["model_version"].startswith("candidate@")
+    assert shadow["differs"] == [
+        task for task in ("intent", "urgency", "sentiment") if shadow[task] != whole["enrichment"][task]
+    ]
+    assert harness.metrics.differences == [shadow["differs"]]
+
+
+def test_ticket_that_is_already_enriched_is_not_labelled_by_a_new_shadow(
+    bundle: Path, shadow_bundle: Path, enricher: Enricher
+) -> None:
+    harness = FakeHarness(enricher)
+    put(harness, "a")
+    harness.invoke(event(record(notification("a"))))
+    harness.handler = harness.build(Enricher.open(bundle, shadow=shadow_bundle))
+    assert notes(harness.invoke(event(record(notification("a"))))) == ["already enriched"]
+    assert harness.sink.items["T-a", 1_795_165_200][0].enrichment.shadow is None

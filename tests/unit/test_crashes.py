@@ -303,3 +303,30 @@ def test_random_kills_reject_no_good_ticket(harness: FakeHarness, deadly: list[s
     assert queue.kills > 4 * len(deadly)
     assert queue.stored == set(names)
     assert queue.rejected == dict.fromkeys(deadly, "crashed")
+
+
+class DeadlyShadow(FakeModels):
+    """Models whose shadow kills the process for some tickets."""
+
+    def __init__(self, *deadly: str) -> None:
+        super().__init__()
+        self.deadly = set(deadly)
+
+    def enrich(self, tickets: Sequence[RawTicket], **options: Any) -> list[EnrichmentData | EnrichmentError]:
+        """As Models.enrich."""
+        if options["with_shadow"] and self.deadly & {each.ticket_id for each in tickets}:
+            raise Died
+        return super().enrich(tickets, **options)
+
+
+def test_shadow_that_kills_the_process_costs_no_ticket(harness: FakeHarness) -> None:
+    names = [f"T-{n}" for n in range(10)]
+    models = DeadlyShadow("T-3", "T-7")
+    queue = Queue(harness, models, names)
+    queue.run()
+    assert (queue.stored, queue.rejected) == (set(names), {})
+    assert queue.kills <= 3
+    # Suspects ran without it, the next batch has it again.
+    invoke(harness, record(ticket("T-later"), "later"))
+    assert models.with_shadow[-1] is True
+    assert False in models.with_shadow

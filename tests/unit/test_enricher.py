@@ -28,7 +28,7 @@ from enrichment import (
     RawTicket,
 )
 from enrichment.encoder import Encoded, Encoder, Tokens
-from enrichment.enricher import _BUDGET, micro_batches
+from enrichment.micro_batches import BUDGET, micro_batches
 from enrichment.text import Sentence
 
 HELDOUT = [
@@ -217,7 +217,7 @@ def test_text_is_not_processed_once_the_time_is_over(counting: Enricher, encoder
 
 def test_what_still_fits_is_done(counting: Enricher, encoder: FakeEncoder) -> None:
     tickets = [_ticket("", "word " * 100, ticket_id=str(i)) for i in range(8)]
-    counting._seconds_per_token = 1.0
+    counting._batches.seconds_per_token = 1.0
     # With the headroom a ticket of 102 tokens is expected to take 153 s; each takes 130 off this clock.
     results = counting.enrich(tickets, time_left=lambda: 400.0 - 130.0 * sum(encoder.batches))
     assert [type(result) for result in results] == [EnrichmentData] * 3 + [OutOfTime] * 5
@@ -226,7 +226,7 @@ def test_what_still_fits_is_done(counting: Enricher, encoder: FakeEncoder) -> No
 
 def test_a_pause_in_a_short_run_does_not_put_off_the_next_long_ticket(enricher: Enricher) -> None:
     made = Enricher(enricher.bundle, enricher._encoder, enricher._classifiers)
-    made._learn(9, 1.0)
+    made._batches.learn(9, 1.0)
     [result] = made.enrich([_ticket("Printer", "It does not print. " * 500)], time_left=lambda: 30.0)
     assert isinstance(result, EnrichmentData)
 
@@ -238,16 +238,16 @@ def test_with_time_enough_all_run_together(counting: Enricher, encoder: FakeEnco
 
 
 def test_the_estimate_follows_what_was_seen(counting: Enricher) -> None:
-    assert counting._seconds_per_token > 0
-    counting._seconds_per_token = 1.0
-    counting._learn(100, 300.0)
-    assert counting._seconds_per_token == pytest.approx(2.0)  # half of the way up
-    counting._learn(100, 100.0)
-    assert counting._seconds_per_token == pytest.approx(1.9)  # a tenth of the way down
+    assert counting._batches.seconds_per_token > 0
+    counting._batches.seconds_per_token = 1.0
+    counting._batches.learn(100, 300.0)
+    assert counting._batches.seconds_per_token == pytest.approx(2.0)  # half of the way up
+    counting._batches.learn(100, 100.0)
+    assert counting._batches.seconds_per_token == pytest.approx(1.9)  # a tenth of the way down
 
 
 def test_a_micro_batch_stays_within_the_budget_of_tokens(counting: Enricher, encoder: FakeEncoder) -> None:
-    fit = _BUDGET // 252
+    fit = BUDGET // 252
     results = counting.enrich([_ticket("", "word " * 250) for _ in range(2 * fit + 1)])
     assert all(isinstance(result, EnrichmentData) for result in results)
     assert encoder.batches == [fit, fit, 1]

@@ -10,7 +10,7 @@ import pytest
 
 from enrichment import Enricher, EnrichmentData, ModelFailed, parse_ticket
 from handler.errors import ServiceFailed
-from handler.metrics import NAMESPACE, SERVICE, EmfMetrics, make_logger, report_labels
+from handler.metrics import NAMESPACE, SERVICE, EmfMetrics, StoredLabels, make_logger, report_labels
 from tests.support.cases import load_cases, run_case
 from tests.support.fakes import FakeHarness, FakeMetrics, FakeModels, event, record, ticket, written_to
 
@@ -213,6 +213,30 @@ def test_only_stored_tickets_are_labelled() -> None:
             False,
         )
     ]
+
+
+def test_differences_of_the_shadow_are_zeros_and_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = EmfMetrics()
+    stored: StoredLabels = {
+        "labels": {"intent": "bug_report", "urgency": "low", "sentiment": "NEUTRAL", "language": "en"},
+        "confidences": {"intent": 0.5, "urgency": 1.0, "sentiment": 0.25},
+        "needs_review": False,
+        "is_truncated": False,
+    }
+    for differs in (["intent"], [], ["intent", "sentiment"]):
+        metrics.labels({**stored, "differs": differs})
+    metrics.labels(stored)  # the shadow did not label this one
+    metrics.shadow_failed("out_of_time")
+    metrics.flush()
+    metrics.labels(stored)
+    metrics.flush()
+    with_shadow, without = [line for line in lines(capsys) if "TicketsDone" in line]
+    # The average is the share of the tickets that both bundles labelled.
+    assert values(with_shadow)["IntentDiffers"] == [1.0, 0.0, 1.0]
+    assert values(with_shadow)["UrgencyDiffers"] == [0.0, 0.0, 0.0]
+    assert values(with_shadow)["SentimentDiffers"] == [0.0, 0.0, 1.0]
+    assert values(with_shadow)["ShadowFailures"] == [1.0]
+    assert not [name for name in without if "Differs" in name or "Shadow" in name]
 
 
 @pytest.mark.parametrize(

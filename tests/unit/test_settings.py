@@ -44,6 +44,7 @@ def test_documentation_lists_each_setting_with_its_default() -> None:
         *(name for name in ALL_SETTINGS if fields[name].is_required()),
         "AWS_ENDPOINT_URL",
         "MODEL_BUNDLE_DIGEST",
+        "SHADOW_BUNDLE",
         "RESULT_WEBHOOK",
         "RESULT_WEBHOOK_SECRET",
     }
@@ -80,6 +81,7 @@ def test_setting_names_are_stable() -> None:
     assert {
         "MODEL_BUNDLE",
         "MODEL_BUNDLE_DIGEST",
+        "SHADOW_BUNDLE",
         "BUNDLE_CACHE_DIR",
         "RAW_BUCKET",
         "ENRICHED_BUCKET",
@@ -133,6 +135,7 @@ def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("model_bundle", "/folder"),
         ("model_bundle", "https://elsewhere/bundle"),
+        ("shadow_bundle", "/folder"),
         ("model_bundle_digest", "0123456789ab"),
         ("raw_bucket", ""),
         ("max_receive_count", 0),

@@ -238,7 +238,7 @@ def test_unknown_fields_read_back_as_from_json(fields: dict[str, Any], indent: i
 def test_incoming_enrichment_is_dropped(value: Any) -> None:
     ticket = parse_ticket(_raw(enrichment=value))
     assert "enrichment" not in ticket.model_dump()
-    assert json.loads(enriched_json(ticket, ENRICHMENT))["enrichment"] == ENRICHMENT.model_dump()
+    assert json.loads(enriched_json(ticket, ENRICHMENT))["enrichment"] == ENRICHMENT.model_dump(exclude={"shadow"})
 
 
 @pytest.mark.parametrize(

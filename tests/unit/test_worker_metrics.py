@@ -25,7 +25,16 @@ def report_batch(metrics: WorkerMetrics) -> None:
     metrics.outcome("done", None)
     metrics.outcome("rejected", "schema_violation")
     metrics.note_failed()
-    metrics.labels({"labels": LABELS, "confidences": {"intent": 0.5}, "needs_review": True, "is_truncated": False})
+    metrics.labels(
+        {
+            "labels": LABELS,
+            "confidences": {"intent": 0.5, "urgency": 0.75},
+            "needs_review": True,
+            "is_truncated": False,
+            "differs": ["intent"],
+        }
+    )
+    metrics.shadow_failed("out_of_time")
     metrics.invocation("ok")
     metrics.messages("deleted", 2)
     metrics.messages("kept", 1)
@@ -97,6 +106,11 @@ def test_prometheus_parses_every_metric() -> None:
         **{f"ticket_labels_total{{label={label},task={task}}}": 1 for task, label in LABELS.items()},
         "ticket_confidence_count{task=intent}": 1,
         "ticket_confidence_sum{task=intent}": 0.5,
+        "ticket_confidence_count{task=urgency}": 1,
+        "ticket_confidence_sum{task=urgency}": 0.75,
+        "ticket_shadow_labels_total{result=differs,task=intent}": 1,
+        "ticket_shadow_labels_total{result=same,task=urgency}": 1,
+        "ticket_shadow_failures_total{error_type=out_of_time}": 1,
         "ticket_checks_total{check=labelled}": 1,
         "ticket_checks_total{check=review}": 1,
         "ticket_webhook_events_total{result=delivered}": 1,

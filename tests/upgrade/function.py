@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,13 +24,7 @@ class Models:
 
     version = os.environ["MODEL_VERSION"]
 
-    def enrich(
-        self,
-        tickets: Sequence[RawTicket],
-        *,
-        time_left: Callable[[], float] | None = None,
-        observe: Callable[[str, float, int], None] | None = None,
-    ) -> list[EnrichmentData | EnrichmentError]:
+    def enrich(self, tickets: Sequence[RawTicket], **_options: Any) -> list[EnrichmentData | EnrichmentError]:
         return [self._data(ticket) for ticket in tickets]
 
     def _data(self, ticket: RawTicket) -> EnrichmentData:
