@@ -6,11 +6,20 @@ import base64
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from pydantic import AliasChoices, Field, HttpUrl, SecretStr, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    HttpUrl,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["SERVICE", "UNPUBLISHED", "Lane", "Redact", "Settings", "WorkerSettings", "listed"]
+__all__ = ["SERVICE", "UNPUBLISHED", "Lane", "Names", "Redact", "Settings", "WorkerSettings", "listed"]
 
 SERVICE: Final = "ticket-enrichment"
 UNPUBLISHED: Final = "$LATEST"  # Lambda's name for an unpublished version
@@ -39,6 +48,17 @@ def listed(value: str) -> tuple[str, ...]:
     return tuple(entry.strip() for entry in value.split(","))
 
 
+def _different(value: str) -> str:
+    entries = listed(value)
+    if "" in entries or len(set(entries)) < len(entries):
+        raise PydanticCustomError("entries", "separate different entries by one comma each")
+    return value
+
+
+Names = Annotated[Name, AfterValidator(_different)]
+"""One name or several, comma-separated; `listed` returns them."""
+
+
 class Settings(BaseSettings):
     """The function's settings. The field `raw_bucket` is the environment variable RAW_BUCKET, and so on."""
 
@@ -60,15 +80,15 @@ class Settings(BaseSettings):
             description="Directory that the bundle is copied to, once per container; older name: MODEL_CACHE_DIR",
         ),
     ] = "/tmp"  # noqa: S108 - the only directory that a Lambda function can write to
-    raw_bucket: Annotated[Name, Field(description="Bucket of the raw tickets, or several, comma-separated")]
+    raw_bucket: Annotated[Names, Field(description="Bucket of the raw tickets, or several, comma-separated")]
     enriched_bucket: Annotated[Name, Field(description="Bucket of the enriched tickets; versioned")]
     table_name: Annotated[Name, Field(description="DynamoDB table of the tickets")]
     queue_url: Annotated[
-        Name,
+        Names,
         Field(description="Queue of the tickets to enrich, or several, comma-separated, in order of priority"),
     ]
     dlq_url: Annotated[
-        Name, Field(description="Dead-letter queue for rejected messages; one for each queue, in the same order")
+        Names, Field(description="Dead-letter queue for rejected messages; one for each queue, in the same order")
     ]
     max_receive_count: Annotated[
         int,
@@ -113,14 +133,6 @@ class Settings(BaseSettings):
     def raw_buckets(self) -> tuple[str, ...]:
         """The buckets of the raw tickets."""
         return listed(self.raw_bucket)
-
-    @field_validator("raw_bucket", "queue_url", "dlq_url")
-    @classmethod
-    def _entries_differ(cls, value: str) -> str:
-        entries = listed(value)
-        if "" in entries or len(set(entries)) < len(entries):
-            raise PydanticCustomError("entries", "separate different entries by one comma each")
-        return value
 
     @field_validator("dlq_url")
     @classmethod

@@ -54,11 +54,11 @@ class Harness:
         self.dead_letters = FakeDeadLetters()
         self.dlq_url = self.clients["sqs"].create_queue(QueueName=self.place)["QueueUrl"]
 
-    def build(self, **settings: Any) -> Handler:
+    def build(self, *, raw_bucket: str = "", **settings: Any) -> Handler:
         return build(
             Settings(
                 model_bundle="file:///none",
-                raw_bucket=f"{self.place}-raw",
+                raw_bucket=raw_bucket or f"{self.place}-raw",
                 enriched_bucket=self.place,
                 table_name=self.place,
                 queue_url="https://sqs.invalid/queue",
@@ -106,7 +106,7 @@ class Harness:
         """As `forget`, while another thread is in the middle of something: the command needs the main thread."""
         place, before, self.before = self.place, self.before, lambda _name, _params: None
         dlq = Queue(self.clients["sqs"], self.dlq_url)
-        stores = Stores(self.clients["dynamodb"], self.clients["s3"], dlq, place, f"{place}-raw", place)
+        stores = Stores(self.clients["dynamodb"], self.clients["s3"], [dlq], place, [f"{place}-raw"], place)
         Forgetting(Target("ticket", ticket_id), stores, Options(empty_polls=1), Shutdown(0)).run([], dry_run=False)
         self.before = before
 
@@ -544,6 +544,34 @@ def test_wrong_arguments(harness: Harness, arguments: tuple[str, ...], error: st
     assert result.exit_code == 2
     assert error in result.stderr
     assert harness.calls == []
+
+
+def test_every_raw_bucket_and_dlq_is_searched(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, s3, sqs = harness.place, harness.clients["s3"], harness.clients["sqs"]
+    bulk, bulk_dlq = f"{place}-bulk", sqs.create_queue(QueueName=f"{place}-bulk")["QueueUrl"]
+    s3.create_bucket(Bucket=bulk)
+    both = f"{place}-raw,{bulk}"
+    harness.handler = harness.build(raw_bucket=both)
+    monkeypatch.setenv("RAW_BUCKET", both)
+    monkeypatch.setenv("DLQ_URL", f"{harness.dlq_url},{bulk_dlq}")
+    for key, name in (("a.json", "T-1"), ("b.json", "T-2"), ("c.json", "T-3")):
+        s3.put_object(Bucket=bulk, Key=key, Body=json.dumps(ticket(name)).encode())
+    assert harness.deliver(notification("a.json", bucket=bulk), notification("b.json", bucket=bulk)) == ["done"] * 2
+    harness.put("b.json", ticket("T-1"))  # in the live bucket, under the key that another ticket has in the other one
+    rejected = [notification(key, bucket=bulk) for key in ("a.json", "c.json")]
+    for body in rejected:
+        sqs.send_message(QueueUrl=bulk_dlq, MessageBody=json.dumps(body))
+    harness.dead(harness.notify("b.json"))
+    found = harness.forget("T-1", "--key", "b.json")
+    assert (found["raw"], found["dlq"], found["item"]) == (2, 2, 1)
+    assert harness.versions(bulk).keys() == {"b.json", "c.json"}
+    assert harness.versions(f"{place}-raw") == {}
+    left = sqs.receive_message(QueueUrl=bulk_dlq, MaxNumberOfMessages=10)["Messages"]
+    assert [json.loads(message["Body"]) for message in left] == [rejected[1]]
+    assert harness.dlq() == []
+    # The other ticket has the key b.json, so notifications about it are not those of a forgotten one.
+    assert harness.deliver(notification("b.json", bucket=bulk), harness.notify("a.json")) == ["skipped", "skipped"]
+    assert harness.tickets() == {("T-2", str(ticket()["created_at"]))}
 
 
 def test_missing_settings_are_named(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
