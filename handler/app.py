@@ -83,7 +83,7 @@ def build(
         models = Enricher.open(folder, threads=settings.intra_op_threads)
         metrics.started(time.perf_counter() - begin)
     ports = Ports(
-        source=source or S3TicketSource(client("s3").result(), settings.raw_bucket, settings.max_ticket_bytes),
+        source=source or S3TicketSource(client("s3").result(), settings.raw_buckets, settings.max_ticket_bytes),
         sink=sink
         or AwsTicketSink(
             client("s3").result(),
@@ -93,7 +93,7 @@ def build(
             item_retention_days=settings.item_retention_days,
             outbox=outbox,
         ),
-        dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
+        dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.lanes),
         failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),
         models=models,
         metrics=metrics,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -30,16 +30,16 @@ _MAX_RACES: Final = 5  # writers that change one item at the same time
 
 
 class S3TicketSource:
-    """Raw tickets in their bucket."""
+    """Raw tickets in their buckets."""
 
-    def __init__(self, client: S3Client, bucket: str, max_bytes: int) -> None:
+    def __init__(self, client: S3Client, buckets: Collection[str], max_bytes: int) -> None:
         self._client = client
-        self._bucket = bucket
+        self._buckets = buckets
         self._max_bytes = max_bytes
 
     def fetch(self, reference: StoredTicket) -> RawObject:
         """As TicketSource.fetch; does not read objects that exceed the limit."""
-        if reference.bucket != self._bucket:
+        if reference.bucket not in self._buckets:
             raise BucketUnexpected("the notification names a bucket other than RAW_BUCKET")
         try:
             answer = self._client.get_object(Bucket=reference.bucket, Key=reference.key)

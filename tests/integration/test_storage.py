@@ -85,7 +85,7 @@ def source(request: pytest.FixtureRequest) -> tuple[TicketSource, Callable[[str,
         fake = FakeSource(RAW, 100)
         return fake, fake.put
     s3 = request.getfixturevalue("aws")["s3"]
-    return S3TicketSource(s3, RAW, 100), lambda key, body: s3.put_object(Bucket=RAW, Key=key, Body=body)
+    return S3TicketSource(s3, [RAW], 100), lambda key, body: s3.put_object(Bucket=RAW, Key=key, Body=body)
 
 
 @pytest.fixture(params=["aws", "fake"])
@@ -459,7 +459,7 @@ def test_s3_read_errors_are_mapped(
 ) -> None:
     server.status, server.body = status, body
     with pytest.raises(MessageError) as caught:
-        S3TicketSource(client_of_server("s3"), RAW, 100).fetch(StoredTicket(RAW, "secret key"))
+        S3TicketSource(client_of_server("s3"), [RAW], 100).fetch(StoredTicket(RAW, "secret key"))
     assert type(caught.value) is kind
     assert caught.value.transient == (kind is not ObjectGone)
     assert str(caught.value).startswith("GetObject: ")
@@ -469,11 +469,11 @@ def test_s3_read_errors_are_mapped(
 def test_interrupted_body_is_a_transient_error(server: Any, client_of_server: Callable[[str], Any]) -> None:
     server.body, server.length = b"half", 50
     with pytest.raises(ServiceFailed, match=r"GetObject: (ResponseStreamingError|IncompleteReadError)"):
-        S3TicketSource(client_of_server("s3"), RAW, 100).fetch(StoredTicket(RAW, "k"))
+        S3TicketSource(client_of_server("s3"), [RAW], 100).fetch(StoredTicket(RAW, "k"))
 
 
 def test_unreachable_service_is_a_transient_error(server: Any, client_of_server: Callable[[str], Any]) -> None:
-    source = S3TicketSource(client_of_server("s3"), RAW, 100)
+    source = S3TicketSource(client_of_server("s3"), [RAW], 100)
     server.shutdown()
     server.server_close()
     with pytest.raises(ServiceFailed, match="GetObject: EndpointConnectionError"):
