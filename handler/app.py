@@ -112,8 +112,6 @@ def build(
 
 
 def _handler(ports: Ports) -> Handler:
-    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
-
     def lambda_handler(event: Any, context: Any) -> dict[str, Any]:
         """Processes the SQS records of an event; the response names those to retry (ReportBatchItemFailures).
 
@@ -143,6 +141,8 @@ def _handler(ports: Ports) -> Handler:
         named = [record for record in part.records if isinstance(record.get("messageId"), str) and record["messageId"]]
         failed: list[Any] = []
         if named:
+            # One for each batch: it has the batch's state, and the worker processes several at once.
+            processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
             response = process_partial_response({"Records": named}, batch.settle, processor, context)
             failed = list(response["batchItemFailures"])
         batch.close()
