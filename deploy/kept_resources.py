@@ -51,27 +51,29 @@ def retained(template: Template) -> list[str]:
     ]
 
 
-def find_kept(client: Client, prefix: str) -> list[KeptResource]:
-    """The resources that a stack with this NamePrefix would create and that exist already."""
-    place = prefix
+def find_kept(client: Client, parameters: Mapping[str, str]) -> list[KeptResource]:
+    """The resources that a stack with these parameters would create and that exist already."""
+    place = prefix = parameters.get("NamePrefix", "")
+    is_bulk_on = parameters.get("BulkConcurrency", "0") != "0"
     if not prefix:
         account, region = client("sts").get_caller_identity()["Account"], client("s3").meta.region_name
         place = f"{account}-{region}"
     begin = f"{prefix}-" if prefix else ""
     found = []
-    for logical_id, name in {
-        "RawBucket": f"{place}-tickets-raw",
-        "EnrichedBucket": f"{place}-tickets-enriched",
-    }.items():
+    buckets = {"RawBucket": f"{place}-tickets-raw", "EnrichedBucket": f"{place}-tickets-enriched"}
+    queues = {"DeadLetterQueue": f"{begin}ticket-processing-dlq"}
+    if is_bulk_on:
+        buckets["BulkBucket"] = f"{place}-tickets-bulk"
+        queues["BulkDeadLetterQueue"] = f"{begin}ticket-processing-bulk-dlq"
+    for logical_id, name in buckets.items():
         if _exists(client("s3").head_bucket, Bucket=name):
             found.append(KeptResource(logical_id, "AWS::S3::Bucket", name, {"BucketName": name}))
     table = f"{begin}tickets"
     if _exists(client("dynamodb").describe_table, TableName=table):
         found.append(KeptResource("TicketTable", "AWS::DynamoDB::Table", table, {"TableName": table}))
-    queue = f"{begin}ticket-processing-dlq"
-    if answer := _exists(client("sqs").get_queue_url, QueueName=queue):
-        identifier = {"QueueUrl": answer["QueueUrl"]}
-        found.append(KeptResource("DeadLetterQueue", "AWS::SQS::Queue", queue, identifier))
+    for logical_id, name in queues.items():
+        if answer := _exists(client("sqs").get_queue_url, QueueName=name):
+            found.append(KeptResource(logical_id, "AWS::SQS::Queue", name, {"QueueUrl": answer["QueueUrl"]}))
     return found
 
 

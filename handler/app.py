@@ -80,7 +80,7 @@ def build(
         models, shadow_error = _open_models(settings, lambda: client("s3").result(), logger)
         metrics.started(time.perf_counter() - begin)
     ports = Ports(
-        source=source or S3TicketSource(client("s3").result(), settings.raw_bucket, settings.max_ticket_bytes),
+        source=source or S3TicketSource(client("s3").result(), settings.raw_buckets, settings.max_ticket_bytes),
         sink=sink
         or AwsTicketSink(
             client("s3").result(),
@@ -90,7 +90,7 @@ def build(
             item_retention_days=settings.item_retention_days,
             outbox=outbox,
         ),
-        dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.queue_url, settings.dlq_url),
+        dead_letters=dead_letters or SqsDeadLetters(client("sqs").result(), settings.lanes),
         failure_counts=failure_counts or DynamoFailureCounts(client("dynamodb").result(), settings.table_name),
         models=models,
         metrics=metrics,
@@ -128,8 +128,6 @@ def _open_models(settings: Settings, s3: Callable[[], Any], logger: Logger) -> t
 
 
 def _handler(ports: Ports) -> Handler:
-    processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
-
     def lambda_handler(event: Any, context: Any) -> dict[str, Any]:
         """Processes the SQS records of an event; the response names those to retry (ReportBatchItemFailures).
 
@@ -166,6 +164,8 @@ def _handler(ports: Ports) -> Handler:
         named = [record for record in part.records if isinstance(record.get("messageId"), str) and record["messageId"]]
         failed: list[Any] = []
         if named:
+            # One for each batch: it has the batch's state, and the worker processes several at once.
+            processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
             response = process_partial_response({"Records": named}, batch.settle, processor, context)
             failed = list(response["batchItemFailures"])
         batch.close()

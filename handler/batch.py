@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
@@ -84,13 +84,11 @@ class Batch:
         """Fetches, enriches and stores all tickets, and starts rejecting or deferring messages."""
         tickets = list(self._tickets.values())
         self._ports.metrics.batch(len(tickets))
-        unread = [t for t in self._in_turns() if t.outcome is None]
-        self._run_stage("fetch", self._fetch_unless_forgotten, unread, keep=_KEEP_FETCHING)
+        self._fetch([t for t in self._in_turns() if t.outcome is None])
         enriched = self._enrich([t for t in tickets if t.outcome is None])
         notes = self._end_notes()
-        store = partial(self._store, enriched)
-        self._run_stage("store", store, list(enriched), keep=_KEEP_STORING, success="done")
-        wait(notes, timeout=max(_MIN_WAIT, self._time_left() - _KEEP_STORING * self._reserve) if notes else 0)
+        self._store(enriched)
+        wait(notes, timeout=self._seconds_to_store() if notes else 0)
         for ticket, enrichment in enriched.items():
             if ticket.outcome == "done":
                 report_labels(self._ports.metrics, enrichment)
@@ -161,17 +159,43 @@ class Batch:
 
     # -- fetch, enrich, store
 
-    def _fetch_unless_forgotten(self, ticket: TicketState) -> str | None:
-        """As _fetch. `tickets forget` removes raw objects whose notifications may still be in a queue."""
+    def _fetch(self, tickets: Sequence[TicketState]) -> None:
+        """Reads and parses tickets, and compares them with what is stored."""
+        if not tickets:
+            return
+        begin = time.perf_counter()
+        reads = self._start(self._ports.readers, "fetch", self._read, tickets)
+        wait(reads.values(), timeout=self._seconds_to_read())
+        self._end(reads, "fetch")
+        self._compare([t for t in tickets if t.outcome is None])
+        self._ports.metrics.stage("fetch", time.perf_counter() - begin)
+
+    def _read(self, ticket: TicketState) -> str | None:
+        """Reads and parses a ticket. Returns the reason if there is nothing to do, otherwise None.
+
+        `tickets forget` removes raw objects whose notifications may still be in a queue.
+        """
         try:
-            return self._fetch(ticket)
+            raw = self._raw(ticket)
         except ObjectGone:
             if isinstance(ticket.reference, StoredTicket) and self._ports.sink.erase_object(ticket.reference.key):
                 return "forgotten"
             raise
+        ticket.stage = "validate"
+        parsed = parse_ticket(raw)
+        ticket.ticket, ticket.stage = parsed, "fetch"
+        ticket.raw_sha256 = hashlib.sha256(raw).hexdigest()
+        stored_key = ticket.reference.key if isinstance(ticket.reference, StoredTicket) else None
+        ticket.key = stored_key or inline_key(parsed.ticket_id, parsed.created_at)
+        if stored_key is None and len(ticket.key) > MAX_KEY_BYTES:  # the key is ASCII
+            raise KeyTooLong(
+                f"the id needs an S3 key of {len(ticket.key)} bytes, S3 allows {MAX_KEY_BYTES}; use a shorter id, or "
+                "store the ticket in the raw bucket"
+            )
+        return None
 
-    def _fetch(self, ticket: TicketState) -> str | None:
-        """Reads and parses a ticket. Returns the reason if there is nothing to do, otherwise None."""
+    def _raw(self, ticket: TicketState) -> bytes:
+        """The ticket's JSON. Notes when it was last modified."""
         ports, reference = self._ports, ticket.reference
         if isinstance(reference, StoredTicket):
             if is_reserved(reference.key):
@@ -180,30 +204,40 @@ class Batch:
             raw, ticket.modified = decompress(stored.raw, ports.max_ticket_bytes), stored.modified
             if reference.etag and reference.etag == stored.etag:
                 ticket.modified = max(stored.modified, reference.event_time)
-            is_exact = ticket.modified > stored.modified
-        else:
-            assert not isinstance(reference, Ignored)
-            raw, is_exact = reference.raw, True
-            if len(raw) > ports.max_ticket_bytes:
-                raise ObjectTooLarge(
-                    f"the ticket has {len(raw)} bytes, MAX_TICKET_BYTES allows {ports.max_ticket_bytes}"
-                )
-        ticket.stage = "validate"
-        parsed = parse_ticket(raw)
-        ticket.ticket, ticket.stage = parsed, "fetch"
-        ticket.raw_sha256 = hashlib.sha256(raw).hexdigest()
-        stored_key = reference.key if isinstance(reference, StoredTicket) else None
-        ticket.key = stored_key or inline_key(parsed.ticket_id, parsed.created_at)
-        if stored_key is None and len(ticket.key) > MAX_KEY_BYTES:  # the key is ASCII
-            raise KeyTooLong(
-                f"the id needs an S3 key of {len(ticket.key)} bytes, S3 allows {MAX_KEY_BYTES}; use a shorter id, or "
-                "store the ticket in the raw bucket"
+            ticket.is_exact = ticket.modified > stored.modified
+            return raw
+        assert not isinstance(reference, Ignored)
+        if len(reference.raw) > ports.max_ticket_bytes:
+            raise ObjectTooLarge(
+                f"the ticket has {len(reference.raw)} bytes, MAX_TICKET_BYTES allows {ports.max_ticket_bytes}"
             )
-        known = ports.sink.known(parsed.ticket_id, parsed.created_at)
-        if known == "forgotten":
-            ports.sink.erase(parsed.ticket_id, parsed.created_at, ticket.key)
-            return "forgotten"
-        ticket.known = known
+        return reference.raw
+
+    def _compare(self, tickets: Sequence[TicketState]) -> None:
+        """Ends the tickets that are stored already, or were forgotten: one read for all of them."""
+        if not tickets:
+            return
+        names = [(t.ticket.ticket_id, t.ticket.created_at) for t in tickets if t.ticket is not None]
+        reading = self._ports.pool.submit(self._ports.sink.known, names)
+        wait([reading], timeout=self._seconds_to_read())
+        result = self._result(reading, "fetch", {})
+        states = [result] * len(tickets) if isinstance(result, EnrichmentError) else result
+        forgotten = []
+        for ticket, known in zip(tickets, states, strict=True):
+            if isinstance(known, EnrichmentError):
+                ticket.fail(known)
+            elif known == "forgotten":
+                forgotten.append(ticket)
+            else:
+                ticket.known = known
+                if (reason := self._nothing_to_do(ticket)) is not None:
+                    ticket.end("skipped", reason)
+        if forgotten:
+            self._erase(forgotten, self._seconds_to_read())
+
+    def _nothing_to_do(self, ticket: TicketState) -> str | None:
+        """Why a ticket need not be enriched, or None."""
+        ports, known = self._ports, ticket.known
         if known is None:
             return None
         same = (ticket.raw_sha256, ports.models.version, ticket.key, ports.redact)
@@ -212,16 +246,35 @@ class Batch:
         # The same content under another bundle is not stale, whichever of its notifications came. If only the second is
         # known, the object as it is now is at least as new as what was stored of it; the store checks a tie again.
         same_second = known.s3_key == ticket.key and known.source_modified // 1000 == ticket.modified // 1000
-        if known.content_sha256 == ticket.raw_sha256 or (not is_exact and same_second):
+        if known.content_sha256 == ticket.raw_sha256 or (not ticket.is_exact and same_second):
             ticket.modified = max(ticket.modified, known.source_modified)
         return "stale" if known.source_modified > ticket.modified else None
+
+    def _erase(self, forgotten: Sequence[TicketState], seconds: float) -> None:
+        """Removes what is stored of forgotten tickets, which are then skipped."""
+        erasing = self._start(self._ports.pool, "erase", self._erase_one, forgotten)
+        wait(erasing.values(), timeout=seconds)
+        self._end(erasing, "erase")
+
+    def _erase_one(self, ticket: TicketState) -> str:
+        assert ticket.ticket is not None
+        self._ports.sink.erase(ticket.ticket.ticket_id, ticket.ticket.created_at, ticket.key)
+        return "forgotten"
 
     def _enrich(self, tickets: Sequence[TicketState]) -> dict[TicketState, EnrichmentData]:
         if not tickets:
             return {}
         ports = self._ports
-        begin = time.perf_counter()
         results: Sequence[EnrichmentData | EnrichmentError]
+        turn = ports.models_turn
+        if not (
+            turn.acquire(blocking=False) or turn.acquire(timeout=max(_MIN_WAIT, self._time_left() - self._reserve))
+        ):
+            for ticket in tickets:
+                ticket.stage = "enrich"
+                ticket.fail(OutOfTime("not started: another batch is still in the models"))
+            return {}
+        begin = time.perf_counter()
         try:
             results = ports.models.enrich(
                 [t.ticket for t in tickets if t.ticket is not None],
@@ -234,6 +287,8 @@ class Batch:
         except Exception as error:  # isolation boundary: the other records are still settled
             failure = self._as_failure(error, "enrich", {})
             pairs = [(ticket, failure) for ticket in tickets]
+        finally:
+            turn.release()
         share = round((time.perf_counter() - begin) * 1000 / len(tickets), 1)
         for ticket, result in pairs:
             ticket.stage, ticket.milliseconds["enrich"] = "enrich", share
@@ -257,7 +312,21 @@ class Batch:
             extra["traceback"] = trace(error.__cause__)
         self._ports.logger.warning("the shadow bundle did not label a ticket", extra=extra)
 
-    def _store(self, enriched: Mapping[TicketState, EnrichmentData], ticket: TicketState) -> str | None:
+    def _store(self, enriched: Mapping[TicketState, EnrichmentData]) -> None:
+        """Stores tickets, and erases those that were forgotten meanwhile."""
+        if not enriched:
+            return
+        begin = time.perf_counter()
+        stores = self._start(self._ports.pool, "store", partial(self._store_one, enriched), list(enriched))
+        wait(stores.values(), timeout=self._seconds_to_store())
+        late = {ticket: future for ticket, future in stores.items() if not future.done()}
+        self._end(stores, "store", success="done")
+        self._erase_if_forgotten([ticket for ticket in stores if ticket not in late])
+        for ticket, future in late.items():  # they are retried, but what they still store must not remain
+            future.add_done_callback(partial(self._check_late, ticket))
+        self._ports.metrics.stage("store", time.perf_counter() - begin)
+
+    def _store_one(self, enriched: Mapping[TicketState, EnrichmentData], ticket: TicketState) -> str | None:
         """Stores a ticket. Returns the reason if it was not stored, otherwise None."""
         raw, enrichment = ticket.ticket, enriched[ticket]
         assert raw is not None
@@ -268,31 +337,52 @@ class Batch:
             *shown, body, ticket.key, ticket.raw_sha256, ticket.modified, self._ports.redact, known=ticket.known
         )
         commit = self._ports.sink.store(write)
-        if commit == "forgotten":
-            return "forgotten"
         if commit == "tie" and isinstance(ticket.reference, StoredTicket):
             _refuse_replaced(self._ports, ticket.reference, ticket.raw_sha256)
         return None if commit else "stale"
 
-    def _run_stage(
+    def _erase_if_forgotten(self, tickets: Sequence[TicketState]) -> None:
+        """Asks once for all tickets whose store has ended, whatever came of it: part of it may have been written."""
+        ids = {ticket.ticket.ticket_id for ticket in tickets if ticket.ticket is not None}
+        if not ids:
+            return
+        asking = self._ports.pool.submit(self._ports.sink.forgotten, ids)
+        wait([asking], timeout=self._seconds_to_store())
+        result = self._result(asking, "store", {})
+        if isinstance(result, EnrichmentError):
+            for ticket in tickets:
+                ticket.fail(result)
+            return
+        forgotten = [t for t in tickets if t.ticket is not None and t.ticket.ticket_id in result]
+        if forgotten:
+            self._erase(forgotten, self._seconds_to_store())
+
+    def _check_late(self, ticket: TicketState, storing: Future[str | None]) -> None:
+        if not storing.cancelled():
+            self._ports.pool.submit(self._erase_late, ticket)
+
+    def _erase_late(self, ticket: TicketState) -> None:
+        assert ticket.ticket is not None
+        if self._ports.sink.forgotten([ticket.ticket.ticket_id]):
+            self._erase_one(ticket)
+
+    # -- concurrent calls
+
+    def _seconds_to_read(self) -> float:
+        """Reading ends before all time is used, so that the models have time for what was read."""
+        return max(_MIN_WAIT, _READING_SHARE * (self._time_left() - _KEEP_FETCHING * self._reserve))
+
+    def _seconds_to_store(self) -> float:
+        return max(_MIN_WAIT, self._time_left() - _KEEP_STORING * self._reserve)
+
+    def _start(
         self,
+        pool: ThreadPoolExecutor,
         stage: str,
         work: Callable[[TicketState], str | None],
         tickets: Sequence[TicketState],
-        *,
-        keep: float,
-        success: Outcome | None = None,
-    ) -> None:
-        """Runs `work` for all tickets concurrently, until only the share `keep` of the reserve is left.
-
-        Reading ends sooner, so that the models have time for what was read.
-
-        A returned note makes the ticket skipped, an error makes it failed or rejected. A ticket whose call does not
-        return in time is OutOfTime; a later result is ignored.
-        """
-        if not tickets:
-            return
-        begin = time.perf_counter()
+    ) -> dict[TicketState, Future[str | None]]:
+        """Calls `work` for all tickets concurrently. It returns a reason to skip the ticket, or None."""
 
         def clocked(ticket: TicketState) -> str | None:
             begin = time.perf_counter()
@@ -301,11 +391,16 @@ class Batch:
             finally:
                 ticket.milliseconds[stage] = round((time.perf_counter() - begin) * 1000, 1)
 
-        pool = self._ports.readers if stage == "fetch" else self._ports.pool
-        futures = [pool.submit(clocked, ticket) for ticket in tickets]
-        share = _READING_SHARE if stage == "fetch" else 1.0
-        wait(futures, timeout=max(_MIN_WAIT, share * (self._time_left() - keep * self._reserve)))
-        for ticket, future in zip(tickets, futures, strict=True):
+        return {ticket: pool.submit(clocked, ticket) for ticket in tickets}
+
+    def _end(
+        self, calls: Mapping[TicketState, Future[str | None]], stage: str, *, success: Outcome | None = None
+    ) -> None:
+        """Gives each ticket the result of its call: a reason makes it skipped, an error failed or rejected.
+
+        A ticket whose call has not returned in time is OutOfTime; a later result is ignored.
+        """
+        for ticket, future in calls.items():
             result = self._result(future, stage, ticket.names())
             if isinstance(result, EnrichmentError):
                 ticket.fail(result)
@@ -313,7 +408,6 @@ class Batch:
                 ticket.end("skipped", result)
             elif success is not None:
                 ticket.end(success)
-        self._ports.metrics.stage(stage, time.perf_counter() - begin)
 
     # -- settle
 

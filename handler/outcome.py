@@ -31,7 +31,10 @@ _MODEL_STAGES: Final = ("enrich", "process")
 
 @dataclass(eq=False)
 class TicketState:
-    """The state of one ticket in the batch; several records may refer to it. None as outcome: still in progress."""
+    """The state of one ticket in the batch; several records may refer to it. None as outcome: still in progress.
+
+    `modified` is exact if it is more precise than the second of the object's LastModified.
+    """
 
     reference: Reference
     modified: int
@@ -42,12 +45,13 @@ class TicketState:
     ticket: RawTicket | None = None
     raw_sha256: str = ""
     key: str = ""
+    is_exact: bool = True
     known: Known | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def end(self, outcome: Outcome, note: str | None = None) -> None:
         """Sets a successful outcome: done, or skipped for the reason in `note`."""
-        self.outcome, self.note = outcome, note
+        self.outcome, self.note, self.error = outcome, note, None
 
     def fail(self, error: EnrichmentError) -> None:
         """Sets the outcome after an error: failed if it is transient, otherwise rejected."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Literal, Protocol, TypeAlias
 
 from enrichment.errors import BundleError, EnrichmentError
@@ -22,6 +23,7 @@ __all__ = [
     "Models",
     "Ports",
     "RawObject",
+    "TicketName",
     "TicketSink",
     "TicketSource",
     "Unfinished",
@@ -82,6 +84,9 @@ class Unfinished:
     alone: int = 0
 
 
+TicketName: TypeAlias = tuple[str, int]
+"""A ticket's `ticket_id` and `created_at`, the key of its item."""
+
 Commit: TypeAlias = Literal["clear", "tie"]
 """How an item was committed. "tie": it replaced other content with the same modification time."""
 
@@ -100,15 +105,25 @@ class TicketSource(Protocol):
 class TicketSink(Protocol):
     """Stores enriched tickets."""
 
-    def known(self, ticket_id: str, created_at: int) -> Known | Forgotten | None:
-        """The committed state of a ticket, None if there is none. Raises Throttled or ServiceFailed."""
+    def known(self, names: Sequence[TicketName]) -> list[Known | Forgotten | EnrichmentError | None]:
+        """The committed state of each ticket, None if there is none, or Throttled for one that could not be read.
+
+        Raises Throttled or ServiceFailed if none could be read.
+        """
         ...
 
-    def store(self, write: Write) -> Commit | Forgotten | None:
+    def store(self, write: Write) -> Commit | None:
         """Stores a ticket: the object first, then the item, which commits it.
 
-        Returns None if a newer version is already committed, and "forgotten" if the ticket was forgotten meanwhile:
-        then nothing of it is left. Raises StoreRefused, Throttled or ServiceFailed.
+        Returns None if a newer version is already committed. Raises StoreRefused, Throttled or ServiceFailed.
+        """
+        ...
+
+    def forgotten(self, ticket_ids: Collection[str]) -> set[str]:
+        """Which of these tickets `tickets forget` has removed.
+
+        Asked again after a ticket is stored, because `tickets forget` may have looked for it just before. What was
+        stored is then erased. Raises Throttled or ServiceFailed.
         """
         ...
 
@@ -184,7 +199,8 @@ class Ports:
 
     `readers` read tickets, `pool` does everything else: reads that hang must not hold up the stores. `on_settled` is
     told the receipt handles of messages that are deleted or deferred before the end of an invocation. `shadow_error` is
-    why SHADOW_BUNDLE could not be opened.
+    why SHADOW_BUNDLE could not be opened. The worker processes several batches at once: a batch holds `models_turn` while
+    the models run.
     """
 
     source: TicketSource
@@ -201,3 +217,4 @@ class Ports:
     max_ticket_bytes: int
     redact: Redact = "off"
     shadow_error: BundleError | None = None
+    models_turn: Lock = field(default_factory=Lock)

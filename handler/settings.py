@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from pydantic import AliasChoices, Field, HttpUrl, SecretStr, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    HttpUrl,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["SERVICE", "UNPUBLISHED", "Redact", "Settings", "WorkerSettings"]
+__all__ = ["SERVICE", "UNPUBLISHED", "Lane", "Names", "Redact", "Settings", "WorkerSettings", "listed"]
 
 SERVICE: Final = "ticket-enrichment"
 UNPUBLISHED: Final = "$LATEST"  # Lambda's name for an unpublished version
@@ -18,6 +28,35 @@ _MIN_SECRET: Final = 24  # bytes
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 Redact = Literal["off", "table", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A queue of tickets to enrich, and the dead-letter queue of the messages that are rejected from it."""
+
+    queue_url: str
+    dlq_url: str
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.queue_url.rpartition("/")[2]
+
+
+def listed(value: str) -> tuple[str, ...]:
+    """The entries of a comma-separated setting, such as QUEUE_URL."""
+    return tuple(entry.strip() for entry in value.split(","))
+
+
+def _different(value: str) -> str:
+    entries = listed(value)
+    if "" in entries or len(set(entries)) < len(entries):
+        raise PydanticCustomError("entries", "separate different entries by one comma each")
+    return value
+
+
+Names = Annotated[Name, AfterValidator(_different)]
+"""One name or several, comma-separated; `listed` returns them."""
 
 
 class Settings(BaseSettings):
@@ -48,11 +87,16 @@ class Settings(BaseSettings):
             description="Directory that the bundle is copied to, once per container; older name: MODEL_CACHE_DIR",
         ),
     ] = "/tmp"  # noqa: S108 - the only directory that a Lambda function can write to
-    raw_bucket: Annotated[Name, Field(description="Bucket of the raw tickets")]
+    raw_bucket: Annotated[Names, Field(description="Bucket of the raw tickets, or several, comma-separated")]
     enriched_bucket: Annotated[Name, Field(description="Bucket of the enriched tickets; versioned")]
     table_name: Annotated[Name, Field(description="DynamoDB table of the tickets")]
-    queue_url: Annotated[Name, Field(description="Queue of the tickets to enrich")]
-    dlq_url: Annotated[Name, Field(description="Dead-letter queue for rejected messages")]
+    queue_url: Annotated[
+        Names,
+        Field(description="Queue of the tickets to enrich, or several, comma-separated, in order of priority"),
+    ]
+    dlq_url: Annotated[
+        Names, Field(description="Dead-letter queue for rejected messages; one for each queue, in the same order")
+    ]
     max_receive_count: Annotated[
         int,
         Field(
@@ -86,6 +130,30 @@ class Settings(BaseSettings):
         Name, Field(description="Dimension `version` of the outcomes, unless $LATEST; set by Lambda itself")
     ] = UNPUBLISHED
     aws_endpoint_url: Annotated[HttpUrl | None, Field(description="Endpoint of an AWS emulator")] = None
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The queues, each with its dead-letter queue, in order of priority: the first has the live tickets."""
+        return tuple(map(Lane, listed(self.queue_url), listed(self.dlq_url)))
+
+    @property
+    def raw_buckets(self) -> tuple[str, ...]:
+        """The buckets of the raw tickets."""
+        return listed(self.raw_bucket)
+
+    @field_validator("dlq_url")
+    @classmethod
+    def _each_queue_has_a_dlq(cls, value: str, info: ValidationInfo) -> str:
+        queues, dlqs = listed(info.data.get("queue_url", value)), listed(value)
+        if len(queues) != len(dlqs):
+            raise PydanticCustomError(
+                "dead_letter_queues",
+                "it has {dlqs} entries and QUEUE_URL has {queues}; name one dead-letter queue for each queue",
+                {"dlqs": len(dlqs), "queues": len(queues)},
+            )
+        if set(queues) & set(dlqs) and "queue_url" in info.data:
+            raise PydanticCustomError("dead_letter_queues", "it names a queue that is in QUEUE_URL too")
+        return value
 
 
 class WorkerSettings(Settings):

@@ -41,7 +41,7 @@ OBSERVABILITY: Final = REPOSITORY / "deploy" / "observability.yaml"
 IMAGE: Final = "ticket-lambda:latest"  # the name that `make image` gives it
 ECR_NAME: Final = "ticket-enrichment"
 ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "arm64"}  # Docker's names: Lambda's names
-QUEUES: Final = ("DlqUrl", "QueueUrl")  # outputs
+QUEUES: Final = ("DlqUrl", "QueueUrl", "BulkDlqUrl", "BulkQueueUrl")  # outputs
 
 
 class ReleaseError(Exception):
@@ -94,9 +94,11 @@ def deploy(sam: Path, image: str, config: Configuration, more: Mapping[str, str]
     names = parameter_names(TEMPLATE)
     parameters = {name: value for name, value in {**config.parameters(), **more}.items() if name in names}
     parameters |= {"ImageUri": uri, "Architecture": ARCHITECTURES[found["Architecture"]]}
-    if before is None and (kept := find_kept(config.client, parameters.get("NamePrefix", ""))):
+    if before is None and (kept := find_kept(config.client, parameters)):
         take_over(config, parameters, kept)
         before = existing(config, config.stack_name())
+    elif before is not None and "BulkBucket" not in before.outputs:
+        refuse_what_was_kept_of_bulk(find_kept(config.client, parameters))
     parameters["Release"] = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     options = ["--image-repository", uri.partition("@")[0], *([] if before else ["--guided"])]
     sam_deploy(sam, config, TEMPLATE, parameters, options)
@@ -115,6 +117,14 @@ def take_over(config: Configuration, parameters: Mapping[str, str], kept: Sequen
         adopt(config.client("cloudformation"), config.stack_name(), template, parameters, list(kept))
     except AdoptionError as error:
         raise ReleaseError(str(error)) from error
+
+
+def refuse_what_was_kept_of_bulk(kept: Sequence[KeptResource]) -> None:
+    """CloudFormation cannot create what a stack kept when BulkConcurrency was set to 0. Raises ReleaseError."""
+    if names := ", ".join(each.name for each in kept if each.logical_id.startswith("Bulk")):
+        raise ReleaseError(
+            f"{names} exist since BulkConcurrency was last on; delete what is empty, or import it into the stack first"
+        )
 
 
 def confirmed(question: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from handler.aws.sqs import (
@@ -23,8 +24,9 @@ from handler.aws.sqs import (
     system_attributes,
     tens,
 )
-from handler.errors import MessageError, error_codes
+from handler.errors import MessageError, ServiceFailed, error_codes
 from handler.messages import first_sent
+from handler.settings import Lane
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -36,38 +38,57 @@ _OURS: Final = frozenset({"Reason", "Rejection"})
 
 
 class SqsDeadLetters:
-    """DeadLetters over SQS."""
+    """DeadLetters over SQS, for the queues in QUEUE_URL.
 
-    def __init__(self, client: SQSClient, queue_url: str, dlq_url: str) -> None:
-        self._queue = Queue(client, queue_url)
-        self._dlq = Queue(client, dlq_url)
+    A record belongs to the queue in its `eventSourceARN`. If there is only one queue, all records are of that queue.
+    """
+
+    def __init__(self, client: SQSClient, lanes: Sequence[Lane]) -> None:
+        self._queues = [(Queue(client, lane.queue_url), Queue(client, lane.dlq_url)) for lane in lanes]
+        # An ARN ends with :account:name, a URL with /account/name.
+        self._by_name = {tuple(queue.url.split("/")[-2:]): (queue, dlq) for queue, dlq in self._queues}
 
     def reject(self, record: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], code: str) -> None:
         """As DeadLetters.reject; attributes beyond SQS's ten move into `Rejection`.
 
+        Raises ServiceFailed for a record of a queue that is not in QUEUE_URL: the message stays there.
         If the message is close to SQS's size limit, some errors, then all errors are left out; if not even the code
         fits, the message is sent unchanged.
         """
         body = _body(record)
         attributes = _with_reason(record, reasons, code, MAX_BYTES - len(body.encode()))
-        self._dlq.send_one(body, attributes, system_attributes(record.get("attributes") or {}))
+        _, dlq = self._queues_of(record)
+        dlq.send_one(body, attributes, system_attributes(record.get("attributes") or {}))
 
     def defer(self, record: Mapping[str, Any], seconds: int) -> None:
         """As DeadLetters.defer. If the call fails, the message is retried after the queue's visibility timeout."""
         try:
-            self._queue.change_visibility_one(record["receiptHandle"], seconds)
+            queue, _ = self._queues_of(record)
+            queue.change_visibility_one(record["receiptHandle"], seconds)
         except (MessageError, KeyError):
             return
 
     def delete(self, records: Sequence[Mapping[str, Any]]) -> list[bool]:
         """As DeadLetters.delete."""
         deleted: list[bool] = []
-        for part in tens(records):
-            try:
-                deleted += self._queue.delete([record["receiptHandle"] for record in part])
-            except (MessageError, KeyError):
-                deleted += [False] * len(part)
+        for arn, same_queue in groupby(records, key=lambda record: record.get("eventSourceARN")):
+            for part in tens(same_queue):
+                try:
+                    queue, _ = self._queues_of({"eventSourceARN": arn})
+                    deleted += queue.delete([record["receiptHandle"] for record in part])
+                except (MessageError, KeyError):
+                    deleted += [False] * len(part)
         return deleted
+
+    def _queues_of(self, record: Mapping[str, Any]) -> tuple[Queue, Queue]:
+        """The queue of a record and its DLQ. Raises ServiceFailed: the setting can be corrected, so it is retried."""
+        if len(self._queues) == 1:
+            return self._queues[0]
+        arn = str(record.get("eventSourceARN"))
+        try:
+            return self._by_name[tuple(arn.split(":")[-2:])]
+        except KeyError:
+            raise ServiceFailed(f"the message is from {arn}, which is not in QUEUE_URL; add it") from None
 
 
 def _written_by_us(reason: object, rejection: object) -> frozenset[str]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from enrichment.errors import EnrichmentError
 from enrichment.ticket import ShadowLabels
 from handler.aws.errors import from_aws
-from handler.aws.forgetting import NO_TICKET, item_key, name_hash, tombstone_key, versions_to_erase
+from handler.aws.forgetting import item_key, name_hash, tombstone_key, versions_to_erase
 from handler.aws.outbox import outbox_item
 from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed, Throttled
 from handler.messages import StoredTicket, inline_key
-from handler.ports import Commit, Forgotten, Known, RawObject, Write
+from handler.ports import Commit, Forgotten, Known, RawObject, TicketName, Write
 from handler.result_event import Change, change_by, event_attribute, event_of_item
 
 if TYPE_CHECKING:
@@ -25,9 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AwsTicketSink", "S3TicketSource", "day_of"]
 
+_Name: TypeAlias = tuple[str, str]
+"""An item's `ticket_id` and `created_at`, as DynamoDB writes them."""
+
 _MAX_SUBJECT: Final = 1000  # characters; the table is for lists, S3 has the whole subject
 _TRIES: Final = 3  # of the part of a batch read that DynamoDB did not process
 _KNOWN: Final = ("content_sha256", "model_version", "s3_key", "source_modified")
+_MAX_KEYS: Final = 100  # of a batch read
 _MAX_RACES: Final = 5  # writers that change one item at the same time
 
 
@@ -37,16 +43,16 @@ def day_of(created_at: int) -> str:
 
 
 class S3TicketSource:
-    """Raw tickets in their bucket."""
+    """Raw tickets in their buckets."""
 
-    def __init__(self, client: S3Client, bucket: str, max_bytes: int) -> None:
+    def __init__(self, client: S3Client, buckets: Collection[str], max_bytes: int) -> None:
         self._client = client
-        self._bucket = bucket
+        self._buckets = buckets
         self._max_bytes = max_bytes
 
     def fetch(self, reference: StoredTicket) -> RawObject:
         """As TicketSource.fetch; does not read objects that exceed the limit."""
-        if reference.bucket != self._bucket:
+        if reference.bucket not in self._buckets:
             raise BucketUnexpected("the notification names a bucket other than RAW_BUCKET")
         try:
             answer = self._client.get_object(Bucket=reference.bucket, Key=reference.key)
@@ -85,14 +91,22 @@ class AwsTicketSink:
         self._item_retention_days = item_retention_days
         self._outbox = outbox
 
-    def known(self, ticket_id: str, created_at: int) -> Known | Forgotten | None:
-        """As TicketSink.known, with one consistent read of the item and the tombstone."""
-        items = self._read(item_key(ticket_id, created_at), tombstone_key("ticket", ticket_id))
-        if any(item["created_at"] == {"N": str(NO_TICKET)} for item in items):
-            return "forgotten"
-        return _known(items[0]) if items else None
+    def known(self, names: Sequence[TicketName]) -> list[Known | Forgotten | EnrichmentError | None]:
+        """As TicketSink.known, with one consistent read of all items and tombstones (two, of more than 50 tickets)."""
+        keys = {name: (item_key(*name), tombstone_key("ticket", name[0])) for name in names}
+        found, unread = self._read([key for pair in keys.values() for key in pair])
 
-    def store(self, write: Write) -> Commit | Forgotten | None:
+        def state(name: TicketName) -> Known | Forgotten | EnrichmentError | None:
+            item, tombstone = map(_name_in, keys[name])
+            if tombstone in found:
+                return "forgotten"
+            if unread & {item, tombstone}:
+                return Throttled("BatchGetItem: UnprocessedKeys")
+            return _known(found.get(item, {}))
+
+        return [state(name) for name in names]
+
+    def store(self, write: Write) -> Commit | None:
         """As TicketSink.store. The item contains the object's version, so its readers never see a partial write."""
         try:
             put = self._s3.put_object(
@@ -100,13 +114,19 @@ class AwsTicketSink:
             )
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, "PutObject") from error
-        commit = self._commit(write, put.get("VersionId", "null"))
-        # The tombstone is written before anything is removed. If it is not there now, `tickets forget` finds what was
-        # written here; otherwise it may have looked too early.
-        if self._tombstone("ticket", write.ticket.ticket_id) is not None:
-            self.erase(write.ticket.ticket_id, write.ticket.created_at, write.key)
-            return "forgotten"
-        return commit
+        return self._commit(write, put.get("VersionId", "null"))
+
+    def forgotten(self, ticket_ids: Collection[str]) -> set[str]:
+        """As TicketSink.forgotten, with one consistent read of all tombstones.
+
+        A tombstone is written before anything is removed. If it is not there now, `tickets forget` finds what was
+        stored before this call; otherwise it may have looked too early.
+        """
+        tombstones = {name: tombstone_key("ticket", name) for name in ticket_ids}
+        found, unread = self._read(list(tombstones.values()))
+        if unread:
+            raise Throttled("BatchGetItem: UnprocessedKeys")
+        return {name for name, key in tombstones.items() if _name_in(key) in found}
 
     def erase(self, ticket_id: str, created_at: int, key: str) -> None:
         """As TicketSink.erase. The tombstone remembers the raw object, so that `tickets forget` finds it."""
@@ -173,12 +193,27 @@ class AwsTicketSink:
             raise from_aws(error, "PutItem") from error
         return None
 
-    def _read(self, *keys: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    def _read(self, keys: Sequence[Mapping[str, Any]]) -> tuple[dict[_Name, Mapping[str, Any]], set[_Name]]:
+        """Reads items consistently: those that exist, and the names of those that DynamoDB did not process."""
+        found: dict[_Name, Mapping[str, Any]] = {}
+        unread: set[_Name] = set()
+        distinct = {_name_in(key): key for key in keys}  # DynamoDB refuses a key that occurs twice
+        rest = iter(distinct.values())
+        while part := list(islice(rest, _MAX_KEYS)):
+            items, left = self._read_part(part)
+            found |= {_name_in(item): item for item in items}
+            unread |= {_name_in(key) for key in left}
+        return found, unread
+
+    def _read_part(
+        self, keys: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+        """The items that exist of up to 100 keys, and the keys that were not processed in several tries."""
         items: list[Mapping[str, Any]] = []
         wanted: dict[str, Any] = {
             self._table: {
-                "Keys": list(keys),
-                "ProjectionExpression": ", ".join(("created_at", *_KNOWN, "redacted", "corrections")),
+                "Keys": keys,
+                "ProjectionExpression": ", ".join(("ticket_id", "created_at", *_KNOWN, "redacted", "corrections")),
                 "ConsistentRead": True,
             }
         }
@@ -190,8 +225,8 @@ class AwsTicketSink:
             items += answer["Responses"].get(self._table, [])
             wanted = answer.get("UnprocessedKeys", {})
             if not wanted:
-                return items
-        raise Throttled("BatchGetItem: UnprocessedKeys")
+                return items, ()
+        return items, wanted[self._table]["Keys"]
 
     def _tombstone(self, kind: Literal["ticket", "object"], name: str) -> Mapping[str, Any] | None:
         try:
@@ -217,6 +252,11 @@ class AwsTicketSink:
                 self._s3.delete_object(Bucket=self._bucket, Key=key, VersionId=version.version_id)
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, getattr(error, "operation_name", "DeleteObject")) from error
+
+
+def _name_in(key: Mapping[str, Any]) -> _Name:
+    """An item's key as a name that can be compared."""
+    return key["ticket_id"]["S"], key["created_at"]["N"]
 
 
 def _reason(error: ClientError | BotoCoreError) -> Mapping[str, Any]:

@@ -7,7 +7,8 @@
     dlq-replay redrive                             SQS moves everything (StartMessageMoveTask)
     dlq-replay backfill s3://tickets-raw/2026/     stored tickets again, for example after a new bundle
 
-The queues are DLQ_URL and QUEUE_URL, unless --source and --destination name others. `count` with a filter, `peek` and
+The queues are DLQ_URL and QUEUE_URL, unless --source and --destination name others; if they list several, --lane says
+which. `count` with a filter, `peek` and
 `replay --dry-run` receive messages to read them: they are invisible to other consumers until the command ends, and
 their receive counts grow by one. `count` without a filter receives nothing.
 """
@@ -31,11 +32,12 @@ from handler.dlq.audit import Audit
 from handler.dlq.backfill import Backfill, list_objects, parse_location
 from handler.dlq.errors import RequestInvalid, warn
 from handler.dlq.message import DlqMessage
-from handler.dlq.options import FILTER, SCAN, DlqGroup, Options, command
+from handler.dlq.options import FILTER, SCAN, DlqGroup, Lane, Options, command
 from handler.dlq.output import confirm, depth_rows, message_row, progress, reason_rows, summary
 from handler.dlq.redrive import MAX_RATE, wait_for
 from handler.dlq.replay import RateLimiter, Replay
 from handler.dlq.scan import Scan, Stats
+from handler.settings import listed
 
 __all__ = ["app", "main"]
 
@@ -53,24 +55,24 @@ app = typer.Typer(
 )
 
 
-@command(app, "source", *FILTER, "as_json", *SCAN)
+@command(app, "source", "lane", *FILTER, "as_json", *SCAN)
 def count(options: Options) -> None:
     """Count messages: SQS's estimate or, with a filter, an exact number per reason, for which each message is read."""
-    dlq = _open(_client("sqs"), _required(options.source, _SOURCE))
+    dlq = _open(_client("sqs"), _chosen(options.source, options.lane, _SOURCE))
     if options.filter.is_empty:
         write(depth_rows(dlq.attributes), form_of(as_json=options.as_json))
     else:
         _count_by_reason(dlq, options)
 
 
-@command(app, "source", *FILTER, "limit", "as_json", *SCAN)
+@command(app, "source", "lane", *FILTER, "limit", "as_json", *SCAN)
 def peek(options: Options) -> None:
     """Show messages and why they are in the DLQ; with --json everything, including the body.
 
     Columns in a pipe, separated by tabs: time sent, reason, replay count, message id, tickets, error.
     """
     messages: list[DlqMessage] = []
-    dlq = _open(_client("sqs"), _required(options.source, _SOURCE))
+    dlq = _open(_client("sqs"), _chosen(options.source, options.lane, _SOURCE))
     stats = _scan(dlq, replace(options, limit=options.limit or 10), messages.append)
     write(map(message_row, messages), form_of(as_json=options.as_json))
     _exit(stats)
@@ -78,7 +80,7 @@ def peek(options: Options) -> None:
 
 @command(
     app,
-    *("source", "destination", *FILTER, "limit", "rate", "max_replays"),
+    *("source", "destination", "lane", *FILTER, "limit", "rate", "max_replays"),
     *("dry_run", "audit", "force", "yes", "as_json", *SCAN),
 )
 def replay(options: Options) -> None:
@@ -120,7 +122,7 @@ def replay(options: Options) -> None:
     _exit(scan.stats)
 
 
-@command(app, "source", "destination", "rate", "force", "yes", "as_json")
+@command(app, "source", "destination", "lane", "rate", "force", "yes", "as_json")
 def redrive(options: Options) -> None:
     """Let SQS move all messages out of the DLQ (StartMessageMoveTask), and wait for it; Ctrl-C cancels the task.
 
@@ -146,17 +148,20 @@ def redrive(options: Options) -> None:
 
 @command(
     app,
-    *("stored", "destination", "older_than", "newer_than", "limit", "rate"),
+    *("stored", "destination", "lane", "older_than", "newer_than", "limit", "rate"),
     *("dry_run", "audit", "raw_bucket", "force", "yes", "as_json"),
 )
 def backfill(options: Options) -> None:
     """Send an S3 notification for each stored raw ticket to the queue, for example to apply a new model bundle.
 
+    If QUEUE_URL lists several queues, it is sent to the last one, so that live tickets do not wait for it.
+
     With --audit, a run continues after the last key of the previous run.
     """
     bucket, prefix = parse_location(options.stored)
-    target = _open(_client("sqs"), _required(options.destination, _DESTINATION))
-    if options.raw_bucket and options.raw_bucket != bucket and not options.force:
+    name = _chosen(options.destination, options.lane, _DESTINATION, default="bulk")
+    target = _open(_client("sqs"), name)
+    if options.raw_bucket and bucket not in listed(options.raw_bucket) and not options.force:
         raise RequestInvalid(f"the function reads {options.raw_bucket} (RAW_BUCKET), not {bucket}; or use --force")
     location = f"s3://{bucket}/{prefix}"
     if not options.dry_run:
@@ -203,10 +208,14 @@ def _client(service: str) -> Any:
         raise RequestInvalid(f"AWS_ENDPOINT_URL: {error}") from error
 
 
-def _required(name: str | None, what: str) -> str:
-    if not name:
+def _chosen(names: str | None, lane: Lane | None, what: str, default: Lane = "live") -> str:
+    """The first or the last of several queues. Raises RequestInvalid."""
+    entries = listed(names or "")
+    if "" in entries:
         raise RequestInvalid(f"name {what} in the environment")
-    return name
+    if lane == "bulk" and len(entries) == 1:
+        raise RequestInvalid(f"there is no queue for bulk: only {entries[0].rpartition('/')[2]} is named")
+    return entries[0 if (lane or default) == "live" else -1]
 
 
 def _open(client: Any, name: str) -> _OpenQueue:
@@ -216,7 +225,10 @@ def _open(client: Any, name: str) -> _OpenQueue:
 
 def _open_pair(options: Options) -> tuple[_OpenQueue, _OpenQueue]:
     """DLQ and destination. Raises RequestInvalid unless they belong together, or --force."""
-    names = _required(options.source, _SOURCE), _required(options.destination, _DESTINATION)
+    names = (
+        _chosen(options.source, options.lane, _SOURCE),
+        _chosen(options.destination, options.lane, _DESTINATION),
+    )
     client = _client("sqs")
     dlq, target = (_open(client, name) for name in names)
     source, destination = dlq.attributes, target.attributes

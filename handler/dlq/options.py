@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 import typer
 from typer import Argument, Option
@@ -18,9 +18,10 @@ from handler.dlq.errors import reported
 from handler.dlq.filter import Expression, Filter
 from handler.dlq.message import NO_REASON
 
-__all__ = ["FILTER", "SCAN", "DlqGroup", "Options", "command"]
+__all__ = ["FILTER", "SCAN", "DlqGroup", "Lane", "Options", "command"]
 
 _T = TypeVar("_T")
+Lane = Literal["live", "bulk"]
 
 FILTER: Final = ("reason", "match", "older_than", "newer_than", "message_id")
 SCAN: Final = ("visibility_timeout", "wait", "empty_polls")
@@ -53,6 +54,13 @@ class Options:
     ] = None
     destination: Annotated[
         str | None, Option(envvar="QUEUE_URL", metavar="QUEUE", help="Queue to send to: URL, ARN or name.")
+    ] = None
+    lane: Annotated[
+        Lane | None,
+        Option(
+            help="Which one, if DLQ_URL and QUEUE_URL list several: live, the first, or bulk, the last. Default: live; "
+            "for backfill the last."
+        ),
     ] = None
     reason: Annotated[
         list[str] | None,

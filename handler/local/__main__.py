@@ -34,11 +34,20 @@ def up(
         Path | None,
         typer.Option("--env-file", help="Also write the environment to this file; it is deleted at the end."),
     ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A parameter of template.yaml, such as BulkConcurrency=10. Can be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Run the stack of template.yaml until Ctrl-C or SIGTERM, and print the environment for the other commands."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with EmbeddedStack(port=port) as stack:
+        given = dict(each.split("=", 1) for each in parameter or () if "=" in each)
+        if len(given) < len(parameter or ()):
+            raise typer.BadParameter("write NAME=VALUE, each name once", param_hint="--parameter")
+        with EmbeddedStack(port=port, parameters=given) as stack:
             exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stack.environment().items())
             with _env_file(environment, exports) if environment else nullcontext():
                 typer.echo(exports, nl=False)

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from handler.local import EmbeddedStack
+from handler.settings import listed
 
 __all__ = ["Stats", "dead_letters", "stored_tickets"]
 
@@ -65,12 +66,13 @@ def dead_letters(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict[s
     """The reasons of the DLQ messages, by the key of the object that each message names."""
     found: dict[str, str] = {}
     sqs = stack.client("sqs")
-    while messages := sqs.receive_message(
-        QueueUrl=environment["DLQ_URL"], MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=60
-    ).get("Messages"):
-        for message in messages:
-            attributes = message.get("MessageAttributes", {})
-            if "Rejection" in attributes:
-                for error in json.loads(attributes["Rejection"]["StringValue"])["errors"]:
-                    found[error.get("s3_key", "")] = attributes["Reason"]["StringValue"]
+    for url in listed(environment["DLQ_URL"]):
+        while messages := sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=60
+        ).get("Messages"):
+            for message in messages:
+                attributes = message.get("MessageAttributes", {})
+                if "Rejection" in attributes:
+                    for error in json.loads(attributes["Rejection"]["StringValue"])["errors"]:
+                        found[error.get("s3_key", "")] = attributes["Reason"]["StringValue"]
     return found

@@ -37,13 +37,11 @@ _OBSERVABILITY_PARAMETERS = {"MetricMathAlarms": "false"}
 # Settings that only make sense in the function's image, or that the user chooses.
 _NOT_PASSED_ON = frozenset({"HOME", "MODEL_BUNDLE", "MODEL_BUNDLE_DIGEST", "BUNDLE_CACHE_DIR", "LOG_LEVEL"})
 _SECONDS_TO_CREATE = 30.0
+_TEMPLATES = "cloudformation-templates"  # a bucket
 
 
 def template_body(template: Path) -> str:
-    """A template as compact JSON. CloudFormation takes at most 51,200 bytes in a request; sam uploads files to S3.
-
-    Raises StackError.
-    """
+    """A template as JSON, without the comments. Raises StackError."""
     from samtranslator.yaml_helper import yaml_parse
     from yaml import YAMLError
 
@@ -120,6 +118,15 @@ class EmbeddedStack:
             "AWS_ENDPOINT_URL": self.endpoint_url,
         }
 
+    def upload(self, template: Path) -> str:
+        """Upload a template to S3, as sam does; returns its URL. A request to CloudFormation may have 51,200 bytes.
+
+        Raises StackError.
+        """
+        self.client("s3").create_bucket(Bucket=_TEMPLATES)
+        self.client("s3").put_object(Bucket=_TEMPLATES, Key=template.name, Body=template_body(template).encode())
+        return f"{self.endpoint_url}/{_TEMPLATES}/{template.name}"
+
     def start(self) -> None:
         """Start the emulator and create the template's resources in it."""
         if not self._template.is_file():
@@ -153,8 +160,8 @@ class EmbeddedStack:
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
         known = {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in stack["Parameters"]}
         known |= self.outputs | _OBSERVABILITY_PARAMETERS
-        body = template_body(OBSERVABILITY)
-        asked = self.client("cloudformation").validate_template(TemplateBody=body)["Parameters"]
+        url = self.upload(OBSERVABILITY)
+        asked = self.client("cloudformation").validate_template(TemplateURL=url)["Parameters"]
         names = [parameter["ParameterKey"] for parameter in asked]
         self._create(f"{STACK_NAME}-observability", OBSERVABILITY, {n: known[n] for n in names if n in known})
 
@@ -163,7 +170,7 @@ class EmbeddedStack:
         cloudformation = self.client("cloudformation")
         cloudformation.create_stack(
             StackName=name,
-            TemplateBody=template_body(template),
+            TemplateURL=self.upload(template),
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
             Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         )

@@ -21,6 +21,7 @@ from handler.aws.sqs import Queue
 from handler.cli.errors import error_line, settings_line
 from handler.cli.output import echo
 from handler.errors import MessageError
+from handler.settings import Names, listed
 from handler.tickets.audit import caller
 from handler.tickets.corrections import Corrections
 from handler.tickets.forgetting import CONNECTIONS, Stores
@@ -87,8 +88,8 @@ class SearchSettings(IndexSettings):
 class ForgetSettings(IndexSettings):
     """The settings of `tickets forget`."""
 
-    raw_bucket: Annotated[str, Field(min_length=1)]
-    dlq_url: Annotated[str, Field(min_length=1)]
+    raw_bucket: Names
+    dlq_url: Names
 
 
 @contextmanager
@@ -155,14 +156,13 @@ def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
     with _reported(_RIGHTS_TO_FORGET):
         settings = ForgetSettings()
         client = _clients(settings, CONNECTIONS)
-        dlq = Queue.find(client("sqs"), settings.dlq_url)
         yield (
             Stores(
                 client("dynamodb"),
                 client("s3"),
-                dlq,
+                [Queue.find(client("sqs"), name) for name in listed(settings.dlq_url)],
                 settings.table_name,
-                settings.raw_bucket,
+                listed(settings.raw_bucket),
                 settings.enriched_bucket,
                 _index(settings, client),
             ),

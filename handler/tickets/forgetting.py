@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -29,6 +30,7 @@ from enrichment.errors import EnrichmentError
 from handler.aws.forgetting import (
     NO_TICKET,
     Holder,
+    Version,
     holder_of,
     holder_of_object,
     item_key,
@@ -95,7 +97,7 @@ class Found:
     keys: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by ticket_id
     orphans: dict[str, str] = field(default_factory=dict)  # keys of unreadable tickets, with the hashes of their ids
     remembered: dict[str, set[str]] = field(default_factory=dict)  # keys of orphans, by the ids of their tombstones
-    messages: dict[str, DlqMessage] = field(default_factory=dict)  # to delete, by message id
+    messages: dict[str, tuple[Scan, DlqMessage]] = field(default_factory=dict)  # to delete, by message id
     shared_messages: int = 0  # messages that also point at other tickets: they stay, and contain only keys
     other_customers: set[str] = field(default_factory=set)  # ids that another customer's tickets have too: they stay
 
@@ -132,9 +134,9 @@ class Stores:
 
     dynamodb: DynamoDBClient
     s3: S3Client
-    dlq: Queue
+    dlqs: Sequence[Queue]
     table: str
-    raw_bucket: str
+    raw_buckets: Sequence[str]
     enriched_bucket: str
     vectors: VectorIndex
 
@@ -149,7 +151,7 @@ class Forgetting:
         self._target = target
         self._stores = stores
         self._shutdown = shutdown
-        self._scan = Scan(stores.dlq, polls, shutdown)
+        self._scans = [Scan(dlq, polls, shutdown) for dlq in stores.dlqs]
         self._marked: dict[str, set[str]] = {}  # the keys of the tickets whose tombstones are written
 
     def run(self, keys: Iterable[str], *, dry_run: bool) -> tuple[Found, Erased]:
@@ -161,7 +163,9 @@ class Forgetting:
             found = self._find_tickets(keys, advance)
         if not dry_run:
             self._mark(found)
-        with self._scan.in_flight:
+        with ExitStack() as in_flight:
+            for scan in self._scans:
+                in_flight.enter_context(scan.in_flight)
             with progress("reading the DLQ", None) as advance:
                 self._find_messages(found, advance)
             if not dry_run:
@@ -189,7 +193,8 @@ class Forgetting:
             found.keys[self._target.name] = set(keys) | self._keys(self._target.name)
             return found
         self._find_tickets_of_customer(found, on_progress)
-        holders = [(key, holder_of_object(self._stores.s3, self._stores.raw_bucket, key)) for key in keys]
+        buckets = self._stores.raw_buckets
+        holders = [(key, holder_of_object(self._stores.s3, bucket, key)) for key in keys for bucket in buckets]
         self._add(found, [_Ticket.held(h, key) for key, h in holders if h and self._target.matches(h)])
         return found
 
@@ -200,20 +205,22 @@ class Forgetting:
         """
         tickets = list(found.keys)
         known = dict(zip(tickets, self._map(self._keys, tickets), strict=False))
-        for selection in self._scan:
-            messages = [message for message, _ in selection.send]
-            held = self._map(lambda message: self._tickets_in(message, known), messages)
-            for message, its_tickets in zip(messages, held, strict=False):
-                self._add_message(found, message, its_tickets)
-            on_progress(self._scan.stats.scanned)
+        for scan in self._scans:
+            for selection in scan:
+                messages = [message for message, _ in selection.send]
+                held = self._map(lambda message: self._tickets_in(message, known), messages)
+                for message, its_tickets in zip(messages, held, strict=False):
+                    self._add_message(found, scan, message, its_tickets)
+                self._extend()
+                on_progress(sum(each.stats.scanned for each in self._scans))
 
-    def _add_message(self, found: Found, message: DlqMessage, tickets: Sequence[_Ticket | None]) -> None:
+    def _add_message(self, found: Found, scan: Scan, message: DlqMessage, tickets: Sequence[_Ticket | None]) -> None:
         """Adds the tickets of a message that are to be forgotten, and the message if it is about no other ticket."""
         mine = [ticket for ticket in tickets if ticket is not None]
         if not mine or not self._add(found, mine):
             return
         if len(mine) == len(tickets):
-            found.messages[message.message_id] = message
+            found.messages[message.message_id] = scan, message
         else:
             found.shared_messages += 1
 
@@ -250,14 +257,15 @@ class Forgetting:
             if isinstance(reference, InlineTicket):
                 holder = holder_of(reference.raw)
                 tickets.append(_Ticket.held(holder) if self._target.matches(holder, known) else None)
-            elif isinstance(reference, StoredTicket) and reference.bucket == self._stores.raw_bucket:
-                tickets.append(self._ticket_of_object(reference.key, known))
+            elif isinstance(reference, StoredTicket) and reference.bucket in self._stores.raw_buckets:
+                tickets.append(self._ticket_of_object(reference, known))
             else:
                 tickets.append(None)
         return tickets
 
-    def _ticket_of_object(self, key: str, known: Mapping[str, set[str]]) -> _Ticket | None:
-        holder = holder_of_object(self._stores.s3, self._stores.raw_bucket, key)
+    def _ticket_of_object(self, reference: StoredTicket, known: Mapping[str, set[str]]) -> _Ticket | None:
+        key = reference.key
+        holder = holder_of_object(self._stores.s3, reference.bucket, key)
         if holder is not None:
             return _Ticket.held(holder, key) if self._target.matches(holder, known) else None
         if named := next((ticket_id for ticket_id, keys in known.items() if key in keys), None):
@@ -378,7 +386,7 @@ class Forgetting:
             for places, kept in objects:
                 erased.places += places
                 erased.kept_versions += kept
-            self._scan.in_flight.extend()
+            self._extend()
             on_progress(number)
         if not self._shutdown.is_requested:
             self._erase_messages(found, erased, dry_run=dry_run)
@@ -388,23 +396,24 @@ class Forgetting:
 
     def _erase_object(self, key: str, owner: str, *, dry_run: bool) -> tuple[list[Place], int]:
         """Removes the versions of a ticket's raw and enriched objects; also returns how many other tickets have."""
-        customer = {"customer": {"S": self._target.hash}} if self._target.kind == "customer" else {}
-        buckets: tuple[tuple[Kind, str], ...] = (
-            ("raw", self._stores.raw_bucket),
-            ("enriched", self._stores.enriched_bucket),
-        )
-        places, kept = [], 0
-        for kind, bucket in buckets:
-            versions, others = versions_to_erase(self._stores.s3, bucket, key, owner)
-            kept += others
-            if kind == "raw" and not others and not dry_run:
-                tombstone = {**tombstone_key("object", key), "forgotten_at": {"S": _now()}, "owner": {"S": owner}}
-                self._stores.dynamodb.put_item(TableName=self._stores.table, Item={**tombstone, **customer})
-            for version in versions if not dry_run else ():
-                self._stores.s3.delete_object(Bucket=bucket, Key=key, VersionId=version.version_id)
-            if versions:
-                places.append(Place(kind, f"s3://{bucket}/{key}", len(versions)))
-        return places, kept
+        s3 = self._stores.s3
+        raw = [(bucket, *versions_to_erase(s3, bucket, key, owner)) for bucket in self._stores.raw_buckets]
+        kept = sum(others for _, _, others in raw)
+        if not kept and not dry_run:
+            customer = {"customer": {"S": self._target.hash}} if self._target.kind == "customer" else {}
+            tombstone = {**tombstone_key("object", key), "forgotten_at": {"S": _now()}, "owner": {"S": owner}}
+            self._stores.dynamodb.put_item(TableName=self._stores.table, Item={**tombstone, **customer})
+        places = [self._erase_versions("raw", bucket, key, found, dry_run=dry_run) for bucket, found, _ in raw]
+        enriched, others = versions_to_erase(s3, self._stores.enriched_bucket, key, owner)
+        places.append(self._erase_versions("enriched", self._stores.enriched_bucket, key, enriched, dry_run=dry_run))
+        return [place for place in places if place.count], kept + others
+
+    def _erase_versions(
+        self, kind: Kind, bucket: str, key: str, versions: Sequence[Version], *, dry_run: bool
+    ) -> Place:
+        for version in versions if not dry_run else ():
+            self._stores.s3.delete_object(Bucket=bucket, Key=key, VersionId=version.version_id)
+        return Place(kind, f"s3://{bucket}/{key}", len(versions))
 
     def _erase_corrections(self, ticket_id: str, *, dry_run: bool) -> list[Place]:
         """Removes the log of a ticket's corrections: nothing else ever removes an entry."""
@@ -421,15 +430,16 @@ class Forgetting:
         return [Place("correction", f"s3://{bucket}/{key}", count) for key, count in found.items()]
 
     def _erase_messages(self, found: Found, erased: Erased, *, dry_run: bool) -> None:
-        for part in tens(list(found.messages.values())):
-            results = [True] * len(part) if dry_run else self._scan.queue.delete([message.receipt for message in part])
-            for message, is_deleted in zip(part, results, strict=True):
-                if not is_deleted:
-                    erased.failed_messages += 1
-                    continue
-                erased.places.append(Place("dlq", message.message_id))
-                if not dry_run:
-                    self._scan.in_flight.remove(message.message_id)
+        for scan in self._scans:
+            for part in tens([message for its_scan, message in found.messages.values() if its_scan is scan]):
+                results = [True] * len(part) if dry_run else scan.queue.delete([message.receipt for message in part])
+                for message, is_deleted in zip(part, results, strict=True):
+                    if not is_deleted:
+                        erased.failed_messages += 1
+                        continue
+                    erased.places.append(Place("dlq", message.message_id))
+                    if not dry_run:
+                        scan.in_flight.remove(message.message_id)
         found.messages.clear()
 
     def _erase_items(self, ticket_id: str, *, dry_run: bool) -> list[Place]:
@@ -447,6 +457,10 @@ class Forgetting:
         if stored and not dry_run:
             self._stores.vectors.remove(stored)
         return [Place("vector", f"{self._stores.vectors.place}/{'/'.join(map(str, key))}") for key in stored]
+
+    def _extend(self) -> None:
+        for scan in self._scans:
+            scan.in_flight.extend()
 
     def _map(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
         """The results of `work`, some at a time; stops early if a shutdown is requested."""

@@ -15,6 +15,7 @@ are counted are different ones.
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final, Literal, TypeAlias
@@ -42,16 +43,27 @@ def _ignore(_state: BreakerState, _reason: str) -> None:
     pass
 
 
+class _Batch(threading.local):
+    """The outcomes of the batch of this thread."""
+
+    def __init__(self) -> None:
+        self.codes: Counter[str] = Counter()
+        self.done = 0  # tickets
+
+
 class CircuitBreaker:
-    """The breaker of one process. It measures no time: the poller waits `wait` seconds, then calls `probe`."""
+    """The breaker of one process. It measures no time: the poller waits `wait` seconds, then calls `probe`.
+
+    Several batches may be processed at once, each in a thread of its own, which reports its tickets and its end.
+    """
 
     def __init__(self, report: Callable[[BreakerState, str], None] = _ignore) -> None:
         """`report` is told of each change of the state, with its reason in one line."""
         self._report = report
         self._state: BreakerState = "closed"
         self._wait = _FIRST_WAIT
-        self._codes: Counter[str] = Counter()  # of the current batch
-        self._done = 0  # tickets of the current batch
+        self._lock = threading.Lock()
+        self._batch = _Batch()
         self._failed: set[str] = set()  # messages that failed since a ticket was last stored
         self._failed_receives = 0
 
@@ -66,45 +78,50 @@ class CircuitBreaker:
 
     def wait(self) -> float:
         """Seconds until the next attempt while the breaker is open; longer each time it is asked."""
-        ceiling, self._wait = self._wait, min(_LONGEST_WAIT, 2 * self._wait)
+        with self._lock:
+            ceiling, self._wait = self._wait, min(_LONGEST_WAIT, 2 * self._wait)
         return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, not for security
 
     def probe(self) -> None:
         """The wait is over: the next batches are small ones."""
-        self._change("half_open", "trying a small batch")
+        with self._lock:
+            self._change("half_open", "trying a small batch")
 
     def receive_failed(self, detail: str) -> None:
         """SQS did not answer, or refused to deliver messages."""
-        self._failed_receives += 1
-        if self._state == "half_open" or self._failed_receives >= _MAX_FAILED_RECEIVES:
-            self._change("open", f"the queue cannot be read ({detail})")
+        with self._lock:
+            self._failed_receives += 1
+            if self._state == "half_open" or self._failed_receives >= _MAX_FAILED_RECEIVES:
+                self._change("open", f"the queue cannot be read ({detail})")
 
     def receive_succeeded(self) -> None:
         """SQS answered, with or without messages. Whether the other services work is known after a batch."""
-        self._failed_receives = 0
-        if self._state == "half_open" and not self._failed:
-            self._close()
+        with self._lock:
+            self._failed_receives = 0
+            if self._state == "half_open" and not self._failed:
+                self._close()
 
     def ticket(self, outcome: str, code: str | None) -> None:
-        """The outcome of a ticket of the current batch and its error code, as in Metrics.outcome."""
+        """The outcome of a ticket of this thread's batch and its error code, as in Metrics.outcome."""
         if code is not None:
-            self._codes[code] += 1
+            self._batch.codes[code] += 1
         elif outcome == "done":
-            self._done += 1
+            self._batch.done += 1
 
     def batch_finished(self, failed_ids: Iterable[str]) -> None:
-        """The current batch is over; `failed_ids` are the messages that will be retried."""
-        done, codes = self._done, self._codes
-        self._done, self._codes = 0, Counter()
-        if done:
-            self._failed.clear()
-            if self._state == "half_open":
-                self._close()
-        elif codes.keys() & _OF_SERVICES and not codes.keys() & _OF_MESSAGES:
-            self._failed.update(failed_ids)
-            if self._state == "half_open" or len(self._failed) >= _MAX_FAILED_MESSAGES:
-                names = ", ".join(sorted(codes.keys() & _OF_SERVICES))
-                self._change("open", f"no ticket can be stored ({names}; the log names the service)")
+        """This thread's batch is over; `failed_ids` are the messages that will be retried."""
+        done, codes = self._batch.done, self._batch.codes
+        self._batch.done, self._batch.codes = 0, Counter()
+        with self._lock:
+            if done:
+                self._failed.clear()
+                if self._state == "half_open":
+                    self._close()
+            elif codes.keys() & _OF_SERVICES and not codes.keys() & _OF_MESSAGES:
+                self._failed.update(failed_ids)
+                if self._state == "half_open" or len(self._failed) >= _MAX_FAILED_MESSAGES:
+                    names = ", ".join(sorted(codes.keys() & _OF_SERVICES))
+                    self._change("open", f"no ticket can be stored ({names}; the log names the service)")
 
     def _close(self) -> None:
         self._wait = _FIRST_WAIT

@@ -52,7 +52,7 @@ def process(
         typer.Option(min=1, help="Seconds for shutdown; use less than the pod's terminationGracePeriodSeconds."),
     ] = 25,
 ) -> None:
-    """Enrich tickets from the queue until SIGTERM or Ctrl-C; the current batch is finished first."""
+    """Enrich tickets from the queue until SIGTERM or Ctrl-C; the current batches are finished first."""
     settings = _settings()
     options = WorkerOptions(
         batch_size=settings.batch_size,
@@ -61,7 +61,8 @@ def process(
         timeout=timeout,
         grace=grace,
     )
-    metrics, visibility = PrometheusMetrics(), SqsVisibility(settings)
+    queues = [lane.name for lane in settings.lanes]
+    metrics, visibility = PrometheusMetrics(queues), SqsVisibility(settings)
     visibility.prepare()
     logger = make_logger(settings.log_level)
     supervisor = Supervisor(

@@ -1,4 +1,4 @@
-"""The queue that the worker reads: the port, and its adapter over handler.aws.sqs."""
+"""The queues that the worker reads: the port, and its adapter over handler.aws.sqs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from botocore.exceptions import BotoCoreError
 
@@ -16,7 +16,7 @@ from handler.errors import MessageError
 from handler.settings import Settings
 from handler.worker.invocation import Message
 
-__all__ = ["MessageQueue", "SqsDepth", "SqsMessageQueue", "SqsVisibility"]
+__all__ = ["MessageQueue", "SqsDepth", "SqsMessageQueue", "SqsVisibility", "message_queues"]
 
 _DEPTH_INTERVAL: Final = 60.0  # seconds, at most, between two reads of the queue's depth
 
@@ -24,12 +24,17 @@ _DEPTH_INTERVAL: Final = 60.0  # seconds, at most, between two reads of the queu
 class MessageQueue(Protocol):
     """A queue with visibility timeouts, like SQS."""
 
+    @property
+    def url(self) -> str:
+        """The queue's URL."""
+        ...
+
     def attributes(self) -> QueueAttributes:
         """Reads the queue's attributes. Raises Throttled or ServiceFailed."""
         ...
 
-    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
-        """Waits for messages and returns up to `count`; `visibility_timeout` is in seconds.
+    def receive(self, count: int, visibility_timeout: int, *, wait: bool) -> Sequence[Message]:
+        """Returns up to `count` messages, after a long poll if it is to `wait`; `visibility_timeout` is in seconds.
 
         Raises Throttled or ServiceFailed.
         """
@@ -44,24 +49,41 @@ class MessageQueue(Protocol):
         ...
 
 
-class SqsMessageQueue:
-    """MessageQueue over SQS; `wait` is the length of a long poll in seconds, at most 20."""
+def message_queues(settings: Settings, wait: int) -> list[MessageQueue]:
+    """The queues in QUEUE_URL, in order of priority; `wait` is the length of a long poll in seconds, at most 20."""
+    client = client_factory(settings.aws_endpoint_url)
+    # One attempt: the poller does its own retries and logs them once. A long poll returns when its wait is over.
+    receiving = client("sqs", read_timeout=wait + 10, attempts=1)
+    # Short calls must fail quickly: a process that shuts down has only seconds.
+    settling = client("sqs", read_timeout=3, attempts=1)
+    return [
+        SqsMessageQueue(Queue(receiving, lane.queue_url), Queue(settling, lane.queue_url), wait)
+        for lane in settings.lanes
+    ]
 
-    def __init__(self, settings: Settings, wait: int) -> None:
+
+class SqsMessageQueue:
+    """MessageQueue over SQS; a long poll of `receiving` takes `wait` seconds, `settling` is for the other calls."""
+
+    def __init__(self, receiving: Queue, settling: Queue, wait: int) -> None:
+        self._receiving = receiving
+        self._settling = settling
         self._wait = wait
-        client = client_factory(settings.aws_endpoint_url)
-        # One attempt: the poller does its own retries and logs them once. A long poll returns when its wait is over.
-        self._receiving = Queue(client("sqs", read_timeout=wait + 10, attempts=1), settings.queue_url)
-        # Short calls must fail quickly: a process that shuts down has only seconds.
-        self._settling = Queue(client("sqs", read_timeout=3, attempts=1), settings.queue_url)
+
+    @property
+    def url(self) -> str:
+        """As MessageQueue.url."""
+        return self._receiving.url
 
     def attributes(self) -> QueueAttributes:
         """As MessageQueue.attributes."""
         return self._settling.attributes()
 
-    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
+    def receive(self, count: int, visibility_timeout: int, *, wait: bool) -> Sequence[Message]:
         """As MessageQueue.receive."""
-        received = self._receiving.receive(wait=self._wait, visibility_timeout=visibility_timeout, max_messages=count)
+        received = self._receiving.receive(
+            wait=self._wait if wait else 0, visibility_timeout=visibility_timeout, max_messages=count
+        )
         return cast("Sequence[Message]", received)
 
     def delete(self, messages: Sequence[Message]) -> list[Message]:
@@ -79,47 +101,51 @@ class SqsVisibility:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._queue: Queue | None = None
+        self._client: Any = None
 
     def prepare(self) -> None:
         """Creates the client in another thread: it takes a second, which is much of a short visibility timeout."""
-        threading.Thread(target=self, args=([], 0), daemon=True).start()
+        threading.Thread(target=self, args=("", [], 0), daemon=True).start()
 
-    def __call__(self, receipts: Sequence[str], seconds: int) -> list[bool]:
-        """True for each receipt handle that SQS confirms; at most ten."""
+    def __call__(self, queue_url: str, receipts: Sequence[str], seconds: int) -> list[bool]:
+        """True for each receipt handle of that queue that SQS confirms; at most ten."""
         try:
             with self._lock:
-                if self._queue is None:
-                    client = client_factory(self._settings.aws_endpoint_url)
-                    self._queue = Queue(client("sqs", read_timeout=3, attempts=1), self._settings.queue_url)
-            return self._queue.change_visibility(receipts, seconds) if receipts else []
+                if self._client is None:
+                    make = client_factory(self._settings.aws_endpoint_url)
+                    self._client = make("sqs", read_timeout=3, attempts=1)
+            return Queue(self._client, queue_url).change_visibility(receipts, seconds) if receipts else []
         except (MessageError, BotoCoreError):  # the process reports what is wrong with the configuration
             return [False] * len(receipts)
 
 
 class SqsDepth:
-    """Reads the queue's attributes, for the metrics of its depth; in one thread."""
+    """Reads the queues' attributes, for the metrics of their depth; in one thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._queue: Queue | None = None
+        self._client: Any = None
 
-    def read(self) -> QueueAttributes | None:
-        """The attributes, or None if they cannot be read: the processes report what is wrong."""
+    def read(self) -> dict[str, QueueAttributes | None]:
+        """The attributes by the queue's name, or None if they cannot be read: the processes report what is wrong."""
+        return {lane.name: self._read(lane.queue_url) for lane in self._settings.lanes}
+
+    def _read(self, url: str) -> QueueAttributes | None:
         try:
-            if self._queue is None:
-                client = client_factory(self._settings.aws_endpoint_url)
-                self._queue = Queue(client("sqs", read_timeout=3, attempts=1), self._settings.queue_url)
-            return self._queue.attributes()
+            if self._client is None:
+                make = client_factory(self._settings.aws_endpoint_url)
+                self._client = make("sqs", read_timeout=3, attempts=1)
+            return Queue(self._client, url).attributes()
         except (MessageError, BotoCoreError):
             return None
 
-    def watch(self, report: Callable[[QueueAttributes | None], None]) -> None:
+    def watch(self, report: Callable[[str, QueueAttributes | None], None]) -> None:
         """Reads and reports them once a minute in another thread, as long as this process runs."""
 
         def watch() -> None:
             while True:
-                report(self.read())
+                for name, attributes in self.read().items():
+                    report(name, attributes)
                 # The pods of a deployment start together.
                 time.sleep(_DEPTH_INTERVAL * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, not for security
 

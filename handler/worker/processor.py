@@ -22,7 +22,7 @@ from handler.cli.shutdown import Shutdown, on_shutdown_signal
 from handler.metrics import Logger, make_logger
 from handler.settings import WorkerSettings
 from handler.worker.breaker import BreakerState, CircuitBreaker
-from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.message_queue import message_queues
 from handler.worker.polling import Poller
 from handler.worker.reports import Reporter, WorkerOptions
 
@@ -44,7 +44,7 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
             on_settled=reporter.batch_settled,
             outbox=settings.result_webhook is not None,
         )
-        queue = SqsMessageQueue(settings, options.wait)
+        queues = message_queues(settings, options.wait)
     except NoRegionError:
         reporter.fatal("no AWS region is configured; set AWS_DEFAULT_REGION")
         return 1
@@ -52,7 +52,7 @@ def process(settings: WorkerSettings, options: WorkerOptions, shutdown: Shutdown
         reporter.fatal(str(error))
         return 1
     poller = Poller(
-        queue,
+        queues,
         handler,
         shutdown,
         options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Final
 
@@ -31,7 +31,8 @@ _TICKET_ERRORS: Final = sorted(error_codes() - error_codes(BundleError) - {Enric
 class PrometheusMetrics:
     """Receives the metrics of all processes of a worker, in its own registry. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, queues: Sequence[str] = ()) -> None:
+        """`queues` are the names of the queues that the worker reads."""
         registry = self._registry = CollectorRegistry()
         self._tickets = Counter(
             "tickets",
@@ -107,13 +108,14 @@ class PrometheusMetrics:
         self._ages = Histogram(
             "ticket_message_age_seconds",
             "Seconds since a received message was sent to the queue.",
+            ["queue"],
             buckets=_AGE_SECONDS,
             registry=registry,
         )
         self._queue = Gauge(
             "ticket_queue_messages",
-            "Messages in the queue as SQS estimates them: visible, in flight or delayed; NaN if it cannot be read.",
-            ["state"],
+            "Messages in a queue as SQS estimates them: visible, in flight or delayed; NaN if it cannot be read.",
+            ["queue", "state"],
             registry=registry,
         )
         self._webhook = Counter(
@@ -125,9 +127,9 @@ class PrometheusMetrics:
         self._webhook_delay = Gauge(
             "ticket_webhook_delay_seconds", "Age of the oldest event that waits for delivery.", registry=registry
         )
-        self._create_series()
+        self._create_series(queues)
 
-    def _create_series(self) -> None:
+    def _create_series(self, queues: Sequence[str]) -> None:
         # Every series exists from the start: rate() over one that appears with its first errors misses these errors.
         for outcome in OUTCOMES:
             self._tickets.labels(outcome, "")
@@ -147,7 +149,9 @@ class PrometheusMetrics:
                 metric.labels(name)
         for task, result in product(TASKS, ("same", "differs")):
             self._shadow_labels.labels(task, result)
-        self.queue(None)
+        for queue in queues:
+            self.queue(queue, None)
+            self._ages.labels(queue)
 
     def started(self, bundle_seconds: float) -> None:
         """As Metrics.started; once per process."""
@@ -193,9 +197,9 @@ class PrometheusMetrics:
         """As PollMetrics.messages."""
         self._messages.labels(result).inc(count)
 
-    def message_age(self, seconds: float) -> None:
+    def message_age(self, queue: str, seconds: float) -> None:
         """As PollMetrics.message_age."""
-        self._ages.observe(seconds)
+        self._ages.labels(queue).observe(seconds)
 
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""
@@ -227,10 +231,10 @@ class PrometheusMetrics:
         """As SupervisorMetrics.breaker_opened."""
         self._breaker_openings.inc()
 
-    def queue(self, attributes: QueueAttributes | None) -> None:
-        """The queue's attributes, or None if they could not be read."""
+    def queue(self, name: str, attributes: QueueAttributes | None) -> None:
+        """A queue's attributes, or None if they could not be read."""
         for state in ("visible", "in_flight", "delayed"):
-            self._queue.labels(state).set(math.nan if attributes is None else getattr(attributes, state))
+            self._queue.labels(name, state).set(math.nan if attributes is None else getattr(attributes, state))
 
     def flush(self) -> None:
         """As Metrics.flush; does nothing, because Prometheus scrapes."""

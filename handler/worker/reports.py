@@ -45,8 +45,13 @@ class WorkerOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchReport:
-    """A batch that a process begins: its messages, their visibility timeout, and the seconds that it may take."""
+    """A batch that a process begins: its messages, their visibility timeout, and the seconds that it may take.
 
+    `number` identifies it among the batches of its process; `queue_url` is the queue of all its messages.
+    """
+
+    number: int
+    queue_url: str
     message_ids: Sequence[str]
     receipts: Sequence[str]
     visibility_timeout: int
@@ -54,18 +59,18 @@ class BatchReport:
 
 
 class BatchReports(Protocol):
-    """Tells the parent, which watches over the batch (handler.worker.watchdog)."""
+    """Tells the parent, which watches over the batches (handler.worker.watchdog). Thread-safe."""
 
     def batch_started(self, batch: BatchReport) -> None:
         """A batch begins."""
         ...
 
-    def batch_finished(self) -> None:
+    def batch_finished(self, batch: BatchReport) -> None:
         """The batch is over; its messages are deleted, or deferred."""
         ...
 
     def is_settled(self, receipt: str) -> bool:
-        """Whether the handler itself deleted or deferred this message of the current batch."""
+        """Whether the handler itself deleted or deferred this message of a current batch."""
         ...
 
 
@@ -80,8 +85,8 @@ class PollMetrics(Protocol):
         """Number of messages that were deleted, kept to be retried, or could not be deleted (undeleted)."""
         ...
 
-    def message_age(self, seconds: float) -> None:
-        """A message was received this long after it was sent to the queue."""
+    def message_age(self, queue: str, seconds: float) -> None:
+        """A message was received this long after it was sent to the queue with that name."""
         ...
 
     def receive_failed(self, code: str) -> None:
@@ -98,13 +103,14 @@ class WorkerMetrics(Metrics, PollMetrics, Protocol):
 
 
 class Reporter:
-    """Writes reports to a stream; as WorkerMetrics it buffers the metrics until `flush`."""
+    """Writes reports to a stream; as WorkerMetrics it buffers the metrics until `flush`. Thread-safe."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._calls: list[list[Any]] = []
         self._settled: set[str] = set()
-        self._lock = threading.Lock()  # outcomes come from the threads of the handler's pool
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._observe_outcome: Callable[[str, str | None], None] | None = None
 
     def observe_outcomes(self, observer: Callable[[str, str | None], None]) -> None:
@@ -121,7 +127,6 @@ class Reporter:
 
     def batch_started(self, batch: BatchReport) -> None:
         """As BatchReports.batch_started; sent at once."""
-        self._settled.clear()
         self._write({"batch_started": asdict(batch)})
 
     def batch_settled(self, receipts: Sequence[str]) -> None:
@@ -133,9 +138,10 @@ class Reporter:
         """As BatchReports.is_settled."""
         return receipt in self._settled
 
-    def batch_finished(self) -> None:
+    def batch_finished(self, batch: BatchReport) -> None:
         """As BatchReports.batch_finished; sent at once."""
-        self._write({"batch_finished": True})
+        self._settled.difference_update(batch.receipts)
+        self._write({"batch_finished": batch.number})
 
     def breaker(self, state: BreakerState, reason: str) -> None:
         """The circuit breaker changed its state; sent at once."""
@@ -179,9 +185,9 @@ class Reporter:
         """As PollMetrics.messages."""
         self._buffer("messages", result, count)
 
-    def message_age(self, seconds: float) -> None:
+    def message_age(self, queue: str, seconds: float) -> None:
         """As PollMetrics.message_age."""
-        self._buffer("message_age", round(seconds, 3))
+        self._buffer("message_age", queue, round(seconds, 3))
 
     def receive_failed(self, code: str) -> None:
         """As PollMetrics.receive_failed."""
@@ -199,9 +205,11 @@ class Reporter:
             self._calls.append(list(call))
 
     def _write(self, report: dict[str, Any]) -> None:
+        line = json.dumps(report).encode() + b"\n"
         try:
-            self._stream.write(json.dumps(report).encode() + b"\n")
-            self._stream.flush()
+            with self._writing:
+                self._stream.write(line)
+                self._stream.flush()
         except OSError:
             return  # the parent has exited; the closed standard input ends this process
 

@@ -184,7 +184,7 @@ class Supervisor:
                     continue
                 part = stream.read(65536)
                 if not part:
-                    break  # the unfinished line of a killed process is lost, like its batch
+                    break  # the unfinished line of a killed process is lost, like its batches
                 *lines, rest = (rest + part).split(b"\n")
                 for report in map(json.loads, lines):
                     if "batch_started" in report:
@@ -192,12 +192,12 @@ class Supervisor:
                     elif "batch_settled" in report:
                         watchdog.settled(frozenset(report["batch_settled"]))
                     elif "batch_finished" in report:
-                        watchdog.finished()
+                        watchdog.finished(report["batch_finished"])
                     else:
                         self._inbox.put(partial(self._reported, child, report))
         code = child.process.wait()
         interrupted = watchdog.message_ids
-        watchdog.finished()
+        watchdog.ended()
         self._inbox.put(partial(self._exited, child, code, interrupted))
 
     def _reported(self, child: _Child, report: dict[str, Any]) -> None:

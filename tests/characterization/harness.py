@@ -35,7 +35,7 @@ from handler.cli.shutdown import Shutdown
 from handler.local import EmbeddedStack
 from handler.metrics import make_logger
 from handler.settings import Settings, WorkerSettings
-from handler.worker.message_queue import SqsMessageQueue
+from handler.worker.message_queue import message_queues
 from handler.worker.polling import Poller
 from handler.worker.reports import Reporter, WorkerOptions
 
@@ -232,7 +232,7 @@ class _Worker:
         self._logger = make_logger(settings.log_level)
         self._metrics = Reporter(io.BytesIO())
         self._handler = build(settings, metrics=self._metrics, logger=self._logger)
-        self._queue = SqsMessageQueue(settings, wait=1)
+        self._queues = message_queues(settings, wait=1)
 
     def one_batch(self) -> None:
         shutdown = Shutdown(20)
@@ -244,7 +244,7 @@ class _Worker:
 
         options = WorkerOptions(wait=1, visibility_timeout=30, timeout=60)
         Poller(
-            self._queue, last, shutdown, options, metrics=self._metrics, logger=self._logger, batches=self._metrics
+            self._queues, last, shutdown, options, metrics=self._metrics, logger=self._logger, batches=self._metrics
         ).run()
 
 

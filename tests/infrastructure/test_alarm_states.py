@@ -110,6 +110,7 @@ SCENARIOS = {
     ),
     "NewVersionErrorsAlarm": Scenario({"Errors": [(HOUR, 1)]}, {"Errors": every(MINUTE, 0, 3 * HOUR, 0)}),
 }
+SCENARIOS |= {f"Bulk{name}": SCENARIOS[name] for name in ("DeadLettersAlarm", "OldestDeadLetterAlarm")}
 
 
 def found(name: str, series: Series, scenario: Scenario, **parameters: Any) -> list[tuple[float, str]]:

@@ -14,7 +14,7 @@ import pytest
 import handler.errors
 from enrichment.errors import EnrichmentError
 from enrichment.ticket import Priority
-from tests.infrastructure.watched import OBSERVABILITY, REPO, TEMPLATE, alarms, calculated
+from tests.infrastructure.watched import OBSERVABILITY, REPO, TEMPLATE, alarmed, alarms, calculated
 
 # The alarms that make CodeDeploy roll back, and one of the pipe of result events.
 ROLLBACK = {name: alarm for name, alarm in alarms(TEMPLATE).items() if name.startswith("NewVersion")}
@@ -60,6 +60,14 @@ def test_required_parameters_come_from_the_function_stack() -> None:
     assert required <= TEMPLATE["Outputs"].keys() | TEMPLATE["Parameters"].keys()
 
 
+def test_a_long_wait_in_the_queue_for_bulk_is_no_alarm() -> None:
+    watched = {metric for alarm in ALARMS.values() for metric in alarmed(alarm)}
+    values = {value for metric in watched for _, value in metric.dimensions}
+    assert values >= {"${TicketQueue.QueueName}", "${DeadLetterQueue.QueueName}", "${BulkDeadLetterQueue.QueueName}"}
+    assert "${BulkQueue.QueueName}" not in values
+    assert [OBSERVABILITY["Parameters"][name]["Default"] for name in ("BulkQueueName", "BulkDlqName")] == ["none"] * 2
+
+
 @pytest.mark.parametrize("name", ALARMS)
 def test_missing_data_does_not_alarm(name: str) -> None:
     assert ALARMS[name]["TreatMissingData"] == "notBreaching"
@@ -94,6 +102,7 @@ def test_only_resources_unsupported_by_the_emulator_are_optional() -> None:
     assert of_metric_math == {"FailedShareAlarm", "NewDeadLettersAlarm", "RejectedShareAlarm"}
     assert {name: found for name, found in conditions.items() if found} == {
         **dict.fromkeys(of_metric_math, "MetricMathOn"),
+        **dict.fromkeys(("BulkDeadLettersAlarm", "BulkOldestDeadLetterAlarm"), "BulkOn"),
         "ResultEventsAlarm": "ResultEventsOn",
         **dict.fromkeys(ROLLBACK, "InSteps"),
     }

@@ -29,6 +29,7 @@ from tests.infrastructure.watched import (
     alarms,
     calculated,
     rows,
+    substituted,
     widgets,
 )
 from tests.support.fakes import (
@@ -190,6 +191,9 @@ def test_every_stage_is_shown_with_p50_and_p99(statistic: str, written: set[Metr
         ("Queue", "ApproximateNumberOfMessagesVisible TicketQueue"),
         ("Dead-letter queue", "ApproximateNumberOfMessagesVisible DeadLetterQueue"),
         ("Oldest ticket in the queue", "ApproximateAgeOfOldestMessage TicketQueue"),
+        ("Queue for bulk", "ApproximateNumberOfMessagesVisible BulkQueue"),
+        ("Oldest ticket in the queue for bulk", "ApproximateAgeOfOldestMessage BulkQueue"),
+        ("Dead-letter queue for bulk", "ApproximateNumberOfMessagesVisible BulkDeadLetterQueue"),
         ("Duration of a batch", "Duration EnrichmentFunction"),
         ("Concurrency", "ConcurrentExecutions EnrichmentFunction"),
     ],
@@ -230,6 +234,15 @@ def test_formulas_use_rows_of_their_widget(title: str) -> None:
         assert set(re.findall("[a-z][a-z0-9_]*", expression)) <= set(ids)
     visible = [found for _, found in rows(WIDGETS[title]) if found.get("visible", True)]
     assert visible or title == "Alarms"
+
+
+def test_dashboard_without_bulk_has_only_the_other_widgets() -> None:
+    text, parts = OBSERVABILITY["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    for name, part in parts.items():
+        assert part["Fn::If"][0] == "BulkOn"
+        text = text.replace(f"${{{name}}}", part["Fn::If"][2])
+    shown = [widget["properties"]["title"] for widget in json.loads(substituted(text))["widgets"]]
+    assert shown == [title for title in WIDGETS if "bulk" not in title]
 
 
 def test_every_alarm_is_on_the_dashboard() -> None:

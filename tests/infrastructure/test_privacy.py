@@ -46,9 +46,9 @@ def test_period_is_the_configured_one(place: str, days: float) -> None:
 def test_every_store_of_the_template_is_listed() -> None:
     listed = rows("What is stored, and for how long")
     names = {
-        "AWS::S3::Bucket": ("raw bucket", "enriched bucket"),
+        "AWS::S3::Bucket": ("raw bucket", "bulk bucket", "enriched bucket"),
         "AWS::DynamoDB::Table": ("table",),
-        "AWS::SQS::Queue": ("queue", "DLQ", "DLQ of result events"),
+        "AWS::SQS::Queue": ("queue", "DLQ", "bulk queue", "bulk DLQ", "DLQ of result events"),
         "AWS::Logs::LogGroup": ("log",),
     }
     for kind, places in names.items():

@@ -63,12 +63,15 @@ PERMISSIONS = [
     ("arn:${AWS::Partition}:s3:::${ShadowBundleS3}/*", "s3:GetObject"),
     ("KmsKeyArn", "kms:Decrypt kms:GenerateDataKey"),
 ]
+# Those of the queue for bulk are the same as those of the live one, with its own resources.
+BULK = {"RawBucket": "BulkBucket", "TicketQueue": "BulkQueue", "DeadLetterQueue": "BulkDeadLetterQueue"}
 # Off by default: each policy of the role that depends on a parameter.
 OPTIONAL_POLICIES = {
     "BundleInS3": "model-bundle",
     "ShadowInS3": "shadow-bundle",
     "HasKmsKey": "customer-key",
     "TracingOn": "tracing",
+    "BulkOn": "bulk",
 }
 # X-Ray has no resources: a statement cannot name any but all of them.
 TRACING = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
@@ -107,9 +110,10 @@ def visibility_timeout_is_six_timeouts_plus_window(template: Template) -> None:
         for window in parameters["BatchWindow"]["AllowedValues"]:
             assert template["Mappings"]["Visibility"][timeout][window] >= 6 * int(timeout) + int(window)
     found = {"Fn::FindInMap": ["Visibility", {"Ref": "Timeout"}, {"Ref": "BatchWindow"}]}
-    assert of(template, "TicketQueue")["VisibilityTimeout"] == found
+    assert [of(template, queue)["VisibilityTimeout"] for queue in ("TicketQueue", "BulkQueue")] == [found, found]
     assert of(template, "EnrichmentFunction")["Timeout"] == {"Ref": "Timeout"}
-    assert source_of(template)["MaximumBatchingWindowInSeconds"] == {"Ref": "BatchWindow"}
+    for source in (source_of(template), of(template, "BulkMapping")):
+        assert source["MaximumBatchingWindowInSeconds"] == {"Ref": "BatchWindow"}
 
 
 @rule
@@ -119,12 +123,12 @@ def max_receive_count_outlasts_an_outage(template: Template) -> None:
     parameter, reference = template["Parameters"]["MaximumReceiveCount"], {"Ref": "MaximumReceiveCount"}
     # tests/regressions/test_outage_simulated.py computes how long this number of receives takes.
     assert 21 <= parameter["MinValue"] < parameter["Default"] - 5
-    queue = of(template, "TicketQueue")
-    assert queue["RedrivePolicy"]["maxReceiveCount"] == reference
     assert of(template, "EnrichmentFunction")["Environment"]["Variables"]["MAX_RECEIVE_COUNT"] == reference
     # The longest time that a message can be invisible per receive: after a crash, the visibility timeout.
     longest = max(seconds for row in template["Mappings"]["Visibility"].values() for seconds in row.values())
-    assert parameter["MaxValue"] * longest < queue["MessageRetentionPeriod"]
+    for queue in (of(template, "TicketQueue"), of(template, "BulkQueue")):
+        assert queue["RedrivePolicy"]["maxReceiveCount"] == reference
+        assert parameter["MaxValue"] * longest < queue["MessageRetentionPeriod"]
 
 
 @rule
@@ -150,6 +154,7 @@ def tickets_are_kept_for_good_unless_a_parameter_says_otherwise(template: Templa
     parameters, conditions = template["Parameters"], template["Conditions"]
     expiries = {
         "RawBucket": ("RawExpires", "RawRetentionDays"),
+        "BulkBucket": ("RawExpires", "RawRetentionDays"),
         "EnrichedBucket": ("EnrichedExpires", "EnrichedRetentionDays"),
     }
     for bucket, (condition, parameter) in expiries.items():
@@ -171,13 +176,36 @@ def tickets_are_kept_for_good_unless_a_parameter_says_otherwise(template: Templa
 
 @rule
 def mapping_limits_concurrency_and_reports_failures(template: Template) -> None:
-    source, bounds = source_of(template), template["Parameters"]["MaximumConcurrency"]
-    assert source["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}
+    bounds = template["Parameters"]["MaximumConcurrency"]
     assert 2 <= bounds["MinValue"] <= bounds["Default"] <= bounds["MaxValue"] <= 1000
-    assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    assert not source.keys() & {"FilterCriteria", "ProvisionedPollerConfig"}
+    sources = {"MaximumConcurrency": source_of(template), "BulkConcurrency": of(template, "BulkMapping")}
+    for parameter, source in sources.items():
+        assert source["ScalingConfig"] == {"MaximumConcurrency": {"Ref": parameter}}
+        assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert not source.keys() & {"FilterCriteria", "ProvisionedPollerConfig"}
+        assert source["Enabled"] == {"Fn::If": ["MappingOn", True, False]}
     assert "ReservedConcurrentExecutions" not in of(template, "EnrichmentFunction")
-    assert source["Enabled"] == {"Fn::If": ["MappingOn", True, False]}
+
+
+@rule
+def bulk_is_off_by_default_and_everything_else_like_the_live_queue(template: Template) -> None:
+    parameter = template["Parameters"]["BulkConcurrency"]
+    assert parameter["Default"] == "0"
+    assert template["Conditions"]["BulkOn"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "BulkConcurrency"}, "0"]}]}
+    accepted = [number for number in range(1100) if re.fullmatch(parameter["AllowedPattern"], str(number))]
+    assert accepted == [0, *range(2, 1001)]  # what a mapping accepts
+    names = {name for name in template["Resources"] if name.startswith("Bulk")}
+    kinds = ("Bucket", "BucketPolicy", "Queue", "QueuePolicy", "DeadLetterQueue", "DeadLetterQueuePolicy", "Mapping")
+    assert names == {f"Bulk{kind}" for kind in kinds}
+    assert {template["Resources"][name]["Condition"] for name in names} == {"BulkOn"}
+    mapping, live = of(template, "BulkMapping"), source_of(template)
+    assert mapping["FunctionName"] == {"Ref": "EnrichmentFunction.Alias"}
+    assert mapping["EventSourceArn"] == {"Fn::GetAtt": ["BulkQueue", "Arn"]}
+    assert mapping["BatchSize"] == live["BatchSize"]
+    variables = of(template, "EnrichmentFunction")["Environment"]["Variables"]
+    for setting, first in {"RAW_BUCKET": "RawBucket", "QUEUE_URL": "TicketQueue", "DLQ_URL": "DeadLetterQueue"}.items():
+        both = {"Fn::Sub": f"${{{first}}},${{{BULK[first]}}}"}
+        assert variables[setting] == {"Fn::If": ["BulkOn", both, {"Ref": first}]}
 
 
 @rule
@@ -190,26 +218,37 @@ def batch_costs_under_half_the_timeout(template: Template) -> None:
 
 @rule
 def dlq_retention_exceeds_queue_retention(template: Template) -> None:
-    queue, dead = of(template, "TicketQueue"), of(template, "DeadLetterQueue")
-    assert dead["MessageRetentionPeriod"] == 14 * 24 * 3600 > queue["MessageRetentionPeriod"]
-    assert dead["RedriveAllowPolicy"]["redrivePermission"] == "byQueue"
-    assert dead["RedriveAllowPolicy"]["sourceQueueArns"][0]["Fn::Sub"][1] == {"Name": queue["QueueName"]}
-    # Its messages may be the only copy of inline tickets.
-    assert template["Resources"]["DeadLetterQueue"]["DeletionPolicy"] == "RetainExceptOnCreate"
-    assert template["Resources"]["DeadLetterQueue"]["UpdateReplacePolicy"] == "Retain"
+    for source, name in (("TicketQueue", "DeadLetterQueue"), ("BulkQueue", "BulkDeadLetterQueue")):
+        queue, dead = of(template, source), of(template, name)
+        assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": [name, "Arn"]}
+        assert dead["MessageRetentionPeriod"] == 14 * 24 * 3600 > queue["MessageRetentionPeriod"]
+        assert dead["RedriveAllowPolicy"]["redrivePermission"] == "byQueue"
+        assert dead["RedriveAllowPolicy"]["sourceQueueArns"][0]["Fn::Sub"][1] == {"Name": queue["QueueName"]}
+        # Its messages may be the only copy of inline tickets.
+        assert template["Resources"][name]["DeletionPolicy"] == "RetainExceptOnCreate"
+        assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
 
 
 @rule
 def only_the_raw_bucket_may_send_by_default(template: Template) -> None:
-    bucket = template["Resources"]["RawBucket"]
-    first, *others = of(template, "TicketQueuePolicy")["PolicyDocument"]["Statement"]
-    (allowed,) = statements(first, "Allow")
-    assert (allowed["Principal"], allowed["Action"]) == ({"Service": "s3.amazonaws.com"}, "sqs:SendMessage")
-    text, names = bucket["Properties"]["BucketName"]["Fn::Sub"]
-    arn = {"Fn::Sub": ["arn:${AWS::Partition}:s3:::" + text, names]}
-    account = {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
-    assert allowed["Condition"] == {"ArnEquals": {"aws:SourceArn": arn}, "StringEquals": account}
-    assert bucket["DependsOn"] == "TicketQueuePolicy"
+    for name, queue in (("RawBucket", "TicketQueue"), ("BulkBucket", "BulkQueue")):
+        bucket = template["Resources"][name]
+        (notified,) = bucket["Properties"]["NotificationConfiguration"]["QueueConfigurations"]
+        assert notified == {"Event": "s3:ObjectCreated:*", "Queue": {"Fn::GetAtt": [queue, "Arn"]}}
+        first, *others = of(template, f"{queue}Policy")["PolicyDocument"]["Statement"]
+        (allowed,) = statements(first, "Allow")
+        assert (allowed["Principal"], allowed["Action"]) == ({"Service": "s3.amazonaws.com"}, "sqs:SendMessage")
+        assert allowed["Resource"] == {"Fn::GetAtt": [queue, "Arn"]}
+        text, names = bucket["Properties"]["BucketName"]["Fn::Sub"]
+        arn = {"Fn::Sub": ["arn:${AWS::Partition}:s3:::" + text, names]}
+        account = {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+        assert allowed["Condition"] == {"ArnEquals": {"aws:SourceArn": arn}, "StringEquals": account}
+        assert bucket["DependsOn"] == f"{queue}Policy"
+    assert list(statements(others, "Allow")) == []  # to the queue for bulk
+    bucket, (_, *others) = (
+        template["Resources"]["RawBucket"],
+        of(template, "TicketQueuePolicy")["PolicyDocument"]["Statement"],
+    )
     senders = {"HasSenderTopic": ("sns", "SenderTopicArn"), "HasSenderRule": ("events", "SenderRuleArn")}
     for condition, statement, otherwise in (other["Fn::If"] for other in others if "Fn::If" in other):
         service, parameter = senders.pop(condition)
@@ -232,9 +271,10 @@ def only_the_raw_bucket_may_send_by_default(template: Template) -> None:
 def customer_key_encrypts_everything(template: Template) -> None:
     key = {"Fn::If": ["HasKmsKey", {"Ref": "KmsKeyArn"}, NONE]}
     assert template["Parameters"]["KmsKeyArn"]["Default"] == ""
-    for queue in (of(template, "TicketQueue"), of(template, "DeadLetterQueue")):
+    for name in ("TicketQueue", "DeadLetterQueue", "BulkQueue", "BulkDeadLetterQueue"):
+        queue = of(template, name)
         assert (queue["SqsManagedSseEnabled"], queue["KmsMasterKeyId"]) == ({"Fn::If": ["HasKmsKey", False, True]}, key)
-    for bucket in (of(template, "RawBucket"), of(template, "EnrichedBucket")):
+    for bucket in (of(template, "RawBucket"), of(template, "EnrichedBucket"), of(template, "BulkBucket")):
         (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
         by_default = {"SSEAlgorithm": {"Fn::If": ["HasKmsKey", "aws:kms", "AES256"]}, "KMSMasterKeyID": key}
         assert encryption["ServerSideEncryptionByDefault"] == by_default
@@ -270,7 +310,7 @@ def protection_and_tracing_are_off_by_default(template: Template) -> None:
 
 @rule
 def plain_http_is_denied(template: Template) -> None:
-    for target in ("RawBucket", "EnrichedBucket", "TicketQueue", "DeadLetterQueue"):
+    for target in ("RawBucket", "EnrichedBucket", "TicketQueue", "DeadLetterQueue", *BULK.values()):
         policy = of(template, f"{target}Policy")
         (denied,) = statements(policy, "Deny")
         service = "s3" if "Bucket" in policy else "sqs"
@@ -292,7 +332,9 @@ def role_has_only_needed_permissions(template: Template) -> None:
         if set(statement["Action"]) != TRACING
         for resource in listed(statement["Resource"])
     ]
-    assert sorted(granted) == sorted((resource, set(actions.split())) for resource, actions in PERMISSIONS)
+    own = [(resource.replace(live, bulk), actions) for resource, actions in PERMISSIONS for live, bulk in BULK.items()]
+    needed = [*PERMISSIONS, *(each for each in own if each not in PERMISSIONS)]
+    assert sorted(granted) == sorted((resource, set(actions.split())) for resource, actions in needed)
     always, *optional = role["Policies"]
     assert always["PolicyName"] == "tickets"
     found = {condition: policy["PolicyName"] for condition, policy, _ in (each["Fn::If"] for each in optional)}
@@ -351,7 +393,7 @@ def snapstart_requires_default_tmp(template: Template) -> None:
 @rule
 def buckets_are_private_and_the_enriched_one_versioned(template: Template) -> None:
     blocks = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
-    for bucket in (of(template, "RawBucket"), enriched := of(template, "EnrichedBucket")):
+    for bucket in (of(template, "RawBucket"), of(template, "BulkBucket"), enriched := of(template, "EnrichedBucket")):
         assert bucket["PublicAccessBlockConfiguration"] == dict.fromkeys(blocks, True)
     assert enriched["VersioningConfiguration"] == {"Status": "Enabled"}
 
@@ -436,6 +478,8 @@ def events_have_no_text(template: Template) -> None:
 @rule
 def two_stacks_fit_into_one_account(template: Template) -> None:
     for name, resource in template["Resources"].items():
+        if resource["Type"] == "AWS::Lambda::EventSourceMapping":  # its FunctionName is a reference
+            continue
         for key in ("BucketName", "QueueName", "TableName", "FunctionName", "LogGroupName", "RoleName"):
             assert key not in resource["Properties"] or "NamePrefix" in json.dumps(resource["Properties"][key]), name
 
@@ -472,6 +516,23 @@ VIOLATIONS: list[tuple[Rule, str, object]] = [
     (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/FilterCriteria", {"Filters": []}),
     (mapping_limits_concurrency_and_reports_failures, f"{EVENT}/ScalingConfig", {}),
     (mapping_limits_concurrency_and_reports_failures, "EnrichmentFunction/ReservedConcurrentExecutions", 5),
+    (mapping_limits_concurrency_and_reports_failures, "BulkMapping/ScalingConfig/MaximumConcurrency", 10),
+    (mapping_limits_concurrency_and_reports_failures, "BulkMapping/FilterCriteria", {"Filters": []}),
+    (bulk_is_off_by_default_and_everything_else_like_the_live_queue, "Parameters/BulkConcurrency/Default", "10"),
+    (bulk_is_off_by_default_and_everything_else_like_the_live_queue, "Parameters/BulkConcurrency/AllowedPattern", ".*"),
+    (bulk_is_off_by_default_and_everything_else_like_the_live_queue, "Resources/BulkQueue/Condition", "MappingOn"),
+    (bulk_is_off_by_default_and_everything_else_like_the_live_queue, "BulkMapping/FunctionName", "ticket-enrichment"),
+    (
+        bulk_is_off_by_default_and_everything_else_like_the_live_queue,
+        "EnrichmentFunction/Environment/Variables/QUEUE_URL/Fn::If/1/Fn::Sub",
+        "${BulkQueue},${TicketQueue}",
+    ),
+    (visibility_timeout_is_six_timeouts_plus_window, "BulkQueue/VisibilityTimeout", 30),
+    (max_receive_count_outlasts_an_outage, "BulkQueue/RedrivePolicy/maxReceiveCount", 5),
+    (dlq_retention_exceeds_queue_retention, "BulkDeadLetterQueue/MessageRetentionPeriod", 604800),
+    (only_the_raw_bucket_may_send_by_default, "BulkQueuePolicy/PolicyDocument/Statement/0/Condition/StringEquals", {}),
+    (plain_http_is_denied, "BulkBucketPolicy/PolicyDocument/Statement/0/Effect", "Allow"),
+    (customer_key_encrypts_everything, "BulkQueue/KmsMasterKeyId", NONE),
     (batch_costs_under_half_the_timeout, "Metadata/Sizing/P99MillisecondsPerTicket", 3000),
     (batch_costs_under_half_the_timeout, "Parameters/BatchSize/MaxValue", 100),
     (dlq_retention_exceeds_queue_retention, "TicketQueue/MessageRetentionPeriod", 14 * 24 * 3600),

@@ -50,9 +50,12 @@ def alarms(template: Template) -> dict[str, dict[str, Any]]:
 
 
 def widgets(template: Template) -> list[dict[str, Any]]:
-    """The dashboard's widgets with the parameters' defaults; names of resources stay "${Resource}"."""
+    """The dashboard's widgets with the parameters' defaults and bulk; names of resources stay "${Resource}"."""
     (board,) = (each for each in template["Resources"].values() if each["Type"] == "AWS::CloudWatch::Dashboard")
-    return list(json.loads(substituted(board["Properties"]["DashboardBody"]["Fn::Sub"]))["widgets"])
+    text, parts = board["Properties"]["DashboardBody"]["Fn::Sub"]
+    for name, part in parts.items():
+        text = text.replace(f"${{{name}}}", part["Fn::If"][1]["Fn::Sub"])
+    return list(json.loads(substituted(text))["widgets"])
 
 
 def substituted(text: str) -> str:

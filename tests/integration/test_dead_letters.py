@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from handler.aws.dead_letters import SqsDeadLetters
+from handler.aws.sqs import Queue
 from handler.dlq.message import DlqMessage
 from handler.errors import ServiceFailed
 from handler.local import EmbeddedStack
+from handler.settings import Lane
 from handler.worker.invocation import sqs_event
 from tests.support.fakes import record
 
@@ -31,7 +33,7 @@ def queues(stack: EmbeddedStack) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def dead_letters(stack: EmbeddedStack, queues: tuple[str, str]) -> SqsDeadLetters:
-    return SqsDeadLetters(stack.client("sqs"), *queues)
+    return SqsDeadLetters(stack.client("sqs"), [Lane(*queues)])
 
 
 def receive(stack: EmbeddedStack, url: str, **options: Any) -> dict[str, Any]:
@@ -210,7 +212,7 @@ def test_record_without_body_is_sent_as_json(
 
 
 def test_missing_queue_is_a_transient_error(stack: EmbeddedStack, queues: tuple[str, str]) -> None:
-    dead_letters = SqsDeadLetters(stack.client("sqs"), queues[0], queues[1] + "-gone")
+    dead_letters = SqsDeadLetters(stack.client("sqs"), [Lane(queues[0], queues[1] + "-gone")])
     with pytest.raises(ServiceFailed, match=r"^SendMessage: ") as caught:
         dead_letters.reject(record("x"), [REASON], "schema_violation")
     assert caught.value.transient
@@ -235,6 +237,63 @@ def test_defer_ignores_invalid_receipt_handles(dead_letters: SqsDeadLetters, han
     dead_letters.defer(unknown, 5)
 
 
+@pytest.fixture
+def lanes(stack: EmbeddedStack) -> Iterator[list[Lane]]:
+    sqs = stack.client("sqs")
+    names = ("live", "live-dlq", "bulk", "bulk-dlq")
+    urls = [sqs.create_queue(QueueName=f"lanes-{name}")["QueueUrl"] for name in names]
+    yield [Lane(*urls[:2]), Lane(*urls[2:])]
+    for url in urls:
+        sqs.delete_queue(QueueUrl=url)
+
+
+def received(stack: EmbeddedStack, url: str) -> dict[str, Any]:
+    """A record as Lambda makes it of a message in this queue."""
+    sqs = stack.client("sqs")
+    sqs.send_message(QueueUrl=url, MessageBody="x")
+    messages = sqs.receive_message(QueueUrl=url, VisibilityTimeout=600, MessageSystemAttributeNames=["All"])["Messages"]
+    (record,) = sqs_event(messages, Queue(sqs, url).attributes().arn)["Records"]
+    return dict(record)
+
+
+def depth(stack: EmbeddedStack, url: str) -> tuple[int, int]:
+    found = Queue(stack.client("sqs"), url).attributes()
+    return found.visible, found.in_flight
+
+
+def test_each_record_is_settled_in_its_own_queue(stack: EmbeddedStack, lanes: list[Lane]) -> None:
+    dead_letters = SqsDeadLetters(stack.client("sqs"), lanes)
+    records = [received(stack, lane.queue_url) for lane in (*lanes, *lanes, *lanes)]
+    for lane, rejected in zip(lanes, records, strict=False):
+        dead_letters.reject(rejected, [REASON], "schema_violation")
+        assert rejection(receive(stack, lane.dlq_url))["message_id"] == rejected["messageId"]
+        assert depth(stack, lane.queue_url) == (0, 3)
+    for deferred in records[2:4]:
+        dead_letters.defer(deferred, 0)
+    assert [depth(stack, lane.queue_url) for lane in lanes] == [(1, 2)] * 2
+    assert dead_letters.delete([*records[:2], *records[4:]]) == [True] * 4
+    assert [depth(stack, lane.queue_url) for lane in lanes] == [(1, 0)] * 2
+
+
+def test_record_of_an_unknown_queue_stays_there(
+    stack: EmbeddedStack, lanes: list[Lane], queues: tuple[str, str]
+) -> None:
+    dead_letters = SqsDeadLetters(stack.client("sqs"), lanes)
+    unknown = received(stack, queues[0])
+    with pytest.raises(ServiceFailed, match=r"letters-source, which is not in QUEUE_URL; add it$") as caught:
+        dead_letters.reject(unknown, [REASON], "schema_violation")
+    assert caught.value.transient
+    dead_letters.defer(unknown, 0)
+    assert dead_letters.delete([unknown]) == [False]
+    assert depth(stack, queues[0]) == (0, 1)
+    assert [depth(stack, lane.dlq_url) for lane in lanes] == [(0, 0)] * 2
+    # With one queue, the records of any other are taken for its own, as those of the sample events.
+    only = SqsDeadLetters(stack.client("sqs"), [Lane(queues[0], lanes[0].dlq_url)])
+    only.reject({**unknown, "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:sample"}, [REASON], "object_gone")
+    assert depth(stack, lanes[0].dlq_url) == (1, 0)
+    assert only.delete([unknown]) == [True]
+
+
 def test_delete_confirms_each_message(
     stack: EmbeddedStack, dead_letters: SqsDeadLetters, queues: tuple[str, str]
 ) -> None:
@@ -246,9 +305,8 @@ def test_delete_confirms_each_message(
         records.append(record("x") | {"receiptHandle": message["ReceiptHandle"]})
     unknown = record("x") | {"receiptHandle": "unknown"}
     assert dead_letters.delete([*records[:10], unknown, records[10]]) == [True] * 10 + [False, True]
-    depth = sqs.get_queue_attributes(QueueUrl=queues[0], AttributeNames=["All"])["Attributes"]
-    assert depth["ApproximateNumberOfMessagesNotVisible"] == "1"
-    gone = SqsDeadLetters(sqs, queues[0] + "-gone", queues[1])
+    assert depth(stack, queues[0])[1] == 1
+    gone = SqsDeadLetters(sqs, [Lane(queues[0] + "-gone", queues[1])])
     assert gone.delete(records[11:]) == [False]
     assert dead_letters.delete([{"body": "x"}]) == [False]
     assert dead_letters.delete(records[11:]) == [True]

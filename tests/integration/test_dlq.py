@@ -23,6 +23,7 @@ from handler.aws.dead_letters import SqsDeadLetters
 from handler.aws.sqs import Queue
 from handler.dlq import command
 from handler.local import EmbeddedStack
+from handler.settings import Lane
 from handler.worker.invocation import sqs_event
 from tests.support.dlq_queues import text
 from tests.support.proxy import Proxy
@@ -60,7 +61,7 @@ class Queues:
         self.sqs.send_message(QueueUrl=self.live, MessageBody=body, MessageAttributes=attributes or {})
         (message,) = self._received(self.live)
         (record,) = sqs_event([message], self.live_arn)["Records"]
-        SqsDeadLetters(self.sqs, self.live, self.dlq).reject(
+        SqsDeadLetters(self.sqs, [Lane(self.live, self.dlq)]).reject(
             record, [{"error": code, "detail": f"it is {code}", "stage": "fetch"}], code
         )
         self.sqs.delete_message(QueueUrl=self.live, ReceiptHandle=message["ReceiptHandle"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -86,10 +87,14 @@ def test_command_prints_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         raise KeyboardInterrupt
 
     monkeypatch.setattr(EmbeddedStack, "wait", interrupted)
-    result = CliRunner().invoke(app, ["up", "--port", "0"])
+    result = CliRunner().invoke(app, ["up", "--port", "0", "--parameter", "BulkConcurrency=2"])
     signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 0
     assert "export TABLE_NAME=tickets\n" in result.stdout
+    assert re.search(
+        r"^export QUEUE_URL=\S+/ticket-processing,\S+/ticket-processing-bulk$", result.stdout, re.MULTILINE
+    )
+    assert CliRunner().invoke(app, ["up", "--parameter", "BulkConcurrency"]).exit_code == 2
 
 
 def test_command_with_invalid_port_exits_1() -> None:

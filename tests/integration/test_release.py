@@ -64,10 +64,13 @@ if given.command == "delete":
     cloudformation.delete_stack(StackName=name)
     kind = "delete"
 else:
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="sam-artifacts")
+    s3.put_object(Bucket="sam-artifacts", Key="template", Body=json.dumps(yaml_parse(open(given.template).read())))
     pairs = [pair.partition("=") for pair in given.parameter_overrides]
     request = dict(
         StackName=name,
-        TemplateBody=json.dumps(yaml_parse(open(given.template).read())),
+        TemplateURL=s3.meta.endpoint_url + "/sam-artifacts/template",
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
         Parameters=[dict(ParameterKey=key, ParameterValue=value.strip('"')) for key, _, value in pairs],
     )
@@ -245,7 +248,7 @@ def test_destroy_lists_retained_resources(machine: Machine, stack: EmbeddedStack
 
 
 def empty_queues(stack: EmbeddedStack, outputs: Mapping[str, str]) -> None:
-    for output in ("QueueUrl", "DlqUrl"):
+    for output in {"QueueUrl", "DlqUrl", "BulkQueueUrl", "BulkDlqUrl"} & outputs.keys():
         stack.client("sqs").purge_queue(QueueUrl=outputs[output])
 
 
@@ -291,6 +294,7 @@ def test_deploy_after_destroy_continues_with_the_tickets(own_stack: EmbeddedStac
     machine.install_working_sam()
     machine.config.write_text(machine.config.read_text().replace('"ticket-enrichment"', '"cycle"'))
     options = ["NamePrefix=cycle", "MappingEnabled=false", "MetricMathAlarms=false", "Deployment=AllAtOnce"]
+    options.append("BulkConcurrency=10")
     ran = machine.run("deploy", *options)
     assert ran.returncode == 0, ran.stderr
     outputs, resources = described(stack, "cycle")
@@ -305,7 +309,8 @@ def test_deploy_after_destroy_continues_with_the_tickets(own_stack: EmbeddedStac
     assert "cycle-ticket-processing-dlq holds 1 messages" in machine.run("destroy").stderr
     ran = machine.run("destroy", "--discard-messages")
     assert ran.returncode == 0, ran.stderr
-    kept = ["cycle-ticket-processing-dlq", "cycle-tickets", "cycle-tickets-enriched", "cycle-tickets-raw"]
+    names = ("-processing-bulk-dlq", "-processing-dlq", "s", "s-bulk", "s-enriched", "s-raw")
+    kept = [f"cycle-ticket{name}" for name in names]
     assert f"Kept, because they contain tickets: {', '.join(kept)}." in ran.stderr
 
     refused = machine.run("deploy", *options, answer="\n")
@@ -342,7 +347,8 @@ def test_resources_of_another_stack_are_not_taken_over(machine: Machine, stack: 
 
 def test_kept_resources_are_those_that_the_template_retains() -> None:
     template = yaml_parse((REPO / "template.yaml").read_text(encoding="utf-8"))
-    assert set(retained(template)) == {"RawBucket", "EnrichedBucket", "TicketTable", "DeadLetterQueue"}
+    kept = {"RawBucket", "EnrichedBucket", "BulkBucket", "TicketTable", "DeadLetterQueue", "BulkDeadLetterQueue"}
+    assert set(retained(template)) == kept
     for name in retained(template):
         assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
 
@@ -356,14 +362,27 @@ def test_import_template_follows_cloudformations_rules(stack: EmbeddedStack) -> 
     assert reduced["Resources"].keys() == set(retained(template))
     assert "NotificationConfiguration" not in reduced["Resources"]["RawBucket"]["Properties"]
     assert not any("DependsOn" in each for each in reduced["Resources"].values())
-    found = {each.kind: each.identifier.keys() for each in find_kept(stack.client, "")}
+    found = {each.kind: each.identifier.keys() for each in find_kept(stack.client, {})}
     for kind, identifier in IDENTIFIERS.items():
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema
         assert schema["primaryIdentifier"] == [f"/properties/{identifier}"]
         assert found[kind] == {identifier}
     errors = [match for match in lint(json.dumps(reduced), regions=["us-east-1"]) if match.rule.id.startswith("E")]
     assert errors == []
-    assert find_kept(stack.client, "acme") == []
+    assert find_kept(stack.client, {"NamePrefix": "acme", "BulkConcurrency": "10"}) == []
+
+
+def test_bulk_is_not_turned_on_again_over_what_was_kept(machine: Machine, stack: EmbeddedStack) -> None:
+    s3, bucket = stack.client("s3"), stack.outputs["RawBucket"].replace("-raw", "-bulk")
+    s3.create_bucket(Bucket=bucket)
+    assert machine.run("deploy").returncode == 0
+    ran = machine.run("deploy", "BulkConcurrency=10")
+    s3.delete_bucket(Bucket=bucket)
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        f"error: {bucket} exist since BulkConcurrency was last on; delete what is empty, or import it into the stack "
+        "first\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 from moto import mock_aws
 
-from enrichment import EnrichmentData, parse_ticket
+from enrichment import EnrichmentData, EnrichmentError, parse_ticket
 from enrichment.ticket import enriched_json
 from handler.aws.forgetting import item_key, name_hash, tombstone_key
 from handler.aws.storage import AwsTicketSink, S3TicketSource
@@ -33,7 +33,7 @@ from handler.errors import (
     Throttled,
 )
 from handler.messages import StoredTicket
-from handler.ports import Known, TicketSink, TicketSource, Write
+from handler.ports import Forgotten, Known, TicketSink, TicketSource, Write
 from handler.settings import Redact
 from tests.support.fakes import FakeModels, FakeSink, FakeSource, ticket
 
@@ -85,7 +85,7 @@ def source(request: pytest.FixtureRequest) -> tuple[TicketSource, Callable[[str,
         fake = FakeSource(RAW, 100)
         return fake, fake.put
     s3 = request.getfixturevalue("aws")["s3"]
-    return S3TicketSource(s3, RAW, 100), lambda key, body: s3.put_object(Bucket=RAW, Key=key, Body=body)
+    return S3TicketSource(s3, [RAW], 100), lambda key, body: s3.put_object(Bucket=RAW, Key=key, Body=body)
 
 
 @pytest.fixture(params=["aws", "fake"])
@@ -99,6 +99,13 @@ def write(modified: int = 10, sha: str = "s", key: str = "k.json", **fields: Any
     (enrichment,) = FakeModels("fake@1").enrich([raw])
     assert isinstance(enrichment, EnrichmentData)
     return Write(raw, enrichment, enriched_json(raw, enrichment), key, sha, modified)
+
+
+def known(
+    sink: TicketSink, ticket_id: str = "T-1", created_at: int = 1_795_165_200
+) -> Known | Forgotten | EnrichmentError | None:
+    (state,) = sink.known([(ticket_id, created_at)])
+    return state
 
 
 # -- the contract of the adapters and the fakes
@@ -137,16 +144,16 @@ def test_missing_object_is_gone_and_other_bucket_is_unexpected(
 
 
 def test_stored_ticket_is_known(sink: TicketSink) -> None:
-    assert sink.known("T-1", 1_795_165_200) is None
+    assert known(sink) is None
     assert sink.store(write())
-    assert sink.known("T-1", 1_795_165_200) == Known("s", "fake@1", "k.json", 10)
+    assert known(sink) == Known("s", "fake@1", "k.json", 10)
 
 
 @pytest.mark.parametrize("redacted", ["table", "all"])
 def test_stored_ticket_says_how_it_was_redacted(sink: TicketSink, redacted: Redact) -> None:
     sink.store(replace(write(10), redacted=redacted))
-    assert sink.known("T-1", 1_795_165_200) == Known("s", "fake@1", "k.json", 10, redacted)
-    assert sink.known("T-1", 1_795_165_201) is None
+    assert known(sink) == Known("s", "fake@1", "k.json", 10, redacted)
+    assert known(sink, created_at=1_795_165_201) is None
 
 
 def test_newest_version_wins_in_any_order(sink: TicketSink) -> None:
@@ -155,9 +162,9 @@ def test_newest_version_wins_in_any_order(sink: TicketSink) -> None:
     assert sink.store(write(10, "same time")) == "tie"
     assert sink.store(write(11, "newer")) == "clear"
     assert sink.store(write(9, "stale")) is None
-    known = sink.known("T-1", 1_795_165_200)
-    assert isinstance(known, Known)
-    assert (known.content_sha256, known.source_modified) == ("newer", 11)
+    newest = known(sink)
+    assert isinstance(newest, Known)
+    assert (newest.content_sha256, newest.source_modified) == ("newer", 11)
     assert sink.store(write(1, "another ticket", created_at=5))
 
 
@@ -294,22 +301,22 @@ def test_long_subject_is_shortened_only_in_the_table(sink_of_aws: AwsTicketSink,
 def test_item_of_another_writer_is_overwritten(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
     key = {"ticket_id": {"S": "T-1"}, "created_at": {"N": "1795165200"}}
     aws["dynamodb"].put_item(TableName=TABLE, Item={**key, "note": {"S": "made by hand"}})
-    assert sink_of_aws.known("T-1", 1_795_165_200) is None
+    assert known(sink_of_aws) is None
     assert sink_of_aws.store(write())
-    assert sink_of_aws.known("T-1", 1_795_165_200) is not None
+    assert known(sink_of_aws) is not None
 
 
 def test_failed_object_write_commits_nothing(aws: dict[str, Any]) -> None:
     sink = AwsTicketSink(aws["s3"], aws["dynamodb"], "no-such-bucket", TABLE)
     with pytest.raises(ServiceFailed, match="PutObject: NoSuchBucket"):
         sink.store(write())
-    assert sink.known("T-1", 1_795_165_200) is None
+    assert known(sink) is None
 
 
 def test_missing_table_is_a_transient_error(aws: dict[str, Any]) -> None:
     sink = AwsTicketSink(aws["s3"], aws["dynamodb"], ENRICHED, "no-such-table")
     with pytest.raises(ServiceFailed, match="BatchGetItem: ResourceNotFoundException"):
-        sink.known("T-1", 1)
+        known(sink, created_at=1)
     with pytest.raises(ServiceFailed, match="PutItem: ResourceNotFoundException"):
         sink.store(write())
 
@@ -318,20 +325,21 @@ def test_missing_table_is_a_transient_error(aws: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["aws", "fake"])
-def test_forgotten_ticket_is_known_as_such_and_not_stored(kind: str, request: pytest.FixtureRequest) -> None:
+def test_forgotten_ticket_is_known_as_such(kind: str, request: pytest.FixtureRequest) -> None:
     found: TicketSink
     if kind == "fake":
         fake = FakeSink()
-        fake.forgotten.add("T-1")
+        fake.forgotten_ids.add("T-1")
         found = fake
     else:
         found = request.getfixturevalue("sink_of_aws")
         request.getfixturevalue("aws")["dynamodb"].put_item(TableName=TABLE, Item=tombstone_key("ticket", "T-1"))
-    assert found.known("T-1", 1_795_165_200) == "forgotten"
-    assert found.store(write()) == "forgotten"
+    assert known(found) == "forgotten"
+    assert found.store(write()) == "clear"
+    assert found.forgotten({"T-1", "T-2"}) == {"T-1"}
     found.erase("T-1", 1_795_165_200, "k.json")
     assert found.store(write(ticket_id="T-2", key="other.json")) == "clear"
-    assert isinstance(found.known("T-2", 1_795_165_200), Known)
+    assert isinstance(known(found, "T-2"), Known)
     assert not found.erase_object("other.json")
 
 
@@ -341,7 +349,9 @@ def test_nothing_is_left_of_a_ticket_that_is_forgotten_while_it_is_stored(
     sink_of_aws.store(write())
     sink_of_aws.store(write(ticket_id="T-2"))  # another ticket under the same key
     aws["dynamodb"].put_item(TableName=TABLE, Item=tombstone_key("ticket", "T-1"))
-    assert sink_of_aws.store(write(modified=11)) == "forgotten"
+    assert sink_of_aws.store(write(modified=11)) == "clear"
+    assert sink_of_aws.forgotten(["T-1"]) == {"T-1"}
+    sink_of_aws.erase("T-1", 1_795_165_200, "k.json")
     tickets = [item["ticket_id"]["S"] for item in aws["dynamodb"].scan(TableName=TABLE)["Items"]]
     assert sorted(tickets) == sorted([tombstone_key("ticket", "T-1")["ticket_id"]["S"], "T-2"])
     (version,) = aws["s3"].list_object_versions(Bucket=ENRICHED)["Versions"]
@@ -359,7 +369,7 @@ def test_versions_of_an_object_that_is_gone_are_removed_with_their_items(
     aws["dynamodb"].put_item(TableName=TABLE, Item={**tombstone_key("object", "k.json"), **owner})
     assert sink_of_aws.erase_object("k.json")
     assert "Versions" not in aws["s3"].list_object_versions(Bucket=ENRICHED)
-    assert sink_of_aws.known("T-1", 1_795_165_200) is None
+    assert known(sink_of_aws) is None
 
 
 def test_unprocessed_part_of_a_read_is_read_again(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
@@ -378,11 +388,29 @@ def test_unprocessed_part_of_a_read_is_read_again(sink_of_aws: AwsTicketSink, aw
 
     dynamodb.meta.events.register("provide-client-params.dynamodb.BatchGetItem", process_a_part)
     dynamodb.meta.events.register("after-call.dynamodb.BatchGetItem", leave_the_rest)
-    assert isinstance(sink_of_aws.known("T-1", 1_795_165_200), Known)
+    assert isinstance(known(sink_of_aws), Known)
     assert requests == [2, 1, 1]
     unprocessed[0] = 9
+    states = sink_of_aws.known([("T-1", 1_795_165_200), ("T-2", 1_795_165_200)])
+    assert [type(state) for state in states] == [Throttled, type(None)]
+    unprocessed[0] = 9
     with pytest.raises(Throttled, match="UnprocessedKeys"):
-        sink_of_aws.known("T-1", 1_795_165_200)
+        sink_of_aws.forgotten(["T-1"])
+
+
+def test_any_number_of_tickets_is_read_with_100_keys_at_a_time(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    sink_of_aws.store(write())
+    requests: list[int] = []
+
+    def count(params: dict[str, Any], **_: Any) -> None:
+        requests.append(len(params["RequestItems"][TABLE]["Keys"]))
+
+    aws["dynamodb"].meta.events.register("provide-client-params.dynamodb.BatchGetItem", count)
+    # The same ticket twice, and tickets that share a tombstone: DynamoDB refuses a key that occurs twice.
+    names = [("T-1", 1_795_165_200), ("T-1", 1_795_165_200), ("T-1", 7), *((f"N-{n}", 1) for n in range(60))]
+    states = sink_of_aws.known(names)
+    assert [isinstance(state, Known) for state in states] == [True, True, *[False] * 61]
+    assert requests == [100, 23]
 
 
 # -- AWS's errors, from a server with fixed responses
@@ -460,7 +488,7 @@ def test_s3_read_errors_are_mapped(
 ) -> None:
     server.status, server.body = status, body
     with pytest.raises(MessageError) as caught:
-        S3TicketSource(client_of_server("s3"), RAW, 100).fetch(StoredTicket(RAW, "secret key"))
+        S3TicketSource(client_of_server("s3"), [RAW], 100).fetch(StoredTicket(RAW, "secret key"))
     assert type(caught.value) is kind
     assert caught.value.transient == (kind is not ObjectGone)
     assert str(caught.value).startswith("GetObject: ")
@@ -470,11 +498,11 @@ def test_s3_read_errors_are_mapped(
 def test_interrupted_body_is_a_transient_error(server: Any, client_of_server: Callable[[str], Any]) -> None:
     server.body, server.length = b"half", 50
     with pytest.raises(ServiceFailed, match=r"GetObject: (ResponseStreamingError|IncompleteReadError)"):
-        S3TicketSource(client_of_server("s3"), RAW, 100).fetch(StoredTicket(RAW, "k"))
+        S3TicketSource(client_of_server("s3"), [RAW], 100).fetch(StoredTicket(RAW, "k"))
 
 
 def test_unreachable_service_is_a_transient_error(server: Any, client_of_server: Callable[[str], Any]) -> None:
-    source = S3TicketSource(client_of_server("s3"), RAW, 100)
+    source = S3TicketSource(client_of_server("s3"), [RAW], 100)
     server.shutdown()
     server.server_close()
     with pytest.raises(ServiceFailed, match="GetObject: EndpointConnectionError"):
@@ -507,7 +535,7 @@ def test_dynamodb_errors_are_mapped(
         sink.store(write())
     assert type(caught.value) is kind
     with pytest.raises(MessageError, match=r"^BatchGetItem: ") as caught:
-        sink.known("T-1", 1)
+        known(sink, created_at=1)
     assert caught.value.transient, "a read is never a permanent error"
 
 

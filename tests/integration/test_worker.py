@@ -30,7 +30,7 @@ from handler.local import EmbeddedStack
 from handler.settings import WorkerSettings
 from handler.worker import breaker
 from handler.worker.invocation import sqs_event
-from handler.worker.message_queue import SqsDepth, SqsMessageQueue
+from handler.worker.message_queue import MessageQueue, SqsDepth, message_queues
 from handler.worker.processor import process
 from handler.worker.reports import Reporter, WorkerOptions
 from tests.support.fault_injection import Call, ErrorResponse
@@ -221,10 +221,14 @@ class TestRunning:
         assert worker.get("/nothing")[0] == 404
 
     def test_depth_of_the_queue_and_age_of_messages_are_exported(self, harness: Harness, worker: Worker) -> None:
-        eventually(lambda: worker.value('ticket_queue_messages{state="visible"}') >= 0)  # not NaN: it was read
-        received = worker.value("ticket_message_age_seconds_count")
+        name = harness.url.rpartition("/")[2]
+        eventually(
+            lambda: worker.value(f'ticket_queue_messages{{queue="{name}",state="visible"}}') >= 0
+        )  # not NaN: it was read
+        count = f'ticket_message_age_seconds_count{{queue="{name}"}}'
+        received = worker.value(count)
         harness.send(["not JSON"])
-        eventually(lambda: worker.value("ticket_message_age_seconds_count") == received + 1)
+        eventually(lambda: worker.value(count) == received + 1)
         assert worker.value('ticket_breaker_processes{state="closed"}') == 2
         assert worker.get("/startupz")[0] == 200
 
@@ -277,13 +281,13 @@ def test_receiving_stops_while_dynamodb_refuses_and_goes_on_afterwards(
     harness.purge()
     monkeypatch.setattr(breaker, "_FIRST_WAIT", 0.2)
     monkeypatch.setattr(outcome, "backoff_seconds", lambda _attempts: 0)
-    names = [f"outage-{uuid.uuid4()}" for _ in range(15)]
+    names = [f"outage-{uuid.uuid4()}" for _ in range(10)]
     harness.send([json.dumps(ticket(name)) for name in names])
     refused: list[str] = []
 
     def outage(call: Call) -> ErrorResponse | None:
         # A full batch, and a probe; botocore does not repeat a call that was denied.
-        if call.name != "GetItem" or len(refused) >= 13:
+        if call.name != "PutItem" or len(refused) >= 13:
             return None
         refused.append(call.subject)
         return ErrorResponse(400, "AccessDeniedException")
@@ -329,44 +333,49 @@ def test_sigterm_loses_and_duplicates_nothing(harness: Harness, monkeypatch: pyt
 # -- the SQS adapter
 
 
+def only_queue(settings: WorkerSettings, wait: int = 0) -> MessageQueue:
+    (queue,) = message_queues(settings, wait)
+    return queue
+
+
 @pytest.fixture
-def scratch_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> SqsMessageQueue:
+def scratch_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> MessageQueue:
     """A separate queue; the environment refers to it."""
     client = harness.stack.client("sqs")
     url = client.create_queue(QueueName=f"scratch-{uuid.uuid4()}", Attributes={"VisibilityTimeout": "77"})["QueueUrl"]
     for name, value in (harness.environment | {"QUEUE_URL": url}).items():
         monkeypatch.setenv(name, value)
-    return SqsMessageQueue(WorkerSettings(), wait=0)
+    return only_queue(WorkerSettings())
 
 
-def test_queue_attributes_are_read(scratch_queue: SqsMessageQueue) -> None:
+def test_queue_attributes_are_read(scratch_queue: MessageQueue) -> None:
     attributes = scratch_queue.attributes()
     assert attributes.visibility_timeout == 77
     assert attributes.arn.startswith("arn:aws:sqs:us-east-1:000000000000:scratch-")
     assert attributes.max_receive_count is None
 
 
-def test_depth_is_read_or_unknown(scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = SqsDepth(WorkerSettings()).read()
+def test_depth_is_read_or_unknown(scratch_queue: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = SqsDepth(WorkerSettings()).read().values()
     assert found is not None
     assert (found.visible, found.in_flight, found.delayed) == (0, 0, 0)
     monkeypatch.setenv("QUEUE_URL", WorkerSettings().queue_url + "-gone")
-    assert SqsDepth(WorkerSettings()).read() is None
+    assert [*SqsDepth(WorkerSettings()).read().values()] == [None]
 
 
 def test_max_receive_count_matches_the_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in harness.environment.items():
         monkeypatch.setenv(name, value)
     settings = WorkerSettings()
-    assert SqsMessageQueue(settings, wait=0).attributes().max_receive_count == settings.max_receive_count == 30
+    assert only_queue(settings).attributes().max_receive_count == settings.max_receive_count == 30
 
 
-def test_delete_returns_the_messages_that_were_not_deleted(harness: Harness, scratch_queue: SqsMessageQueue) -> None:
+def test_delete_returns_the_messages_that_were_not_deleted(harness: Harness, scratch_queue: MessageQueue) -> None:
     url = WorkerSettings().queue_url
     client = harness.stack.client("sqs")
     for number in range(23):
         client.send_message(QueueUrl=url, MessageBody=str(number))
-    messages = [message for _ in range(3) for message in scratch_queue.receive(10, visibility_timeout=50)]
+    messages = [message for _ in range(3) for message in scratch_queue.receive(10, visibility_timeout=50, wait=False)]
     assert (len(messages), harness.waiting(url)) == (23, (0, 23))
     bad = {**messages[14], "ReceiptHandle": "no handle"}
     assert scratch_queue.delete([*messages[:14], bad, *messages[15:]]) == [bad]
@@ -376,13 +385,13 @@ def test_delete_returns_the_messages_that_were_not_deleted(harness: Harness, scr
     assert scratch_queue.delete([]) == []
 
 
-def test_unreachable_queue_is_service_failed(scratch_queue: SqsMessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_queue_is_service_failed(scratch_queue: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    unreachable = SqsMessageQueue(WorkerSettings(), wait=0)
+    unreachable = only_queue(WorkerSettings())
     with pytest.raises(ServiceFailed, match=r"^ReceiveMessage: EndpointConnectionError$"):
-        unreachable.receive(1, visibility_timeout=1)
+        unreachable.receive(1, visibility_timeout=1, wait=True)
     with pytest.raises(ServiceFailed, match=r"^GetQueueAttributes: EndpointConnectionError$"):
         unreachable.attributes()
     message = {"MessageId": "1", "ReceiptHandle": "h"}
@@ -454,10 +463,10 @@ def test_event_equals_a_real_event_source_mapping(monkeypatch: pytest.MonkeyPatc
 def _receive_again(stack: EmbeddedStack, settings: WorkerSettings, record: dict[str, Any]) -> dict[str, Any]:
     (mapping,) = stack.client("lambda").list_event_source_mappings()["EventSourceMappings"]
     stack.client("lambda").update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
-    messages = SqsMessageQueue(settings, wait=5)
+    messages = only_queue(settings, wait=5)
     held = {"MessageId": record["messageId"], "ReceiptHandle": record["receiptHandle"]}
     assert messages.change_visibility([held], 0) == []
-    (message,) = messages.receive(10, visibility_timeout=30)
+    (message,) = messages.receive(10, visibility_timeout=30, wait=True)
     (received,) = sqs_event([message], messages.attributes().arn)["Records"]
     assert isinstance(messages.attributes(), QueueAttributes)
     return dict(json.loads(json.dumps(received)))

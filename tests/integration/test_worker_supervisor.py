@@ -50,15 +50,16 @@ report(ready=True)
 if kind.startswith("batch"):
     if kind == "batch stuck" and number >= 1:
         sys.stdin.read()
-    batch = {"message_ids": ["m1", "m2"], "receipts": ["r1", "r2"], "visibility_timeout": 1, "seconds": 1.5}
+    batch = {"number": 1, "queue_url": "q", "visibility_timeout": 1, "seconds": 1.5}
+    batch |= {"message_ids": ["m1", "m2"], "receipts": ["r1", "r2"]}
     report(batch_started=batch)
     if kind == "batch done":
-        report(batch_finished=True)
+        report(batch_finished=1)
     # Called through PyDLL, sleep holds the interpreter lock.
     if kind == "batch settled":
         report(batch_settled=["r1"])
     ctypes.PyDLL(None).sleep(3 if kind in ("batch slow", "batch settled") else 600 if kind == "batch stuck" else 0)
-    report(batch_finished=True)
+    report(batch_finished=1)
 if kind == "breaker" and number == 0:
     report(breaker="open", reason="no ticket can be stored")
     for state in ("half_open", "open", "half_open", "closed"):
@@ -93,7 +94,8 @@ class SupervisorHarness:
             logger=Logger(service=str(uuid4()), level="INFO", logger_handler=logging.StreamHandler(self._log)),
         )
 
-    def change_visibility(self, receipts: Sequence[str], seconds: int) -> list[bool]:
+    def change_visibility(self, queue_url: str, receipts: Sequence[str], seconds: int) -> list[bool]:
+        assert queue_url == "q"
         self.changes.append((list(receipts), seconds))
         return [self.confirms] * len(receipts)
 

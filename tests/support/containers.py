@@ -24,7 +24,7 @@ from handler.metrics import Logger, make_logger
 from handler.outcome import backoff_seconds
 from handler.ports import Models
 from handler.settings import WorkerSettings
-from handler.worker.message_queue import SqsMessageQueue, SqsVisibility
+from handler.worker.message_queue import SqsVisibility, message_queues
 from handler.worker.polling import Poller
 from handler.worker.reports import BatchReport, WorkerOptions
 from handler.worker.watchdog import Watchdog
@@ -51,7 +51,7 @@ class Counts(FakeMetrics):
         """As PollMetrics.messages."""
         self.settled[result] += count
 
-    def message_age(self, seconds: float) -> None:
+    def message_age(self, queue: str, seconds: float) -> None:
         """As PollMetrics.message_age; not counted."""
 
     def receive_failed(self, code: str) -> None:
@@ -105,7 +105,7 @@ class Containers:
                     on_settled=batches.batch_settled,
                 )
                 poller = Poller(
-                    SqsMessageQueue(settings, self._options.wait),
+                    message_queues(settings, self._options.wait),
                     handler,
                     shutdown,
                     self._options,
@@ -151,37 +151,38 @@ class WatchedBatches:
 
     def __init__(self, settings: WorkerSettings, kill: Callable[[], None], logger: Logger) -> None:
         self._watchdog = Watchdog(SqsVisibility(settings), kill, logger)
-        self._finished = threading.Event()
         self._settled: set[str] = set()
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # the watchdog's methods are called by one thread at a time
+        self._changed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def batch_started(self, batch: BatchReport) -> None:
         """As BatchReports.batch_started."""
-        self._settled.clear()
-        self._watchdog.started(batch)
-        self._finished.clear()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        with self._lock:
+            self._watchdog.started(batch)
+        self._changed.set()
 
     def batch_settled(self, receipts: Sequence[str]) -> None:
         """As Reporter.batch_settled."""
-        self._settled.update(receipts)
-        self._watchdog.settled(receipts)
+        with self._lock:
+            self._settled.update(receipts)
+            self._watchdog.settled(receipts)
 
     def is_settled(self, receipt: str) -> bool:
         """As BatchReports.is_settled."""
         return receipt in self._settled
 
-    def batch_finished(self) -> None:
+    def batch_finished(self, batch: BatchReport) -> None:
         """As BatchReports.batch_finished."""
-        self._finished.set()
-        if self._thread is not None:
-            self._thread.join()
-        self._watchdog.finished()
+        with self._lock:
+            self._watchdog.finished(batch.number)
 
     def _watch(self) -> None:
-        while not self._finished.wait(self._watchdog.seconds_until_due()):
-            self._watchdog.act()
+        while True:
+            self._changed.wait(self._watchdog.seconds_until_due())
+            self._changed.clear()
+            with self._lock:
+                self._watchdog.act()
 
 
 class Sender:

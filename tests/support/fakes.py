@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -19,7 +19,7 @@ from handler.aws.outbox import OutboxEntry, outbox_item
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import StoredLabels, make_logger
-from handler.ports import Commit, Forgotten, Known, Models, RawObject, Unfinished, Write
+from handler.ports import Commit, Forgotten, Known, Models, RawObject, TicketName, Unfinished, Write
 from handler.result_event import Change, ResultEvent, change_by
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
@@ -104,25 +104,33 @@ class FakeSink:
         self.faults_known = Faults()
         self.faults = Faults()
         self.blind = False  # as if another process committed between our read of the table and our write
-        self.forgotten: set[str] = set()  # ticket ids
+        self.forgotten_ids: set[str] = set()
+        self.faults_forgotten = Faults()
         self.forgotten_objects: dict[str, str] = {}  # ticket ids by the keys of their raw objects
         self._lock = threading.Lock()
 
-    def known(self, ticket_id: str, created_at: int) -> Known | Forgotten | None:
-        """As TicketSink.known."""
-        self.faults_known.raise_for(ticket_id)
-        if ticket_id in self.forgotten:
-            return "forgotten"
-        if self.blind or (ticket_id, created_at) not in self.items:
-            return None
-        return _known(self.items[ticket_id, created_at][0])
+    def known(self, names: Sequence[TicketName]) -> list[Known | Forgotten | EnrichmentError | None]:
+        """As TicketSink.known; EnrichmentErrors that are set concern their ticket alone, other errors the call."""
+        return [self._state(name) for name in names]
 
-    def store(self, write: Write) -> Commit | Forgotten | None:
+    def _state(self, name: TicketName) -> Known | Forgotten | EnrichmentError | None:
+        try:
+            self.faults_known.raise_for(name[0])
+        except EnrichmentError as error:
+            return error
+        if name[0] in self.forgotten_ids:
+            return "forgotten"
+        return None if self.blind or name not in self.items else _known(self.items[name][0])
+
+    def forgotten(self, ticket_ids: Collection[str]) -> set[str]:
+        """As TicketSink.forgotten."""
+        self.faults_forgotten.raise_for(*ticket_ids)
+        return self.forgotten_ids & set(ticket_ids)
+
+    def store(self, write: Write) -> Commit | None:
         """As TicketSink.store."""
         self.faults.raise_for(write.ticket.ticket_id)
         with self._lock:
-            if write.ticket.ticket_id in self.forgotten:
-                return "forgotten"
             versions = self.objects.setdefault(write.key, [])
             versions.append(write.body)
             name = (write.ticket.ticket_id, write.ticket.created_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -65,11 +66,11 @@ class Harness:
         )
         Indexer(repository, self.index, {self.models.version: "encoder@000000000000"}).reconcile()
 
-    def build(self, **settings: Any) -> Handler:
+    def build(self, *, raw_bucket: str = "", **settings: Any) -> Handler:
         return build(
             Settings(
                 model_bundle="file:///none",
-                raw_bucket=f"{self.place}-raw",
+                raw_bucket=raw_bucket or f"{self.place}-raw",
                 enriched_bucket=self.place,
                 table_name=self.place,
                 queue_url="https://sqs.invalid/queue",
@@ -117,7 +118,7 @@ class Harness:
         """As `forget`, while another thread is in the middle of something: the command needs the main thread."""
         place, before, self.before = self.place, self.before, lambda _name, _params: None
         dlq = Queue(self.clients["sqs"], self.dlq_url)
-        stores = Stores(self.clients["dynamodb"], self.clients["s3"], dlq, place, f"{place}-raw", place, self.index)
+        stores = Stores(self.clients["dynamodb"], self.clients["s3"], [dlq], place, [f"{place}-raw"], place, self.index)
         Forgetting(Target("ticket", ticket_id), stores, Options(empty_polls=1), Shutdown(0)).run([], dry_run=False)
         self.before = before
 
@@ -439,17 +440,17 @@ def test_tombstones_do_not_name_tickets_and_are_not_listed(harness: Harness) -> 
 # -- a batch that is being processed
 
 
-@pytest.mark.parametrize("moment", ["BatchGetItem", "PutObject", "PutItem", "GetItem"])
+@pytest.mark.parametrize("moment", ["BatchGetItem 1", "PutObject 1", "PutItem 1", "BatchGetItem 2"])
 def test_ticket_that_is_being_enriched_does_not_come_back(harness: Harness, moment: str) -> None:
     """The ticket is forgotten just before a call of the batch that stores it."""
     harness.store("T-1.json", ticket("T-1", body=SECRET))
     harness.put("T-1.json", ticket("T-1", body=f"{SECRET}, again"))
 
-    forgotten: list[str] = []
+    calls: Counter[str] = Counter()
 
     def forget(name: str, _params: dict[str, Any]) -> None:
-        if name == moment and not forgotten:
-            forgotten.append(name)
+        calls[name] += 1
+        if moment == f"{name} {calls[name]}":
             harness.forget_meanwhile("T-1")
 
     harness.before = forget
@@ -512,17 +513,19 @@ def test_correction_of_a_ticket_that_is_forgotten_meanwhile_goes_with_the_next_r
     assert harness.versions(harness.place) == {}
 
 
-@pytest.mark.parametrize("moment", ["PutItem", "GetItem"])
+@pytest.mark.parametrize("moment", ["PutItem 1", "BatchGetItem 2"])
 def test_batch_that_was_killed_leaves_nothing_after_its_retry(harness: Harness, moment: str) -> None:
     """The ticket is forgotten before a call of the batch, which is killed there, and delivered again."""
     harness.store("T-1.json", ticket("T-1", body=SECRET))
     harness.put("T-1.json", ticket("T-1", body=f"{SECRET}, again"))
-    calls = iter(range(100))
+    calls: Counter[str] = Counter()
 
-    def forget_and_kill(name: str, params: dict[str, Any]) -> None:
-        if name == "PutObject" and next(calls) == 0:
+    def forget_and_kill(name: str, _params: dict[str, Any]) -> None:
+        calls[name] += 1
+        if name == "PutObject" and calls[name] == 1:
             harness.forget_meanwhile("T-1")
-        if name == moment:
+        calls["killed"] += moment == f"{name} {calls[name]}"
+        if calls["killed"]:
             raise Killed
 
     harness.before = forget_and_kill
@@ -534,14 +537,17 @@ def test_batch_that_was_killed_leaves_nothing_after_its_retry(harness: Harness, 
     assert harness.tickets() == set()
 
 
-def test_a_ticket_costs_one_more_read(harness: Harness) -> None:
-    harness.put("T-1.json", ticket("T-1"))
-    harness.calls.clear()
-    assert harness.deliver(harness.notify("T-1.json")) == ["done"]
-    assert harness.calls == ["GetObject", "BatchGetItem", "PutObject", "PutItem", "GetItem"]
-    harness.calls.clear()
-    assert harness.deliver(harness.notify("T-1.json")) == ["skipped"]
-    assert harness.calls == ["GetObject", "BatchGetItem"]
+def test_tickets_of_a_batch_cost_one_more_read(harness: Harness) -> None:
+    names = [f"T-{number}.json" for number in range(10)]
+    for name in names:
+        harness.put(name, ticket(name))
+    for outcome, calls in (
+        ("done", {"GetObject": 10, "BatchGetItem": 2, "PutObject": 10, "PutItem": 10}),
+        ("skipped", {"GetObject": 10, "BatchGetItem": 1}),
+    ):
+        harness.calls.clear()
+        assert harness.deliver(*map(harness.notify, names)) == [outcome] * 10
+        assert Counter(harness.calls) == calls
 
 
 # -- the rest
@@ -605,6 +611,34 @@ def test_wrong_arguments(harness: Harness, arguments: tuple[str, ...], error: st
     assert result.exit_code == 2
     assert error in result.stderr
     assert harness.calls == []
+
+
+def test_every_raw_bucket_and_dlq_is_searched(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, s3, sqs = harness.place, harness.clients["s3"], harness.clients["sqs"]
+    bulk, bulk_dlq = f"{place}-bulk", sqs.create_queue(QueueName=f"{place}-bulk")["QueueUrl"]
+    s3.create_bucket(Bucket=bulk)
+    both = f"{place}-raw,{bulk}"
+    harness.handler = harness.build(raw_bucket=both)
+    monkeypatch.setenv("RAW_BUCKET", both)
+    monkeypatch.setenv("DLQ_URL", f"{harness.dlq_url},{bulk_dlq}")
+    for key, name in (("a.json", "T-1"), ("b.json", "T-2"), ("c.json", "T-3")):
+        s3.put_object(Bucket=bulk, Key=key, Body=json.dumps(ticket(name)).encode())
+    assert harness.deliver(notification("a.json", bucket=bulk), notification("b.json", bucket=bulk)) == ["done"] * 2
+    harness.put("b.json", ticket("T-1"))  # in the live bucket, under the key that another ticket has in the other one
+    rejected = [notification(key, bucket=bulk) for key in ("a.json", "c.json")]
+    for body in rejected:
+        sqs.send_message(QueueUrl=bulk_dlq, MessageBody=json.dumps(body))
+    harness.dead(harness.notify("b.json"))
+    found = harness.forget("T-1", "--key", "b.json")
+    assert (found["raw"], found["dlq"], found["item"]) == (2, 2, 1)
+    assert harness.versions(bulk).keys() == {"b.json", "c.json"}
+    assert harness.versions(f"{place}-raw") == {}
+    left = sqs.receive_message(QueueUrl=bulk_dlq, MaxNumberOfMessages=10)["Messages"]
+    assert [json.loads(message["Body"]) for message in left] == [rejected[1]]
+    assert harness.dlq() == []
+    # The other ticket has the key b.json, so notifications about it are not those of a forgotten one.
+    assert harness.deliver(notification("b.json", bucket=bulk), harness.notify("a.json")) == ["skipped", "skipped"]
+    assert harness.tickets() == {("T-2", str(ticket()["created_at"]))}
 
 
 def test_missing_settings_are_named(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.cli.errors import settings_line
-from handler.settings import Settings, WorkerSettings
+from handler.settings import Lane, Settings, WorkerSettings
 from tests.support.fakes import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -146,6 +146,11 @@ def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
         ("redact", "everything"),
         ("service_name", ""),
         ("aws_endpoint_url", "127.0.0.1"),
+        ("queue_url", "https://sqs.invalid/1/live,"),
+        ("queue_url", "https://sqs.invalid/1/live,https://sqs.invalid/1/live"),
+        ("dlq_url", "https://sqs.invalid/1/dlq,https://sqs.invalid/1/bulk-dlq"),
+        ("dlq_url", SETTINGS["queue_url"]),
+        ("raw_bucket", "raw,,bulk"),
         ("batch_size", 11),
         ("num_workers", 0),
         ("health_port", 65536),
@@ -167,6 +172,24 @@ def test_webhook_needs_its_secret_and_an_error_does_not_quote_it() -> None:
     with pytest.raises(ValidationError) as caught:
         WorkerSettings(**SETTINGS, result_webhook_secret="whsec_secret-canary")
     assert "canary" not in settings_line(caught.value)
+
+
+def test_queues_are_listed_in_order_of_priority() -> None:
+    (only,) = Settings(**SETTINGS).lanes
+    assert only == Lane(SETTINGS["queue_url"], SETTINGS["dlq_url"])
+    urls = {"queue_url": "https://sqs.invalid/1/live, https://sqs.invalid/1/bulk", "dlq_url": "dlq,bulk-dlq"}
+    settings = Settings(**{**SETTINGS, **urls, "raw_bucket": "raw,raw-bulk"})
+    assert settings.lanes == (Lane("https://sqs.invalid/1/live", "dlq"), Lane("https://sqs.invalid/1/bulk", "bulk-dlq"))
+    assert [lane.name for lane in settings.lanes] == ["live", "bulk"]
+    assert settings.raw_buckets == ("raw", "raw-bulk")
+
+
+def test_each_queue_needs_its_dead_letter_queue() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(**{**SETTINGS, "queue_url": "https://sqs.invalid/1/live,https://sqs.invalid/1/bulk"})
+    assert settings_line(caught.value) == (
+        "DLQ_URL: it has 1 entries and QUEUE_URL has 2; name one dead-letter queue for each queue"
+    )
 
 
 def test_settings_are_frozen() -> None:

@@ -38,7 +38,7 @@ def report_batch(metrics: WorkerMetrics) -> None:
     metrics.invocation("ok")
     metrics.messages("deleted", 2)
     metrics.messages("kept", 1)
-    metrics.message_age(700.25)
+    metrics.message_age("live", 700.25)
     metrics.receive_failed("throttled")
     metrics.flush()
 
@@ -74,7 +74,7 @@ def test_prometheus_parses_every_metric() -> None:
     metrics.restarted()
     metrics.breakers({"closed": 1, "open": 2, "half_open": 0})
     metrics.breaker_opened()
-    metrics.queue(QueueAttributes(arn="arn", visible=7, in_flight=3, delayed=1))
+    metrics.queue("live", QueueAttributes(arn="arn", visible=7, in_flight=3, delayed=1))
     metrics.webhook("delivered")
     metrics.webhook_delay(1.5)
     found = samples(metrics)
@@ -98,11 +98,11 @@ def test_prometheus_parses_every_metric() -> None:
         "ticket_breaker_processes{state=closed}": 1,
         "ticket_breaker_processes{state=open}": 2,
         "ticket_breaker_openings_total{}": 1,
-        "ticket_message_age_seconds_count{}": 1,
-        "ticket_message_age_seconds_sum{}": 700.25,
-        "ticket_queue_messages{state=visible}": 7,
-        "ticket_queue_messages{state=in_flight}": 3,
-        "ticket_queue_messages{state=delayed}": 1,
+        "ticket_message_age_seconds_count{queue=live}": 1,
+        "ticket_message_age_seconds_sum{queue=live}": 700.25,
+        "ticket_queue_messages{queue=live,state=visible}": 7,
+        "ticket_queue_messages{queue=live,state=in_flight}": 3,
+        "ticket_queue_messages{queue=live,state=delayed}": 1,
         **{f"ticket_labels_total{{label={label},task={task}}}": 1 for task, label in LABELS.items()},
         "ticket_confidence_count{task=intent}": 1,
         "ticket_confidence_sum{task=intent}": 0.5,
@@ -134,22 +134,29 @@ def test_series_exist_before_the_first_error() -> None:
         assert series in text
 
 
-def test_settled_messages_are_those_of_the_current_batch() -> None:
+def test_settled_messages_are_those_of_the_current_batches() -> None:
     stream = io.BytesIO()
-    reporter, batch = Reporter(stream), BatchReport(message_ids=["m"], receipts=["r"], visibility_timeout=1, seconds=1)
+    reporter = Reporter(stream)
+    batch, other = (
+        BatchReport(number=n, queue_url="q", message_ids=["m"], receipts=[each], visibility_timeout=1, seconds=1)
+        for n, each in enumerate(("r", "o"))
+    )
     reporter.batch_started(batch)
     reporter.batch_settled(["r"])
     assert json.loads(stream.getvalue().splitlines()[-1]) == {"batch_settled": ["r"]}
     assert (reporter.is_settled("r"), reporter.is_settled("s")) == (True, False)
-    reporter.batch_started(batch)
+    reporter.batch_started(other)
+    reporter.batch_finished(other)
+    assert reporter.is_settled("r"), "several batches are processed at once"
+    reporter.batch_finished(batch)
     assert not reporter.is_settled("r")
 
 
 def test_depth_of_a_queue_that_cannot_be_read_is_unknown() -> None:
     metrics = PrometheusMetrics()
-    metrics.queue(QueueAttributes(arn="arn", visible=7))
-    metrics.queue(None)
-    assert 'ticket_queue_messages{state="visible"} NaN' in metrics.text().decode()
+    metrics.queue("live", QueueAttributes(arn="arn", visible=7))
+    metrics.queue("live", None)
+    assert 'ticket_queue_messages{queue="live",state="visible"} NaN' in metrics.text().decode()
 
 
 def test_flush_without_metrics_writes_nothing() -> None:

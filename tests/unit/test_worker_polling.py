@@ -36,7 +36,8 @@ class Queue:
     An error among the batches is raised. Deleting a message fails as often as `failing_calls` says.
     """
 
-    def __init__(self, shutdown: Shutdown, *batches: Sequence[Message] | MessageError) -> None:
+    def __init__(self, shutdown: Shutdown, *batches: Sequence[Message] | MessageError, url: str = "queue") -> None:
+        self.url = url
         self.shutdown = shutdown
         self.batches = list(batches)
         self.remaining = {
@@ -45,13 +46,15 @@ class Queue:
         self.visibility_changes: list[tuple[list[str], int]] = []
         self.deletions: list[list[str]] = []
         self.receives: list[tuple[int, int]] = []
+        self.waits: list[bool] = []
         self.failing_calls: Counter[str] = Counter()
         self.max_receive_count: int | None = 30
 
     def attributes(self) -> QueueAttributes:
         return QueueAttributes(arn=ARN, visibility_timeout=360, max_receive_count=self.max_receive_count)
 
-    def receive(self, count: int, visibility_timeout: int) -> Sequence[Message]:
+    def receive(self, count: int, visibility_timeout: int, *, wait: bool) -> Sequence[Message]:
+        self.waits.append(wait)
         self.receives.append((count, visibility_timeout))
         if not self.batches:
             self.shutdown.request()
@@ -85,8 +88,8 @@ class Metrics(Counter[tuple[Any, ...]]):
     def messages(self, result: str, count: int) -> None:
         self["messages", result] += count
 
-    def message_age(self, seconds: float) -> None:
-        self["message_age", round(seconds, -1)] += 1
+    def message_age(self, queue: str, seconds: float) -> None:
+        self["message_age", queue, round(seconds, -1)] += 1
 
     def receive_failed(self, code: str) -> None:
         self["receive_failed", code] += 1
@@ -101,7 +104,8 @@ class Batches(list[BatchReport | None]):
     def batch_started(self, batch: BatchReport) -> None:
         self.append(batch)
 
-    def batch_finished(self) -> None:
+    def batch_finished(self, batch: BatchReport) -> None:
+        assert batch in self
         self.append(None)
 
     def is_settled(self, receipt: str) -> bool:
@@ -131,7 +135,7 @@ class Harness:
         self.breaker_states: list[str] = []
         self._log = io.StringIO()
         self.poller = Poller(
-            self.queue,
+            [self.queue],
             handler,
             self.shutdown,
             WorkerOptions(**options),
@@ -271,12 +275,14 @@ def test_parent_is_told_of_each_batch(timeout: float | None, seconds: float) -> 
     harness = Harness(fail(), batch("ab"), batch("c"), visibility_timeout=20, timeout=timeout).run()
     first, second = (
         BatchReport(
+            number=number,
+            queue_url="queue",
             message_ids=list(names),
             receipts=[f"handle-{name}" for name in names],
             visibility_timeout=20,
             seconds=seconds,
         )
-        for names in ("ab", "c")
+        for number, names in enumerate(("ab", "c"), start=1)
     )
     assert harness.batches == [first, None, second, None]
 
@@ -284,9 +290,13 @@ def test_parent_is_told_of_each_batch(timeout: float | None, seconds: float) -> 
 def test_end_of_a_batch_is_told_after_its_messages_are_deleted() -> None:
     deleted: list[int] = []
     harness = Harness(fail(), batch("ab"))
-    harness.batches.batch_finished = lambda: deleted.append(len(harness.queue.deletions))  # type: ignore[method-assign]
+
+    def finished(batch: BatchReport) -> None:
+        deleted.append(len(harness.queue.deletions) * len(batch.receipts))
+
+    harness.batches.batch_finished = finished  # type: ignore[method-assign]
     harness.run()
-    assert deleted == [1]
+    assert deleted == [2]
 
 
 @pytest.mark.parametrize(("visibility_timeout", "effective"), [(30, 30), (5000, 360)])
@@ -315,7 +325,7 @@ def test_long_poll_is_abandoned_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> 
     never, polling_started = threading.Event(), threading.Event()
     harness = Harness(fail())
 
-    def receive(*_: object) -> list[Message]:
+    def receive(*_: object, **__: object) -> list[Message]:
         polling_started.set()
         never.wait()
         return []
@@ -337,9 +347,9 @@ def test_messages_of_a_recent_poll_are_processed_on_shutdown(monkeypatch: pytest
     harness = Harness(fail(), batch("ab"), batch("c"))
     receive = harness.queue.receive
 
-    def receive_during_shutdown(count: int, visibility_timeout: int) -> Sequence[Message]:
+    def receive_during_shutdown(count: int, visibility_timeout: int, *, wait: bool) -> Sequence[Message]:
         harness.shutdown.request()
-        return receive(count, visibility_timeout)
+        return receive(count, visibility_timeout, wait=wait)
 
     monkeypatch.setattr(harness.queue, "receive", receive_during_shutdown)
     harness.run()
@@ -382,12 +392,13 @@ def services_down(harness: Harness, *states: bool) -> Callable[[Any, Any], Any]:
 
 
 def test_nothing_is_received_while_the_breaker_is_open() -> None:
-    harness = Harness(fail(), batch("abcdefghij"), batch("klm"), batch("nop"), batch("qrstuvwxyz"))
+    # Ten of 21 messages show no backlog, so no batch is received ahead.
+    harness = Harness(fail(), batch("abcdefghij"), batch("klm"), batch("nop"), batch("qrstuvwxyz"), batch_size=21)
     harness.poller._handler = services_down(harness, True, True, False, False)
     harness.run()
     assert harness.breaker_states == ["open", "half_open", "open", "half_open", "closed"]
     # The batch that was received when the breaker opened was handled as always; one wait before each probe.
-    assert [count for count, _ in harness.queue.receives] == [10, 3, 3, 10, 10]
+    assert [count for count, _ in harness.queue.receives] == [21, 3, 3, 21, 21]
     assert [longest / 2 <= p <= longest for p, longest in zip(harness.shutdown.pauses, [15, 30], strict=True)] == (
         [True] * 2
     )
@@ -395,7 +406,7 @@ def test_nothing_is_received_while_the_breaker_is_open() -> None:
 
 
 def test_shutdown_ends_the_wait_of_an_open_breaker() -> None:
-    harness = Harness(fail(), batch("abcdefghij"), batch("k"))
+    harness = Harness(fail(), batch("abcdefghij"), batch("k"), batch_size=21)
     harness.poller._handler = services_down(harness, True)
     harness.shutdown.pause = lambda seconds: harness.shutdown.request()  # type: ignore[method-assign]
     harness.run()
@@ -410,7 +421,7 @@ def test_age_of_each_message_is_measured() -> None:
     harness.queue.remaining = {"a", "b"}
     harness.queue.delete = lambda messages: []  # type: ignore[method-assign]
     harness.run()
-    assert harness.metrics["message_age", 300] == 2
+    assert harness.metrics["message_age", "ticket-processing", 300] == 2
     assert sum(count for key, count in harness.metrics.items() if key[0] == "message_age") == 2
 
 

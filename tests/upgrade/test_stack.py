@@ -14,6 +14,7 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.local import EmbeddedStack
+from handler.local.stack import TEMPLATE as TEMPLATE_FILE
 from tests.infrastructure.transformed import transform
 from tests.infrastructure.watched import OBSERVABILITY, TEMPLATE, TEXT
 from tests.upgrade.changes import STATEFUL, change_set, create_only, indexes, names
@@ -29,8 +30,8 @@ UPGRADE, ROLLBACK = (OLD_TEXT, TEXT), (TEXT, OLD_TEXT)
 def resources(text: str, deployment: str) -> dict[str, Any]:
     """What CloudFormation creates for a way of deploying."""
     transformed = transform(text, Deployment=deployment)["Resources"]
-    # Result events are off by default.
-    unused = {"ResultEventsOn", "ResultEventsToTopic", "ResultEventsToBus"}
+    # Result events and the queue for bulk are off by default.
+    unused = {"ResultEventsOn", "ResultEventsToTopic", "ResultEventsToBus", "BulkOn"}
     unused |= {"InSteps"} if deployment == "AllAtOnce" else set()
     return {name: each for name, each in transformed.items() if each.get("Condition") not in unused}
 
@@ -178,7 +179,7 @@ def test_a_stack_with_tickets_is_updated_and_rolled_back(stack: EmbeddedStack) -
 
     before = held()
     assert len(before) == 5
-    for update, receives in (({**request, "TemplateBody": json.dumps(TEMPLATE)}, 30), (old_request, 5)):
+    for update, receives in (({**request, "TemplateURL": stack.upload(TEMPLATE_FILE)}, 30), (old_request, 5)):
         cloudformation.update_stack(**update)
         updated = settled(cloudformation, "upgrade")
         assert updated["StackStatus"] == "UPDATE_COMPLETE", updated.get("StackStatusReason")

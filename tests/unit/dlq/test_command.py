@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from handler.dlq import command
+from handler.dlq.errors import RequestInvalid
 
 REPO = Path(__file__).resolve().parents[3]
 QUEUES = {
@@ -98,6 +99,44 @@ def test_missing_destination_exits_2_before_sqs_is_called(arguments: list[str]) 
     result = run(*arguments, QUEUE_URL="")
     assert result.exit_code == 2
     assert "--destination, or QUEUE_URL" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "queue"),
+    [
+        (["count"], "dead"),
+        (["count", "--lane", "live"], "dead"),
+        (["count", "--lane", "bulk"], "bulk-dead"),
+        (["replay", "--lane", "bulk"], "bulk-dead"),
+        (["backfill", "s3://tickets-raw/"], "bulk"),
+        (["backfill", "s3://tickets-bulk/"], "bulk"),
+        (["backfill", "s3://tickets-raw/", "--lane", "live"], "live"),
+    ],
+)
+def test_lane_chooses_one_of_several_queues(arguments: list[str], queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(_client: object, name: str) -> None:
+        raise RequestInvalid(name)
+
+    monkeypatch.setattr(command.Queue, "find", find)
+    several = {
+        "DLQ_URL": "https://sqs.invalid/1/dead, https://sqs.invalid/1/bulk-dead",
+        "QUEUE_URL": "https://sqs.invalid/1/live,https://sqs.invalid/1/bulk",
+        "RAW_BUCKET": "tickets-raw,tickets-bulk",
+    }
+    assert run(*arguments, **several).stderr == f"dlq-replay: https://sqs.invalid/1/{queue}\n"
+
+
+def test_lane_for_bulk_needs_a_second_queue() -> None:
+    result = run("backfill", "s3://tickets-raw/", "--lane", "bulk")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "dlq-replay: there is no queue for bulk: only live is named\n",
+    )
+
+
+@pytest.mark.parametrize("queues", ["", "https://sqs.invalid/1/live,"])
+def test_missing_entry_of_a_list_exits_2(queues: str) -> None:
+    assert run("count", DLQ_URL=queues).stderr.startswith("dlq-replay: name the dead-letter queue")
 
 
 def test_invalid_endpoint_url_exits_2() -> None:

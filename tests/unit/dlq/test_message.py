@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from handler.aws.dead_letters import SqsDeadLetters
 from handler.aws.sqs import MAX_BYTES, QueueAttributes
 from handler.dlq.message import NO_REASON, DlqMessage, Lineage, Outgoing, Unsendable, batches, prepare
+from handler.settings import Lane
 from handler.worker.invocation import sqs_event
 from tests.support.dlq_queues import ARN, dlq_message, text
 
@@ -57,7 +58,7 @@ def rejected(attributes: dict[str, Any], message_id: str = "first") -> DlqMessag
     }
     (record,) = sqs_event([message], LIVE.arn)["Records"]
     client: Any = Client()
-    SqsDeadLetters(client, "queue", "dlq").reject(record, [{"error": "object_gone"}], "object_gone")
+    SqsDeadLetters(client, [Lane("queue", "dlq")]).reject(record, [{"error": "object_gone"}], "object_gone")
     return DlqMessage.from_boto3(
         {
             "MessageId": f"dead {message_id}",
