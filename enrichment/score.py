@@ -20,7 +20,16 @@ from enrichment.enricher import Enricher
 from enrichment.errors import EnrichmentError
 from enrichment.ticket import EnrichmentData, RawTicket, ticket_from_object
 
-__all__ = ["Example", "FileInvalid", "calibration_error", "macro_f1", "read_examples", "score", "score_task"]
+__all__ = [
+    "Example",
+    "FileInvalid",
+    "calibration_error",
+    "f1_by_label",
+    "macro_f1",
+    "read_examples",
+    "score",
+    "score_task",
+]
 
 _BINS: Final = 10
 _CHUNK: Final = 64  # tickets enriched at once
@@ -140,11 +149,16 @@ def score_task(
 
 def macro_f1(wanted: Sequence[str], predicted: Sequence[str]) -> float:
     """The mean F1 over all labels that occur."""
-    scores = []
-    for label in {*wanted, *predicted}:
+    return float(np.mean([*f1_by_label(wanted, predicted).values()]))
+
+
+def f1_by_label(wanted: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+    """F1 of each label that occurs."""
+    scores = {}
+    for label in sorted({*wanted, *predicted}):
         hits = sum(w == p == label for w, p in zip(wanted, predicted, strict=True))
-        scores.append(2 * hits / (sum(w == label for w in wanted) + sum(p == label for p in predicted)))
-    return float(np.mean(scores))
+        scores[label] = 2 * hits / (sum(w == label for w in wanted) + sum(p == label for p in predicted))
+    return scores
 
 
 def calibration_error(confidence: Doubles, right: Booleans) -> float:

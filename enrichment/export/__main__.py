@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -13,8 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from enrichment.bundle import Bundle
+from enrichment.classify import TASKS
 from enrichment.errors import EnrichmentError
 from enrichment.export.corpus import TAXONOMY, TICKETS
+from enrichment.export.sources import ExportError
 
 app = typer.Typer(help="Build a model bundle.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -59,12 +62,36 @@ def compact(
             help="Languages of the tickets, for --encoder: ISO 639-1 codes, separated by commas.", show_default=False
         ),
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with people's corrections (`tickets corrections FILE`): the classifiers are moved towards them. "
+            "A bundle that is not better is refused.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="For --corrections: start from this finished bundle instead of building one. Of the other options, "
+            "only --tickets still counts: labelled tickets on which the bundle must not get worse.",
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Build the compact bundle: one encoder, MiniLM by default, for labels, embedding and extractive summary."""
-    _run(
-        lambda say: _compact(source, precision, taxonomy, tickets, (encoder, revision, languages), out, say),
-        out,
-    )
+    custom = (encoder, revision, languages)
+
+    def build(say: Callable[[str], None]) -> Bundle:
+        if corrections is not None:
+            return _corrected(corrections, base, source, precision, taxonomy, tickets, custom, out.absolute(), say)
+        if base is not None:
+            raise ExportError("--base is the bundle that --corrections moves: add --corrections, or leave it out")
+        return _compact(source, precision, taxonomy, tickets, custom, out.absolute(), say)
+
+    _run(build, out)
 
 
 @app.command()
@@ -127,20 +154,44 @@ def _compact(
     say: Callable[[str], None],
 ) -> Bundle:
     from enrichment.export.compact import Custom, Recipe, build
-    from enrichment.export.sources import ExportError
 
     encoder, revision, languages = custom
     if encoder is None:
         if revision or languages:
             raise ExportError("--revision and --languages describe another encoder: add --encoder, or leave them out")
-        return build(Recipe(source, precision.value, taxonomy, tickets), out.absolute(), say)
+        return build(Recipe(source, precision.value, taxonomy, tickets), out, say)
     chosen = Custom(encoder, revision, _languages(languages))
-    return build(Recipe(source, precision.value, taxonomy, tickets, chosen), out.absolute(), say)
+    return build(Recipe(source, precision.value, taxonomy, tickets, chosen), out, say)
+
+
+def _corrected(
+    corrections: Path,
+    base: Path | None,
+    source: str,
+    precision: PrecisionChoice,
+    taxonomy: Path,
+    tickets: Path,
+    custom: tuple[str | None, str | None, str | None],
+    out: Path,
+    say: Callable[[str], None],
+) -> Bundle:
+    """Moves the classifiers of `base`, or of a bundle that is built first, towards corrections."""
+    from enrichment.export.corpus import Taxonomy
+    from enrichment.export.corrections import correct, read_corrections
+
+    if base is not None:
+        if any(custom) or taxonomy != TAXONOMY or source != "package" or precision is not PrecisionChoice.INT8:
+            raise ExportError("--base is a finished bundle: leave out the options that say how to build one")
+        opened = Bundle.open(base, verify=True)
+        labels = {task: opened.manifest.models.of(task).labels for task in TASKS}
+        return correct(opened, read_corrections(corrections, labels, say), tickets, out, say)
+    read = read_corrections(corrections, Taxonomy.read(taxonomy).labels, say)  # before minutes of work
+    with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
+        built = _compact(source, precision, taxonomy, tickets, custom, Path(scratch) / "base", say)
+        return correct(built, read, tickets, out, say)
 
 
 def _languages(codes: str | None) -> list[str]:
-    from enrichment.export.sources import ExportError
-
     found = list(dict.fromkeys(code.strip() for code in (codes or "").split(",")))
     if not all(re.fullmatch("[a-z]{2}", code) for code in found):
         raise ExportError("--encoder needs --languages: ISO 639-1 codes, separated by commas, such as en,de,fr")

@@ -19,7 +19,7 @@ from enrichment.classify import TASKS, Task, calibrated
 from enrichment.export import compact
 from enrichment.export.corpus import TAXONOMY, Taxonomy
 from enrichment.export.datasets import read_collection
-from enrichment.export.heads import FOLDS, folds_of, softmax
+from enrichment.export.heads import FOLDS, folds_of, interval, softmax
 from enrichment.export.quantize import Calibration, quantize_products, quantize_words
 from enrichment.export.sources import MINILM, ExportError, find_model
 from enrichment.export.training import (
@@ -35,11 +35,10 @@ from enrichment.features import LexicalFeatures
 from enrichment.manifest import PlattScaling
 from enrichment.score import Booleans, Doubles, calibration_error
 
-__all__ = ["ACCURACY", "SHARE", "HeldOut", "cross_validate", "figures_of", "interval", "main", "read_training_set"]
+__all__ = ["ACCURACY", "SHARE", "HeldOut", "cross_validate", "figures_of", "main", "read_training_set"]
 
 ACCURACY: Final = 0.85  # wanted of tickets that are not marked for review: all three labels right
 SHARE: Final = 0.55  # of tickets not marked for review
-_RESAMPLES: Final = 2000
 
 
 @dataclass(frozen=True)
@@ -144,16 +143,6 @@ def figures_of(held_out: HeldOut) -> dict[str, Any]:
         "share_without_review": _rounded(sure.mean()),
     }
     return result
-
-
-def interval(right: Booleans, authors: Any) -> list[float]:
-    """The 95 % interval of an accuracy: the 2.5th and 97.5th percentile over resampled authors."""
-    numbers = np.random.default_rng(0)
-    _, groups = np.unique(authors, return_inverse=True)
-    hits, counts = np.bincount(groups, right), np.bincount(groups)
-    drawn = numbers.integers(0, len(counts), (_RESAMPLES, len(counts)))
-    accuracies = hits[drawn].sum(1) / counts[drawn].sum(1)
-    return [_rounded(value) for value in np.percentile(accuracies, (2.5, 97.5))]
 
 
 def _part(held_out: HeldOut, chosen: Booleans) -> HeldOut:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from enrichment.__main__ import main
 from enrichment.classify import Task, calibrated
-from enrichment.export.evaluate import interval
-from enrichment.export.heads import softmax
+from enrichment.export.heads import interval, softmax
 from enrichment.export.training import calibration_for, choose_review, choose_thresholds
 from enrichment.score import FileInvalid, calibration_error, macro_f1, read_examples, score_task
 
