@@ -199,8 +199,8 @@ class Ports:
 
     `readers` read tickets, `pool` does everything else: reads that hang must not hold up the stores. `on_settled` is
     told the receipt handles of messages that are deleted or deferred before the end of an invocation. `shadow_error` is
-    why SHADOW_BUNDLE could not be opened. The worker processes several batches at once: a batch holds `models_turn` while
-    the models run.
+    why SHADOW_BUNDLE could not be opened. The worker processes several batches at once: a batch holds `models_turn`
+    while the models run.
     """
 
     source: TicketSource
