@@ -50,7 +50,7 @@ __all__ = ["FEWEST", "Correction", "correct", "read_corrections"]
 
 FEWEST: Final = 50  # corrections of a task
 _PRIOR: Final = 2.0  # standard deviation of a logit's change, before any correction is seen
-_ANCHOR: Final = 1.0  # weight of an anchor; a correction's is 1
+_ANCHOR: Final = 3.0  # weight of an anchor; a correction's is 1
 _FALL: Final = 0.02  # accuracy, and F1 of a label, that may be lost on the tickets that are not fitted
 _REDEFINED: Final = 0.1  # gain of F1 on held-out corrections, from which on they give a label another meaning
 _NEIGHBOURS: Final = 3
@@ -330,9 +330,10 @@ def _move(head: _Head, corrections: _Texts, tickets: _Texts, scaled: Floats, gro
     target = np.eye(len(labels))[decided]
     apart = _Texts(tickets.matrix[1::2], tickets.accepted[1::2])
     close = _like_a_correction(scaled, decided)
-    # An anchor that is like corrections to another label would hold back what they ask for.
+    # An anchor that is like a correction to another label would hold back what is asked for.
     said = head.logits(tickets.matrix[0::2]).argmax(1)
-    anchors = tickets.matrix[0::2][[not (found - {int(i)}) for found, i in zip(close[0::2], said, strict=True)]]
+    in_force = [not {*found[:1]} - {int(i), None} for found, i in zip(close[0::2], said, strict=True)]
+    anchors = tickets.matrix[0::2][in_force]
     folds = folds_of([Labelled("", {}, group) for group in groups], target)
     order = np.random.default_rng(_SEED).permutation(len(target))
     before = head.logits(corrections.matrix)
@@ -357,17 +358,18 @@ def _move(head: _Head, corrections: _Texts, tickets: _Texts, scaled: Floats, gro
     return _Moved(moved, len(decided), held_out, kept_apart, refusal, asked_for)
 
 
-def _like_a_correction(scaled: Floats, decided: Sequence[int]) -> list[set[int]]:
-    """For each ticket the labels of the corrections among the texts most like it, of corrections and anchors.
+def _like_a_correction(scaled: Floats, decided: Sequence[int]) -> list[list[int | None]]:
+    """For each ticket the labels of the texts most like it, nearest first; None for one that is no correction.
 
-    A convention of the company's changes what is right for these tickets. `scaled`: see `_move`.
+    A convention of the company's changes what is right for a ticket that is like a correction. The texts are the
+    corrections and the anchors. `scaled`: see `_move`.
     """
     tickets = scaled[len(decided) :]
     cosines = tickets @ np.concatenate([scaled[: len(decided)], tickets[0::2]]).T
     anchors = np.arange(0, len(tickets), 2)
     cosines[anchors, len(decided) + anchors // 2] = -1  # itself
-    nearest = np.argpartition(-cosines, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]
-    return [{decided[place] for place in places if place < len(decided)} for places in nearest.tolist()]
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :_NEIGHBOURS]
+    return [[decided[place] if place < len(decided) else None for place in places] for places in nearest.tolist()]
 
 
 def _fitted(head: _Head, matrix: Floats, target: Doubles, anchors: Floats) -> _Head:
