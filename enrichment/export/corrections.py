@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,9 @@ from enrichment.features import LexicalFeatures
 from enrichment.manifest import HeadSpec
 from enrichment.score import Doubles, calibration_error, f1_by_label
 from enrichment.text import model_text
+from enrichment.ticket import Sentiment
 
-__all__ = ["FEWEST", "Correction", "correct", "read_corrections"]
+__all__ = ["FEWEST", "Correction", "correct", "labels_of", "read_corrections"]
 
 FEWEST: Final = 50  # corrections of a task
 _PRIOR: Final = 2.0  # standard deviation of a logit's change, before any correction is seen
@@ -91,10 +92,14 @@ def read_corrections(path: Path, labels: Mapping[Task, Collection[str]], say: Sa
     Of corrections of the same text the latest one counts. Tickets without text are left out: no classifier reads them.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other separators of lines
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
-    parsed = [(number, _parsed(line, f"{path}, line {number}", labels)) for number, line in enumerate(lines, 1) if line]
+    parsed = [
+        (number, _parsed(line, f"{path}, line {number}", labels))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
     by_text: dict[str, list[_Line]] = {}
     for _, line in sorted(parsed, key=lambda pair: (pair[1].at, pair[0])):
         by_text.setdefault(model_text(line.subject, line.body).strip(), []).append(line)
@@ -222,7 +227,7 @@ def correct(base: Bundle, corrections: Sequence[Correction], tickets: Path, out:
     if not enough:
         raise ExportError(f"too few corrections ({counts}): at least {FEWEST} of one task are needed; correct more")
     with placed(out) as folder:
-        labelled = _labelled(tickets, heads)
+        labelled = _labelled(tickets, labels_of(base))
         encoder = Encoder.open(base)
         lexical = LexicalFeatures.from_file(base.path(base.manifest.models.features))
         texts = [*(item.text for item in corrections), *(item.text for item in labelled)]
@@ -234,6 +239,7 @@ def correct(base: Bundle, corrections: Sequence[Correction], tickets: Path, out:
         for task in enough:
             rows = [i for i, item in enumerate(corrections) if task in item.labels]
             others = [i for i, item in enumerate(labelled) if item.labels.get(task)]
+            say(f"{task}: fitting")
             found = _move(
                 heads[task],
                 _Texts(ours[rows], [[corrections[i].labels[task]] for i in rows]),
@@ -266,11 +272,16 @@ def _heads(base: Bundle) -> dict[Task, _Head]:
     return heads
 
 
-def _labelled(path: Path, heads: Mapping[Task, _Head]) -> list[Labelled]:
-    labels = {task: [*head.spec.labels] for task, head in heads.items()}
+def labels_of(bundle: Bundle) -> dict[Task, list[str]]:
+    """The labels that a bundle gives."""
+    labels: dict[Task, list[str]] = {"sentiment": [*get_args(Sentiment)]}
+    return labels | {task: [*head.spec.labels] for task, head in _heads(bundle).items()}
+
+
+def _labelled(path: Path, labels: Mapping[Task, list[str]]) -> list[Labelled]:
     try:
         return [item for item in read_labelled(path, Taxonomy(labels, {}, [], {}, {})) if item.text.strip()]
-    except (ExportError, KeyError) as error:
+    except ExportError as error:
         if path != TICKETS:
             raise
         raise ExportError(
@@ -316,8 +327,9 @@ def _groups(corrections: Sequence[Correction], scaled: Floats, say: Say) -> list
                 parents[root(i)] = root(first.setdefault(customer, i))
     else:
         say("corrections: most are of one customer, so only similar texts are held out together")
-    for i, j in zip(*np.nonzero(np.triu(scaled @ scaled.T >= _ALIKE, 1)), strict=True):
-        parents[root(int(i))] = root(int(j))
+    for begin in range(0, len(scaled), _CHUNK):
+        for i, j in np.argwhere(scaled[begin : begin + _CHUNK] @ scaled.T >= _ALIKE).tolist():
+            parents[root(begin + i)] = root(j)
     return [str(root(i)) for i in range(len(corrections))]
 
 

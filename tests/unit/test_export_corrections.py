@@ -13,16 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from enrichment import Bundle, Enricher, EnrichmentData, RawTicket
-from enrichment.classify import TASKS, Task
+from enrichment.classify import Task
 from enrichment.encoder import Encoder
 from enrichment.export import corrections as corrections_module
 from enrichment.export.__main__ import app
-from enrichment.export.corpus import TICKETS
-from enrichment.export.corrections import FEWEST, Correction, read_corrections
+from enrichment.export.corpus import TICKETS, Taxonomy, read_labelled
+from enrichment.export.corrections import FEWEST, Correction, labels_of, read_corrections
 from enrichment.export.heads import features, softmax
 from enrichment.export.sources import ExportError
 from enrichment.features import LexicalFeatures
-from enrichment.score import f1_by_label
+from enrichment.score import f1_by_label, read_examples
 from enrichment.text import model_text
 from tests.support.conventions import correction, decided, predicted, write_corrections, written_by
 
@@ -98,6 +98,16 @@ def test_the_line_that_is_wrong_is_named_and_not_quoted(tmp_path: Path, line: st
     assert problem in str(error.value)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_separators_of_lines_within_a_text_end_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.jsonl"
+    line = json.dumps(_line("It crashes\u2028every day\x85", intent="bug_report"), ensure_ascii=False)
+    file.write_text(f"{line}\r\n\n", encoding="utf-8", newline="")
+    [found] = read_corrections(file, LABELS, print)
+    assert "every day" in found.text
+    assert len(read_examples(file, LABELS)) == 1
+    assert len(read_labelled(file, Taxonomy(LABELS, {}, [], {}, {}))) == 1
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -251,8 +261,8 @@ def test_the_same_corrections_in_another_order_give_the_same_bytes(
 def test_features_are_those_of_the_function(bundle: Path, enricher: Enricher, tmp_path: Path) -> None:
     tickets = written_by(1, 20, seed=3)
     lines = [correction(ticket, urgency="high") for ticket in tickets]
-    labels = {task: enricher.bundle.manifest.models.of(task).labels for task in TASKS}
-    items = read_corrections(write_corrections(tmp_path / "c.jsonl", lines), labels, lambda _: None)
+    file = write_corrections(tmp_path / "c.jsonl", lines)
+    items = read_corrections(file, labels_of(enricher.bundle), lambda _: None)
     matrix = features(
         Encoder.open(enricher.bundle),
         LexicalFeatures.from_file(bundle / "features.json"),
@@ -289,9 +299,7 @@ def test_a_base_is_not_built_again(bundle: Path, tmp_path: Path) -> None:
     assert "--base is a finished bundle" in done.stderr
 
 
-def test_a_bundle_with_other_labels_needs_tickets(bundle: Path, tmp_path: Path) -> None:
-    heads = corrections_module._heads(Bundle.open(bundle))
-    spec = heads["intent"].spec.model_copy(update={"labels": ["parcel", "refund"]})
-    own = heads | {"intent": corrections_module._Head(spec, heads["intent"].weights, heads["intent"].bias)}
+def test_a_bundle_with_other_labels_needs_tickets(bundle: Path) -> None:
+    own = labels_of(Bundle.open(bundle)) | {"intent": ["parcel", "refund"]}
     with pytest.raises(ExportError, match="other labels than the tickets of the repository: add --tickets FILE"):
         corrections_module._labelled(TICKETS, own)
