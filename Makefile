@@ -156,6 +156,7 @@ bench-full: $(VENV)/.bench  ## The same for the full profile; takes half an hour
 
 eval: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Measure the labels' accuracy in five folds by author: DATA=FILE
 	@$(BIN)/python -m tests.bench.summaries "$(DATA)" $(BUNDLE)
+	@$(BIN)/python -m tests.bench.corrections "$(DATA)" $(BUNDLE)
 	@$(BIN)/python -m enrichment.export.evaluate "$(DATA)"
 
 bench-lambda: image-docker $(SAM)/.$(SAM_VERSION)  # Init time of the image against torch, cost of a ticket

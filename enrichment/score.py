@@ -58,7 +58,7 @@ def read_examples(path: Path, labels: Mapping[Task, Collection[str]]) -> list[Ex
     `labels` are those that a model knows. Raises FileInvalid, which names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other separators of lines
     except (OSError, UnicodeDecodeError) as error:
         raise FileInvalid(f"{path} cannot be read: {error}") from error
     examples = []

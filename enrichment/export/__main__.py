@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from enrichment.bundle import Bundle
-from enrichment.classify import TASKS
 from enrichment.errors import EnrichmentError
 from enrichment.export.corpus import TAXONOMY, TICKETS
 from enrichment.export.sources import ExportError
@@ -177,14 +176,13 @@ def _corrected(
 ) -> Bundle:
     """Moves the classifiers of `base`, or of a bundle that is built first, towards corrections."""
     from enrichment.export.corpus import Taxonomy
-    from enrichment.export.corrections import correct, read_corrections
+    from enrichment.export.corrections import correct, labels_of, read_corrections
 
     if base is not None:
         if any(custom) or taxonomy != TAXONOMY or source != "package" or precision is not PrecisionChoice.INT8:
             raise ExportError("--base is a finished bundle: leave out the options that say how to build one")
         opened = Bundle.open(base, verify=True)
-        labels = {task: opened.manifest.models.of(task).labels for task in TASKS}
-        return correct(opened, read_corrections(corrections, labels, say), tickets, out, say)
+        return correct(opened, read_corrections(corrections, labels_of(opened), say), tickets, out, say)
     read = read_corrections(corrections, Taxonomy.read(taxonomy).labels, say)  # before minutes of work
     with tempfile.TemporaryDirectory(prefix="bundle-") as scratch:
         built = _compact(source, precision, taxonomy, tickets, custom, Path(scratch) / "base", say)

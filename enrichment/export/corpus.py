@@ -87,7 +87,7 @@ def read_labelled(path: Path, taxonomy: Taxonomy) -> list[Labelled]:
     """
     result = []
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other separators of lines
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +45,13 @@ from enrichment.features import LexicalFeatures
 from enrichment.manifest import HeadSpec
 from enrichment.score import Doubles, calibration_error, f1_by_label
 from enrichment.text import model_text
+from enrichment.ticket import Sentiment
 
-__all__ = ["FEWEST", "Correction", "correct", "read_corrections"]
+__all__ = ["FEWEST", "Correction", "correct", "labels_of", "read_corrections"]
 
 FEWEST: Final = 50  # corrections of a task
 _PRIOR: Final = 2.0  # standard deviation of a logit's change, before any correction is seen
-_ANCHOR: Final = 1.0  # weight of an anchor; a correction's is 1
+_ANCHOR: Final = 3.0  # weight of an anchor; a correction's is 1
 _FALL: Final = 0.02  # accuracy, and F1 of a label, that may be lost on the tickets that are not fitted
 _REDEFINED: Final = 0.1  # gain of F1 on held-out corrections, from which on they give a label another meaning
 _NEIGHBOURS: Final = 3
@@ -91,10 +92,14 @@ def read_corrections(path: Path, labels: Mapping[Task, Collection[str]], say: Sa
     Of corrections of the same text the latest one counts. Tickets without text are left out: no classifier reads them.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other separators of lines
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
-    parsed = [(number, _parsed(line, f"{path}, line {number}", labels)) for number, line in enumerate(lines, 1) if line]
+    parsed = [
+        (number, _parsed(line, f"{path}, line {number}", labels))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
     by_text: dict[str, list[_Line]] = {}
     for _, line in sorted(parsed, key=lambda pair: (pair[1].at, pair[0])):
         by_text.setdefault(model_text(line.subject, line.body).strip(), []).append(line)
@@ -222,7 +227,7 @@ def correct(base: Bundle, corrections: Sequence[Correction], tickets: Path, out:
     if not enough:
         raise ExportError(f"too few corrections ({counts}): at least {FEWEST} of one task are needed; correct more")
     with placed(out) as folder:
-        labelled = _labelled(tickets, heads)
+        labelled = _labelled(tickets, labels_of(base))
         encoder = Encoder.open(base)
         lexical = LexicalFeatures.from_file(base.path(base.manifest.models.features))
         texts = [*(item.text for item in corrections), *(item.text for item in labelled)]
@@ -234,6 +239,7 @@ def correct(base: Bundle, corrections: Sequence[Correction], tickets: Path, out:
         for task in enough:
             rows = [i for i, item in enumerate(corrections) if task in item.labels]
             others = [i for i, item in enumerate(labelled) if item.labels.get(task)]
+            say(f"{task}: fitting")
             found = _move(
                 heads[task],
                 _Texts(ours[rows], [[corrections[i].labels[task]] for i in rows]),
@@ -266,11 +272,16 @@ def _heads(base: Bundle) -> dict[Task, _Head]:
     return heads
 
 
-def _labelled(path: Path, heads: Mapping[Task, _Head]) -> list[Labelled]:
-    labels = {task: [*head.spec.labels] for task, head in heads.items()}
+def labels_of(bundle: Bundle) -> dict[Task, list[str]]:
+    """The labels that a bundle gives."""
+    labels: dict[Task, list[str]] = {"sentiment": [*get_args(Sentiment)]}
+    return labels | {task: [*head.spec.labels] for task, head in _heads(bundle).items()}
+
+
+def _labelled(path: Path, labels: Mapping[Task, list[str]]) -> list[Labelled]:
     try:
         return [item for item in read_labelled(path, Taxonomy(labels, {}, [], {}, {})) if item.text.strip()]
-    except (ExportError, KeyError) as error:
+    except ExportError as error:
         if path != TICKETS:
             raise
         raise ExportError(
@@ -316,8 +327,9 @@ def _groups(corrections: Sequence[Correction], scaled: Floats, say: Say) -> list
                 parents[root(i)] = root(first.setdefault(customer, i))
     else:
         say("corrections: most are of one customer, so only similar texts are held out together")
-    for i, j in zip(*np.nonzero(np.triu(scaled @ scaled.T >= _ALIKE, 1)), strict=True):
-        parents[root(int(i))] = root(int(j))
+    for begin in range(0, len(scaled), _CHUNK):
+        for i, j in np.argwhere(scaled[begin : begin + _CHUNK] @ scaled.T >= _ALIKE).tolist():
+            parents[root(begin + i)] = root(j)
     return [str(root(i)) for i in range(len(corrections))]
 
 
@@ -330,9 +342,10 @@ def _move(head: _Head, corrections: _Texts, tickets: _Texts, scaled: Floats, gro
     target = np.eye(len(labels))[decided]
     apart = _Texts(tickets.matrix[1::2], tickets.accepted[1::2])
     close = _like_a_correction(scaled, decided)
-    # An anchor that is like corrections to another label would hold back what they ask for.
+    # An anchor that is like a correction to another label would hold back what is asked for.
     said = head.logits(tickets.matrix[0::2]).argmax(1)
-    anchors = tickets.matrix[0::2][[not (found - {int(i)}) for found, i in zip(close[0::2], said, strict=True)]]
+    in_force = [not {*found[:1]} - {int(i), None} for found, i in zip(close[0::2], said, strict=True)]
+    anchors = tickets.matrix[0::2][in_force]
     folds = folds_of([Labelled("", {}, group) for group in groups], target)
     order = np.random.default_rng(_SEED).permutation(len(target))
     before = head.logits(corrections.matrix)
@@ -357,17 +370,18 @@ def _move(head: _Head, corrections: _Texts, tickets: _Texts, scaled: Floats, gro
     return _Moved(moved, len(decided), held_out, kept_apart, refusal, asked_for)
 
 
-def _like_a_correction(scaled: Floats, decided: Sequence[int]) -> list[set[int]]:
-    """For each ticket the labels of the corrections among the texts most like it, of corrections and anchors.
+def _like_a_correction(scaled: Floats, decided: Sequence[int]) -> list[list[int | None]]:
+    """For each ticket the labels of the texts most like it, nearest first; None for one that is no correction.
 
-    A convention of the company's changes what is right for these tickets. `scaled`: see `_move`.
+    A convention of the company's changes what is right for a ticket that is like a correction. The texts are the
+    corrections and the anchors. `scaled`: see `_move`.
     """
     tickets = scaled[len(decided) :]
     cosines = tickets @ np.concatenate([scaled[: len(decided)], tickets[0::2]]).T
     anchors = np.arange(0, len(tickets), 2)
     cosines[anchors, len(decided) + anchors // 2] = -1  # itself
-    nearest = np.argpartition(-cosines, _NEIGHBOURS, axis=1)[:, :_NEIGHBOURS]
-    return [{decided[place] for place in places if place < len(decided)} for places in nearest.tolist()]
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :_NEIGHBOURS]
+    return [[decided[place] if place < len(decided) else None for place in places] for places in nearest.tolist()]
 
 
 def _fitted(head: _Head, matrix: Floats, target: Doubles, anchors: Floats) -> _Head:
