@@ -39,12 +39,13 @@ def exported() -> dict[str, dict[str, set[str]]]:
     metrics = PrometheusMetrics()
     metrics.started(1.0)
     metrics.batch(1)
-    metrics.message_age("live", 1.0)
+    for queue in ("ticket-processing", "ticket-processing-bulk"):
+        metrics.message_age(queue, 1.0)
+        metrics.queue(queue, QueueAttributes(arn="arn"))
     for stage in ("fetch", "store"):
         metrics.stage(stage, 0.1)
     metrics.processes(1, 1)
     metrics.breakers(dict.fromkeys(STATES, 0))
-    metrics.queue("live", QueueAttributes(arn="arn"))
     tasks = ("intent", "urgency", "sentiment", "language")
     labels = dict.fromkeys(tasks, "other")
     metrics.labels({"labels": labels, "confidences": {"intent": 0.5}, "needs_review": True, "is_truncated": True})
