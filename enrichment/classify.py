@@ -115,11 +115,13 @@ class Classified:
     """The predictions for a text: probabilities and label per task.
 
     `truncated`: whether a separate sentiment model saw only the beginning of the text; None without such a model.
+    `lexical`: the lexical features of the text; None if it has no tokens.
     """
 
     scores: dict[Task, dict[str, float]]
     labels: dict[Task, str]
     truncated: bool | None
+    lexical: Floats | None
 
     def decided(self, priority: str | None) -> tuple[dict[Task, str], dict[Task, float]]:
         """The label and its confidence per task. The ticket's own priority, if it has one, is its urgency."""
@@ -174,12 +176,22 @@ class Classifiers:
             return cls(lexical, heads, sentiment, models.review)
         return cls(lexical, heads, review=models.review)
 
-    def classify(self, texts: Sequence[str], encoded: Sequence[Encoded | None]) -> list[Classified]:
-        """The predictions for each text from the encoder's output, which is None for a text without tokens."""
+    def classify(
+        self,
+        texts: Sequence[str],
+        encoded: Sequence[Encoded | None],
+        lexical: Sequence[Floats | None] | None = None,
+    ) -> list[Classified]:
+        """The predictions for each text from the encoder's output, which is None for a text without tokens.
+
+        `lexical` are the lexical features of the texts, as far as they are known already.
+        """
         judged: dict[int, Judgement] = {}
         if self._sentiment is not None and (full := [i for i, e in enumerate(encoded) if e is not None]):
             judged = dict(zip(full, self._sentiment.judge([texts[i] for i in full]), strict=True))
-        return [self._classified(*pair, judged.get(i)) for i, pair in enumerate(zip(texts, encoded, strict=True))]
+        known = lexical or [None] * len(texts)
+        parts = zip(texts, encoded, known, strict=True)
+        return [self._classified(*part, judged.get(i)) for i, part in enumerate(parts)]
 
     def uncertain(self, confidence: Mapping[Task, float]) -> list[Task]:
         """The tasks because of which a ticket with these confidences needs review; empty if it needs none.
@@ -202,16 +214,20 @@ class Classifiers:
         if self._sentiment is not None:
             self._sentiment.judge([text])
 
-    def _classified(self, text: str, encoded: Encoded | None, judgement: Judgement | None) -> Classified:
+    def _classified(
+        self, text: str, encoded: Encoded | None, lexical: Floats | None, judgement: Judgement | None
+    ) -> Classified:
         if encoded is None:
             scores = {task: head.unknown() for task, head in self._heads.items()}
             labels = {task: head.fallback for task, head in self._heads.items()}
         else:
-            features: Floats = np.concatenate([encoded.features, self._lexical.features(text[:MAX_CHARACTERS])])
+            if lexical is None:
+                lexical = self._lexical.features(text[:MAX_CHARACTERS])
+            features: Floats = np.concatenate([encoded.features, lexical])
             scores = {task: head.probabilities(features) for task, head in self._heads.items()}
             labels = {task: max(scores[task], key=scores[task].__getitem__) for task in self._heads}
         if self._sentiment is None:
-            return Classified(scores, labels, None)
+            return Classified(scores, labels, None, lexical)
         judgement = judgement or self._sentiment.unknown()
         scores["sentiment"], labels["sentiment"] = judgement.probabilities, judgement.label
-        return Classified(scores, labels, judgement.truncated)
+        return Classified(scores, labels, judgement.truncated, lexical)

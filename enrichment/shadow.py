@@ -1,7 +1,8 @@
 """The shadow: a second bundle that labels the tickets of the first one, so that people can compare the two.
 
 It writes no summary. What both bundles would compute the same way is computed once: if encoder and tokenizer are the
-same files, only the classifiers run twice, and a separate sentiment model that is the same in both runs once.
+same files, only the classifiers run twice; lexical features from the same word lists are computed once, and a separate
+sentiment model that is the same in both runs once.
 
 The shadow changes nothing about a result but its `shadow`. It runs when all tickets have their results, in the time
 that is left, and its errors are reported, not raised. It shares the process, though: its memory, and a crash in native
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 
 from enrichment.bundle import Bundle
 from enrichment.classify import TASKS, Classified, Classifiers, Labelled
-from enrichment.encoder import Encoded, Encoder, Tokens, encode_all
+from enrichment.encoder import Encoder, encode_all
 from enrichment.errors import EnrichmentError
 from enrichment.manifest import ClassifierSpec
 from enrichment.micro_batches import WARM_UP, MicroBatches, TimeLeft, failed
@@ -35,8 +36,8 @@ _NO_INFLUENCE: Final = {"source", "revision", "source_sha256", "license", "preci
 class Shadow:
     """A second bundle next to a first one. Thread-safe.
 
-    `encoder` is its own, or None if it reads the output of the first bundle's, `primary`. With `same_sentiment`, the
-    first bundle's sentiment is its own, too.
+    `encoder` is its own, or None if it reads the output of the first bundle's, `primary`. With `same_words`, the first
+    bundle's lexical features are its own too, and with `same_sentiment`, the sentiment.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Shadow:
         primary: Encoder,
         encoder: Encoder | None,
         *,
-        same_sentiment: bool = False,
+        same_words: bool,
+        same_sentiment: bool,
     ) -> None:
         self.version = bundle.version
         self._classifiers = classifiers
         self._encoder = encoder
+        self._same_words = same_words
         self._same_sentiment = same_sentiment
         self._batches = MicroBatches(self._warm_up(encoder or primary))
 
@@ -72,7 +75,8 @@ class Shadow:
             _depends_on(bundle, own.sentiment) == _depends_on(first, others.sentiment)
         )
         classifiers = Classifiers.open(bundle, encoder or primary, threads=threads, only_heads=same_sentiment)
-        return cls(bundle, classifiers, primary, encoder, same_sentiment=same_sentiment)
+        same_words = bundle.manifest.files[own.features] == first.manifest.files[others.features]
+        return cls(bundle, classifiers, primary, encoder, same_words=same_words, same_sentiment=same_sentiment)
 
     def label(
         self, tickets: Sequence[Labelled], time_left: TimeLeft, on_failure: Callable[[EnrichmentError], None]
@@ -96,15 +100,12 @@ class Shadow:
         return [replace(each, tokens=own, encoded=None) for each, own in zip(tickets, tokens, strict=True)]
 
     def _labels(self, part: Sequence[Labelled]) -> list[ShadowLabels]:
-        classified = self._classify([p.text for p in part], [p.tokens for p in part], [p.encoded for p in part])
-        return [self._result(each, found) for each, found in zip(part, classified, strict=True)]
-
-    def _classify(
-        self, texts: Sequence[str], tokens: Sequence[Tokens], encoded: Sequence[Encoded | None]
-    ) -> list[Classified]:
+        encoded = [each.encoded for each in part]
         if self._encoder is not None:
-            encoded = encode_all(self._encoder, tokens, [[]] * len(tokens))
-        return self._classifiers.classify(texts, encoded)
+            encoded = encode_all(self._encoder, [each.tokens for each in part], [[]] * len(part))
+        lexical = [each.classified.lexical for each in part] if self._same_words else None
+        classified = self._classifiers.classify([each.text for each in part], encoded, lexical)
+        return [self._result(each, found) for each, found in zip(part, classified, strict=True)]
 
     def _result(self, ticket: Labelled, found: Classified) -> ShadowLabels:
         if self._same_sentiment:
@@ -121,13 +122,15 @@ class Shadow:
         )
 
     def _warm_up(self, encoder: Encoder) -> float:
-        """Seconds per token, of the second run."""
-        tokens = encoder.tokenize([WARM_UP])
-        encoded = encoder.encode(tokens, [[]])
-        self._classify([WARM_UP], tokens, encoded)
+        """Seconds per token, of the second run. The first one is slower."""
+        [tokens] = encoder.tokenize([WARM_UP])
+        encoded = encoder.encode([tokens], [[]])
+        self._classifiers.classify([WARM_UP], encoded)
         begin = time.perf_counter()
-        self._classify([WARM_UP], tokens, encoded)
-        return (time.perf_counter() - begin) / tokens[0].cost
+        if self._encoder is not None:
+            encoded = encoder.encode([tokens], [[]])
+        self._classifiers.classify([WARM_UP], encoded)
+        return (time.perf_counter() - begin) / tokens.cost
 
 
 def _depends_on(bundle: Bundle, model: BaseModel) -> dict[str, Any]:

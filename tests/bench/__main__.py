@@ -28,6 +28,7 @@ from enrichment.ticket import RawTicket, ticket_from_object
 from events.generator import TicketGenerator
 from tests.bench.baseline import TorchBaseline, prepare
 from tests.bench.cold import print_profile
+from tests.support.shadow_bundles import write_shadow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 failed = False
@@ -51,6 +52,7 @@ def main() -> int:
     prepare(models)
     redaction()
     per_ticket(bundle)
+    shadow(bundle)
     throughput(bundle, models)
     memory(bundle)
     search(bundle)
@@ -130,6 +132,29 @@ def per_ticket(bundle: Path) -> None:
         ratio <= 2.5,
     )
     sys.stdout.write(f"        {ours * 100:.1f} ms per ticket\n")
+
+
+def shadow(bundle: Path) -> None:
+    """A batch of ten with a shadow bundle, of the same encoder and of another, compared with the batch without."""
+    batch = tickets_of_eighty_tokens(Encoder.open(Bundle.open(bundle)), 10)
+    with tempfile.TemporaryDirectory() as folder:
+        shadows = [write_shadow(Path(folder, name), bundle, own_encoder=name == "other") for name in ("same", "other")]
+        same, other = (Enricher.open(bundle, threads=2, shadow=each) for each in shadows)
+        # In pairs: what runs after another encoder finds colder caches.
+        with_same, alone = interleaved(
+            lambda: same.enrich(batch), lambda: same.enrich(batch, with_shadow=False), rounds=40
+        )
+        with_other, without = interleaved(
+            lambda: other.enrich(batch), lambda: other.enrich(batch, with_shadow=False), rounds=10
+        )
+    ratio = with_same / alone
+    report(
+        "compact, a batch of 10 with a shadow bundle of the same encoder, compared with none",
+        f"{ratio:.3f} times",
+        "under 1.05",
+        ratio < 1.05,
+    )
+    sys.stdout.write(f"        with another encoder of the same size: {with_other / without:.2f} times\n")
 
 
 def throughput(bundle: Path, models: Path) -> None:

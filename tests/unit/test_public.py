@@ -16,9 +16,11 @@ def test_public_names_exist_and_have_docstrings() -> None:
 
 
 def test_public_signatures_are_stable() -> None:
-    assert list(inspect.signature(enrichment.Enricher.open).parameters) == ["folder", "verify", "threads"]
-    assert list(inspect.signature(enrichment.Enricher.enrich).parameters) == ["self", "tickets", "time_left", "observe"]
-    for name in ("time_left", "observe"):
+    assert list(inspect.signature(enrichment.Enricher.open).parameters) == ["folder", "shadow", "verify", "threads"]
+    options = ["time_left", "observe", "shadow_failed"]
+    enrich = list(inspect.signature(enrichment.Enricher.enrich).parameters)
+    assert enrich == ["self", "tickets", "time_left", "observe", "with_shadow", "shadow_failed"]
+    for name in options:
         found = inspect.signature(enrichment.Enricher.enrich).parameters[name]
         assert (found.kind, found.default) == (inspect.Parameter.KEYWORD_ONLY, None)
     assert list(inspect.signature(enrichment.parse_ticket).parameters) == ["raw"]

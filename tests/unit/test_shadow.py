@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from enrichment import (
 )
 from enrichment.classify import Classified, Classifiers, Labelled
 from enrichment.encoder import Encoded, Encoder, Tokens
+from enrichment.features import LexicalFeatures
 from enrichment.shadow import Shadow
 from enrichment.text import Sentence
 from tests.support.shadow_bundles import FAVOURED, write_shadow
@@ -139,6 +142,30 @@ def test_another_encoder_runs_too(apart: Enricher, alone: list[EnrichmentData], 
     assert [_labels(result.shadow) for result in results] == [_labels(expected) for expected in alone]
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_lexical_features_are_computed_once_if_the_word_lists_are_the_same(
+    same: bool, bundle: Path, shadow_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = shutil.copytree(shadow_bundle, tmp_path / "other")
+    if not same:
+        manifest = json.loads((other / "bundle.json").read_text())
+        manifest["files"]["features.json"]["sha256"] = "0" * 64
+        (other / "bundle.json").write_text(json.dumps(manifest))
+    enricher = Enricher.open(bundle, shadow=other)
+    seen: list[str] = []
+    features = LexicalFeatures.features
+
+    def counting(self: LexicalFeatures, text: str) -> Any:
+        seen.append(text)
+        return features(self, text)
+
+    monkeypatch.setattr(LexicalFeatures, "features", counting)
+    results = _good(enricher.enrich(TICKETS[:5]))
+    assert len(seen) == (5 if same else 10)
+    expected = _good(Enricher.open(shadow_bundle).enrich(TICKETS[:5]))
+    assert [_labels(result.shadow) for result in results] == [_labels(each) for each in expected]
+
+
 @pytest.mark.parametrize("key", ["tokenizer", "max_tokens", "max_windows"])
 def test_the_encoder_is_not_shared_if_anything_that_its_output_depends_on_differs(
     bundle: Path, shadow_bundle: Path, tmp_path: Path, key: str
@@ -203,9 +230,9 @@ def test_a_sentiment_model_that_is_the_same_runs_once(
     opened: list[bool] = []
     classify = Classifiers.classify
 
-    def spying(self: Classifiers, texts: Sequence[str], encoded: Sequence[Encoded | None]) -> list[Classified]:
+    def spying(self: Classifiers, *arguments: Any) -> list[Classified]:
         opened.append(self._sentiment is not None)
-        return classify(self, texts, encoded)
+        return classify(self, *arguments)
 
     monkeypatch.setattr(Classifiers, "classify", spying)
     results = _good(Enricher.open(full_bundle, shadow=other).enrich(TICKETS[:3]))
@@ -327,3 +354,10 @@ def test_a_shadow_with_the_same_encoder_takes_little_time(both: Enricher) -> Non
 def test_the_bundle_says_which_one_it_is(both: Enricher, shadow_bundle: Path) -> None:
     assert _shadow(both).version == Bundle.open(shadow_bundle, verify=True).version
     assert _shadow(both).version.startswith("candidate@")
+
+
+def test_nothing_is_imported_without_a_shadow(bundle: Path) -> None:
+    script = "import sys; from handler.app import build; from enrichment import Enricher; Enricher.open(sys.argv[1])"
+    script += "; print('enrichment.shadow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, str(bundle)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -54,7 +54,7 @@ def same(rows: Sequence[dict[str, Any]], task: str) -> dict[str, Any]:
 
 
 def label(harness: Harness, ticket_id: str, created_at: int = 1000, *, version: str = SHADOW, **shadow: str) -> None:
-    """Stores a ticket that the first bundle labels bug_report, low and NEUTRAL; `shadow` are the second one's others."""
+    """Stores a ticket: bug_report, low and NEUTRAL by the first bundle, and by the second one except `shadow`."""
     labels = {"intent": "bug_report", "urgency": "low", "sentiment": "NEUTRAL"} | shadow
     found = ShadowLabels.model_validate(
         {
