@@ -68,7 +68,7 @@ _COUNTED: Final = ("ticket_id", "created_at", *TASKS)
 # number that fits into DynamoDB's limit of 1 MB.
 _FIRST_PAGE: Final = 250
 _LARGEST_PAGE: Final = 1000
-_MOST_DAYS: Final = 100  # counts of more days read urgency-index once, because many of the days may have no tickets
+_MOST_DAYS: Final = 100  # counts of more days read urgency-index once: most of so many days may have few tickets
 _TIMES: Final = {  # conditions on the range key, of which a query allows one
     (False, False): "",
     (True, False): " AND #created_at >= :created_at",
@@ -219,7 +219,8 @@ class TicketRepository:
 
         The first pages of all urgencies, of at most `at_once` items each, are read concurrently.
         """
-        return self._merged(self._level_requests(selection, shown), selection, at_once)
+        requests = self._level_requests(selection, shown)
+        return self._merged(requests, selection, at_once)
 
     def page(self, selection: Selection, size: int, after: str | None = None) -> Page:
         """At most `size` of the selected tickets, newest first: the first ones, or those at a `Page.next`.
