@@ -400,7 +400,7 @@ def test_correction_survives_when_the_ticket_is_enriched_again(harness: Harness,
         update={"predicted": "payment_issue", "confidence": 0.5, "uncertain": True}
     )
     event = event_of_item(stored(harness, "T-1"))
-    assert (event.intent, event.confidence.intent, event.review_reasons.intent) == ("login_issue", "1.0", False)
+    assert (event.intent, event.confidence.intent, event.review_reasons.intent) == ("login_issue", "1", False)
     assert event.change == ("updated" if "body" in again else "enriched_again")
     whole = harness.repository.whole(item)["enrichment"]
     assert (whole["intent"], whole["sentiment"]) == ("payment_issue", "NEUTRAL")
@@ -587,6 +587,12 @@ def test_damaged_entry_is_named(harness: Harness) -> None:
     harness.s3.put_object(Bucket=harness.place, Key=key, Body=b"{}")
     result = run("corrections")
     assert (result.exit_code, f"s3://{harness.place}/{key} is not a correction" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [["out.jsonl"], ["--json"]])
+def test_applying_does_not_export(harness: Harness, arguments: list[str]) -> None:
+    result = run("corrections", "--apply", *arguments)
+    assert (result.exit_code, "--apply exports nothing" in result.stderr) == (2, True)
 
 
 # -- keys
