@@ -11,6 +11,7 @@ import stat
 import sys
 from array import array
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,15 @@ def test_failed_put_changes_nothing(sqlite: SqliteIndex) -> None:
     assert (list(sqlite.all_keys()), sqlite.mark()) == ([Key("a", 1)], 1)
 
 
+def test_processes_that_create_the_file_at_the_same_time_share_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "tickets.sqlite"
+    indexes = [SqliteIndex(path) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: indexes[number].put([entry(f"t{number}")]), range(8)))
+    assert sorted(key.ticket_id for key in indexes[0].all_keys()) == [f"t{number}" for number in range(8)]
+    assert [file.name for file in path.parent.iterdir() if not file.name.startswith(path.name)] == []
+
+
 def test_other_process_reads_while_one_writes(tmp_path: Path) -> None:
     writer, reader = SqliteIndex(tmp_path / "tickets.sqlite"), SqliteIndex(tmp_path / "tickets.sqlite")
     writer.put([entry("a")])
@@ -206,7 +216,7 @@ def test_other_process_reads_while_one_writes(tmp_path: Path) -> None:
             lambda path: path.write_bytes(b"no database, but a text that is long enough to be taken for one" * 20),
             "file is not a database",
         ),
-        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.mkdir(), "unable to open database file"),
         (lambda path: _of_version(path, 99), "is of another version"),
     ],
     ids=["text", "directory", "version"],
