@@ -54,7 +54,7 @@ def test_live_tickets_do_not_wait_for_bulk(bundle: Path, tmp_path: Path) -> None
         f"median {ages[len(ages) // 2]:.1f} s, p99 {p99:.1f} s, in one queue about {BULK / rate:.0f} s"
     )
     assert left > BULK / 2
-    # A second on a quiet machine. In one queue, the live tickets would be the last of all.
+    # In one queue, the live tickets would be the last of all.
     assert 20 * p99 < BULK / rate
 
 
