@@ -17,7 +17,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -210,7 +210,7 @@ class _Moved:
     held_out: _Comparison
     kept_apart: _Comparison
     refusal: str | None
-    asked_for: int = field(default=0)
+    asked_for: int
 
 
 def correct(base: Bundle, corrections: Sequence[Correction], tickets: Path, out: Path, say: Say) -> Bundle:

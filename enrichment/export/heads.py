@@ -314,9 +314,8 @@ def regression(
         gradient = (softmax(logits) - target) * share[:, None]
         penalty = strength * both[:-1]
         grown = np.concatenate([standard.T @ gradient.astype(np.float32) + 2 * penalty, gradient.sum(0)[None]])
-        return float(cross_entropy(logits, target) @ share + (penalty * both[:-1]).sum()), grown.ravel().astype(
-            np.float64
-        )
+        total = float(cross_entropy(logits, target) @ share + (penalty * both[:-1]).sum())
+        return total, grown.ravel().astype(np.float64)
 
     found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
     both = found.x.reshape(shape)
