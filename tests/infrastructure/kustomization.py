@@ -9,7 +9,8 @@ import yaml
 
 Object = dict[str, Any]
 
-# The lists of a pod that strategic merge patches merge by a key.
+# The lists of a pod that strategic merge patches merge by a key. Those of a custom resource, as the triggers of a
+# ScaledObject, are replaced.
 _MERGE_KEYS = {"containers": "name", "env": "name", "volumes": "name", "volumeMounts": "mountPath"}
 
 
@@ -79,7 +80,7 @@ def _merge(old: Object, patch: Object) -> Object:
             merged.pop(name, None)
         elif isinstance(value, dict):
             merged[name] = _merge(merged.get(name, {}), value)
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value) and name != "triggers":
             merged[name] = _merge_lists(merged.get(name, []), value, _MERGE_KEYS[name])
         else:
             merged[name] = value

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from enrichment.bundle import install
+from handler.settings import WorkerSettings
 from tests.infrastructure.kubernetes_objects import (
     BUILT,
     FOLDERS,
@@ -22,6 +23,7 @@ from tests.infrastructure.kubernetes_objects import (
     validate,
 )
 from tests.infrastructure.kustomization import build
+from tests.infrastructure.watched import TEMPLATE
 
 # The field names in KEDA's documentation.
 TRIGGER = {"type", "metadata", "authenticationRef"}
@@ -61,6 +63,26 @@ def test_keda_overlay_replaces_the_autoscaler() -> None:
     assert all(isinstance(value, str) for value in trigger["metadata"].values())  # KEDA accepts only strings
     assert trigger["metadata"]["queueURLFromEnv"] in settings()
     assert trigger["authenticationRef"]["name"] == one("TriggerAuthentication", "keda")["metadata"]["name"]
+
+
+def test_keda_bulk_overlay_reads_and_scales_on_both_queues() -> None:
+    data = {name.lower(): value for name, value in one("ConfigMap", "keda-bulk")["data"].items()}
+    lanes = WorkerSettings(**data).lanes
+    base = {name.lower(): value for name, value in settings().items()}
+    assert lanes[:1] == WorkerSettings(**base).lanes
+    names = [TEMPLATE["Resources"][name]["Properties"]["QueueName"] for name in ("TicketQueue", "BulkQueue")]
+    assert [lane.name for lane in lanes] == [name["Fn::If"][2] for name in names]
+    assert [lane.dlq_url for lane in lanes] == [f"{lane.queue_url}-dlq" for lane in lanes]
+    assert data["raw_bucket"] == ",".join([base["raw_bucket"], base["raw_bucket"].replace("-raw", "-bulk")])
+    scaled, alone = one("ScaledObject", "keda-bulk")["spec"], one("ScaledObject", "keda")["spec"]
+    assert [trigger["metadata"]["queueURL"] for trigger in scaled["triggers"]] == [lane.queue_url for lane in lanes]
+    for trigger in scaled["triggers"]:
+        assert trigger["metadata"].keys() <= SQS_TRIGGER
+        assert all(isinstance(value, str) for value in trigger["metadata"].values())
+    # Otherwise the overlay is that of one queue.
+    (first, only) = ({**each["triggers"][0], "metadata": {}} for each in (scaled, alone))
+    assert first == only
+    assert {**scaled, "triggers": []} == {**alone, "triggers": []}
 
 
 def test_pinned_image_overlay_changes_only_the_image() -> None:
