@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["AwsTicketSink", "S3TicketSource"]
+__all__ = ["AwsTicketSink", "S3TicketSource", "day_of"]
 
 _Name: TypeAlias = tuple[str, str]
 """An item's `ticket_id` and `created_at`, as DynamoDB writes them."""
@@ -32,6 +33,11 @@ _TRIES: Final = 3  # of the part of a batch read that DynamoDB did not process
 _KNOWN: Final = ("content_sha256", "model_version", "s3_key", "source_modified")
 _MAX_KEYS: Final = 100  # of a batch read
 _MAX_RACES: Final = 5  # writers that change one item at the same time
+
+
+def day_of(created_at: int) -> str:
+    """The UTC date of a ticket, the key of day-index: 2026-11-26."""
+    return datetime.fromtimestamp(created_at, UTC).date().isoformat()
 
 
 class S3TicketSource:
@@ -152,7 +158,10 @@ class AwsTicketSink:
         for _ in range(_MAX_RACES):
             if known is not None and known.source_modified > write.source_modified:
                 return None
-            found = self._put_item(_item(write, version_id, change_by(known, write), self._item_retention_days), known)
+            item = _item(write, version_id, change_by(known, write), self._item_retention_days)
+            if known is not None and known.corrections:
+                item = _corrected(item, known.corrections)
+            found = self._put_item(item, known)
             if found is None or found.get("s3_version_id") == {"S": version_id} != {"S": "null"}:
                 return "tie" if known is not None and _is_tie(known, write) else "clear"
             known = _known(found)
@@ -202,7 +211,7 @@ class AwsTicketSink:
         wanted: dict[str, Any] = {
             self._table: {
                 "Keys": keys,
-                "ProjectionExpression": ", ".join(("ticket_id", "created_at", *_KNOWN, "redacted")),
+                "ProjectionExpression": ", ".join(("ticket_id", "created_at", *_KNOWN, "redacted", "corrections")),
                 "ConsistentRead": True,
             }
         }
@@ -262,13 +271,16 @@ def _in_the_place_of(known: Known | None) -> dict[str, Any]:
     """The condition that the item is as it is known."""
     if known is None:
         return {"ConditionExpression": " OR ".join(f"attribute_not_exists({name})" for name in _KNOWN)}
+    # Nor has a person corrected a label in the meantime.
+    corrections = "corrections = :corrections" if known.corrections else "attribute_not_exists(corrections)"
     return {
-        "ConditionExpression": " AND ".join(f"{name} = :{name}" for name in _KNOWN),
+        "ConditionExpression": " AND ".join([*(f"{name} = :{name}" for name in _KNOWN), corrections]),
         "ExpressionAttributeValues": {
             ":content_sha256": {"S": known.content_sha256},
             ":model_version": {"S": known.model_version},
             ":s3_key": {"S": known.s3_key},
             ":source_modified": {"N": str(known.source_modified)},
+            **({":corrections": {"M": known.corrections}} if known.corrections else {}),
         },
     }
 
@@ -282,6 +294,7 @@ def _known(item: Mapping[str, Any]) -> Known | None:
         item["s3_key"]["S"],
         int(item["source_modified"]["N"]),
         item.get("redacted", {"S": "off"})["S"],
+        item.get("corrections", {"M": {}})["M"],
     )
 
 
@@ -295,6 +308,13 @@ def _is_stored(known: Known, write: Write) -> bool:
     return same == (known.content_sha256, known.model_version, known.s3_key, known.redacted) and (
         known.source_modified >= write.source_modified
     )
+
+
+def _corrected(item: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
+    """A new item with the labels that people had decided before."""
+    from handler.aws.corrections import with_corrections  # not part of a cold start: few tickets are corrected
+
+    return with_corrections(item, corrections)
 
 
 def _item(write: Write, version_id: str, change: Change, retention_days: int) -> dict[str, Any]:
@@ -312,6 +332,7 @@ def _item(write: Write, version_id: str, change: Change, retention_days: int) ->
         "s3_version_id": version_id,
         "content_sha256": write.content_sha256,
         "model_version": found.model_version,
+        "day": day_of(ticket.created_at),
     }
     numbers: dict[str, int | float] = {
         "created_at": ticket.created_at,

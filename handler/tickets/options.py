@@ -1,4 +1,4 @@
-"""The options that the commands of `tickets` share."""
+"""The options that the commands of `tickets` share, and what they select."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typer.core import TyperCommand
 
 from enrichment.ticket import Priority, Sentiment
 from handler.cli.options import WHEN, unix_time
+from handler.cli.output import echo
+from handler.tickets.repository import URGENCIES, Item, RepositoryError, Selection, TicketRepository
 
 __all__ = [
     "BaselineOption",
@@ -28,6 +30,8 @@ __all__ = [
     "UrgentOption",
     "WatchOption",
     "WatchingCommand",
+    "find_ticket",
+    "selection_of",
     "since_seconds",
 ]
 
@@ -115,3 +119,31 @@ CreatedOption = Annotated[
     int | None,
     typer.Option("--created-at", metavar="UNIX_SECONDS", help="created_at of the ticket, if several have this id."),
 ]
+
+
+def selection_of(  # the six options in their order
+    urgent: bool,  # noqa: FBT001 - the options of the command line
+    urgency: Priority | None,
+    intent: str | None,
+    sentiment: Sentiment | None,
+    needs_review: bool,  # noqa: FBT001
+    since: int | None,
+) -> Selection:
+    """The tickets that the options of a list select. Raises typer.BadParameter."""
+    if urgent and urgency:
+        raise typer.BadParameter("give --urgent or --urgency, not both")
+    levels = ("critical", "high") if urgent else (urgency,) if urgency else URGENCIES
+    return Selection(levels, intent, sentiment, needs_review or None, since=since)
+
+
+def find_ticket(repository: TicketRepository, ticket_id: str, created_at: int | None) -> Item:
+    """The ticket with an id; the newest one if several have it. Raises RepositoryError."""
+    items = repository.with_id(ticket_id)
+    wanted = [item for item in items if created_at in (None, item.created_at)]
+    if not wanted:
+        times = ", ".join(str(item.created_at) for item in items)
+        raise RepositoryError(f"no ticket {ticket_id}" + (f" of {created_at}, but of {times}" if times else ""))
+    if len(wanted) > 1:
+        times = ", ".join(str(item.created_at) for item in wanted[1:])
+        echo(f"the newest of {len(wanted)}; --created-at shows the others: {times}", err=True)
+    return wanted[0]

@@ -58,6 +58,8 @@ ELSEWHERE = {
     r"tickets forget.*": ("tests/integration/test_forgetting.py", '"--customer"'),
     r"\.venv/bin/python -c .*tombstone_key.*": ("tests/unit/test_forget.py", "tombstone_key("),
     r"tickets show.*": ("tests/integration/test_tickets.py", '"show"'),
+    r"tickets correct .*": ("tests/integration/test_corrections.py", '"correct"'),
+    r"tickets corrections.*": ("tests/integration/test_corrections.py", '"corrections"'),
 }
 HERE = {"make", ".venv/bin/python -m enrichment tickets.jsonl > enriched.jsonl"}
 

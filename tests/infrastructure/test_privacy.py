@@ -10,7 +10,7 @@ import pytest
 from samtranslator.yaml_helper import yaml_parse
 
 from handler.aws import failure_counts
-from handler.tickets.command import AUDIT_FILE
+from handler.tickets.commands.forget import AUDIT_FILE
 
 REPO = Path(__file__).resolve().parents[2]
 PAGE = (REPO / "docs" / "privacy.md").read_text(encoding="utf-8")
