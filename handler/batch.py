@@ -25,7 +25,7 @@ from handler.errors import KeyReserved, KeyTooLong, ObjectGone, ObjectReplaced, 
 from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, is_reserved, references
 from handler.metrics import report_labels
 from handler.outcome import MessageState, Outcome, TicketState
-from handler.ports import Ports, Write
+from handler.ports import Committed, Ports, TicketName, Write
 
 __all__ = ["Batch", "MessageFailed"]
 
@@ -217,13 +217,8 @@ class Batch:
         """Ends the tickets that are stored already, or were forgotten: one read for all of them."""
         if not tickets:
             return
-        names = [(t.ticket.ticket_id, t.ticket.created_at) for t in tickets if t.ticket is not None]
-        reading = self._ports.pool.submit(self._ports.sink.known, names)
-        wait([reading], timeout=self._seconds_to_read())
-        result = self._result(reading, "fetch", {})
-        states = [result] * len(tickets) if isinstance(result, EnrichmentError) else result
         forgotten = []
-        for ticket, known in zip(tickets, states, strict=True):
+        for ticket, known in zip(tickets, self._known(tickets), strict=True):
             if isinstance(known, EnrichmentError):
                 ticket.fail(known)
             elif known == "forgotten":
@@ -234,6 +229,29 @@ class Batch:
                     ticket.end("skipped", reason)
         if forgotten:
             self._erase(forgotten, self._seconds_to_read())
+
+    def _known(self, tickets: Sequence[TicketState]) -> Sequence[Committed]:
+        """What the table has of each ticket.
+
+        If the read for all of them fails, each is read alone: a ticket that cannot be read fails no other.
+        """
+        sink, names = self._ports.sink, [(t.ticket.ticket_id, t.ticket.created_at) for t in tickets if t.ticket]
+
+        def read(*parts: Sequence[TicketName]) -> list[Committed]:
+            reads = [self._ports.pool.submit(sink.known, part) for part in parts]
+            wait(reads, timeout=self._seconds_to_read())
+            states: list[Committed] = []
+            for part, reading in zip(parts, reads, strict=True):
+                result = self._result(reading, "fetch", {})
+                states += [result] * len(part) if isinstance(result, EnrichmentError) else result
+            return states
+
+        states = read(names)
+        if len(names) > 1 and all(
+            isinstance(each, EnrichmentError) and not isinstance(each, OutOfTime) for each in states
+        ):
+            states = read(*([name] for name in names))
+        return states
 
     def _nothing_to_do(self, ticket: TicketState) -> str | None:
         """Why a ticket need not be enriched, or None."""

@@ -16,6 +16,7 @@ from handler.settings import Redact
 
 __all__ = [
     "Commit",
+    "Committed",
     "DeadLetters",
     "FailureCounts",
     "Forgotten",
@@ -93,6 +94,9 @@ Commit: TypeAlias = Literal["clear", "tie"]
 Forgotten: TypeAlias = Literal["forgotten"]
 """`tickets forget` removed the ticket: nothing of it may be stored again."""
 
+Committed: TypeAlias = Known | Forgotten | EnrichmentError | None
+"""What the table has of a ticket: None if it is new, an error if it could not be read."""
+
 
 class TicketSource(Protocol):
     """Reads raw tickets."""
@@ -105,11 +109,8 @@ class TicketSource(Protocol):
 class TicketSink(Protocol):
     """Stores enriched tickets."""
 
-    def known(self, names: Sequence[TicketName]) -> list[Known | Forgotten | EnrichmentError | None]:
-        """The committed state of each ticket, None if there is none, or Throttled for one that could not be read.
-
-        Raises Throttled or ServiceFailed if none could be read.
-        """
+    def known(self, names: Sequence[TicketName]) -> list[Committed]:
+        """What the table has of each ticket. Raises Throttled or ServiceFailed if none could be read."""
         ...
 
     def store(self, write: Write) -> Commit | None:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from enrichment.errors import EnrichmentError
 from enrichment.ticket import ShadowLabels
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import item_key, name_hash, tombstone_key, versions_to_erase
 from handler.aws.outbox import outbox_item
 from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed, Throttled
 from handler.messages import StoredTicket, inline_key
-from handler.ports import Commit, Forgotten, Known, RawObject, TicketName, Write
+from handler.ports import Commit, Committed, Known, RawObject, TicketName, Write
 from handler.result_event import Change, change_by, event_attribute, event_of_item
 
 if TYPE_CHECKING:
@@ -91,12 +90,12 @@ class AwsTicketSink:
         self._item_retention_days = item_retention_days
         self._outbox = outbox
 
-    def known(self, names: Sequence[TicketName]) -> list[Known | Forgotten | EnrichmentError | None]:
+    def known(self, names: Sequence[TicketName]) -> list[Committed]:
         """As TicketSink.known, with one consistent read of all items and tombstones (two, of more than 50 tickets)."""
         keys = {name: (item_key(*name), tombstone_key("ticket", name[0])) for name in names}
         found, unread = self._read([key for pair in keys.values() for key in pair])
 
-        def state(name: TicketName) -> Known | Forgotten | EnrichmentError | None:
+        def state(name: TicketName) -> Committed:
             item, tombstone = map(_name_in, keys[name])
             if tombstone in found:
                 return "forgotten"

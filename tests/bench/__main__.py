@@ -54,6 +54,7 @@ def main() -> int:
     per_ticket(bundle)
     shadow(bundle)
     throughput(bundle, models)
+    worker(bundle)
     memory(bundle)
     search(bundle)
     start(bundle, models)
@@ -177,6 +178,21 @@ def throughput(bundle: Path, models: Path) -> None:
         "at least 15",
         ratio >= 15,
     )
+
+
+def worker(bundle: Path) -> None:
+    """Tickets per second of a worker on the embedded stack, compared with the library, and with the stack itself."""
+    found = json_of("tests.bench.worker", "--bundle", str(bundle))
+    ratio = found["worker"] / min(found["library"], found["emulator"])
+    report(
+        "compact, worker on the embedded stack, tickets per second, compared with the slower of library and stack",
+        f"{ratio:.2f}",
+        "at least 0.7",
+        ratio >= 0.7,
+    )
+    for name in ("library", "emulator", "worker"):
+        cpu = found[f"{name}_cpu_ms"]
+        sys.stdout.write(f"        {name}: {found[name]:.0f} tickets per second, {cpu:.1f} ms of CPU per ticket\n")
 
 
 def memory(bundle: Path) -> None:

@@ -5,7 +5,8 @@
 Three rates, in tickets per second, measured alternately: of the library alone; of the emulator alone, for the calls
 that the worker makes, sent by a client that does nothing else; and of a worker process with the emulator, both on these
 cores. The worker can be no faster than the slower of the first two, and has to share the cores with the emulator. The
-last line is a JSON object with the median of each rate.
+last line is a JSON object with the median of each rate, and CPU milliseconds per ticket: these are meaningful on a busy
+machine too, where a program with more processes gets a larger share of the cores.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
+
+import psutil
 
 from enrichment import Enricher
 from enrichment.ticket import ticket_from_object
@@ -50,6 +53,7 @@ def main() -> int:
     made = list(islice(TicketGenerator(seed=13, start=1_790_000_000), options.tickets))
     enricher = Enricher.open(options.bundle)
     rates: dict[str, list[float]] = {"library": [], "emulator": [], "worker": []}
+    cpu: dict[str, list[float]] = {"library": [], "emulator": [], "worker": []}
     # Checking signatures would cost the emulator time that AWS does not take from the client's cores.
     with EmbeddedStack(emulator={"AUTH": "false"}) as stack, tempfile.TemporaryDirectory() as scratch:
         environment = stack.environment() | {
@@ -57,17 +61,32 @@ def main() -> int:
             "BUNDLE_CACHE_DIR": scratch,
             "INTRA_OP_THREADS": "",  # all cores, as the library
         }
+        assert stack.pid is not None
+        emulator = psutil.Process(stack.pid)
         for _ in range(options.rounds):
+            begin = time.process_time()
             rates["library"].append(library_rate(enricher, made))
+            cpu["library"].append((time.process_time() - begin) * 1000 / len(made))
             upload(stack, environment, made)
-            rates["worker"].append(worker_rate(environment, Path(scratch) / "log", len(made)))
-            emulator = Replay(stack, environment)
+            before = cpu_seconds(emulator)
+            rate, milliseconds = worker_rate(environment, Path(scratch) / "log", len(made))
+            rates["worker"].append(rate)
+            cpu["worker"].append(milliseconds)
+            cpu["emulator"].append((cpu_seconds(emulator) - before) * 1000 / len(made))
+            replay = Replay(stack, environment)
             upload(stack, environment, made)
-            rates["emulator"].append(emulator.rate(len(made)))
+            rates["emulator"].append(replay.rate(len(made)))
             sys.stderr.write(f"{ {name: round(values[-1], 1) for name, values in rates.items()} }\n")
     found = {name: statistics.median(values) for name, values in rates.items()}
+    found |= {f"{name}_cpu_ms": statistics.median(values) for name, values in cpu.items()}
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU time that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def library_rate(enricher: Enricher, made: list[dict[str, Any]]) -> float:
@@ -89,16 +108,20 @@ def upload(stack: EmbeddedStack, environment: Mapping[str, str], made: list[dict
         stack.client("s3").put_object(Bucket=environment["RAW_BUCKET"], Key=key, Body=json.dumps(ticket).encode())
 
 
-def worker_rate(environment: Mapping[str, str], log: Path, tickets: int) -> float:
-    """Tickets per second of a worker that finds its queue full, by the times in its log."""
+def worker_rate(environment: Mapping[str, str], log: Path, tickets: int) -> tuple[float, float]:
+    """Tickets per second of a worker that finds its queue full, by its log; and its CPU milliseconds per ticket."""
     with worker(environment, log) as running:
+        running.wait_until('"message":"a process is ready"')
+        child = psutil.Process(running.child())
+        before = cpu_seconds(child)
         done: list[float] = []
         while len(done) < tickets:
             assert running.process.poll() is None, log.read_text()
             time.sleep(0.5)  # reading the log takes time from the worker
             done = list(times_of_stored_tickets(log))
+        milliseconds = (cpu_seconds(child) - before) * 1000 / tickets
     first = int(WARM_UP * tickets)
-    return (tickets - first) / (done[tickets - 1] - done[first - 1])
+    return (tickets - first) / (done[tickets - 1] - done[first - 1]), milliseconds
 
 
 def times_of_stored_tickets(log: Path) -> Iterator[float]:
@@ -126,7 +149,7 @@ class Replay:
     def rate(self, tickets: int) -> float:
         """Tickets per second of the emulator."""
         batches = [BATCH] * (tickets // BATCH)
-        with ThreadPoolExecutor(CONNECTIONS, initializer=lambda: None) as pool:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             begin = time.perf_counter()
             done = sum(pool.map(self._batch, batches))
             return done / (time.perf_counter() - begin)
@@ -142,7 +165,7 @@ class Replay:
                 "MessageSystemAttributeNames": ["All"],
                 "MessageAttributeNames": ["All"],
             }
-            messages = self._json(connection, "sqs", "AmazonSQS.ReceiveMessage", request)["Messages"]
+            messages = self._json(connection, "sqs", "AmazonSQS.ReceiveMessage", request).get("Messages", [])
             records = [json.loads(message["Body"])["Records"][0] for message in messages]
             raw = [self._call(connection, "GET", f"/{self._raw}/{each['s3']['object']['key']}") for each in records]
             names = [json.loads(each)["ticket_id"] for each in raw]

@@ -19,7 +19,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.config import Config
 from moto import mock_aws
 
-from enrichment import EnrichmentData, EnrichmentError, parse_ticket
+from enrichment import EnrichmentData, parse_ticket
 from enrichment.ticket import enriched_json
 from handler.aws.forgetting import item_key, name_hash, tombstone_key
 from handler.aws.storage import AwsTicketSink, S3TicketSource
@@ -33,7 +33,7 @@ from handler.errors import (
     Throttled,
 )
 from handler.messages import StoredTicket
-from handler.ports import Forgotten, Known, TicketSink, TicketSource, Write
+from handler.ports import Committed, Known, TicketSink, TicketSource, Write
 from handler.settings import Redact
 from tests.support.fakes import FakeModels, FakeSink, FakeSource, ticket
 
@@ -101,9 +101,7 @@ def write(modified: int = 10, sha: str = "s", key: str = "k.json", **fields: Any
     return Write(raw, enrichment, enriched_json(raw, enrichment), key, sha, modified)
 
 
-def known(
-    sink: TicketSink, ticket_id: str = "T-1", created_at: int = 1_795_165_200
-) -> Known | Forgotten | EnrichmentError | None:
+def known(sink: TicketSink, ticket_id: str = "T-1", created_at: int = 1_795_165_200) -> Committed:
     (state,) = sink.known([(ticket_id, created_at)])
     return state
 

@@ -19,7 +19,7 @@ from handler.aws.outbox import OutboxEntry, outbox_item
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import StoredLabels, make_logger
-from handler.ports import Commit, Forgotten, Known, Models, RawObject, TicketName, Unfinished, Write
+from handler.ports import Commit, Committed, Known, Models, RawObject, TicketName, Unfinished, Write
 from handler.result_event import Change, ResultEvent, change_by
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
@@ -109,11 +109,11 @@ class FakeSink:
         self.forgotten_objects: dict[str, str] = {}  # ticket ids by the keys of their raw objects
         self._lock = threading.Lock()
 
-    def known(self, names: Sequence[TicketName]) -> list[Known | Forgotten | EnrichmentError | None]:
+    def known(self, names: Sequence[TicketName]) -> list[Committed]:
         """As TicketSink.known; EnrichmentErrors that are set concern their ticket alone, other errors the call."""
         return [self._state(name) for name in names]
 
-    def _state(self, name: TicketName) -> Known | Forgotten | EnrichmentError | None:
+    def _state(self, name: TicketName) -> Committed:
         try:
             self.faults_known.raise_for(name[0])
         except EnrichmentError as error:

@@ -8,7 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -127,7 +127,10 @@ class FaultPlan:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, call: Call) -> Fault | None:
-        """The fault for this call, or None."""
+        """The fault for this call, or None. A batch read has the fault of the first of its tickets that has one."""
+        return next((fault for fault in map(self._fault, _calls_in(call)) if fault is not None), None)
+
+    def _fault(self, call: Call) -> Fault | None:
         for number, rule in enumerate(self.rules):
             if rule.matches(call):
                 with self._lock:
@@ -159,12 +162,20 @@ def read_call(method: str, path: str, target: str | None, body: bytes) -> Call:
     service, _, name = target.rpartition(".")
     request: dict[str, Any] = json.loads(body)
     if service.startswith("DynamoDB"):
-        # A batch read is about one ticket: its item comes first, then its tombstone.
+        # The first ticket of a batch read; FaultPlan looks at the others too.
         read = [key for table in request.get("RequestItems", {}).values() for key in table["Keys"]]
         key: dict[str, Any] = request.get("Key") or request.get("Item") or next(iter(read), {})
         return Call(name, "dynamodb", key.get("ticket_id", {}).get("S", ""), body)
     text = request.get("MessageBody", "")
     return Call(name, "sqs", hashlib.sha256(text.encode()).hexdigest()[:16] if text else "", body)
+
+
+def _calls_in(call: Call) -> list[Call]:
+    """A call for each subject: a batch read asks for the items of several tickets, and for their tombstones."""
+    if call.name != "BatchGetItem" or not call.body:
+        return [call]
+    keys = [key for table in json.loads(call.body)["RequestItems"].values() for key in table["Keys"]]
+    return [replace(call, subject=key["ticket_id"]["S"]) for key in keys]
 
 
 def _describe(fault: Fault) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import threading
 import time
 import tracemalloc
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from enrichment import Enricher, EnrichmentData, EnrichmentError, ModelFailed, O
 from enrichment.shadow import Shadow
 from handler.errors import ServiceFailed, StoreRefused, Throttled
 from handler.outcome import Outcome, backoff_seconds, overall
-from handler.ports import RawObject
+from handler.ports import Committed, RawObject, TicketName
 from tests.support.cases import Answer
 from tests.support.fakes import FakeHarness, FakeModels, context, event, failed, notification, record, ticket
 from tests.support.waiting import eventually
@@ -739,6 +742,76 @@ def test_tickets_that_are_forgotten_while_they_are_stored_are_erased(harness: Fa
     assert (notes(answer), outcomes(answer, "m-2")) == (["forgotten"], ["done"])
     assert {name for name, _ in harness.sink.items} == {"T-b"}
     assert harness.sink.objects.keys() == {"b"}
+
+
+def test_a_read_of_the_table_that_fails_is_repeated_for_each_ticket(
+    harness: FakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(harness, "a", "b", "c")
+    known, reads = harness.sink.known, []
+
+    def refuse(names: Sequence[TicketName]) -> list[Committed]:
+        reads.append(len(names))
+        if any(name == "T-b" for name, _ in names):
+            raise ServiceFailed("BatchGetItem: InternalServerError")
+        return known(names)
+
+    monkeypatch.setattr(harness.sink, "known", refuse)
+    answer = harness.invoke(event(*(record(notification(name), name) for name in "abc")))
+    assert failed(answer) == {"b"}
+    assert {name for name, _ in harness.sink.items} == {"T-a", "T-c"}
+    assert reads == [3, 1, 1, 1]
+
+
+# -- several batches at once, as in the worker
+
+
+def test_models_run_for_one_batch_at_a_time_while_another_is_stored(harness: FakeHarness) -> None:
+    gates = {name: threading.Event() for name in ("T-1", "T-2")}
+    entered = {name: threading.Event() for name in ("T-1", "T-2")}
+
+    class Models(FakeModels):
+        def enrich(self, tickets: Sequence[RawTicket], **options: Any) -> list[EnrichmentData | EnrichmentError]:
+            name = tickets[0].ticket_id
+            entered[name].set()
+            assert gates[name].wait(60)
+            return super().enrich(tickets, **options)
+
+    handler = harness.build(Models())
+    storing = harness.sink.faults.hang("T-1")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(handler, event(record(ticket("T-1"), "m-1")), context())
+        assert entered["T-1"].wait(60)
+        second = pool.submit(handler, event(record(ticket("T-2"), "m-2")), context())
+        assert not entered["T-2"].wait(0.2), "the models have one batch at a time"
+        gates["T-1"].set()
+        assert entered["T-2"].wait(60), "the first batch is still being stored"
+        assert not first.done()
+        storing.set()
+        gates["T-2"].set()
+        assert first.result(60) == second.result(60) == {"batchItemFailures": []}
+    assert {name for name, _ in harness.sink.items} == {"T-1", "T-2"}
+
+
+def test_batch_that_waits_too_long_for_the_models_is_out_of_time(harness: FakeHarness) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    class Models(FakeModels):
+        def enrich(self, tickets: Sequence[RawTicket], **options: Any) -> list[EnrichmentData | EnrichmentError]:
+            entered.set()
+            assert gate.wait(60)
+            return super().enrich(tickets, **options)
+
+    handler = harness.build(Models())
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(handler, event(record(ticket("T-1"), "m-1")), context())
+        assert entered.wait(60)
+        answer = handler(event(record(ticket("T-2"), "m-2")), context(lambda: 0.2))
+        assert answer == {"batchItemFailures": [{"itemIdentifier": "m-2"}]}
+        assert harness.metrics.errors == {("failed", "out_of_time"): 1}
+        gate.set()
+        assert first.result(60) == {"batchItemFailures": []}
+    assert handler(event(record(ticket("T-2"), "m-2", receive_count=2)), context()) == {"batchItemFailures": []}
 
 
 def test_stored_tickets_are_retried_if_nobody_knows_whether_they_were_forgotten(harness: FakeHarness) -> None:

@@ -33,6 +33,7 @@ def environment(tmp_path: Path) -> dict[str, str | None]:
     return {
         **dict.fromkeys(REQUIRED, "nowhere"),
         **dict.fromkeys(("NUM_WORKERS", "BATCH_SIZE", "HEALTH_PORT", "AWS_ENDPOINT_URL", "AWS_REGION")),
+        "DLQ_URL": "nowhere-dlq",
         "MODEL_BUNDLE": "file:///nowhere",
         "BUNDLE_CACHE_DIR": str(tmp_path),
         "AWS_CONFIG_FILE": "/dev/null",
@@ -106,7 +107,7 @@ def test_process_reports_why_it_cannot_start(
     [(None, 1, available_cores()), (None, 64, max(1, available_cores() // 64)), (3, 2, 3)],
 )
 def test_processes_share_the_cores(threads: int | None, workers: int, each: int) -> None:
-    given = {name.lower(): "x" for name in REQUIRED} | {"model_bundle": "file:///x"}
+    given = {name.lower(): name for name in REQUIRED} | {"model_bundle": "file:///x"}
     settings = WorkerSettings.model_validate(given | {"intra_op_threads": threads, "num_workers": workers})
     assert processor._with_shared_cores(settings).intra_op_threads == each
 

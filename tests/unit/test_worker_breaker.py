@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -41,6 +42,28 @@ def opened() -> Harness:
 def test_one_full_batch_that_a_service_fails_opens() -> None:
     harness = opened()
     assert harness.changes == [("open", "no ticket can be stored (service_failed; the log names the service)")]
+
+
+def test_batches_that_are_processed_at_once_are_told_apart() -> None:
+    harness, both = Harness(), threading.Barrier(2)
+
+    def batch(code: str | None, *messages: str) -> None:
+        for _ in messages:
+            harness.breaker.ticket("done" if code is None else "failed", code)
+        both.wait(60)  # both have reported their tickets
+        if code is not None:
+            harness.breaker.batch_finished(messages)
+            both.wait(60)
+        else:
+            both.wait(60)
+            harness.breaker.batch_finished(())
+
+    threads = [threading.Thread(target=batch, args=each) for each in (("service_failed", *"abcdefghij"), (None, "k"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert harness.states == ["open"], "the stored ticket is of another batch"
 
 
 def test_small_batches_open_after_ten_messages() -> None:

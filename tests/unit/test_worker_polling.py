@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ from handler.worker.polling import Poller
 from handler.worker.reports import BatchReport, WorkerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from handler.worker.invocation import Message
 
@@ -31,7 +32,7 @@ ARN = "arn:aws:sqs:eu-central-1:123456789012:ticket-processing"
 
 
 class Queue:
-    """An in-memory queue: returns each batch once, then requests shutdown.
+    """An in-memory queue: returns each batch once, and requests shutdown at a long poll of the empty queue.
 
     An error among the batches is raised. Deleting a message fails as often as `failing_calls` says.
     """
@@ -57,7 +58,8 @@ class Queue:
         self.waits.append(wait)
         self.receives.append((count, visibility_timeout))
         if not self.batches:
-            self.shutdown.request()
+            if wait:
+                self.shutdown.request()
             return []
         batch = self.batches.pop(0)
         if isinstance(batch, MessageError):
@@ -124,18 +126,21 @@ class PauselessShutdown(Shutdown):
 
 
 class Harness:
-    """A poller with its queue, handler and metrics; `lines` are its log lines."""
+    """A poller with its queues, handler and metrics; `lines` are its log lines."""
 
-    def __init__(self, handler: Callable[[Any, Any], Any], *batches: Any, **options: Any) -> None:
+    def __init__(
+        self, handler: Callable[[Any, Any], Any], *batches: Any, bulk: Sequence[Any] | None = None, **options: Any
+    ) -> None:
         self.shutdown = PauselessShutdown()
         self.queue = Queue(self.shutdown, *batches)
+        self.bulk = Queue(self.shutdown, *(bulk or ()), url="bulk")
         self.metrics = Metrics()
         self.batches = Batches()
         self.breaker = CircuitBreaker(lambda state, _reason: self.breaker_states.append(state))
         self.breaker_states: list[str] = []
         self._log = io.StringIO()
         self.poller = Poller(
-            [self.queue],
+            [self.queue] if bulk is None else [self.queue, self.bulk],
             handler,
             self.shutdown,
             WorkerOptions(**options),
@@ -432,3 +437,169 @@ def test_different_max_receive_counts_are_logged_once(queue_limit: int | None, w
     found = [line for line in harness.run().lines if "MAX_RECEIVE_COUNT" in line["message"]]
     assert len(found) == warnings
     assert all((line["max_receive_count"], line["queue_max_receive_count"]) == (30, queue_limit) for line in found)
+
+
+# -- several batches at once
+
+
+class Gate:
+    """A handler that keeps each batch until it is let through; `inside` are the batches that it keeps."""
+
+    def __init__(self) -> None:
+        self.inside: list[str] = []
+        self._changed = threading.Condition()
+        self._let: set[str] = set()
+
+    def __call__(self, event: Any, _: Any) -> Any:
+        name = event["Records"][0]["messageId"]
+        with self._changed:
+            self.inside.append(name)
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: name in self._let, 60)
+            self.inside.remove(name)
+        return {"batchItemFailures": []}
+
+    def wait_for(self, *names: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: sorted(self.inside) == sorted(names), 60), self.inside
+
+    def let(self, *names: str) -> None:
+        with self._changed:
+            self._let.update(names)
+            self._changed.notify_all()
+
+
+@contextmanager
+def in_background(harness: Harness) -> Iterator[None]:
+    thread = threading.Thread(target=harness.run, daemon=True)
+    thread.start()
+    yield
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def again(name: str) -> dict[str, Any]:
+    return {**message(name), "Attributes": {"ApproximateReceiveCount": "2"}}
+
+
+def test_three_batches_are_processed_at_once_while_there_is_a_backlog() -> None:
+    gate = Gate()
+    harness = Harness(gate, batch("ab"), batch("cd"), batch("ef"), batch("gh"), batch_size=2)
+    with in_background(harness):
+        gate.wait_for("a", "c", "e")
+        time.sleep(0.1)
+        assert len(harness.queue.receives) == 3
+        gate.let("c")
+        gate.wait_for("a", "e", "g")
+        assert harness.queue.deletions == [["c", "d"]]
+        gate.let("a", "e", "g")
+    assert harness.queue.remaining == set()
+    assert {report.number for report in harness.batches if report} == {1, 2, 3, 4}
+    # Only an idle process waits for messages: those that arrive while batches are processed are for the others.
+    assert harness.queue.waits[0]
+    assert not any(harness.queue.waits[1:4])
+
+
+def test_without_a_backlog_the_next_batch_is_received_after_this_one() -> None:
+    gate = Gate()
+    harness = Harness(gate, batch("abcd"), batch("ef"), batch_size=10)
+    with in_background(harness):
+        gate.wait_for("a")
+        time.sleep(0.1)
+        assert len(harness.queue.receives) == 1
+        gate.let("a", "e")
+    assert harness.queue.waits == [True, True, True]
+
+
+def test_batch_with_a_message_that_was_received_before_has_the_process_to_itself() -> None:
+    gate = Gate()
+    harness = Harness(gate, batch("ab"), [again("c"), message("d")], batch("ef"), batch_size=2)
+    harness.queue.remaining = set("abcdef")
+    with in_background(harness):
+        gate.wait_for("a")
+        while len(harness.batches) < 2:  # it is received, and its visibility timeout is renewed
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert gate.inside == ["a"]
+        gate.let("a")
+        gate.wait_for("c")
+        time.sleep(0.1)
+        assert len(harness.queue.receives) == 2
+        gate.let("c", "e")
+    assert harness.queue.remaining == set()
+
+
+def test_all_current_batches_are_finished_at_shutdown() -> None:
+    gate = Gate()
+    harness = Harness(gate, batch("ab"), batch("cd"), batch("ef"), batch("gh"), batch_size=2)
+    with in_background(harness):
+        gate.wait_for("a", "c", "e")
+        harness.shutdown.request()
+        gate.let("a", "c", "e")
+    assert harness.queue.remaining == {"g", "h"}
+
+
+def test_handler_exception_of_one_batch_leaves_the_others_alone() -> None:
+    gate = Gate()
+
+    def handler(event: Any, context: Any) -> Any:
+        if event["Records"][0]["messageId"] == "c":
+            raise ZeroDivisionError
+        return gate(event, context)
+
+    harness = Harness(handler, batch("ab"), batch("cd"), batch("ef"), batch_size=2)
+    with in_background(harness):
+        gate.wait_for("a", "e")
+        gate.let("a", "e")
+    assert harness.queue.remaining == {"c", "d"}
+    assert harness.queue.visibility_changes == [(["c", "d"], 360)]
+
+
+# -- several queues
+
+
+def test_bulk_is_processed_only_while_no_live_message_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def handler(event: Any, _: Any) -> None:
+        order.append(event["Records"][0]["messageId"])
+
+    harness = Harness(handler, batch("a"), batch("b"), bulk=[batch("x"), batch("y"), batch("z")])
+    receive = harness.bulk.receive
+
+    def receive_meanwhile(count: int, visibility_timeout: int, *, wait: bool) -> Sequence[Message]:
+        if len(harness.bulk.batches) == 2:  # a live message arrives
+            harness.queue.batches.append(batch("c"))
+            harness.queue.remaining.add("c")
+        return receive(count, visibility_timeout, wait=wait)
+
+    monkeypatch.setattr(harness.bulk, "receive", receive_meanwhile)
+    harness.run()
+    assert order == ["a", "b", "x", "y", "c", "z"]
+    # Each batch is settled in its own queue, and reported with it.
+    assert (harness.queue.deletions, harness.bulk.deletions) == ([["a"], ["b"], ["c"]], [["x"], ["y"], ["z"]])
+    assert [report.queue_url for report in harness.batches if report] == [
+        *["queue"] * 2,
+        *["bulk"] * 2,
+        "queue",
+        "bulk",
+    ]
+
+
+def test_only_the_live_queue_is_waited_for_and_only_when_all_are_empty() -> None:
+    harness = Harness(fail(), bulk=[batch("x")]).run()
+    assert harness.bulk.waits == [False, False]
+    assert harness.queue.waits == [False, False, True]
+    assert harness.bulk.remaining == set()
+
+
+def test_bulk_queue_that_cannot_be_read_does_not_hold_up_live_messages() -> None:
+    down = ServiceFailed("ReceiveMessage: AccessDenied")
+    # If both give nothing, the live queue is asked again, with a long poll.
+    harness = Harness(fail(), [], batch("a"), [], batch("b"), bulk=[down, down, batch("x")]).run()
+    assert harness.queue.waits == [False, True, False, True, False, False, True]
+    assert harness.queue.remaining == harness.bulk.remaining == set()
+    assert harness.shutdown.pauses == []
+    assert [(line["level"], line["queue_url"]) for line in harness.lines] == [("WARNING", "bulk"), ("INFO", "bulk")]
+    assert harness.metrics["receive_failed", "service_failed"] == 2
+    assert harness.breaker_states == []
