@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["AwsTicketSink", "S3TicketSource"]
+__all__ = ["AwsTicketSink", "S3TicketSource", "day_of"]
 
 _MAX_SUBJECT: Final = 1000  # characters; the table is for lists, S3 has the whole subject
 _TRIES: Final = 3  # of the part of a batch read that DynamoDB did not process
 _KNOWN: Final = ("content_sha256", "model_version", "s3_key", "source_modified")
 _MAX_RACES: Final = 5  # writers that change one item at the same time
+
+
+def day_of(created_at: int) -> str:
+    """The UTC date of a ticket, the key of day-index: 2026-11-26."""
+    return datetime.fromtimestamp(created_at, UTC).date().isoformat()
 
 
 class S3TicketSource:
@@ -273,6 +279,7 @@ def _item(write: Write, version_id: str, change: Change, retention_days: int) ->
         "s3_version_id": version_id,
         "content_sha256": write.content_sha256,
         "model_version": found.model_version,
+        "day": day_of(ticket.created_at),
     }
     numbers: dict[str, int | float] = {
         "created_at": ticket.created_at,

@@ -19,12 +19,11 @@ from handler.cli.output import echo
 from handler.errors import MessageError
 from handler.tickets.audit import caller
 from handler.tickets.forgetting import CONNECTIONS, Stores
-from handler.tickets.repository import RepositoryError, TicketRepository
-from handler.tickets.similarity import READERS
+from handler.tickets.repository import READERS, RepositoryError, TicketRepository
 
 __all__ = ["AccessSettings", "ForgetSettings", "opened", "opened_to_forget"]
 
-_RIGHTS: Final = "the role needs dynamodb:Query on the table and its index, and s3:GetObjectVersion on the objects"
+_RIGHTS: Final = "the role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the objects"
 _RIGHTS_TO_FORGET: Final = "the role needs the permissions that docs/privacy.md lists"
 # In addition to those in handler.cli.errors.
 _REMEDIES: Final = {

@@ -35,7 +35,7 @@ __all__ = [
 
 TASKS: Final = ("intent", "urgency", "sentiment")
 DRIFT_ATTRIBUTES: Final = (
-    *("ticket_id", "created_at", "s3_key", "s3_version_id", "model_version", "needs_review", "language"),
+    *("ticket_id", "created_at", "s3_key", "s3_version_id", "model_version", "needs_review", "language", "corrections"),
     *TASKS,
     *(f"{task}_confidence" for task in TASKS),
 )
@@ -87,23 +87,33 @@ class Measure:
 
 
 def distribution(items: Sequence[Item], vectors: Sequence[Sequence[float]] = ()) -> Distribution:
-    """The distribution of stored tickets; `vectors` are the embeddings of some of them, without those of no text."""
+    """The distribution of stored tickets; `vectors` are the embeddings of some of them, without those of no text.
+
+    Its labels are the models', without people's corrections.
+    """
     known = [vector for vector in vectors if any(vector)]
     confidences = {}
     for task in TASKS:
-        found = [float((item.model_extra or {}).get(f"{task}_confidence", math.nan)) for item in items]
-        present = [number for number in found if not math.isnan(number)]
+        found = [_prediction(item, task)[1] for item in items]
+        present = [number for number in found if number is not None]
         if present:
             confidences[task] = sum(present) / len(present)
     return Distribution(
         tickets=len(items),
-        labels={task: Counter(getattr(item, task) for item in items) for task in TASKS},
+        labels={task: Counter(_prediction(item, task)[0] for item in items) for task in TASKS},
         languages=Counter(item.language or "" for item in items),
-        reviews=sum(item.needs_review for item in items),
+        reviews=sum(item.needs_review or any(label.uncertain for label in item.corrections.values()) for item in items),
         confidences=confidences,
         mean=[sum(column) / len(known) for column in zip(*known, strict=True)] if known else None,
         embedded=len(known),
     )
+
+
+def _prediction(item: Item, task: str) -> tuple[str, float | None]:
+    """The model's label and confidence, also where a person corrected it: drift is about the model."""
+    if corrected := item.corrections.get(task):
+        return corrected.predicted, corrected.confidence
+    return getattr(item, task), getattr(item, f"{task}_confidence")
 
 
 def training_distribution(reference: ReferenceSpec) -> Distribution:

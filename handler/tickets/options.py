@@ -133,7 +133,7 @@ def selection_of(  # the six options in their order
     if urgent and urgency:
         raise typer.BadParameter("give --urgent or --urgency, not both")
     levels = ("critical", "high") if urgent else (urgency,) if urgency else URGENCIES
-    return Selection(levels, intent, sentiment, needs_review, since)
+    return Selection(levels, intent, sentiment, needs_review or None, since=since)
 
 
 def find_ticket(repository: TicketRepository, ticket_id: str, created_at: int | None) -> Item:

@@ -1,16 +1,25 @@
 """Reads stored tickets: lists from the table, whole tickets from S3.
 
-Lists come from the urgency index, one query per level, merged: nothing here scans the table. The role needs
-dynamodb:Query on the table and its index, and s3:GetObjectVersion on the enriched objects.
+Nothing here scans the table. Lists, pages and counts come from urgency-index, one query per level, merged: it has every
+ticket in the order of time, and a period without tickets costs nothing. Counts by day come from day-index, one query
+per day, which run concurrently. Tickets that were stored before version 0.2 are in day-index only once
+`tickets upgrade` has put them there; until it has ended, counts by day come from urgency-index too, with a query per
+day and level (handler.tickets.upgrade).
+
+The role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the enriched objects.
 """
 
 from __future__ import annotations
 
+import base64
 import heapq
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import pydantic_core
@@ -20,23 +29,46 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enrichment.errors import BundleError
 from enrichment.manifest import Manifest
-from enrichment.ticket import Priority
+from enrichment.ticket import MAX_CREATED_AT, Priority
 from handler.aws.bundle_source import read_bundle_manifest
 from handler.aws.errors import from_aws
+from handler.aws.storage import day_of
 from handler.errors import ObjectGone
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["URGENCIES", "Item", "ObjectUnreadable", "RepositoryError", "Selection", "TicketRepository"]
+__all__ = [
+    "READERS",
+    "UNKNOWN_LANGUAGE",
+    "UPGRADED",
+    "URGENCIES",
+    "CorrectedLabel",
+    "Item",
+    "ObjectUnreadable",
+    "Page",
+    "RepositoryError",
+    "Selection",
+    "TicketRepository",
+    "item_of",
+]
 
-URGENCIES: Final = get_args(Priority)  # the hash keys of the index
-_INDEX: Final = "urgency-index"
+URGENCIES: Final = get_args(Priority)  # the hash keys of urgency-index
+READERS: Final = 16
+"""The number of concurrent reads; the clients' HTTP pools have the same size."""
+UPGRADED: Final = "#upgraded"
+"""The ticket_id of the item that exists once day-index has every ticket."""
+UNKNOWN_LANGUAGE: Final = "und"
+"""In a selection: tickets whose language is not known."""
+_TASKS: Final = ("intent", "urgency", "sentiment")
+_SEARCHED: Final = ("ticket_id", "subject", "summary")
+_COUNTED: Final = ("ticket_id", "created_at", *_TASKS)
 # Items that a query evaluates per page. Pages start small, because most lists are short, and double up to about the
 # number that fits into DynamoDB's limit of 1 MB.
 _FIRST_PAGE: Final = 250
 _LARGEST_PAGE: Final = 1000
+_MOST_DAYS: Final = 100  # counts of more days read urgency-index once: most of so many days may have few tickets
 _TIMES: Final = {  # conditions on the range key, of which a query allows one
     (False, False): "",
     (True, False): " AND #created_at >= :created_at",
@@ -53,16 +85,42 @@ class ObjectUnreadable(RepositoryError):
     """The enriched object that an item names is missing or invalid."""
 
 
+class CorrectedLabel(BaseModel):
+    """The label of one task that a person decided, and the model's label with its confidence.
+
+    A label can equal the predicted one: then the person confirmed it. `uncertain` says whether the ticket was to be
+    reviewed for this task, or for its language. `by` is the ARN of the person's identity, `at` the time (UTC, ISO
+    8601).
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    label: str
+    predicted: str
+    confidence: float | None = None
+    uncertain: bool = False
+    by: str
+    at: str
+
+
 class Item(BaseModel):
-    """A ticket in the table. Only the keys are required; attributes that are not declared here are kept."""
+    """A ticket in the table. Only the keys are required; attributes that are not declared here are kept.
+
+    The labels are those in force: where a person corrected the model, the person's, with the confidence 1.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True, protected_namespaces=())
 
     ticket_id: str
     created_at: int
+    customer_id: str = ""
     urgency: str = ""
     intent: str = ""
     sentiment: str = ""
+    intent_confidence: float | None = None
+    urgency_confidence: float | None = None
+    sentiment_confidence: float | None = None
+    corrections: dict[str, CorrectedLabel] = {}
     needs_review: bool = False
     review_reasons: list[str] = []
     language: str | None = None
@@ -71,18 +129,72 @@ class Item(BaseModel):
     s3_key: str = ""
     s3_version_id: str = "null"
     model_version: str = ""
+    processed_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A filter: tickets that meet all conditions given. `since` and `until` are in Unix seconds, both inclusive."""
+    """A filter: tickets that meet all conditions given.
+
+    `text` is a part of the id, subject or summary, in upper or lower case. `language` is an ISO 639-1 code or
+    UNKNOWN_LANGUAGE. `since` and `until` are in Unix seconds, both inclusive.
+    """
 
     urgencies: tuple[str, ...] = URGENCIES
     intent: str | None = None
     sentiment: str | None = None
-    needs_review: bool = False
+    needs_review: bool | None = None
+    language: str | None = None
+    text: str | None = None
     since: int | None = None
     until: int | None = None
+
+    def has_text(self, item: Item) -> bool:
+        """Whether an item has the text, which DynamoDB cannot compare without regard to case."""
+        if not self.text:
+            return True
+        return any(self.text.casefold() in getattr(item, name).casefold() for name in _SEARCHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some tickets, newest first. `next` is the position of the following page, None after the oldest ticket."""
+
+    items: list[Item]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """Where a page ended: at the time of its last ticket, and after which ticket of that time in each urgency.
+
+    A ticket that is stored later, with a later time, moves no other one to another page.
+    """
+
+    created_at: int
+    after: Mapping[str, str]
+
+    @classmethod
+    def behind(cls, items: Sequence[Item], earlier: _Position | None) -> _Position:
+        """The position after a page, which is not empty."""
+        last = items[-1].created_at
+        after = dict(earlier.after) if earlier is not None and earlier.created_at == last else {}
+        return cls(last, after | {item.urgency: item.ticket_id for item in items if item.created_at == last})
+
+    @classmethod
+    def parse(cls, text: str) -> _Position:
+        """Reads what `str` wrote. Raises RepositoryError."""
+        try:
+            created_at, after = json.loads(base64.urlsafe_b64decode(text.encode()))
+            after = {str(urgency): str(ticket_id) for urgency, ticket_id in after.items()}
+        except (ValueError, TypeError, AttributeError):
+            created_at, after = None, {}
+        if type(created_at) is not int or not 0 <= created_at <= MAX_CREATED_AT or not after.keys() <= set(URGENCIES):
+            raise RepositoryError("the position in the list is not valid; begin with the newest tickets")
+        return cls(created_at, after)
+
+    def __str__(self) -> str:
+        return base64.urlsafe_b64encode(json.dumps([self.created_at, self.after]).encode()).decode()
 
 
 class TicketRepository:
@@ -102,26 +214,56 @@ class TicketRepository:
 
         The first pages of all urgencies, of at most `at_once` items each, are read concurrently.
         """
-        requests = [self._request(urgency, selection, shown) for urgency in selection.urgencies]
-        size = max(1, min(at_once, _FIRST_PAGE))
-        with ThreadPoolExecutor(len(URGENCIES)) as pool:
-            answers = list(pool.map(lambda request: self._dynamodb.query(**request, Limit=size), requests))
-        pages = [self._pages(request, answer, size) for request, answer in zip(requests, answers, strict=True)]
-        return heapq.merge(*pages, key=lambda item: -item.created_at)
+        requests = [self._request("urgency", urgency, selection, shown) for urgency in selection.urgencies]
+        return self._merged(requests, selection, at_once)
+
+    def page(self, selection: Selection, size: int, after: str | None = None) -> Page:
+        """At most `size` of the selected tickets, newest first: the first ones, or those at a `Page.next`.
+
+        Raises RepositoryError if `after` is no position.
+        """
+        position = None if after is None else _Position.parse(after)
+        requests = []
+        for urgency in selection.urgencies:
+            if position is None:
+                requests.append(self._request("urgency", urgency, selection))
+                continue
+            until = min(position.created_at, MAX_CREATED_AT if selection.until is None else selection.until)
+            if selection.since is not None and selection.since > until:
+                continue
+            request = self._request("urgency", urgency, replace(selection, until=until))
+            if urgency in position.after and until == position.created_at:
+                request["ExclusiveStartKey"] = {
+                    "urgency": {"S": urgency},
+                    "created_at": {"N": str(position.created_at)},
+                    "ticket_id": {"S": position.after[urgency]},
+                }
+            requests.append(request)
+        items = list(islice(self._merged(requests, selection, size + 1), size + 1))
+        if len(items) <= size:
+            return Page(items, None)
+        return Page(items[:size], str(_Position.behind(items[:size], position)))
 
     def count(self, selection: Selection) -> dict[str, Counter[str]]:
         """The number of selected tickets per `intent`, `urgency` and `sentiment`."""
-        shown = ("ticket_id", "created_at", "urgency", "intent", "sentiment")
+        counts = _no_labels()
+        for labels in self._count(self._level_requests(selection), selection).values():
+            _add(counts, labels)
+        return counts
 
-        def labels(urgency: str) -> list[tuple[str, str, str]]:
-            request = self._request(urgency, selection, shown)
-            first = self._dynamodb.query(**request)
-            return [(i.intent, i.urgency, i.sentiment) for i in self._pages(request, first, _LARGEST_PAGE)]
+    def by_day(self, selection: Selection) -> dict[str, dict[str, Counter[str]]]:
+        """The number of selected tickets per day (UTC, as 2026-11-26), task and label, in the order of the days.
 
-        with ThreadPoolExecutor(len(URGENCIES)) as pool:
-            found = [label for part in pool.map(labels, selection.urgencies) for label in part]
-        names = ("intent", "urgency", "sentiment")
-        return {name: Counter(label[place] for label in found) for place, name in enumerate(names)}
+        Days without tickets are absent.
+        """
+        bounds = self._bounds(selection)
+        if bounds is None:
+            return {}
+        first, last = (date.fromisoformat(day_of(moment)) for moment in bounds)
+        number = (last - first).days + 1
+        days = [(first + timedelta(days=place)).isoformat() for place in range(min(number, _MOST_DAYS + 1))]
+        requests = self._level_requests(selection) if len(days) > _MOST_DAYS else self._day_requests(selection, days)
+        return dict(sorted(self._count(requests, selection).items()))
 
     def with_id(self, ticket_id: str) -> list[Item]:
         """The tickets with an id, newest first. Usually one, but `created_at` is part of the table's key too."""
@@ -161,48 +303,128 @@ class TicketRepository:
         except BundleError as error:
             raise RepositoryError(str(error)) from error
 
-    def _request(self, urgency: str, selection: Selection, shown: Sequence[str] = ()) -> dict[str, Any]:
-        """A query of the index for one urgency, newest first."""
-        key, filters = "#urgency = :urgency", []
-        names, values = {"#urgency": "urgency", **{f"#{name}": name for name in shown}}, {":urgency": {"S": urgency}}
-        conditions: dict[str, Any] = {}
+    def _bounds(self, selection: Selection) -> tuple[int, int] | None:
+        """The times of the oldest and the newest ticket of a period, whatever their labels; None without tickets."""
+        period = Selection(since=selection.since, until=selection.until)
+        requests = [
+            {**self._request("urgency", urgency, period, ("created_at",)), "ScanIndexForward": forward, "Limit": 1}
+            for urgency in selection.urgencies
+            for forward in (True, False)
+        ]
+        with ThreadPoolExecutor(READERS) as pool:
+            answers = pool.map(lambda request: self._dynamodb.query(**request)["Items"], requests)
+            times = [int(item["created_at"]["N"]) for items in answers for item in items]
+        return (min(times), max(times)) if times else None
+
+    def _level_requests(self, selection: Selection) -> list[dict[str, Any]]:
+        """Queries that together count a selection: one per urgency."""
+        return [self._request("urgency", urgency, selection, _COUNTED) for urgency in selection.urgencies]
+
+    def _day_requests(self, selection: Selection, days: Sequence[str]) -> list[dict[str, Any]]:
+        """Queries that together count a selection: one per day, or one per day and urgency."""
+        if set(selection.urgencies) == set(URGENCIES) and self._every_ticket_has_a_day():
+            return [self._request("day", day, selection, _COUNTED) for day in days]
+        requests = []
+        for day in days:
+            begin = int((date.fromisoformat(day) - date(1970, 1, 1)).total_seconds())
+            since = max(begin, begin if selection.since is None else selection.since)
+            until = min(begin + 86399, begin + 86399 if selection.until is None else selection.until)
+            one = replace(selection, since=since, until=until)
+            requests += [self._request("urgency", urgency, one, _COUNTED) for urgency in selection.urgencies]
+        return requests
+
+    def _every_ticket_has_a_day(self) -> bool:
+        answer = self._dynamodb.query(
+            TableName=self._table,
+            KeyConditionExpression="ticket_id = :upgraded",
+            ExpressionAttributeValues={":upgraded": {"S": UPGRADED}},
+        )
+        return bool(answer["Items"])
+
+    def _count(self, requests: Iterable[Mapping[str, Any]], selection: Selection) -> dict[str, dict[str, Counter[str]]]:
+        """The numbers of tickets by day, task and label; the queries run concurrently."""
+
+        def count(request: Mapping[str, Any]) -> dict[str, dict[str, Counter[str]]]:
+            found: dict[str, dict[str, Counter[str]]] = defaultdict(_no_labels)
+            answer = self._dynamodb.query(**request)
+            for item in filter(selection.has_text, self._pages(request, answer, _LARGEST_PAGE)):
+                for task, labels in found[day_of(item.created_at)].items():
+                    labels[getattr(item, task)] += 1
+            return found
+
+        counts: dict[str, dict[str, Counter[str]]] = defaultdict(_no_labels)
+        with ThreadPoolExecutor(READERS) as pool:
+            for part in pool.map(count, requests):
+                for day, labels in part.items():
+                    _add(counts[day], labels)
+        return counts
+
+    def _merged(self, requests: Sequence[Mapping[str, Any]], selection: Selection, at_once: int) -> Iterator[Item]:
+        """The items of all queries, newest first; of the same time, those of the first query come first."""
+        size = max(1, min(at_once, _FIRST_PAGE))
+        with ThreadPoolExecutor(len(URGENCIES)) as pool:
+            answers = list(pool.map(lambda request: self._dynamodb.query(**request, Limit=size), requests))
+        pages = [self._pages(request, answer, size) for request, answer in zip(requests, answers, strict=True)]
+        return filter(selection.has_text, heapq.merge(*pages, key=lambda item: -item.created_at))
+
+    def _request(self, index: str, key: str, selection: Selection, shown: Sequence[str] = ()) -> dict[str, Any]:
+        """A query of an index (`urgency` or `day`) for one of its keys, newest first."""
+        attributes = dict.fromkeys((*shown, *_SEARCHED)) if shown and selection.text else dict.fromkeys(shown)
+        names = {"#key": index, **{f"#{name}": name for name in attributes}}
+        values: dict[str, Any] = {":key": {"S": key}}
         if selection.since is not None:
             names["#created_at"], values[":created_at"] = "created_at", {"N": str(selection.since)}
         if selection.until is not None:
             names["#created_at"], values[":until"] = "created_at", {"N": str(selection.until)}
-        key += _TIMES[selection.since is not None, selection.until is not None]
+        conditions: dict[str, Any] = {}
         if selection.intent is not None:
             conditions["intent"] = {"S": selection.intent}
         if selection.sentiment is not None:
             conditions["sentiment"] = {"S": selection.sentiment}
-        if selection.needs_review:
-            conditions["needs_review"] = {"BOOL": True}
+        if selection.needs_review is not None:
+            conditions["needs_review"] = {"BOOL": selection.needs_review}
+        if selection.language not in (None, UNKNOWN_LANGUAGE):
+            conditions["language"] = {"S": selection.language}
+        filters = []
         for name, value in conditions.items():
             names[f"#{name}"], values[f":{name}"] = name, value
             filters.append(f"#{name} = :{name}")
+        if selection.language == UNKNOWN_LANGUAGE:
+            names["#language"], values[":string"] = "language", {"S": "S"}
+            filters.append("NOT attribute_type(#language, :string)")
         return {
             "TableName": self._table,
-            "IndexName": _INDEX,
-            "KeyConditionExpression": key,
+            "IndexName": f"{index}-index",
+            "KeyConditionExpression": "#key = :key" + _TIMES[selection.since is not None, selection.until is not None],
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": values,
             "ScanIndexForward": False,
             **({"FilterExpression": " AND ".join(filters)} if filters else {}),
-            **({"ProjectionExpression": ", ".join(f"#{name}" for name in shown)} if shown else {}),
+            **({"ProjectionExpression": ", ".join(f"#{name}" for name in attributes)} if attributes else {}),
         }
 
     def _pages(self, request: Mapping[str, Any], answer: Mapping[str, Any], size: int) -> Iterator[Item]:
         """The items of a query's first answer, then those of further pages, which are read lazily."""
         while True:
-            yield from map(_item, answer["Items"])
+            yield from map(item_of, answer["Items"])
             last = answer.get("LastEvaluatedKey")
             if not last:
                 return
             size = min(2 * size, _LARGEST_PAGE)
-            answer = self._dynamodb.query(**request, ExclusiveStartKey=last, Limit=size)
+            answer = self._dynamodb.query(**{**request, "ExclusiveStartKey": last}, Limit=size)
 
 
-def _item(attributes: Mapping[str, Any]) -> Item:
+def _no_labels() -> dict[str, Counter[str]]:
+    return {task: Counter() for task in _TASKS}
+
+
+def _add(counts: Mapping[str, Counter[str]], more: Mapping[str, Counter[str]]) -> None:
+    for task, labels in more.items():
+        counts[task].update(labels)
+
+
+def item_of(attributes: Mapping[str, Any]) -> Item:
+    """An item in DynamoDB's JSON. Raises RepositoryError."""
     # `event` repeats other attributes, for the pipe (handler.result_event).
     plain = {name: TypeDeserializer().deserialize(value) for name, value in attributes.items() if name != "event"}
     try:

@@ -8,15 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from operator import mul
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from handler.tickets.repository import Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
+from handler.tickets.repository import READERS, Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
 
-__all__ = ["READERS", "Similarity", "read_objects", "similar", "vector_of"]
+__all__ = ["Similarity", "read_objects", "similar", "vector_of"]
 
 _R = TypeVar("_R")
-
-READERS: Final = 16  # concurrent reads; the client's HTTP pool has the same size
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ def test_list_costs_one_index_query_per_urgency_and_no_scan(harness: Harness) ->
     harness.forget_calls()
     assert ids(islice(harness.repository.newest(Selection(), 10), 10)) == [f"t{n}" for n in range(39, 29, -1)]
     assert harness.calls == ["Query"] * 4
-    assert {query["ExpressionAttributeValues"][":urgency"]["S"] for query in harness.queries} == set(URGENCIES)
+    assert {query["ExpressionAttributeValues"][":key"]["S"] for query in harness.queries} == set(URGENCIES)
     assert {(query["IndexName"], query["Limit"]) for query in harness.queries} == {("urgency-index", 10)}
 
 
