@@ -21,8 +21,8 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.ticket import EnrichmentData, RawTicket, enriched_json, parse_ticket
 from handler.compression import decompress
-from handler.errors import KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
-from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, references
+from handler.errors import KeyReserved, KeyTooLong, ObjectGone, ObjectReplaced, ObjectTooLarge, Unexpected, trace
+from handler.messages import MAX_KEY_BYTES, Ignored, StoredTicket, first_sent, inline_key, is_reserved, references
 from handler.metrics import report_labels
 from handler.outcome import MessageState, Outcome, TicketState
 from handler.ports import Ports, Write
@@ -171,6 +171,8 @@ class Batch:
         """Reads and parses a ticket. Returns the reason if there is nothing to do, otherwise None."""
         ports, reference = self._ports, ticket.reference
         if isinstance(reference, StoredTicket):
+            if is_reserved(reference.key):
+                raise KeyReserved("the log of corrections has keys like this; store the ticket under another key")
             stored = ports.source.fetch(reference)
             raw, ticket.modified = decompress(stored.raw, ports.max_ticket_bytes), stored.modified
             if reference.etag and reference.etag == stored.etag:

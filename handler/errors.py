@@ -6,6 +6,7 @@
         ├── ObjectGone                   permanent: the object does not exist
         ├── ObjectTooLarge               permanent: the object is larger than MAX_TICKET_BYTES
         ├── KeyTooLong                   permanent: S3 has no room for the key of an inline ticket
+        ├── KeyReserved                  permanent: the log of corrections uses keys like that of the raw ticket
         ├── BucketUnexpected             permanent: the notification names another bucket
         ├── StoreRefused                 permanent: DynamoDB or S3 will never accept this item
         ├── Crashed                      permanent: the message killed its process, twice while it ran alone
@@ -27,6 +28,7 @@ from enrichment.errors import EnrichmentError
 __all__ = [
     "BucketUnexpected",
     "Crashed",
+    "KeyReserved",
     "KeyTooLong",
     "MessageError",
     "MessageInvalid",
@@ -70,6 +72,12 @@ class KeyTooLong(MessageError):
     """The id of an inline ticket makes a key that is longer than S3 accepts."""
 
     code = "key_too_long"
+
+
+class KeyReserved(MessageError):
+    """The enriched ticket would have a key of the log of corrections."""
+
+    code = "key_reserved"
 
 
 class BucketUnexpected(MessageError):

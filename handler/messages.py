@@ -26,6 +26,7 @@ __all__ = [
     "StoredTicket",
     "first_sent",
     "inline_key",
+    "is_reserved",
     "number_attribute",
     "references",
 ]
@@ -51,6 +52,7 @@ _OTHERS: Final = (
 )
 # SNS sends these when a subscription begins or ends. There is nothing to enrich in them.
 _SNS_CONFIRMATIONS: Final = frozenset({"SubscriptionConfirmation", "UnsubscribeConfirmation"})
+_OF_CORRECTIONS: Final = re.compile(r"corrections/[0-9a-f]{64}/")
 _FROM_EVENTBRIDGE: Final = {"Object Created": "ObjectCreated:*", "Object Deleted": "ObjectRemoved:*"}
 
 
@@ -93,6 +95,14 @@ def references(body: str) -> list[Reference]:
 def inline_key(ticket_id: str, created_at: int) -> str:
     """The key of an inline ticket's enriched object, which has no raw object to take its key from."""
     return f"inline/{quote(ticket_id, safe='')}/{created_at}.json"
+
+
+def is_reserved(key: str) -> bool:
+    """Whether an enriched ticket may not have this key: the log of corrections is in the same bucket, under such keys.
+
+    Only `tickets correct` makes them (handler.tickets.corrections): corrections/, then a SHA-256.
+    """
+    return _OF_CORRECTIONS.match(key) is not None
 
 
 def number_attribute(record: Mapping[str, Any], name: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from enrichment.errors import EnrichmentError
@@ -40,13 +40,17 @@ class RawObject:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The table's data about a ticket that was enriched before."""
+    """The table's data about a ticket that was enriched before.
+
+    `corrections` are the labels that people decided, as the table has them: the new labels do not replace them.
+    """
 
     content_sha256: str
     model_version: str
     s3_key: str
     source_modified: int
     redacted: Redact = "off"
+    corrections: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

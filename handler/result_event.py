@@ -11,14 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from handler.ports import Known, Write
 
-__all__ = ["Change", "ResultEvent", "change_by", "event_attribute", "event_of_item", "result_event_schema"]
+__all__ = [
+    "Change",
+    "ResultEvent",
+    "change_by",
+    "event_attribute",
+    "event_of_correction",
+    "event_of_item",
+    "result_event_schema",
+]
 
 Change = Literal["new", "updated", "enriched_again", "corrected"]
 Text = Annotated[str, Field(min_length=1)]
@@ -36,7 +44,7 @@ class _Model(BaseModel):
 
 
 class Confidence(_Model):
-    """The confidence per task, from 0 to 1."""
+    """The confidence per task, from 0 to 1; 1 for a label that the sender or a person decided."""
 
     intent: Decimal
     urgency: Decimal
@@ -93,13 +101,26 @@ def change_by(known: Known | None, write: Write) -> Change:
 def event_attribute(write: Write, version_id: str, change: Change) -> dict[str, Any]:
     """The attribute `event` of an item, in DynamoDB's JSON. All of its members always exist, as a pipe requires."""
     ticket, found = write.ticket, write.enrichment
-    commit = json.dumps([ticket.ticket_id, ticket.created_at, write.key, version_id, change]).encode()
+    commit = (ticket.ticket_id, ticket.created_at, write.key, version_id, change)
+    return _attribute(commit, change, found.language, found.review_reasons)
+
+
+def event_of_correction(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The attribute `event` of an item whose labels a person has just corrected, both in DynamoDB's JSON."""
+    names = [item[name]["S"] for name in ("s3_key", "s3_version_id")]
+    times = sorted((task, each["M"]["at"]["S"]) for task, each in item["corrections"]["M"].items())
+    commit = (item["ticket_id"]["S"], int(item["created_at"]["N"]), *names, "corrected", times)
+    reasons = [reason["S"] for reason in item["review_reasons"]["L"]]
+    return _attribute(commit, "corrected", item.get("language", {}).get("S"), reasons)
+
+
+def _attribute(commit: Sequence[Any], change: Change, language: str | None, reasons: Collection[str]) -> dict[str, Any]:
     return {
         "M": {
-            "id": {"S": hashlib.sha256(commit).hexdigest()[:32]},
+            "id": {"S": hashlib.sha256(json.dumps(commit).encode()).hexdigest()[:32]},
             "change": {"S": change},
-            "language": {"S": found.language or _UNKNOWN_LANGUAGE},
-            "review_reasons": {"M": {name: {"BOOL": name in found.review_reasons} for name in _REASONS}},
+            "language": {"S": language or _UNKNOWN_LANGUAGE},
+            "review_reasons": {"M": {name: {"BOOL": name in reasons} for name in _REASONS}},
         }
     }
 

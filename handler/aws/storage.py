@@ -139,7 +139,10 @@ class AwsTicketSink:
         for _ in range(_MAX_RACES):
             if known is not None and known.source_modified > write.source_modified:
                 return None
-            found = self._put_item(_item(write, version_id, change_by(known, write), self._item_retention_days), known)
+            item = _item(write, version_id, change_by(known, write), self._item_retention_days)
+            if known is not None and known.corrections:
+                item = _corrected(item, known.corrections)
+            found = self._put_item(item, known)
             if found is None or found.get("s3_version_id") == {"S": version_id} != {"S": "null"}:
                 return "tie" if known is not None and _is_tie(known, write) else "clear"
             known = _known(found)
@@ -174,7 +177,7 @@ class AwsTicketSink:
         wanted: dict[str, Any] = {
             self._table: {
                 "Keys": list(keys),
-                "ProjectionExpression": ", ".join(("created_at", *_KNOWN, "redacted")),
+                "ProjectionExpression": ", ".join(("created_at", *_KNOWN, "redacted", "corrections")),
                 "ConsistentRead": True,
             }
         }
@@ -229,13 +232,16 @@ def _in_the_place_of(known: Known | None) -> dict[str, Any]:
     """The condition that the item is as it is known."""
     if known is None:
         return {"ConditionExpression": " OR ".join(f"attribute_not_exists({name})" for name in _KNOWN)}
+    # Nor has a person corrected a label in the meantime.
+    corrections = "corrections = :corrections" if known.corrections else "attribute_not_exists(corrections)"
     return {
-        "ConditionExpression": " AND ".join(f"{name} = :{name}" for name in _KNOWN),
+        "ConditionExpression": " AND ".join([*(f"{name} = :{name}" for name in _KNOWN), corrections]),
         "ExpressionAttributeValues": {
             ":content_sha256": {"S": known.content_sha256},
             ":model_version": {"S": known.model_version},
             ":s3_key": {"S": known.s3_key},
             ":source_modified": {"N": str(known.source_modified)},
+            **({":corrections": {"M": known.corrections}} if known.corrections else {}),
         },
     }
 
@@ -249,6 +255,7 @@ def _known(item: Mapping[str, Any]) -> Known | None:
         item["s3_key"]["S"],
         int(item["source_modified"]["N"]),
         item.get("redacted", {"S": "off"})["S"],
+        item.get("corrections", {"M": {}})["M"],
     )
 
 
@@ -262,6 +269,13 @@ def _is_stored(known: Known, write: Write) -> bool:
     return same == (known.content_sha256, known.model_version, known.s3_key, known.redacted) and (
         known.source_modified >= write.source_modified
     )
+
+
+def _corrected(item: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
+    """A new item with the labels that people had decided before."""
+    from handler.aws.corrections import with_corrections  # not part of a cold start: few tickets are corrected
+
+    return with_corrections(item, corrections)
 
 
 def _item(write: Write, version_id: str, change: Change, retention_days: int) -> dict[str, Any]:

@@ -18,13 +18,24 @@ from handler.cli.errors import error_line, settings_line
 from handler.cli.output import echo
 from handler.errors import MessageError
 from handler.tickets.audit import caller
+from handler.tickets.corrections import Corrections
 from handler.tickets.forgetting import CONNECTIONS, Stores
 from handler.tickets.repository import READERS, RepositoryError, TicketRepository
 
-__all__ = ["AccessSettings", "ForgetSettings", "opened", "opened_to_forget"]
+__all__ = [
+    "AccessSettings",
+    "CorrectSettings",
+    "ForgetSettings",
+    "opened",
+    "opened_to_correct",
+    "opened_to_forget",
+    "opened_to_upgrade",
+]
 
 _RIGHTS: Final = "the role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the objects"
+_RIGHTS_TO_CORRECT: Final = "the role needs the permissions that docs/corrections.md lists"
 _RIGHTS_TO_FORGET: Final = "the role needs the permissions that docs/privacy.md lists"
+_RIGHTS_TO_UPGRADE: Final = "the role needs dynamodb:Query on urgency-index, and UpdateItem and PutItem on the table"
 # In addition to those in handler.cli.errors.
 _REMEDIES: Final = {
     "AWS.SimpleQueueService.NonExistentQueue": "check DLQ_URL, AWS_DEFAULT_REGION and the credentials",
@@ -44,6 +55,12 @@ class AccessSettings(BaseSettings):
     aws_endpoint_url: HttpUrl | None = None
 
 
+class CorrectSettings(AccessSettings):
+    """The settings of commands that correct labels. RESULT_WEBHOOK is the workers': it says that there is an outbox."""
+
+    result_webhook: str | None = None
+
+
 class ForgetSettings(AccessSettings):
     """The settings of `tickets forget`."""
 
@@ -56,10 +73,34 @@ def opened() -> Iterator[TicketRepository]:
     """Yields the repository that the environment configures. Errors as in `_reported`."""
     with _reported(_RIGHTS):
         settings = AccessSettings()
+        yield _repository(settings, _clients(settings, READERS))
+
+
+@contextmanager
+def opened_to_correct() -> Iterator[tuple[TicketRepository, Corrections]]:
+    """Yields the repository and the corrections that the environment configures. Errors as in `_reported`."""
+    with _reported(_RIGHTS_TO_CORRECT):
+        settings = CorrectSettings()
         client = _clients(settings, READERS)
-        yield TicketRepository(
-            client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
+        repository = _repository(settings, client)
+        corrections = Corrections(
+            client("dynamodb"),
+            lambda: client("s3"),
+            repository,
+            lambda: caller(client("sts")),
+            table=settings.table_name,
+            bucket=settings.enriched_bucket,
+            outbox=settings.result_webhook is not None,
         )
+        yield repository, corrections
+
+
+@contextmanager
+def opened_to_upgrade() -> Iterator[tuple[Any, str]]:
+    """Yields DynamoDB's client and the table's name. Errors as in `_reported`."""
+    with _reported(_RIGHTS_TO_UPGRADE):
+        settings = AccessSettings()
+        yield _clients(settings, READERS)("dynamodb"), settings.table_name
 
 
 @contextmanager
@@ -80,6 +121,12 @@ def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
             ),
             caller(client("sts")),
         )
+
+
+def _repository(settings: AccessSettings, client: Callable[[str], Any]) -> TicketRepository:
+    return TicketRepository(
+        client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
+    )
 
 
 def _clients(settings: AccessSettings, connections: int) -> Callable[[str], Any]:

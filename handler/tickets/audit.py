@@ -1,7 +1,7 @@
 """The audit file of `tickets forget`: JSON lines that say what was forgotten, when and by whom, without naming it.
 
     {"time": ..., "event": "begin", "target": "ticket", "sha256": ..., "by": ...}
-    {"time": ..., "event": "end", ..., "raw": 1, "enriched": 2, "item": 1, "dlq": 0, "complete": true}
+    {"time": ..., "event": "end", ..., "raw": 1, "enriched": 2, "correction": 0, "item": 1, "dlq": 0, "complete": true}
 
 `sha256` is the hash of the id (handler.aws.forgetting.name_hash). A run that was killed has no `end`.
 """

@@ -18,11 +18,12 @@ def follow_tickets(
 ) -> Iterator[list[Item]]:
     """Yields the tickets that are new since the last read, oldest first; starts with `first` (newest first).
 
-    A ticket that was enriched again is yielded again. Tickets older than the oldest remembered one are not read.
+    A ticket that was enriched again or corrected is yielded again. Tickets older than the oldest remembered one are not
+    read.
     """
-    items, seen, reach = first, set[tuple[str, int, str]](), limit
+    items, seen, reach = first, set[tuple[str, int, str, str]](), limit
     while True:
-        marks = {(item.ticket_id, item.created_at, item.s3_version_id): item for item in items}
+        marks = {(item.ticket_id, item.created_at, item.s3_version_id, item.corrected_at): item for item in items}
         yield [item for mark, item in reversed(marks.items()) if mark not in seen]
         if len(items) >= reach:
             selection = replace(selection, since=items[reach - 1].created_at)

@@ -5,7 +5,7 @@ The order makes a run that was killed repeatable, and leaves no gap to a batch t
 1. the tombstone of each ticket (handler.aws.forgetting): from then on, the function skips it, and removes what it has
    stored of it, also its items. So the tombstone remembers the keys of raw objects until they are removed;
 2. the tombstones of its raw objects, for notifications that are still in a queue;
-3. the versions of the raw and the enriched objects;
+3. the versions of the raw and the enriched objects, and the log of its corrections (handler.tickets.corrections);
 4. the DLQ messages that contain the ticket or point at it;
 5. its items, last, because they name the objects: a repeated run finds what is left.
 
@@ -15,13 +15,13 @@ tickets of a customer are found by a scan of the table, which has no index by cu
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from enrichment.errors import EnrichmentError
@@ -42,19 +42,20 @@ from handler.dlq.options import Options
 from handler.dlq.output import progress
 from handler.dlq.scan import Scan
 from handler.messages import InlineTicket, StoredTicket, references
+from handler.tickets.corrections import log_prefix
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["CONNECTIONS", "Erased", "Forgetting", "Found", "Place", "Stores", "Target"]
+__all__ = ["CONNECTIONS", "Erased", "Forgetting", "Found", "Kind", "Place", "Stores", "Target"]
 
 CONNECTIONS: Final = 16
 """The number of concurrent calls."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-Kind = Literal["raw", "enriched", "dlq", "item"]
+Kind: TypeAlias = Literal["raw", "enriched", "correction", "dlq", "item"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +367,8 @@ class Forgetting:
             ticket_id, keys = ticket
             owner = name_hash("ticket", ticket_id)
             keys |= self._keys(ticket_id)
-            return [self._erase_object(key, owner, dry_run=dry_run) for key in sorted(keys)]
+            objects = [self._erase_object(key, owner, dry_run=dry_run) for key in sorted(keys)]
+            return [*objects, (self._erase_corrections(ticket_id, dry_run=dry_run), 0)]
 
         orphans = [self._erase_object(key, owner, dry_run=dry_run) for key, owner in sorted(found.orphans.items())]
         for number, objects in enumerate(chain([orphans], self._map(erase_objects, tickets))):
@@ -400,6 +402,20 @@ class Forgetting:
             if versions:
                 places.append(Place(kind, f"s3://{bucket}/{key}", len(versions)))
         return places, kept
+
+    def _erase_corrections(self, ticket_id: str, *, dry_run: bool) -> list[Place]:
+        """Removes the log of a ticket's corrections: nothing else ever removes an entry."""
+        bucket, found = self._stores.enriched_bucket, Counter[str]()
+        pages = self._stores.s3.get_paginator("list_object_versions").paginate(
+            Bucket=bucket, Prefix=log_prefix(ticket_id)
+        )
+        for page in pages:
+            entries: list[Any] = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            for entry in entries:
+                found[entry["Key"]] += 1
+                if not dry_run:
+                    self._stores.s3.delete_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])
+        return [Place("correction", f"s3://{bucket}/{key}", count) for key, count in found.items()]
 
     def _erase_messages(self, found: Found, erased: Erased, *, dry_run: bool) -> None:
         for part in tens(list(found.messages.values())):

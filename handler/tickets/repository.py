@@ -31,6 +31,7 @@ from enrichment.errors import BundleError
 from enrichment.manifest import Manifest
 from enrichment.ticket import MAX_CREATED_AT, Priority
 from handler.aws.bundle_source import read_bundle_manifest
+from handler.aws.corrections import TASKS
 from handler.aws.errors import from_aws
 from handler.aws.storage import day_of
 from handler.errors import ObjectGone
@@ -61,9 +62,8 @@ UPGRADED: Final = "#upgraded"
 """The ticket_id of the item that exists once day-index has every ticket."""
 UNKNOWN_LANGUAGE: Final = "und"
 """In a selection: tickets whose language is not known."""
-_TASKS: Final = ("intent", "urgency", "sentiment")
 _SEARCHED: Final = ("ticket_id", "subject", "summary")
-_COUNTED: Final = ("ticket_id", "created_at", *_TASKS)
+_COUNTED: Final = ("ticket_id", "created_at", *TASKS)
 # Items that a query evaluates per page. Pages start small, because most lists are short, and double up to about the
 # number that fits into DynamoDB's limit of 1 MB.
 _FIRST_PAGE: Final = 250
@@ -130,6 +130,11 @@ class Item(BaseModel):
     s3_version_id: str = "null"
     model_version: str = ""
     processed_at: str = ""
+
+    @property
+    def corrected_at(self) -> str:
+        """When a person last corrected a label; "" if nobody did."""
+        return max((label.at for label in self.corrections.values()), default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +420,7 @@ class TicketRepository:
 
 
 def _no_labels() -> dict[str, Counter[str]]:
-    return {task: Counter() for task in _TASKS}
+    return {task: Counter() for task in TASKS}
 
 
 def _add(counts: Mapping[str, Counter[str]], more: Mapping[str, Counter[str]]) -> None:

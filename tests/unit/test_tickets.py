@@ -12,25 +12,20 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import count, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from samtranslator.yaml_helper import yaml_parse
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from enrichment import EnrichmentData, RawTicket, enriched_json
 from enrichment.ticket import MAX_CREATED_AT
-from handler.aws.storage import AwsTicketSink
 from handler.cli.output import age, harmless, moment, write, write_whole
-from handler.ports import Write
 from handler.settings import Settings
 from handler.tickets.access import AccessSettings
 from handler.tickets.command import app, main
@@ -40,72 +35,10 @@ from handler.tickets.repository import URGENCIES, Item, ObjectUnreadable, Reposi
 from handler.tickets.rows import ticket_row
 from handler.tickets.similarity import Similarity, similar
 from tests.support.mocked_aws import mocked_aws
+from tests.support.ticket_table import VERSION, Harness, ticket_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PLACES = count(1)
-VERSION = "compact-int8@0123456789ab"
 CONTROL_CHARACTERS = "Re:\tyour\r\nbill \x1b]0;owned\x07\x9b31m \u202etxt.exe\u202c ✓ é"
-
-
-@dataclass
-class Harness:
-    """A table and a bucket, both named `place`, with the sink that fills them and a record of AWS calls.
-
-    `before` is called with the name and parameters of each call before it is made, and may raise.
-    """
-
-    dynamodb: Any
-    s3: Any
-    place: str
-    before: Callable[[str, dict[str, Any]], object] = lambda _name, _params: None
-    queries: list[dict[str, Any]] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    times: Iterator[int] = field(default_factory=lambda: count(1))
-
-    @property
-    def repository(self) -> TicketRepository:
-        return TicketRepository(self.dynamodb, lambda: self.s3, table=self.place, bucket=self.place)
-
-    def store(
-        self, ticket_id: str, created_at: int = 1000, *, vector: tuple[float, ...] = (1.0,), **labels: Any
-    ) -> str:
-        """Stores a ticket as the function does; the vector is padded with zeros. Returns its key."""
-        ticket = RawTicket(
-            ticket_id=ticket_id,
-            subject=labels.pop("subject", f"about {ticket_id}"),
-            body="First line.\n\nSecond line.",
-            created_at=created_at,
-            customer_id="C-1",
-        )
-        fields: dict[str, Any] = {
-            "embedding": [*vector, *([0.0] * (384 - len(vector)))],
-            "intent": "bug_report",
-            "intent_confidence": 0.75,
-            "urgency": "low",
-            "urgency_confidence": 1.0,
-            "sentiment": "NEUTRAL",
-            "sentiment_confidence": 0.5,
-            "summary": f"Summary of {ticket_id}.",
-            "processed_at": "2026-11-21T10:00:00.000Z",
-            "model_version": VERSION,
-            "scores": {"sentiment": {"NEGATIVE": 0.25, "NEUTRAL": 0.5, "POSITIVE": 0.25}},
-            "needs_review": False,
-            "truncated": [],
-        }
-        enrichment = EnrichmentData(**(fields | labels))
-        key = f"{ticket_id}/{created_at}.json"
-        sink = AwsTicketSink(self.s3, self.dynamodb, self.place, self.place)
-        body = enriched_json(ticket, enrichment)
-        assert sink.store(Write(ticket, enrichment, body, key, "0" * 64, next(self.times)))
-        return key
-
-    def item(self, ticket_id: str) -> Item:
-        (item,) = self.repository.with_id(ticket_id)
-        return item
-
-    def forget_calls(self) -> None:
-        self.calls.clear()
-        self.queries.clear()
 
 
 @pytest.fixture(scope="module")
@@ -115,39 +48,11 @@ def aws() -> Iterator[tuple[Any, Any]]:
         yield boto3.client("dynamodb"), boto3.client("s3")
 
 
-@pytest.fixture(scope="module")
-def table_definition() -> dict[str, Any]:
-    """Returns the table's definition from the template."""
-    resources = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))["Resources"]
-    names = ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes", "BillingMode")
-    return {name: resources["TicketTable"]["Properties"][name] for name in names}
-
-
 @pytest.fixture
-def harness(
-    aws: tuple[Any, Any], table_definition: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Harness]:
+def harness(aws: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """Yields an empty harness for this test, to which the environment variables also point."""
-    made = Harness(*aws, place=f"tickets-{next(PLACES)}")
-    for name in ("TABLE_NAME", "ENRICHED_BUCKET"):
-        monkeypatch.setenv(name, made.place)
-    for name in ("FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    made.dynamodb.create_table(TableName=made.place, **table_definition)
-    made.s3.create_bucket(Bucket=made.place)
-    made.s3.put_bucket_versioning(Bucket=made.place, VersioningConfiguration={"Status": "Enabled"})
-
-    def record(params: dict[str, Any], model: Any, **_: Any) -> None:
-        made.calls.append(model.name)
-        if model.name == "Query":
-            made.queries.append(params)
-        made.before(model.name, params)
-
-    for client in aws:
-        client.meta.events.register("provide-client-params", record)
-    yield made
-    for client in aws:
-        client.meta.events.unregister("provide-client-params", record)
+    with ticket_table(aws, monkeypatch) as made:
+        yield made
 
 
 def ids(items: Any) -> list[str]:

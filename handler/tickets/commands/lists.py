@@ -110,12 +110,18 @@ def count(
 def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: JsonOption = False) -> None:
     """Show all fields of one ticket, from its enriched object in S3.
 
-    Columns in a pipe, separated by tabs: name, value. --json prints the object as stored, with the embedding.
+    Where a person corrected a label, `enrichment` still has the model's, and `corrections` the person's.
+
+    Columns in a pipe, separated by tabs: name, value. --json prints the object as stored, with the embedding, and
+    `corrections` if there are any.
     """
     with opened() as repository:
         item = find_ticket(repository, ticket_id, created_at)
+        ticket = repository.whole(item)
+        if item.corrections:
+            ticket["corrections"] = {task: label.model_dump() for task, label in item.corrections.items()}
         place = {"s3_key": item.s3_key, "s3_version_id": item.s3_version_id}
-        write_whole(repository.whole(item), place, form_of(as_json=as_json))
+        write_whole(ticket, place, form_of(as_json=as_json))
 
 
 @contextmanager
