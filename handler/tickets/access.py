@@ -23,6 +23,7 @@ from handler.tickets.forgetting import CONNECTIONS, Stores
 from handler.tickets.repository import READERS, RepositoryError, TicketRepository
 
 __all__ = [
+    "READ_ERRORS",
     "AccessSettings",
     "CorrectSettings",
     "ForgetSettings",
@@ -30,6 +31,7 @@ __all__ = [
     "opened_to_correct",
     "opened_to_forget",
     "opened_to_upgrade",
+    "problem_line",
 ]
 
 _RIGHTS: Final = "the role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the objects"
@@ -43,6 +45,9 @@ _REMEDIES: Final = {
     "NoSuchBucket": "check ENRICHED_BUCKET and RAW_BUCKET",
     "ResourceNotFoundException": "check TABLE_NAME, AWS_DEFAULT_REGION and the credentials",
 }
+
+READ_ERRORS: Final = (RepositoryError, MessageError, BotoCoreError, ClientError)
+"""What reading and changing tickets raises if a service fails, or if what was asked for is missing or invalid."""
 
 
 class AccessSettings(BaseSettings):
@@ -135,27 +140,26 @@ def _clients(settings: AccessSettings, connections: int) -> Callable[[str], Any]
     return cache(lambda service: make(service, connections=connections, connect_timeout=5, read_timeout=30, attempts=3))
 
 
+def problem_line(error: Exception, rights: str = _RIGHTS_TO_CORRECT) -> str:
+    """One of READ_ERRORS as one line with its remedy. `rights` says what the role needs."""
+    remedies = _REMEDIES | dict.fromkeys(("AccessDenied", "AccessDeniedException"), rights)
+    cause = error.__cause__
+    if isinstance(error, MessageError) and isinstance(cause, ClientError | BotoCoreError):
+        return error_line(cause, remedies, str(error).partition(":")[0])  # from_aws puts the operation first
+    return error_line(error, remedies) if isinstance(error, ClientError | BotoCoreError) else str(error)
+
+
 @contextmanager
 def _reported(rights: str) -> Iterator[None]:
     """A missing or invalid setting becomes one line on standard error and exit code 2; an AWS error exit code 1.
 
     Both as typer.Exit. `rights` says what the role needs.
     """
-    remedies = _REMEDIES | dict.fromkeys(("AccessDenied", "AccessDeniedException"), rights)
     try:
         yield
     except ValidationError as error:
         echo(f"tickets: {settings_line(error)}", err=True)
         raise typer.Exit(2) from error
-    except RepositoryError as error:
-        echo(f"tickets: {error}", err=True)
-        raise typer.Exit(1) from error
-    except MessageError as error:
-        line, cause = str(error), error.__cause__
-        if isinstance(cause, ClientError | BotoCoreError):
-            line = error_line(cause, remedies, line.partition(":")[0])  # from_aws puts the operation first
-        echo(f"tickets: {line}", err=True)
-        raise typer.Exit(1) from error
-    except (BotoCoreError, ClientError) as error:
-        echo(f"tickets: {error_line(error, remedies)}", err=True)
+    except READ_ERRORS as error:
+        echo(f"tickets: {problem_line(error, rights)}", err=True)
         raise typer.Exit(1) from error

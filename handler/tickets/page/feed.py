@@ -20,7 +20,7 @@ from anyio.to_thread import run_sync
 
 from handler.tickets.access import READ_ERRORS, problem_line
 from handler.tickets.page.filters import Filters
-from handler.tickets.page.rendering import row, row_key, row_mark
+from handler.tickets.page.rendering import ROW_ATTRIBUTES, row, row_key, row_mark
 from handler.tickets.repository import Item, Selection, TicketRepository
 
 __all__ = ["LiveList", "events"]
@@ -59,7 +59,7 @@ class LiveList:
         return self._items
 
     def _newest(self, selection: Selection) -> list[Item]:
-        return list(islice(self._repository.newest(selection, self._size), self._size))
+        return list(islice(self._repository.newest(selection, self._size, ROW_ATTRIBUTES), self._size))
 
     def _oldest_remembered(self) -> int:
         newest = self._repository.newest(Selection(), _REMEMBERED, shown=("ticket_id", "created_at"))

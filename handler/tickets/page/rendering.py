@@ -12,14 +12,19 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from handler.aws.corrections import TASKS
 from handler.cli.output import harmless, moment
 from handler.tickets.page.filters import SENTIMENTS, Filters
 from handler.tickets.repository import URGENCIES, Item
 
-__all__ = ["FOLDER", "TASKS", "known_labels", "page", "row", "row_key", "row_mark", "ticket_link"]
+__all__ = ["FOLDER", "ROW_ATTRIBUTES", "known_labels", "page", "row", "row_key", "row_mark", "ticket_link"]
 
 FOLDER: Final = Path(__file__).parent
-TASKS: Final = ("intent", "urgency", "sentiment")
+ROW_ATTRIBUTES: Final = (
+    *("ticket_id", "created_at", "subject", "summary", "language", "needs_review", "review_reasons"),
+    *("corrections", *TASKS),
+)
+"""The attributes of an item that a row shows."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_NAME: Final = 300  # characters shown of a subject or an id
 
@@ -46,7 +51,7 @@ def row_key(item: Item) -> str:
 
 def row_mark(item: Item) -> str:
     """What changes when the row does."""
-    return blake2s(item.model_dump_json().encode(), digest_size=8).hexdigest()
+    return blake2s(item.model_dump_json(include={*ROW_ATTRIBUTES}).encode(), digest_size=8).hexdigest()
 
 
 def ticket_link(item: Item, filters: Filters, path: str = "/ticket", **more: Any) -> str:

@@ -16,12 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from handler.aws.corrections import TASKS
 from handler.tickets.page.chart import draw
 from handler.tickets.page.export import FORMATS, csv_lines, json_lines, parquet_file
 from handler.tickets.page.feed import LiveList, events
 from handler.tickets.page.filters import Filters
 from handler.tickets.page.passages import Passage, passages
-from handler.tickets.page.rendering import TASKS, known_labels, page, ticket_link
+from handler.tickets.page.rendering import known_labels, page, ticket_link
 from handler.tickets.repository import Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
 
 if TYPE_CHECKING:
