@@ -33,7 +33,7 @@ class Bundle:
     @property
     def version(self) -> str:
         """`<name>@<first 12 digits of the digest>`, the `model_version` of an enriched ticket."""
-        return f"{self.manifest.name}@{self.digest[:12]}"
+        return self.manifest.version(self.digest)
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = False) -> Bundle:

@@ -67,6 +67,7 @@ class Enricher:
     ) -> None:
         self.bundle = bundle
         self.version = bundle.version
+        self._embedding_model = bundle.manifest.embedding_model
         self._encoder = encoder
         self._classifiers = classifiers
         self._summarizer = summarizer
@@ -224,6 +225,7 @@ class Enricher:
                 "summary": summary.text,
                 "processed_at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "model_version": self.version,
+                "embedding_model": self._embedding_model,
                 "scores": classified.scores,
                 "needs_review": bool(reasons),
                 "review_reasons": reasons,

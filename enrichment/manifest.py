@@ -184,6 +184,28 @@ class Manifest(_Spec):
     reference: ReferenceSpec | None = None
     verification: dict[str, Any]
 
+    def version(self, digest: str) -> str:
+        """The `model_version` of an enriched ticket; `digest` is the manifest's."""
+        return f"{self.name}@{digest[:12]}"
+
+    @property
+    def embedding_model(self) -> str:
+        """`<name>@<12 digits of a digest>` of what computes the embeddings: only those of one model can be compared.
+
+        The digest covers the encoder's graph and tokenizer and how they are used, but not the classifiers: a bundle
+        with other classifiers has the same embeddings. Raises BundleInvalid if the manifest does not list the files.
+        """
+        encoder = self.models.encoder
+        try:
+            hashes = {"graph": self.files[encoder.file].sha256, "tokenizer": self.files[encoder.tokenizer].sha256}
+        except KeyError as error:
+            raise BundleInvalid(
+                f"{MANIFEST} uses the file {error}, but does not list it; rebuild the bundle"
+            ) from error
+        used = {"pooling": encoder.pooling, "dimensions": encoder.dimensions, "max_tokens": encoder.max_tokens}
+        digest = hashlib.sha256(canonical({**hashes, **used})).hexdigest()
+        return f"{encoder.source.rpartition('/')[2]}@{digest[:12]}"
+
 
 def canonical(manifest: dict[str, Any]) -> bytes:
     """The canonical form of a manifest, whose sha256 is the digest: sorted keys, no spaces, UTF-8."""

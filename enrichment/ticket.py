@@ -130,6 +130,13 @@ class EnrichmentData(_Model):
     summary: str
     processed_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
     model_version: Annotated[str, Field(description="<bundle name>@<first 12 hexadecimal digits of its digest>")]
+    embedding_model: Annotated[
+        str | None,
+        Field(
+            description="<encoder name>@<12 hexadecimal digits>; only embeddings of the same one can be compared; null "
+            "before December 2026"
+        ),
+    ] = None
     scores: Annotated[
         dict[str, dict[str, Probability]],
         Field(description="per task the probability of every label, from the text alone"),

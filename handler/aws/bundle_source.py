@@ -36,11 +36,10 @@ def install_bundle(uri: str, cache: str, s3: Callable[[], Any], digest: str | No
         raise BundleMissing(f"MODEL_BUNDLE {uri} broke off while it was copied ({error}); start again") from error
 
 
-def read_bundle_manifest(uri: str, s3: Callable[[], Any]) -> Manifest:
-    """Reads only bundle.json; `uri`, `s3` and errors are those of install_bundle."""
+def read_bundle_manifest(uri: str, s3: Callable[[], Any]) -> tuple[Manifest, str]:
+    """Reads only bundle.json: the manifest and its digest; `uri`, `s3` and errors are those of install_bundle."""
     with _opener(uri, s3)(MANIFEST) as stream:
-        manifest, _ = read_manifest(stream.read(), uri)
-    return manifest
+        return read_manifest(stream.read(), uri)
 
 
 def _opener(uri: str, s3: Callable[[], Any]) -> Callable[[str], BinaryIO]:

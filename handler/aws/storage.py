@@ -313,5 +313,6 @@ def _item(write: Write, version_id: str, change: Change, retention_days: int) ->
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
         "event": event_attribute(write, version_id, change),
+        **({"embedding_model": {"S": found.embedding_model}} if found.embedding_model else {}),
         **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
     }

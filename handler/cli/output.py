@@ -134,7 +134,7 @@ def _table(rows: Sequence[Row], console: Console) -> Table:
     shown = rows[0].shown if rows else {}
     headings = [heading for heading in shown if console.width >= _MIN_WIDTH.get(heading, 0)]
     for heading in headings:
-        numeric = heading in {"cosine", "age", "tickets"}
+        numeric = heading in {"cosine", "age", "tickets", "group", "stored", "removed", "unchanged", "left out"}
         table.add_column(heading, no_wrap=heading not in _GIVE_WAY, justify="right" if numeric else "left")
     for row in rows:
         cells = [Text(_one_line(row.shown[name]), style=_STYLES.get(row.shown[name], "")) for name in headings]

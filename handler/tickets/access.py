@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +13,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, HttpUrl, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from enrichment.bundle import Bundle
+from enrichment.errors import BundleError
+from handler.aws.bundle_source import install_bundle
 from handler.aws.clients import client_factory
 from handler.aws.sqs import Queue
 from handler.cli.errors import error_line, settings_line
@@ -21,15 +25,20 @@ from handler.tickets.audit import caller
 from handler.tickets.corrections import Corrections
 from handler.tickets.forgetting import CONNECTIONS, Stores
 from handler.tickets.repository import READERS, RepositoryError, TicketRepository
+from handler.tickets.search.index import VectorIndex
+from handler.tickets.search.location import index_at
+from handler.tickets.search.query import QueryEncoder, Search
 
 __all__ = [
     "READ_ERRORS",
     "AccessSettings",
     "CorrectSettings",
     "ForgetSettings",
+    "SearchSettings",
     "opened",
     "opened_to_correct",
     "opened_to_forget",
+    "opened_to_search",
     "opened_to_upgrade",
     "problem_line",
 ]
@@ -37,6 +46,7 @@ __all__ = [
 _RIGHTS: Final = "the role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the objects"
 _RIGHTS_TO_CORRECT: Final = "the role needs the permissions that docs/corrections.md lists"
 _RIGHTS_TO_FORGET: Final = "the role needs the permissions that docs/privacy.md lists"
+_RIGHTS_TO_SEARCH: Final = "the role needs the permissions that docs/search.md lists"
 _RIGHTS_TO_UPGRADE: Final = "the role needs dynamodb:Query on urgency-index, and UpdateItem and PutItem on the table"
 # In addition to those in handler.cli.errors.
 _REMEDIES: Final = {
@@ -57,6 +67,7 @@ class AccessSettings(BaseSettings):
 
     table_name: Annotated[str, Field(min_length=1)]
     enriched_bucket: Annotated[str, Field(min_length=1)]
+    vector_index: str | None = None
     aws_endpoint_url: HttpUrl | None = None
 
 
@@ -64,6 +75,13 @@ class CorrectSettings(AccessSettings):
     """The settings of commands that correct labels. RESULT_WEBHOOK is the workers': it says that there is an outbox."""
 
     result_webhook: str | None = None
+
+
+class SearchSettings(AccessSettings):
+    """The settings of `tickets search`."""
+
+    model_bundle: str = ""
+    bundle_cache_dir: str = tempfile.gettempdir()
 
 
 class ForgetSettings(AccessSettings):
@@ -109,6 +127,29 @@ def opened_to_upgrade() -> Iterator[tuple[Any, str]]:
 
 
 @contextmanager
+def opened_to_search(bundle: str = "") -> Iterator[Search]:
+    """Yields the search that the environment configures, with its repository and its index. Errors as in `_reported`.
+
+    `bundle` replaces MODEL_BUNDLE, whose encoder is opened when words are searched for the first time.
+    """
+    with _reported(_RIGHTS_TO_SEARCH):
+        settings = SearchSettings()
+        client = _clients(settings, READERS)
+        client("s3")  # made now, because clients must not be made in several threads
+
+        def open_encoder() -> QueryEncoder:
+            uri = bundle or settings.model_bundle
+            if not uri:
+                raise RepositoryError("set MODEL_BUNDLE, or give --bundle: the words need the encoder of the tickets")
+            try:
+                return QueryEncoder(Bundle.open(install_bundle(uri, settings.bundle_cache_dir, lambda: client("s3"))))
+            except BundleError as error:
+                raise RepositoryError(str(error)) from error
+
+        yield Search(_repository(settings, client), _index(settings, client), open_encoder)
+
+
+@contextmanager
 def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
     """Yields all stores that the environment configures, and the caller's ARN. Errors as in `_reported`."""
     with _reported(_RIGHTS_TO_FORGET):
@@ -123,6 +164,7 @@ def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
                 settings.table_name,
                 settings.raw_bucket,
                 settings.enriched_bucket,
+                _index(settings, client),
             ),
             caller(client("sts")),
         )
@@ -131,6 +173,17 @@ def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
 def _repository(settings: AccessSettings, client: Callable[[str], Any]) -> TicketRepository:
     return TicketRepository(
         client("dynamodb"), lambda: client("s3"), table=settings.table_name, bucket=settings.enriched_bucket
+    )
+
+
+def _index(settings: AccessSettings, client: Callable[[str], Any]) -> VectorIndex:
+    endpoint = settings.aws_endpoint_url
+    return index_at(
+        settings.vector_index,
+        bucket=settings.enriched_bucket,
+        table=settings.table_name,
+        endpoint=None if endpoint is None else str(endpoint),
+        s3vectors=lambda: client("s3vectors"),
     )
 
 

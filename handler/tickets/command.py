@@ -1,8 +1,10 @@
-"""`tickets`: lists, shows, corrects and forgets enriched tickets.
+"""`tickets`: lists, shows, searches, corrects and forgets enriched tickets.
 
     tickets show --urgent --since 2h       newest first; --watch refreshes the list
     tickets get ID                         all fields of one ticket
     tickets similar ID                     the most similar tickets
+    tickets search "WORDS"                 the tickets nearest in meaning; `tickets index` builds the index
+    tickets duplicates                     groups of nearly equal tickets
     tickets count                          number of tickets per label
     tickets drift --since 7d               whether labels and texts differ from those of the training texts
     tickets correct ID --intent X          a person's label instead of the model's
@@ -23,6 +25,7 @@ from handler.tickets.commands.correct import correct, corrections
 from handler.tickets.commands.drift import detect_drift
 from handler.tickets.commands.forget import forget
 from handler.tickets.commands.lists import count, get, show
+from handler.tickets.commands.search import find_duplicates, search, update_index
 from handler.tickets.commands.similar import resemble
 from handler.tickets.commands.upgrade import upgrade_items
 from handler.tickets.options import WatchingCommand
@@ -34,12 +37,15 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="List, show, correct and forget enriched tickets.",
+    help="List, show, search, correct and forget enriched tickets.",
 )
 app.command(cls=WatchingCommand)(show)
 app.command(cls=WatchingCommand)(count)
 app.command()(get)
 app.command("similar")(resemble)
+app.command()(search)
+app.command("duplicates")(find_duplicates)
+app.command("index", cls=WatchingCommand)(update_index)
 app.command("drift")(detect_drift)
 app.command()(correct)
 app.command()(corrections)

@@ -7,7 +7,8 @@ The order makes a run that was killed repeatable, and leaves no gap to a batch t
 2. the tombstones of its raw objects, for notifications that are still in a queue;
 3. the versions of the raw and the enriched objects, and the log of its corrections (handler.tickets.corrections);
 4. the DLQ messages that contain the ticket or point at it;
-5. its items, last, because they name the objects: a repeated run finds what is left.
+5. its entries in the vector index and its items, last, because they name the objects: a repeated run finds what is
+   left. Entries are removed once more after the items, in case `tickets index` was reading the ticket meanwhile.
 
 A ticket's raw object is found through its item, through a DLQ message or by --key: S3 has no index of contents. The
 tickets of a customer are found by a scan of the table, which has no index by customer.
@@ -43,6 +44,7 @@ from handler.dlq.output import progress
 from handler.dlq.scan import Scan
 from handler.messages import InlineTicket, StoredTicket, references
 from handler.tickets.corrections import log_prefix
+from handler.tickets.search.index import Key, VectorIndex
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -55,7 +57,7 @@ CONNECTIONS: Final = 16
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-Kind: TypeAlias = Literal["raw", "enriched", "correction", "dlq", "item"]
+Kind: TypeAlias = Literal["raw", "enriched", "correction", "dlq", "vector", "item"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Stores:
     table: str
     raw_bucket: str
     enriched_bucket: str
+    vectors: VectorIndex
 
 
 class Forgetting:
@@ -430,13 +433,20 @@ class Forgetting:
         found.messages.clear()
 
     def _erase_items(self, ticket_id: str, *, dry_run: bool) -> list[Place]:
-        places = []
-        for item in self._items(ticket_id):
-            created_at = int(item["created_at"]["N"])
+        """Removes a ticket's entries in the vector index and its items."""
+        keys = [Key(ticket_id, int(item["created_at"]["N"])) for item in self._items(ticket_id)]
+        places = self._erase_vectors(keys, dry_run=dry_run)
+        for key in keys:
             if not dry_run:
-                self._stores.dynamodb.delete_item(TableName=self._stores.table, Key=item_key(ticket_id, created_at))
-            places.append(Place("item", f"{self._stores.table}/{ticket_id}/{created_at}"))
-        return places
+                self._stores.dynamodb.delete_item(TableName=self._stores.table, Key=item_key(*key))
+            places.append(Place("item", f"{self._stores.table}/{ticket_id}/{key.created_at}"))
+        return places if dry_run else [*places, *self._erase_vectors(keys, dry_run=False)]
+
+    def _erase_vectors(self, keys: Sequence[Key], *, dry_run: bool) -> list[Place]:
+        stored = list(self._stores.vectors.stored(keys)) if keys else []
+        if stored and not dry_run:
+            self._stores.vectors.remove(stored)
+        return [Place("vector", f"{self._stores.vectors.place}/{'/'.join(map(str, key))}") for key in stored]
 
     def _map(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
         """The results of `work`, some at a time; stops early if a shutdown is requested."""

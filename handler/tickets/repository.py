@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import heapq
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from enrichment.ticket import MAX_CREATED_AT, Priority
 from handler.aws.bundle_source import read_bundle_manifest
 from handler.aws.corrections import TASKS
 from handler.aws.errors import from_aws
+from handler.aws.forgetting import item_key
 from handler.aws.storage import day_of
 from handler.errors import ObjectGone
 
@@ -68,6 +70,9 @@ _COUNTED: Final = ("ticket_id", "created_at", *TASKS)
 # number that fits into DynamoDB's limit of 1 MB.
 _FIRST_PAGE: Final = 250
 _LARGEST_PAGE: Final = 1000
+_MOST_KEYS: Final = 100  # of one BatchGetItem
+_READS: Final = 6  # of the keys that DynamoDB leaves unprocessed
+_PAUSE: Final = 0.1  # seconds before the second one; doubled before each further one
 _MOST_DAYS: Final = 100  # counts of more days read urgency-index once: most of so many days may have few tickets
 _TIMES: Final = {  # conditions on the range key, of which a query allows one
     (False, False): "",
@@ -129,6 +134,7 @@ class Item(BaseModel):
     s3_key: str = ""
     s3_version_id: str = "null"
     model_version: str = ""
+    embedding_model: str = ""
     processed_at: str = ""
 
     @property
@@ -159,6 +165,20 @@ class Selection:
         if not self.text:
             return True
         return any(self.text.casefold() in getattr(item, name).casefold() for name in _SEARCHED)
+
+    def includes(self, item: Item) -> bool:
+        """Whether an item meets all conditions, for items that no query of this selection returned."""
+        language = None if self.language == UNKNOWN_LANGUAGE else self.language
+        return (
+            item.urgency in self.urgencies
+            and self.intent in (None, item.intent)
+            and self.sentiment in (None, item.sentiment)
+            and self.needs_review in (None, item.needs_review)
+            and (self.language is None or language == item.language)
+            and (self.since is None or item.created_at >= self.since)
+            and (self.until is None or item.created_at <= self.until)
+            and self.has_text(item)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +241,38 @@ class TicketRepository:
         """
         requests = [self._request("urgency", urgency, selection, shown) for urgency in selection.urgencies]
         return self._merged(requests, selection, at_once)
+
+    def oldest(self, selection: Selection, shown: Sequence[str] = ()) -> Iterator[Item]:
+        """The selected tickets, oldest first; read lazily, in large pages. With `shown`, only with these attributes."""
+        parts = []
+        for urgency in selection.urgencies:
+            request = {**self._request("urgency", urgency, selection, shown), "ScanIndexForward": True}
+            parts.append(self._pages(request, self._dynamodb.query(**request, Limit=_LARGEST_PAGE), _LARGEST_PAGE))
+        return filter(selection.has_text, heapq.merge(*parts, key=lambda item: item.created_at))
+
+    def current(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Item]:
+        """The tickets with these keys (ticket_id and created_at), without those that do not exist; consistent reads.
+
+        Needs dynamodb:BatchGetItem.
+        """
+        found: dict[tuple[str, int], Item] = {}
+        parts = [keys[start : start + _MOST_KEYS] for start in range(0, len(keys), _MOST_KEYS)]
+        with ThreadPoolExecutor(READERS) as pool:
+            for items in pool.map(self._with_keys, parts):
+                found |= {(item.ticket_id, item.created_at): item for item in items}
+        return found
+
+    def _with_keys(self, keys: Sequence[tuple[str, int]]) -> list[Item]:
+        wanted: Any = {self._table: {"Keys": [item_key(*key) for key in keys], "ConsistentRead": True}}
+        found: list[Item] = []
+        for attempt in range(_READS):
+            answer = self._dynamodb.batch_get_item(RequestItems=wanted)
+            found += map(item_of, answer["Responses"].get(self._table, []))
+            wanted = answer.get("UnprocessedKeys", {})
+            if not wanted:
+                return found
+            time.sleep(_PAUSE * 2**attempt)
+        raise RepositoryError("DynamoDB did not return all tickets; try again when the table is less busy")
 
     def page(self, selection: Selection, size: int, after: str | None = None) -> Page:
         """At most `size` of the selected tickets, newest first: the first ones, or those at a `Page.next`.
@@ -303,6 +355,17 @@ class TicketRepository:
 
     def manifest(self, uri: str) -> Manifest:
         """The manifest of the bundle at file:///directory or s3://bucket/prefix. Raises RepositoryError."""
+        return self._manifest(uri)[0]
+
+    def models_of(self, uri: str) -> tuple[str, str]:
+        """The model_version and the embedding_model of the tickets that a bundle enriches. Raises RepositoryError."""
+        manifest, digest = self._manifest(uri)
+        try:
+            return manifest.version(digest), manifest.embedding_model
+        except BundleError as error:
+            raise RepositoryError(str(error)) from error
+
+    def _manifest(self, uri: str) -> tuple[Manifest, str]:
         try:
             return read_bundle_manifest(uri, self._s3)
         except BundleError as error:

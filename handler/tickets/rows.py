@@ -9,8 +9,9 @@ from handler.cli.output import Row, age, moment
 from handler.tickets.drift import Measure
 from handler.tickets.forgetting import Place
 from handler.tickets.repository import URGENCIES, Item
+from handler.tickets.search.indexer import Indexed
 
-__all__ = ["count_rows", "drift_row", "place_row", "ticket_row"]
+__all__ = ["count_rows", "drift_row", "duplicate_row", "indexed_row", "place_row", "ticket_row"]
 
 
 def ticket_row(item: Item, cosine: float | None = None) -> Row:
@@ -33,6 +34,19 @@ def ticket_row(item: Item, cosine: float | None = None) -> Row:
             **texts,
         },
     )
+
+
+def duplicate_row(group: int, cosine: float, item: Item) -> Row:
+    """The row of a ticket in a group of nearly equal ones."""
+    row = ticket_row(item, cosine)
+    return Row({"group": group, **row.data}, [str(group), *row.cells], {"group": str(group), **row.shown})
+
+
+def indexed_row(done: Indexed) -> Row:
+    """The row of what `tickets index` has done."""
+    numbers = {"stored": done.stored, "removed": done.removed, "unchanged": done.unchanged}
+    shown = {name: str(number) for name, number in numbers.items()} | {"left out": str(done.left_out.total())}
+    return Row({**numbers, "left_out": dict(done.left_out)}, list(shown.values()), shown)
 
 
 def place_row(place: Place) -> Row:

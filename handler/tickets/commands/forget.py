@@ -20,6 +20,7 @@ from handler.tickets.rows import place_row
 __all__ = ["AUDIT_FILE", "forget"]
 
 AUDIT_FILE: Final = Path("forgotten.jsonl")
+_KINDS: Final[tuple[Kind, ...]] = ("raw", "enriched", "correction", "item", "dlq", "vector")
 
 
 def forget(
@@ -42,13 +43,13 @@ def forget(
 ) -> None:
     """Remove everything that is stored of a ticket or of a customer's tickets. Without --yes, only list it.
 
-    That is: every version of the raw and of the enriched objects, the corrections, the items in the table, and DLQ
-    messages. Later deliveries, replays and backfills of the tickets are skipped. docs/privacy.md says what this cannot
-    reach. A run that was interrupted can be repeated.
+    That is: every version of the raw and of the enriched objects, the corrections, the items in the table, their
+    entries in the vector index, and DLQ messages. Later deliveries, replays and backfills of the tickets are skipped.
+    docs/privacy.md says what this cannot reach. A run that was interrupted can be repeated.
 
-    Columns in a pipe, separated by tabs: kind (raw, enriched, correction, dlq, item), place, number of versions. --json
-    also prints the totals, on the last line. The DLQ's messages are invisible to other consumers until the command
-    ends.
+    Columns in a pipe, separated by tabs: kind (raw, enriched, correction, dlq, vector, item), place, number of
+    versions. --json also prints the totals, on the last line. The DLQ's messages are invisible to other consumers until
+    the command ends.
 
     Exit code 0: nothing is left (without --yes: it was listed); 1: something is left; 2: the command did not start.
     """
@@ -65,8 +66,7 @@ def forget(
         found, erased = Forgetting(target, stores, polls, shutdown).run(key or [], dry_run=not yes)
         write(map(place_row, erased.places), form_of(as_json=as_json))
         complete = not (shutdown.is_requested or erased.failed_messages or found.other_customers)
-        kinds: tuple[Kind, ...] = ("raw", "enriched", "correction", "item", "dlq")
-        totals = {kind: erased.count(kind) for kind in kinds} | {"complete": complete}
+        totals = {kind: erased.count(kind) for kind in _KINDS} | {"complete": complete}
         if yes:
             _append_audit(audit, "end", {**entry, **totals})
     if as_json:
