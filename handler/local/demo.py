@@ -45,6 +45,7 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Directory of the model bundle.")] = Path(".bundles/compact"),
     count: Annotated[int, typer.Option(help="Number of tickets to send.", min=12, max=2000)] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the generated tickets.")] = 7,
+    *,
     page: Annotated[bool, typer.Option("--page", help="Then serve the triage page until Ctrl-C.")] = False,
 ) -> None:
     """Send tickets through the whole system on this machine and check the outcome of each."""
@@ -102,9 +103,9 @@ def _serve_page(stack: EmbeddedStack, scratch: Path, bundle: Path) -> None:
     tickets = [sys.executable, "-m", "handler.tickets"]
     environment = {**os.environ, **stack.environment(), **index, "BUNDLE_CACHE_DIR": str(scratch)}
     subprocess.run([*tickets, "index"], env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 - our own module
-    with subprocess.Popen([*tickets, "serve", "--port", "0"], env=environment) as server:  # noqa: S603 - our own module
-        with on_shutdown_signal(server.terminate):  # a terminal's Ctrl-C reaches it anyway
-            server.wait()
+    server = subprocess.Popen([*tickets, "serve", "--port", "0"], env=environment)  # noqa: S603 - our own module
+    with server, on_shutdown_signal(server.terminate):  # a terminal's Ctrl-C reaches it anyway
+        server.wait()
 
 
 def _account(

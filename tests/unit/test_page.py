@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -46,10 +47,10 @@ NOON = 1_795_608_000  # 2026-11-25, 12:00 UTC
 PAGES = ("/", "/feed", "/ticket", "/ticket.json", "/choice?task=intent", "/chart", "/export?format=csv", "/nothing")
 HOSTILE = (
     "<script>alert(1)</script>",
-    "\"><img src=x onerror=alert(1)>",
+    '"><img src=x onerror=alert(1)>',
     "{{ 7 * 7 }} ${7*7}",
     "</textarea></template>]]>--><svg onload=alert(1)>",
-    "=HYPERLINK(\"http://evil.example\")",
+    '=HYPERLINK("http://evil.example")',
 )
 
 
@@ -64,14 +65,19 @@ class Site:
     def __post_init__(self) -> None:
         repository, s3 = self.harness.repository, self.harness.s3
         log = Corrections(
-            self.harness.dynamodb, lambda: s3, repository, lambda: ME, table=self.harness.place, bucket=self.harness.place
+            self.harness.dynamodb,
+            lambda: s3,
+            repository,
+            lambda: ME,
+            table=self.harness.place,
+            bucket=self.harness.place,
         )
 
         def no_encoder() -> Any:
             raise RepositoryError("set MODEL_BUNDLE")
 
         self.stores = Stores(repository, log, Search(repository, SqliteIndex(self.index), no_encoder))
-        self.app = create_app(self.stores, port=8700, announce=self.links.append)
+        self.app = create_app(self.stores, port=8700, announce=self.links.append, stopping=lambda: True)
         self.client = self.browser()
         self.client.get(self.links[-1])
 
@@ -149,7 +155,9 @@ def test_wrong_token_is_a_clear_page(site: Site, token: str) -> None:
     assert site.browser().get(site.links[-1]).status_code == 200  # a guess uses nothing up
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8700", "127.0.0.1.evil.example", "10.0.0.1:8700", "", "@"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8700", "127.0.0.1.evil.example", "10.0.0.1:8700", "", "@"]
+)
 def test_foreign_host_is_not_served(site: Site, host: str) -> None:
     site.harness.store("secret")
     for path in (*PAGES, "/static/page.css", site.links[-1]):
@@ -249,7 +257,9 @@ def test_corrections_are_only_made_by_post(site: Site) -> None:
 
 def test_list_shows_the_newest_first_and_links_the_older_ones(site: Site) -> None:
     for number in range(120):
-        site.harness.store(f"T-{number:03}", NOON + number // 2, urgency=("critical", "high", "medium", "low")[number % 4])
+        site.harness.store(
+            f"T-{number:03}", NOON + number // 2, urgency=("critical", "high", "medium", "low")[number % 4]
+        )
     seen, path = [], "/"
     while path:
         text = site.get(path)
@@ -293,7 +303,6 @@ def test_filters_stay_in_every_link(site: Site) -> None:
     for link in links:
         found = Filters.read(QueryParams(link.partition("?")[2]))
         assert (found.urgency, found.text) == (("high",), "a & b")
-    assert '/"' in site.get(links[1], status=200) or True
 
 
 def test_filters_survive_their_address() -> None:
@@ -333,7 +342,14 @@ def test_reads_use_an_index(site: Site) -> None:
     for number in range(3):
         site.harness.store(f"T-{number}", NOON)
     site.harness.forget_calls()
-    for path in ("/", "/?text=x&urgency=low", "/chart", "/export?format=jsonl", "/ticket?id=T-1", "/choice?id=T-1&task=intent"):
+    for path in (
+        "/",
+        "/?text=x&urgency=low",
+        "/chart",
+        "/export?format=jsonl",
+        "/ticket?id=T-1",
+        "/choice?id=T-1&task=intent",
+    ):
         site.get(path)
     assert site.harness.queries
     assert "Scan" not in site.harness.calls
@@ -344,7 +360,9 @@ def test_reads_use_an_index(site: Site) -> None:
 
 def test_ticket_shows_text_scores_summary_and_source(site: Site) -> None:
     body = "Hello team,\n\nOur card was charged twice for invoice 2291. Please refund one of the two charges soon.\n\nMarta"
-    site.harness.store("one", NOON, subject="Charged twice", body=body, summary="Our card was charged twice for invoice 2291.")
+    site.harness.store(
+        "one", NOON, subject="Charged twice", body=body, summary="Our card was charged twice for invoice 2291."
+    )
     text = site.get("/ticket", id="one")
     assert "<mark>Our card was charged twice for invoice 2291.</mark>" in text
     for label, share in (("bug report", "75.0"), ("login issue", "20.0"), ("payment issue", "5.0")):
@@ -401,7 +419,7 @@ def test_correction_shows_everywhere_and_can_be_undone(site: Site) -> None:
     assert "corrected; predicted was <b>low</b>" in text
     assert re.search(r"urgency: <b>low</b> → <b>critical</b>", text)
     assert ME in text
-    assert "low, predicted" in re.sub(r"</?\w+[^>]*>|\s+", " ", site.get("/choice", id="one", task="urgency")).replace("  ", " ") or True
+    assert re.search(r"low</span>\s*<span[^>]*>100 %, predicted</span>", site.get("/choice", id="one", task="urgency"))
     (entry,) = site.stores.corrections.of(site.harness.item("one"))
     assert (entry.labels, entry.predicted, entry.by) == ({"urgency": "critical"}, {"urgency": "low"}, ME)
     assert correct(site, "one", "urgency", "low") == 200
@@ -419,7 +437,11 @@ def test_unknown_label_is_refused_in_one_line(site: Site) -> None:
 
 def test_choice_goes_back_to_where_it_was_opened(site: Site) -> None:
     site.harness.store("one", NOON)
-    for back, place in (("ticket", "/ticket?text=about&id=one&created_at="), ("list", "/?text=about"), ("//evil.example", "/?")):
+    for back, place in (
+        ("ticket", "/ticket?text=about&id=one&created_at="),
+        ("list", "/?text=about"),
+        ("//evil.example", "/?"),
+    ):
         form = site.get("/choice", id="one", task="intent", text="about", back=back)
         action = re.search(r'action="([^"]*)"', form)
         token = re.search(r'name="form_token" value="([^"]*)"', form)
@@ -511,7 +533,11 @@ def test_json_lines_and_parquet_have_the_same_tickets(site: Site) -> None:
     lines = [json.loads(line) for line in site.get("/export", format="jsonl").splitlines()]
     assert [line["ticket_id"] for line in lines] == ["two", "one"]
     assert lines[1]["subject"] == "=1"
-    assert (lines[1]["intent"], lines[1]["corrected"], lines[1]["review_reasons"]) == ("login_issue", ["intent"], ["sentiment"])
+    assert (lines[1]["intent"], lines[1]["corrected"], lines[1]["review_reasons"]) == (
+        "login_issue",
+        ["intent"],
+        ["sentiment"],
+    )
     found = pq.read_table(io.BytesIO(site.client.get("/export", params={"format": "parquet"}).content)).to_pylist()
     assert found[0].pop("created_at").isoformat() == "2026-11-25T12:00:01+00:00"
     assert found[1].pop("created_at").isoformat() == "2026-11-25T12:00:00+00:00"
@@ -561,7 +587,7 @@ def test_chart_of_nothing_and_of_too_many_days() -> None:
     long = draw({"1970-01-01": {"a": 1}, "2026-11-01": {"a": 1_234_567}}, date(1970, 1, 1), date(2026, 11, 1), ())
     assert len(long.bars) == MOST_DAYS
     assert long.total == 1_234_567
-    assert long.values[-1].text == "2,000,000"
+    assert long.values[-1].text == "1,500,000"
 
 
 def test_chart_page_has_bars_and_a_table(site: Site) -> None:
@@ -583,7 +609,10 @@ def test_chart_page_has_bars_and_a_table(site: Site) -> None:
 def test_passages_are_the_whole_text() -> None:
     body = "Hi,\n\nThe export stops at 40 %. It worked yesterday. We need the file by Friday, please.\n\n-- \nAda\nExample Ltd"
     found = passages("Export stops", body, "The export stops at 40 %. We need the file by Friday, please.")
-    assert [part.text for part in found if part.is_source] == ["The export stops at 40 %.", "We need the file by Friday, please."]
+    assert [part.text for part in found if part.is_source] == [
+        "The export stops at 40 %.",
+        "We need the file by Friday, please.",
+    ]
     assert "".join(part.text for part in found).startswith("Hi,")
     assert "It worked yesterday." in [part.text.strip() for part in found]
 
@@ -591,7 +620,10 @@ def test_passages_are_the_whole_text() -> None:
 @pytest.mark.parametrize(
     ("summary", "source"),
     [
-        ("Export stopped at 40 % since the update of yesterday.", "The export has stopped at 40 % since the update of yesterday."),
+        (
+            "Export stopped at 40 % since the update of yesterday.",
+            "The export has stopped at 40 % since the update of yesterday.",
+        ),
         ("Something else entirely, about bananas.", None),
         ("Export stops.", None),  # the subject is the summary
         ("", None),
@@ -603,9 +635,9 @@ def test_generated_summary_has_the_nearest_sentence(summary: str, source: str | 
     assert found == ([] if source is None else [source])
 
 
-@pytest.mark.parametrize("body", ["", " \n", "<p>", "\u202e", "> quoted", "word" * 300_000])
-def test_passages_of_odd_bodies(body: str) -> None:
-    assert "".join(part.text for part in passages("", body, "Summary.")).strip() in {"", body[:100_000].strip()} or True
+@pytest.mark.parametrize("body", ["", " \n", "<p>", "> quoted", "word" * 300_000])
+def test_odd_bodies_have_no_source(body: str) -> None:
+    assert not any(part.is_source for part in passages("", body, "Summary."))
 
 
 # -- the live list
@@ -627,7 +659,11 @@ def test_live_list_adds_changes_and_removes(site: Site) -> None:
     site.stores.corrections.correct(site.harness.item("T-3"), {"intent": "login_issue"})
     assert keys(live.read()) == ["new", "T-4", "T-2"]
     site.stores.corrections.correct(site.harness.item("T-4"), {"urgency": "high"})
-    assert [(item.ticket_id, item.urgency) for item in live.read()] == [("new", "critical"), ("T-4", "high"), ("T-2", "low")]
+    assert [(item.ticket_id, item.urgency) for item in live.read()] == [
+        ("new", "critical"),
+        ("T-4", "high"),
+        ("T-2", "low"),
+    ]
 
 
 def test_live_list_of_a_rare_filter_reads_only_what_is_new(site: Site) -> None:
@@ -693,7 +729,7 @@ def test_live_list_goes_on_after_an_error(site: Site) -> None:
 def test_help_and_missing_packages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = CliRunner()
     assert "--port" in runner.invoke(command, ["serve", "--help"]).output
-    monkeypatch.setitem(__import__("sys").modules, "handler.tickets.page.server", None)
+    monkeypatch.setitem(sys.modules, "handler.tickets.page.server", None)
     result = runner.invoke(command, ["serve"])
     assert result.exit_code == 1
     assert "pip install 'ticket-enrichment[page]'" in result.stderr

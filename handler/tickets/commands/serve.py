@@ -24,9 +24,9 @@ def serve(
     Prints a link that opens the page once, in one browser; when it was used, it prints another one. Nothing else can
     open the page. docs/triage.md lists the keys, the permissions, and how to use the page from another machine.
     """
-    with opened_to_triage() as stores:
+    with opened_to_triage() as (repository, corrections, search):
         try:
-            from handler.tickets.page.server import serve as serve_page
+            from handler.tickets.page import server, views
         except ImportError as error:
             raise RepositoryError(f"{error.name} is missing: pip install 'ticket-enrichment[page]'") from error
         opened: list[str] = []
@@ -39,4 +39,4 @@ def serve(
                     webbrowser.open(link)
             opened.append(link)
 
-        serve_page(stores, port, announce)
+        server.serve(views.Stores(repository, corrections, search), port, announce)

@@ -79,7 +79,11 @@ def parquet_file(items: Iterable[Item]) -> IO[bytes]:
     return file
 
 
-FORMATS: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+FORMATS: Final = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/jsonl",
+    "parquet": "application/vnd.apache.parquet",
+}
 
 
 def _record(item: Item) -> dict[str, Any]:

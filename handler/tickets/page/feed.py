@@ -1,10 +1,10 @@
 """The live list: a stream of server-sent events that says which rows there are, with the HTML of new and changed ones.
 
-    event: rows
-    data: {"keys": ["1790000000/T-1", ...], "html": {"1790000000/T-1": "<tr ...>"}}
+event: rows
+data: {"keys": ["1790000000/T-1", ...], "html": {"1790000000/T-1": "<tr ...>"}}
 
-    event: problem
-    data: "Query: ThrottlingException: ..."
+event: problem
+data: "Query: ThrottlingException: ..."
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ async def events(live: LiveList, filters: Filters, stopping: Callable[[], bool])
         else:
             marks = {row_key(item): row_mark(item) for item in items}
             if list(marks.items()) != list(sent.items()):
-                html = {row_key(item): row(item, filters) for item in items if sent.get(row_key(item)) != row_mark(item)}
+                html = {
+                    row_key(item): row(item, filters) for item in items if sent.get(row_key(item)) != row_mark(item)
+                }
                 yield _event("rows", {"keys": list(marks), "html": html})
                 sent = marks
             else:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -17,17 +17,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from handler.aws.corrections import TASKS
+from handler.tickets.corrections import Corrections
 from handler.tickets.page.chart import draw
 from handler.tickets.page.export import FORMATS, csv_lines, json_lines, parquet_file
 from handler.tickets.page.feed import LiveList, events
 from handler.tickets.page.filters import Filters
 from handler.tickets.page.passages import Passage, passages
 from handler.tickets.page.rendering import known_labels, page, ticket_link
-from handler.tickets.repository import Item, ObjectUnreadable, RepositoryError, Selection, TicketRepository
-
-if TYPE_CHECKING:
-    from handler.tickets.corrections import Corrections
-    from handler.tickets.search import Search
+from handler.tickets.repository import Item, ObjectUnreadable, RepositoryError, TicketRepository
+from handler.tickets.search.query import Search
 
 __all__ = ["Stores", "Views"]
 
@@ -155,7 +153,9 @@ class Views:
         item = self._item(request)
         text = json.dumps(self._stores.repository.whole(item), ensure_ascii=False, indent=2)
         name = re.sub(r"[^\w.-]+", "-", item.ticket_id, flags=re.ASCII)[:100]
-        return Response(text.encode("utf-8", "replace"), headers=_attachment(f"{name}.json"), media_type="application/json")
+        return Response(
+            text.encode("utf-8", "replace"), headers=_attachment(f"{name}.json"), media_type="application/json"
+        )
 
     def chart(self, request: Request) -> Response:
         """The labels of one task per day, of the last 30 days unless the filters say otherwise."""
