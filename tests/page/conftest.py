@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from enrichment import Enricher, EnrichmentData, parse_ticket
 from handler.aws.forgetting import NO_TICKET, item_key
@@ -27,11 +27,13 @@ from handler.tickets.search.location import index_at
 from handler.tickets.similarity import vector_of
 from tests.support.page_tickets import made_up_tickets, made_up_write, store, write_of
 
-TICKETS = 10_000
+TICKETS = 1_500
 LABELLED = 120  # the newest: by the real models, with objects and in the vector index
 DAYS = 30
 # Without these, a headless Chromium reports home.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
 @dataclass
@@ -123,7 +125,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture
 def tab(site: Site, browser: Browser) -> Iterator[Open]:
-    """A function that opens a tab at a path, in a context with the given options. At the end, nothing went wrong in it."""
+    """A function that opens a tab at a path, in a context with the given options. Nothing may go wrong in it."""
     contexts: list[BrowserContext] = []
     problems: list[str] = []
 
@@ -145,3 +147,15 @@ def tab(site: Site, browser: Browser) -> Iterator[Open]:
         context.close()
     # A browser cancels the live list's request when its page is left.
     assert [problem for problem in problems if "/feed" not in problem] == []
+
+
+def live(page: Page) -> Page:
+    """The same page, once its list is live."""
+    expect(page.locator("#state")).to_have_text("Live", timeout=120_000)
+    return page
+
+
+def assert_fits(page: Page) -> None:
+    """Nothing is wider than the window."""
+    scrolled, shown = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert scrolled <= shown

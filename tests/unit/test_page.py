@@ -1,4 +1,4 @@
-"""The triage page: who may use it, what it shows and exports, and what a correction does; on a real table and bucket."""
+"""The triage page: who may use it, what it shows and exports, and what a correction does."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ def test_reads_use_an_index(site: Site) -> None:
 
 
 def test_ticket_shows_text_scores_summary_and_source(site: Site) -> None:
-    body = "Hello team,\n\nOur card was charged twice for invoice 2291. Please refund one of the two charges soon.\n\nMarta"
+    body = "Hello team,\n\nOur card was charged twice for invoice 2291. Please refund one of them soon.\n\nMarta"
     site.harness.store(
         "one", NOON, subject="Charged twice", body=body, summary="Our card was charged twice for invoice 2291."
     )
@@ -596,7 +596,8 @@ def test_chart_page_has_bars_and_a_table(site: Site) -> None:
     text = site.get("/chart", since="2026-11-24", until="2026-11-27", task="urgency")
     assert "5 tickets from 2026-11-24 to 2026-11-27, by urgency" in text
     assert len(re.findall(r'<g class="day">', text)) == 4
-    assert re.findall(r'<th scope="row">(\S+)</th><td class="number">(\d*)</td><td class="number">(\d*)</td>', text) == [
+    cell = r'<td class="number">(\d*)</td>'
+    assert re.findall(rf'<th scope="row">(\S+)</th>{cell}{cell}', text) == [
         ("2026-11-26", "1", "1"), ("2026-11-25", "1", "2"),
     ]  # fmt: skip
     assert "There are no such tickets" in site.get("/chart", since="2020-01-01", until="2020-01-02")
@@ -607,7 +608,7 @@ def test_chart_page_has_bars_and_a_table(site: Site) -> None:
 
 
 def test_passages_are_the_whole_text() -> None:
-    body = "Hi,\n\nThe export stops at 40 %. It worked yesterday. We need the file by Friday, please.\n\n-- \nAda\nExample Ltd"
+    body = "Hi,\n\nThe export stops at 40 %. It worked yesterday. We need the file by Friday, please.\n\n-- \nAda"
     found = passages("Export stops", body, "The export stops at 40 %. We need the file by Friday, please.")
     assert [part.text for part in found if part.is_source] == [
         "The export stops at 40 %.",

@@ -90,7 +90,8 @@ class Filters:
 
     def without(self, name: str) -> Filters:
         """The same filters without one of them, on the first page."""
-        return replace(self, **{name: () if name == "urgency" else "", "after": ""})
+        changes: dict[str, Any] = {name: () if name == "urgency" else "", "after": ""}
+        return replace(self, **changes)
 
     def in_force(self) -> list[tuple[str, str]]:
         """The names and values of the filters that are set."""

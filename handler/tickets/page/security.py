@@ -1,7 +1,7 @@
 """Who may use the page.
 
-The page shows customers' texts and can change labels, and every program and web page on this machine can reach its port.
-So, for every request:
+The page shows customers' texts and can change labels, and every program and every open web page can reach its port. So,
+for every request:
 
 - the Host must be this machine's: otherwise a foreign domain that resolves to 127.0.0.1 (DNS rebinding) could read it;
 - a session cookie must be present (HttpOnly, SameSite=Strict). The link in the terminal carries a token that can be

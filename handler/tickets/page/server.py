@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -44,10 +46,17 @@ def serve(stores: Stores, port: int, announce: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=_GRACE,
             ws="none",
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
         # uvicorn handles the signals, and then raises them again for whoever handled them before.
         with on_shutdown_signal(lambda: None):
             asyncio.run(server.serve(sockets=[listener]))
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A request that is cut off now is no error.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        super().handle_exit(sig, frame)
 
 
 def _listening(port: int) -> socket.socket:
