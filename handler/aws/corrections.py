@@ -41,7 +41,7 @@ def with_corrections(item: Mapping[str, Any], decisions: Mapping[str, Any]) -> d
         )
         decided = {name: decision["M"][name] for name in ("label", "by", "at")}
         corrections[task] = {"M": {**predicted, **decided}}
-        labels |= {task: decided["label"], f"{task}_confidence": {"N": "1.0"}}
+        labels |= {task: decided["label"], f"{task}_confidence": {"N": "1"}}
     all_decided = corrections.keys() >= set(TASKS)
     left = [reason for reason in reasons if reason not in corrections and not (reason == "language" and all_decided)]
     event = {}

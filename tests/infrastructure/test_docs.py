@@ -60,6 +60,8 @@ ELSEWHERE = {
     r"tickets serve.*": ("tests/integration/test_page.py", '"serve"'),
     r"make demo PAGE=1": ("tests/integration/test_page.py", '"--page"'),
     r"tickets show.*": ("tests/integration/test_tickets.py", '"show"'),
+    r"tickets correct .*": ("tests/integration/test_corrections.py", '"correct"'),
+    r"tickets corrections.*": ("tests/integration/test_corrections.py", '"corrections"'),
 }
 HERE = {"make", ".venv/bin/python -m enrichment tickets.jsonl > enriched.jsonl"}
 

@@ -350,14 +350,18 @@ def buckets_are_private_and_the_enriched_one_versioned(template: Template) -> No
 
 
 @rule
-def table_is_keyed_by_ticket_and_by_urgency(template: Template) -> None:
+def table_is_keyed_by_ticket_and_its_indexes_by_urgency_and_day(template: Template) -> None:
     table = of(template, "TicketTable")
-    (index,) = table["GlobalSecondaryIndexes"]
     types = {each["AttributeName"]: each["AttributeType"] for each in table["AttributeDefinitions"]}
-    assert types == {"ticket_id": "S", "created_at": "N", "urgency": "S"}
-    for schema, hashed in ((table["KeySchema"], "ticket_id"), (index["KeySchema"], "urgency")):
+    assert types == {"ticket_id": "S", "created_at": "N", "urgency": "S", "day": "S"}
+    schemas = {each["IndexName"]: each["KeySchema"] for each in table["GlobalSecondaryIndexes"]}
+    assert schemas.keys() == {"urgency-index", "day-index"}
+    for schema, hashed in (
+        (table["KeySchema"], "ticket_id"),
+        *((schemas[f"{n}-index"], n) for n in ("urgency", "day")),
+    ):
         assert [(key["AttributeName"], key["KeyType"]) for key in schema] == [(hashed, "HASH"), ("created_at", "RANGE")]
-    assert (index["IndexName"], table["BillingMode"]) == ("urgency-index", "PAY_PER_REQUEST")
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
     assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] is True
     assert table["SSESpecification"]["SSEEnabled"] is True
 
@@ -500,7 +504,11 @@ VIOLATIONS: list[tuple[Rule, str, object]] = [
     (snapstart_requires_default_tmp, "Rules/SnapshotsHoldLittle/Assertions", []),
     (buckets_are_private_and_the_enriched_one_versioned, "EnrichedBucket/VersioningConfiguration/Status", "Suspended"),
     (buckets_are_private_and_the_enriched_one_versioned, "RawBucket/PublicAccessBlockConfiguration", {}),
-    (table_is_keyed_by_ticket_and_by_urgency, "TicketTable/GlobalSecondaryIndexes/0/KeySchema/0/AttributeName", "a"),
+    (
+        table_is_keyed_by_ticket_and_its_indexes_by_urgency_and_day,
+        "TicketTable/GlobalSecondaryIndexes/0/KeySchema/0/AttributeName",
+        "a",
+    ),
     (result_events_are_off_and_the_pipe_is_bounded, "Parameters/ResultEvents/Default", "bus"),
     (result_events_are_off_and_the_pipe_is_bounded, f"{STREAM}/MaximumRetryAttempts", -1),
     (result_events_are_off_and_the_pipe_is_bounded, f"{STREAM}/MaximumRecordAgeInSeconds", -1),

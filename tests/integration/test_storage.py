@@ -200,6 +200,7 @@ def test_item_has_the_summary_fields_and_no_embedding(sink_of_aws: AwsTicketSink
         "language": "en",
         "content_sha256": "s",
         "model_version": "fake@1",
+        "day": "2026-11-20",
         "source_modified": 1_795_166_000_123,
         "event": {
             "id": found["event"]["id"],

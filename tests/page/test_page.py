@@ -227,7 +227,9 @@ def test_touch_on_a_phone(tab: Open, site: Site) -> None:
     page.get_by_text("Filters", exact=True).tap()
     page.get_by_label("Text").fill("touched")
     page.get_by_role("button", name="Apply").tap()
-    row(page, "touched").locator(".c-intent").tap()  # the whole card opens the ticket
+    card = row(page, "touched").locator(".c-intent").bounding_box()
+    assert card is not None
+    page.touchscreen.tap(card["x"] + 5, card["y"] + 5)  # the whole card opens the ticket
     page.locator("section", has=page.get_by_role("heading", name="Urgency")).get_by_role("link", name="Correct").tap()
     page.get_by_role("dialog").get_by_role("button", name="high").tap()
     expect(page.locator(".ticket-head .chip.urgency")).to_contain_text("high")
@@ -290,7 +292,7 @@ def test_hostile_tickets_neither_run_nor_break_the_layout(tab: Open, site: Site,
     for name in (*names, huge):
         item = item_of(site, name)
         page.goto(f"{site.address}/ticket?id={name}&created_at={item.created_at}", wait_until="domcontentloaded")
-        expect(page.get_by_role("heading", name="Summary")).to_be_visible()
+        expect(page.get_by_role("heading", name="Summary", exact=True)).to_be_visible()
         assert_fits(page)
         page.keyboard.press("i")
         expect(page.get_by_role("dialog")).to_be_visible()

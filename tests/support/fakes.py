@@ -338,7 +338,7 @@ class FakeModels:
             summary="A summary.",
             processed_at="2026-11-20T09:00:00.000Z",
             model_version=self.version,
-            scores={},
+            scores={"sentiment": {"NEGATIVE": 0.1, "NEUTRAL": 0.8, "POSITIVE": 0.1}},
             needs_review=False,
             language="en",
             truncated=[],

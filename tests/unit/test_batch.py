@@ -297,6 +297,18 @@ def test_an_inline_id_whose_key_is_too_long_is_rejected(
         assert "S3 allows 1024" in reason["detail"]
 
 
+def test_raw_ticket_with_a_key_of_the_log_of_corrections_is_rejected(harness: FakeHarness) -> None:
+    key, similar = f"corrections/{'a' * 64}/1000/000001.json", "corrections/2026/000001.json"
+    for name in (key, similar):
+        put(harness, name)
+    answer = harness.invoke(event(record(notification(key)), record(notification(similar), "similar")))
+    assert (outcomes(answer), outcomes(answer, "similar")) == (["rejected"], ["done"])
+    (reason,), code = rejection(harness)
+    assert code == "key_reserved"
+    assert "store the ticket under another key" in reason["detail"]
+    assert harness.source.fetched == [similar]
+
+
 def test_many_records_in_one_message_leave_its_neighbours_alone(harness: FakeHarness) -> None:
     put(harness, "good")
     many = record(notification(*map(str, range(8000))), "many")

@@ -400,7 +400,7 @@ def test_correction_survives_when_the_ticket_is_enriched_again(harness: Harness,
         update={"predicted": "payment_issue", "confidence": 0.5, "uncertain": True}
     )
     event = event_of_item(stored(harness, "T-1"))
-    assert (event.intent, event.confidence.intent, event.review_reasons.intent) == ("login_issue", "1.0", False)
+    assert (event.intent, event.confidence.intent, event.review_reasons.intent) == ("login_issue", "1", False)
     assert event.change == ("updated" if "body" in again else "enriched_again")
     whole = harness.repository.whole(item)["enrichment"]
     assert (whole["intent"], whole["sentiment"]) == ("payment_issue", "NEUTRAL")

@@ -23,6 +23,7 @@ from handler.dlq.options import Options
 from handler.metrics import make_logger
 from handler.settings import Settings
 from handler.tickets.command import app
+from handler.tickets.corrections import log_prefix
 from handler.tickets.forgetting import Forgetting, Stores, Target
 from tests.support.fakes import FakeDeadLetters, FakeMetrics, FakeModels, context, event, notification, record, ticket
 from tests.support.mocked_aws import mocked_aws
@@ -214,6 +215,9 @@ def fill(harness: Harness) -> None:
     harness.store("a.json.old", ticket("T-10"))
     harness.store("b.json", ticket("T-2", customer_id="C-2"))
     harness.store("c.json", ticket("T-3"))
+    for name, label in (("T-1", "POSITIVE"), ("T-1", "NEGATIVE"), ("T-2", "POSITIVE")):
+        corrected = CliRunner().invoke(app, ["correct", name, "--sentiment", label])
+        assert corrected.exit_code == 0, corrected.output
     harness.put("broken.json", b'{"ticket_id": "T-1", "body": "' + SECRET.encode())
     harness.put("invalid.json", ticket("T-1", created_at="yesterday", body=SECRET))
     harness.put("other.json", ticket("T-4", created_at="yesterday"))
@@ -250,6 +254,7 @@ def is_forgotten(harness: Harness) -> None:
         "a.json.old": 1,
         "b.json": 1,
         "c.json": 1,
+        f"{log_prefix('T-2')}1795165200/000001.json": 1,
     }
     assert stored["raw"].keys() == {"a.json.old", "b.json", "c.json", "other.json"}
     assert harness.tickets() == {(name, "1795165200") for name in ("T-10", "T-2", "T-3")}
@@ -260,11 +265,12 @@ def test_everything_of_a_ticket_is_removed_and_nothing_else(harness: Harness) ->
     fill(harness)
     totals = harness.forget("T-1")
     is_forgotten(harness)
-    numbers = {name: totals[name] for name in ("tickets", "raw", "enriched", "item", "dlq", "shared_messages")}
-    assert numbers == {"tickets": 1, "raw": 3, "enriched": 3, "item": 2, "dlq": 6, "shared_messages": 1}
+    numbers = {name: totals[name] for name in ("tickets", "raw", "enriched", "correction", "item", "dlq")}
+    assert numbers == {"tickets": 1, "raw": 3, "enriched": 3, "correction": 2, "item": 2, "dlq": 6}
+    assert totals["shared_messages"] == 1
     assert totals["complete"]
     again = harness.forget("T-1")
-    assert [again[name] for name in ("raw", "enriched", "item", "dlq")] == [0, 0, 0, 0]
+    assert [again[name] for name in ("raw", "enriched", "correction", "item", "dlq")] == [0] * 5
 
 
 def test_dry_run_changes_nothing_and_lists_what_is_removed(harness: Harness) -> None:
@@ -283,6 +289,8 @@ def test_dry_run_changes_nothing_and_lists_what_is_removed(harness: Harness) -> 
     place = harness.place
     assert {"kind": "enriched", "place": f"s3://{place}/a.json", "versions": 2} in rows
     assert {"kind": "item", "place": f"{place}/T-1/7", "versions": 1} in rows
+    log = f"s3://{place}/{log_prefix('T-1')}1795165200/000001.json"
+    assert {"kind": "correction", "place": log, "versions": 1} in rows
 
 
 def test_later_deliveries_are_skipped(harness: Harness) -> None:
@@ -371,7 +379,8 @@ def test_customer(harness: Harness) -> None:
     totals = harness.forget("--customer", "C-1")
     assert (totals["tickets"], totals["item"]) == (5, 4)  # T-1, T-10 and T-3; T-4 and T-5 only from the DLQ
     assert harness.tickets() == {("T-2", "1795165200")}
-    assert harness.versions(f"{harness.place}-raw").keys() == harness.versions(harness.place).keys() == {"b.json"}
+    assert harness.versions(f"{harness.place}-raw").keys() == {"b.json"}
+    assert harness.versions(harness.place).keys() == {"b.json", f"{log_prefix('T-2')}1795165200/000001.json"}
     assert harness.deliver(harness.notify("c.json"), ticket("T-5")) == ["skipped", "skipped"]
     # The customer may come back.
     assert harness.deliver(ticket("T-6")) == ["done"]
@@ -452,6 +461,22 @@ def test_raw_object_is_found_although_a_delivery_erased_the_item(harness: Harnes
     assert "k.json" not in json.dumps(harness.everything())
 
 
+def test_correction_of_a_ticket_that_is_forgotten_meanwhile_goes_with_the_next_run(harness: Harness) -> None:
+    harness.store("T-1.json", ticket("T-1", body=SECRET))
+
+    def forget(name: str, params: dict[str, Any]) -> None:
+        if name == "PutObject" and params["Key"].startswith("corrections/"):
+            harness.before = lambda _name, _params: None
+            harness.forget_meanwhile("T-1")
+
+    harness.before = forget
+    result = CliRunner().invoke(app, ["correct", "T-1", "--sentiment", "POSITIVE"])
+    assert (result.exit_code, "run `tickets forget` for it again" in result.stderr) == (1, True)
+    assert (harness.tickets(), len(harness.versions(harness.place))) == (set(), 1)
+    assert harness.forget("T-1")["correction"] == 1
+    assert harness.versions(harness.place) == {}
+
+
 @pytest.mark.parametrize("moment", ["PutItem", "GetItem"])
 def test_batch_that_was_killed_leaves_nothing_after_its_retry(harness: Harness, moment: str) -> None:
     """The ticket is forgotten before a call of the batch, which is killed there, and delivered again."""
@@ -506,7 +531,16 @@ def test_audit_lines_say_who_forgot_what_and_when(harness: Harness) -> None:
     arn = harness.clients["sts"].get_caller_identity()["Arn"]
     same = {"target": "ticket", "sha256": name_hash("ticket", "T-1"), "by": arn}
     assert begin == {"event": "begin", **same}
-    assert end == {"event": "end", **same, "raw": 3, "enriched": 3, "item": 2, "dlq": 6, "complete": True}
+    assert end == {
+        "event": "end",
+        **same,
+        "raw": 3,
+        "enriched": 3,
+        "correction": 2,
+        "item": 2,
+        "dlq": 6,
+        "complete": True,
+    }
     assert [(line["event"], line["target"]) for line in more] == [("begin", "customer"), ("end", "customer")]
     assert "T-1" not in (harness.folder / "audit.jsonl").read_text()
 

@@ -37,6 +37,7 @@ if (before && list) (subject(rows().find((row) => row.dataset.key === before)) ?
 
 // Correcting a label: the form of /choice in a dialog.
 async function choose(address) {
+  dialog.dataset.key = focused()?.dataset.key ?? ""; // what gets the focus when the page was loaded again
   const answer = await fetch(`${address}&fragment=1`);
   if (!answer.ok) return location.assign(address); // which shows the error
   dialog.innerHTML = await answer.text();
