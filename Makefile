@@ -141,8 +141,9 @@ test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build whole bundles with the
 test-nix: $(VENV)/.dev  ## Evaluate the Nix expressions of .flox/pkgs
 	$(BIN)/python -m pytest tests/nix
 
-test-page: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Test the triage page in Chromium; PICTURES=docs/images updates the README's
-	$(BIN)/python -m pytest tests/page $(if $(PICTURES),--pictures $(PICTURES))
+test-page: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Test the triage page in Chromium; PICTURES=docs/images keeps its pictures
+	$(BIN)/python -m pytest tests/page
+	$(if $(PICTURES),cp $(addprefix build/page/page-,list.png list-phone.png ticket.png chart-dark.png) $(PICTURES))
 
 test-prometheus: $(VENV)/.dev  ## Test the alerts of deploy/kubernetes/monitoring with promtool
 	$(BIN)/python -m pytest tests/prometheus

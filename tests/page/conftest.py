@@ -27,7 +27,7 @@ from handler.tickets.search.location import index_at
 from handler.tickets.similarity import vector_of
 from tests.support.page_tickets import made_up_tickets, made_up_write, store, write_of
 
-TICKETS = 1_500
+TICKETS = 10_000
 LABELLED = 120  # the newest: by the real models, with objects and in the vector index
 DAYS = 30
 # Without these, a headless Chromium reports home.

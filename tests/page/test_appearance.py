@@ -1,11 +1,7 @@
-"""How the page looks, in light and dark, on a desktop and a phone: pictures, and what axe-core finds.
-
-The pictures are written to build/page, or to PICTURES. Their names begin the file names in docs/images.
-"""
+"""How the page looks, in light and dark, on a desktop and a phone: pictures in build/page, and what axe-core finds."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.page.conftest import PHONE, Open, Site, assert_fits, live
 
-PICTURES = Path(os.environ.get("PICTURES") or "build/page")
+PICTURES = Path(__file__).resolve().parents[2] / "build" / "page"
 LARGEST = 300_000  # bytes of a picture
 
 

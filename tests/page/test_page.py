@@ -118,9 +118,14 @@ def test_hidden_tab_pauses(tab: Open, site: Site) -> None:
 
 def corrections(site: Site) -> Corrections:
     outputs, s3 = site.stack.outputs, site.stack.client("s3")
-    dynamodb = site.stack.client("dynamodb")
-    places = {"table": outputs["TableName"], "bucket": outputs["EnrichedBucket"]}
-    return Corrections(dynamodb, lambda: s3, site.repository, lambda: "arn:aws:iam::1:user/other", **places)
+    return Corrections(
+        site.stack.client("dynamodb"),
+        lambda: s3,
+        site.repository,
+        lambda: "arn:aws:iam::1:user/other",
+        table=outputs["TableName"],
+        bucket=outputs["EnrichedBucket"],
+    )
 
 
 def test_keys_move_open_and_correct(tab: Open, site: Site) -> None:
