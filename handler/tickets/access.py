@@ -69,7 +69,6 @@ class AccessSettings(BaseSettings):
 
     table_name: Annotated[str, Field(min_length=1)]
     enriched_bucket: Annotated[str, Field(min_length=1)]
-    vector_index: str | None = None
     aws_endpoint_url: HttpUrl | None = None
 
 
@@ -79,7 +78,13 @@ class CorrectSettings(AccessSettings):
     result_webhook: str | None = None
 
 
-class SearchSettings(AccessSettings):
+class IndexSettings(AccessSettings):
+    """The settings of commands that use the vector index. VECTOR_INDEX: see handler.tickets.search.location."""
+
+    vector_index: str | None = None
+
+
+class SearchSettings(IndexSettings):
     """The settings of `tickets search`."""
 
     model_bundle: str = ""
@@ -90,7 +95,7 @@ class TriageSettings(CorrectSettings, SearchSettings):
     """The settings of `tickets serve`."""
 
 
-class ForgetSettings(AccessSettings):
+class ForgetSettings(IndexSettings):
     """The settings of `tickets forget`."""
 
     raw_bucket: Annotated[str, Field(min_length=1)]
@@ -203,7 +208,7 @@ def _search(
     return Search(repository, _index(settings, client), open_encoder)
 
 
-def _index(settings: AccessSettings, client: Callable[[str], Any]) -> VectorIndex:
+def _index(settings: IndexSettings, client: Callable[[str], Any]) -> VectorIndex:
     endpoint = settings.aws_endpoint_url
     return index_at(
         settings.vector_index,

@@ -53,6 +53,7 @@ def main() -> int:
     per_ticket(bundle)
     throughput(bundle, models)
     memory(bundle)
+    search(bundle)
     start(bundle, models)
     print_profile(bundle)
     packages()
@@ -159,6 +160,20 @@ def memory(bundle: Path) -> None:
     peak, growth = metrics["peak_mb"], metrics["after_1000"] / metrics["after_200"]
     report("compact, peak memory over 1,000 tickets", f"{peak:.0f} MB", "under 400 MB", peak < 400)
     report("  memory after 1,000 tickets compared with after 200", f"{growth:.2f} times", "at most 1.1", growth <= 1.1)
+
+
+def search(bundle: Path) -> None:
+    """Recall, time and memory of searches among 100,000 vectors in SQLite, and the time to group them."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = json_of("tests.bench.search", "build", str(bundle), folder)
+        found = json_of("tests.bench.search", "query", str(bundle), folder)
+    for what in ("words", "tickets"):
+        recall = found[f"recall_{what}"]
+        report(f"search of 100,000 vectors by {what}, recall@10", f"{recall:.3f}", "at least 0.95", recall >= 0.95)
+    cpu, elapsed, peak = found["milliseconds"], found["elapsed_milliseconds"], found["peak_mb"]
+    report("  median CPU time with the encoder", f"{cpu:.0f} ms (elapsed: {elapsed:.0f} ms)", "under 100 ms", cpu < 100)
+    report("  peak memory with the encoder", f"{peak:.0f} MB", "under 500 MB", peak < 500)
+    sys.stdout.write(f"        built in {built['build']:.0f} s, grouped in {built['duplicates']:.0f} s\n")
 
 
 def start(bundle: Path, models: Path) -> None:

@@ -25,6 +25,9 @@ from handler.settings import Settings
 from handler.tickets.command import app
 from handler.tickets.corrections import log_prefix
 from handler.tickets.forgetting import Forgetting, Stores, Target
+from handler.tickets.repository import TicketRepository
+from handler.tickets.search.indexer import Indexer
+from handler.tickets.search.sqlite import SqliteIndex
 from tests.support.fakes import FakeDeadLetters, FakeMetrics, FakeModels, context, event, notification, record, ticket
 from tests.support.mocked_aws import mocked_aws
 
@@ -54,6 +57,13 @@ class Harness:
         self.metrics = FakeMetrics()
         self.dead_letters = FakeDeadLetters()
         self.dlq_url = self.clients["sqs"].create_queue(QueueName=self.place)["QueueUrl"]
+        self.index = SqliteIndex(self.folder / f"{self.place}.{self.place}.sqlite")
+
+    def update_index(self) -> None:
+        repository = TicketRepository(
+            self.clients["dynamodb"], lambda: self.clients["s3"], table=self.place, bucket=self.place
+        )
+        Indexer(repository, self.index, {self.models.version: "encoder@000000000000"}).reconcile()
 
     def build(self, **settings: Any) -> Handler:
         return build(
@@ -107,7 +117,7 @@ class Harness:
         """As `forget`, while another thread is in the middle of something: the command needs the main thread."""
         place, before, self.before = self.place, self.before, lambda _name, _params: None
         dlq = Queue(self.clients["sqs"], self.dlq_url)
-        stores = Stores(self.clients["dynamodb"], self.clients["s3"], dlq, place, f"{place}-raw", place)
+        stores = Stores(self.clients["dynamodb"], self.clients["s3"], dlq, place, f"{place}-raw", place, self.index)
         Forgetting(Target("ticket", ticket_id), stores, Options(empty_polls=1), Shutdown(0)).run([], dry_run=False)
         self.before = before
 
@@ -153,6 +163,7 @@ class Harness:
             "enriched": self.versions(self.place),
             "items": sorted(self.items(), key=json.dumps),
             "dlq": self.dlq(),
+            "vectors": sorted(self.index.all_keys()),
         }
 
     def audit(self) -> list[dict[str, Any]]:
@@ -184,6 +195,7 @@ def harness(
     clients["s3"].put_bucket_versioning(Bucket=place, VersioningConfiguration={"Status": "Enabled"})
     made = Harness(clients, place, tmp_path)
     names = {"TABLE_NAME": place, "ENRICHED_BUCKET": place, "RAW_BUCKET": f"{place}-raw", "DLQ_URL": made.dlq_url}
+    names |= {"VECTOR_INDEX": f"sqlite://{tmp_path}"}
     for name, value in names.items():
         monkeypatch.setenv(name, value)
 
@@ -233,6 +245,8 @@ def fill(harness: Harness) -> None:
         harness.dead(body)
     for body in others(harness):
         harness.dead(body)
+    harness.update_index()
+    assert len(list(harness.index.all_keys())) == 5
 
 
 def others(harness: Harness) -> list[Any]:
@@ -258,6 +272,7 @@ def is_forgotten(harness: Harness) -> None:
     }
     assert stored["raw"].keys() == {"a.json.old", "b.json", "c.json", "other.json"}
     assert harness.tickets() == {(name, "1795165200") for name in ("T-10", "T-2", "T-3")}
+    assert [key.ticket_id for key in stored["vectors"]] == ["T-10", "T-2", "T-3"]
     assert stored["dlq"] == sorted(body if isinstance(body, str) else json.dumps(body) for body in others(harness))
 
 
@@ -265,8 +280,8 @@ def test_everything_of_a_ticket_is_removed_and_nothing_else(harness: Harness) ->
     fill(harness)
     totals = harness.forget("T-1")
     is_forgotten(harness)
-    numbers = {name: totals[name] for name in ("tickets", "raw", "enriched", "correction", "item", "dlq")}
-    assert numbers == {"tickets": 1, "raw": 3, "enriched": 3, "correction": 2, "item": 2, "dlq": 6}
+    numbers = {name: totals[name] for name in ("tickets", "raw", "enriched", "correction", "item", "vector", "dlq")}
+    assert numbers == {"tickets": 1, "raw": 3, "enriched": 3, "correction": 2, "item": 2, "vector": 2, "dlq": 6}
     assert totals["shared_messages"] == 1
     assert totals["complete"]
     again = harness.forget("T-1")
@@ -289,6 +304,7 @@ def test_dry_run_changes_nothing_and_lists_what_is_removed(harness: Harness) -> 
     place = harness.place
     assert {"kind": "enriched", "place": f"s3://{place}/a.json", "versions": 2} in rows
     assert {"kind": "item", "place": f"{place}/T-1/7", "versions": 1} in rows
+    assert {"kind": "vector", "place": f"{harness.index.place}/T-1/7", "versions": 1} in rows
     log = f"s3://{place}/{log_prefix('T-1')}1795165200/000001.json"
     assert {"kind": "correction", "place": log, "versions": 1} in rows
 
@@ -442,6 +458,25 @@ def test_ticket_that_is_being_enriched_does_not_come_back(harness: Harness, mome
     assert harness.tickets() == set()
 
 
+@pytest.mark.parametrize("moment", range(4))
+def test_ticket_that_is_being_indexed_does_not_come_back(harness: Harness, moment: int) -> None:
+    """The ticket is forgotten just before one of the calls by which `tickets index` reads it and looks once more."""
+    harness.store("T-1.json", ticket("T-1", body=SECRET))
+    harness.store("T-2.json", ticket("T-2"))
+    calls: list[str] = []
+
+    def forget(name: str, _params: dict[str, Any]) -> None:
+        calls.append(name)
+        if calls.count("BatchGetItem") + calls.count("GetObject") == moment + 1 and "forgotten" not in calls:
+            calls.append("forgotten")
+            harness.forget_meanwhile("T-1")
+
+    harness.before = forget
+    harness.update_index()
+    assert "forgotten" in calls
+    assert [key.ticket_id for key in harness.index.all_keys()] == ["T-2"]
+
+
 @pytest.mark.parametrize("target", [("T-1",), ("--customer", "C-1")], ids=["ticket", "customer"])
 def test_raw_object_is_found_although_a_delivery_erased_the_item(harness: Harness, target: tuple[str, ...]) -> None:
     """A run is killed after it wrote the tombstone, and a replay makes the function remove the item."""
@@ -531,16 +566,8 @@ def test_audit_lines_say_who_forgot_what_and_when(harness: Harness) -> None:
     arn = harness.clients["sts"].get_caller_identity()["Arn"]
     same = {"target": "ticket", "sha256": name_hash("ticket", "T-1"), "by": arn}
     assert begin == {"event": "begin", **same}
-    assert end == {
-        "event": "end",
-        **same,
-        "raw": 3,
-        "enriched": 3,
-        "correction": 2,
-        "item": 2,
-        "dlq": 6,
-        "complete": True,
-    }
+    numbers = {"raw": 3, "enriched": 3, "correction": 2, "item": 2, "dlq": 6, "vector": 2}
+    assert end == {"event": "end", **same, **numbers, "complete": True}
     assert [(line["event"], line["target"]) for line in more] == [("begin", "customer"), ("end", "customer")]
     assert "T-1" not in (harness.folder / "audit.jsonl").read_text()
 

@@ -6,19 +6,18 @@ botocore's Stubber, which checks each request against the service's model. Nothi
 
 from __future__ import annotations
 
-import json
 import math
 import stat
 import sys
 from array import array
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import boto3
 import numpy as np
-import numpy.typing as npt
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 from botocore.stub import ANY, Stubber
@@ -31,9 +30,8 @@ from handler.tickets.search.location import index_at
 from handler.tickets.search.s3vectors import S3VectorsIndex
 from handler.tickets.search.sqlite import SqliteIndex
 from tests.support.mocked_aws import mocked_aws
+from tests.support.vectors import around, embed, exact_nearest, labelled_texts
 
-Floats = npt.NDArray[np.float32]
-REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL, OTHER = "mini@0123456789ab", "large@ba9876543210"
 BUCKETS = count(1)
 
@@ -149,37 +147,19 @@ def encoder(bundle: Path) -> Encoder:
     return Encoder.open(Bundle.open(bundle))
 
 
-@pytest.fixture(scope="module")
-def texts() -> list[dict[str, str]]:
-    lines = (REPOSITORY / "enrichment" / "export" / "tickets.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[::10]]
-
-
-def embed(encoder: Encoder, texts: list[str]) -> Floats:
-    batches = [encoder.tokenize(texts[start : start + 16]) for start in range(0, len(texts), 16)]
-    return np.array([one.embedding for batch in batches for one in encoder.encode(batch, [[]] * len(batch))])
-
-
-def test_nearest_agree_with_brute_force(sqlite: SqliteIndex, encoder: Encoder, texts: list[dict[str, str]]) -> None:
-    real = embed(encoder, [f"{text['subject']}. {text['body']}" for text in texts])
-    # 20,000 tickets around the real ones: each between a few of them, so that there are dense and empty regions.
-    chance = np.random.default_rng(5)
-    parts = real[chance.integers(len(real), size=(3, 20_000))]
-    shares = chance.uniform(0.1, 0.5, (20_000, 1)).astype(np.float32)
-    vectors = parts[0] * (1 - shares) + parts[1] * shares + 0.2 * shares * parts[2]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+def test_nearest_agree_with_brute_force(sqlite: SqliteIndex, encoder: Encoder) -> None:
+    texts = labelled_texts(10)
+    vectors = around(embed(encoder, [text for _, text in texts]), 20_000)
     sqlite.put([Entry(Key(str(row), row), "v1", MODEL, vector.tolist()) for row, vector in enumerate(vectors)])
-
-    words = embed(encoder, [text["subject"] or text["body"][:40] for text in texts[::5]])
+    words = embed(encoder, [words for words, _ in texts[::5]])
     for queries, least in ((words, 0.95), (vectors[::400], 0.99)):
-        exact = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
         shared = []
-        for query, wanted in zip(queries, exact, strict=True):
+        for query, nearest in zip(queries, exact_nearest(queries, vectors, 10), strict=True):
             found = sqlite.nearest(MODEL, query.tolist(), 10)
             cosines = [float(vectors[one.key.created_at] @ query) for one in found]
             assert [one.cosine for one in found] == pytest.approx(cosines, abs=1e-5)
             assert cosines == sorted(cosines, reverse=True)
-            shared.append(len({one.key.created_at for one in found} & set(wanted.tolist())))
+            shared.append(len({one.key.created_at for one in found} & nearest))
         assert sum(shared) / (10 * len(shared)) >= least
 
 
@@ -210,6 +190,15 @@ def test_failed_put_changes_nothing(sqlite: SqliteIndex) -> None:
     assert (list(sqlite.all_keys()), sqlite.mark()) == ([Key("a", 1)], 1)
 
 
+def test_processes_that_create_the_file_at_the_same_time_share_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "tickets.sqlite"
+    indexes = [SqliteIndex(path) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: indexes[number].put([entry(f"t{number}")]), range(8)))
+    assert sorted(key.ticket_id for key in indexes[0].all_keys()) == [f"t{number}" for number in range(8)]
+    assert [file.name for file in path.parent.iterdir() if not file.name.startswith(path.name)] == []
+
+
 def test_other_process_reads_while_one_writes(tmp_path: Path) -> None:
     writer, reader = SqliteIndex(tmp_path / "tickets.sqlite"), SqliteIndex(tmp_path / "tickets.sqlite")
     writer.put([entry("a")])
@@ -227,7 +216,7 @@ def test_other_process_reads_while_one_writes(tmp_path: Path) -> None:
             lambda path: path.write_bytes(b"no database, but a text that is long enough to be taken for one" * 20),
             "file is not a database",
         ),
-        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.mkdir(), "unable to open database file"),
         (lambda path: _of_version(path, 99), "is of another version"),
     ],
     ids=["text", "directory", "version"],

@@ -11,10 +11,11 @@ APSW brings its own SQLite, because Python's is often built without support for 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -203,30 +204,44 @@ class SqliteIndex:
 
 
 def _open(path: Path) -> apsw.Connection:
-    """Opens or creates the file. Raises RepositoryError."""
+    """Opens the file, or creates it. Raises RepositoryError."""
     try:
         import apsw
         import sqlite_vec
     except ImportError as error:
         raise RepositoryError(_MISSING) from error
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        database = apsw.Connection(str(path))
+        if not path.exists():
+            _create(path)
+        database = apsw.Connection(str(path), apsw.SQLITE_OPEN_READWRITE)
         database.set_busy_timeout(_PATIENCE)
         database.enable_load_extension(enable=True)
         database.load_extension(sqlite_vec.loadable_path())
         database.enable_load_extension(enable=False)
-        database.pragma("journal_mode", "wal")
         database.pragma("secure_delete", "on")  # an embedding says what a text is about
-        with database:
-            if database.pragma("user_version") == 0:
-                database.execute(_SCHEMA)
-            elif database.pragma("user_version") != _FORMAT:
-                raise RepositoryError(f"{path} is of another version; remove the file and run `tickets index`")
+        if database.pragma("user_version") != _FORMAT:
+            raise RepositoryError(f"{path} is of another version; remove the file and run `tickets index`")
     except (OSError, apsw.Error) as error:
         raise RepositoryError(_unusable(path, error)) from error
     return database
+
+
+def _create(path: Path) -> None:
+    """Creates the file under another name and links it into place, so that no process opens it half made."""
+    import apsw
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # which only its owner can read
+    os.close(handle)
+    try:
+        database = apsw.Connection(name)
+        database.pragma("journal_mode", "wal")  # others read while one writes
+        database.execute(_SCHEMA)
+        database.close()
+        with suppress(FileExistsError):  # another process was faster
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
 
 
 def _unusable(path: Path, error: Exception) -> str:
