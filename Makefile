@@ -35,7 +35,7 @@ EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage unit check clean bundle bundle-path zip wheel image image-docker deploy destroy deploy-localstack \
-    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-prometheus test-export \
+    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-prometheus test-page test-export \
     soak bench bench-full bench-lambda eval examples format lint types template workflows scan lock sbom audit
 
 help:  # Lists the targets that have a description, under their headings
@@ -43,8 +43,8 @@ help:  # Lists the targets that have a description, under their headings
 	    $(firstword $(MAKEFILE_LIST))
 
 ## Start here (needs only Python 3.11 to 3.13)
-demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this machine
-	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE)
+demo: $(BUNDLE)/bundle.json  ## Send 60 tickets through the whole system on this machine; PAGE=1 shows them in a browser
+	@$(BIN)/python -m handler.local.demo --bundle $(BUNDLE) $(if $(PAGE),--page)
 
 unit: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Run the unit tests, after each edit
 	$(BIN)/python -m pytest -q -n $(PROCESSES) --dist worksteal tests/unit
@@ -109,7 +109,7 @@ sam-invoke: image-docker $(SAM)/.$(SAM_VERSION)  ## Invoke the image with a samp
 cost: $(VENV)/.demo $(BUNDLE)/bundle.json  # Measures the time per ticket and prices a million tickets: COST="--memory 1024 --price NAME=USD"
 	@PYTHONPATH=. $(BIN)/python deploy/cost.py --bundle $(BUNDLE) $(COST)
 
-## Slower tests (the first four need Docker, others qemu-user, nix-bin or promtool)
+## Slower tests (the first four need Docker, others qemu-user, nix-bin, promtool or chromium)
 test-lambda: image-docker $(SAM)/.$(SAM_VERSION)  ## Test the image under the runtime interface emulator
 	$(BIN)/python -m pytest tests/runtime
 
@@ -140,6 +140,10 @@ test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build whole bundles with the
 
 test-nix: $(VENV)/.dev  ## Evaluate the Nix expressions of .flox/pkgs
 	$(BIN)/python -m pytest tests/nix
+
+test-page: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Test the triage page in Chromium; PICTURES=docs/images keeps its pictures
+	$(BIN)/python -m pytest tests/page
+	$(if $(PICTURES),cp $(addprefix build/page/page-,list.png list-phone.png ticket.png chart-dark.png) $(PICTURES))
 
 test-prometheus: $(VENV)/.dev  ## Test the alerts of deploy/kubernetes/monitoring with promtool
 	$(BIN)/python -m pytest tests/prometheus

@@ -1,7 +1,8 @@
 """`make demo`: the whole system on this machine, with good and broken tickets.
 
 Starts the embedded stack and a worker, uploads tickets, shows them arriving, and then checks every one: stored in
-S3 and DynamoDB, or in the DLQ with its reason. The last line on standard output is one JSON object.
+S3 and DynamoDB, or in the DLQ with its reason. The last line on standard output is one JSON object. `make demo PAGE=1`
+then serves the triage page on these tickets, until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rich.text import Text
 from enrichment import Bundle, EnrichmentError
 from events.upload import Upload, make_uploads
 from handler.cli.output import harmless
+from handler.cli.shutdown import on_shutdown_signal
 from handler.local import EmbeddedStack
 from handler.local.emulator import StackError
 from handler.local.reconciliation import Stats, dead_letters, stored_tickets
@@ -43,6 +45,8 @@ def main(
     bundle: Annotated[Path, typer.Option(help="Directory of the model bundle.")] = Path(".bundles/compact"),
     count: Annotated[int, typer.Option(help="Number of tickets to send.", min=12, max=2000)] = 60,
     seed: Annotated[int, typer.Option(help="Seed of the generated tickets.")] = 7,
+    *,
+    page: Annotated[bool, typer.Option("--page", help="Then serve the triage page until Ctrl-C.")] = False,
 ) -> None:
     """Send tickets through the whole system on this machine and check the outcome of each."""
     people = Console(stderr=True)
@@ -51,10 +55,13 @@ def main(
         people.print(f"Model bundle {version}; starting the AWS services of template.yaml on this machine ...")
         with EmbeddedStack() as stack, tempfile.TemporaryDirectory(prefix="ticket-demo-") as scratch:
             result = _run(stack, Path(scratch), bundle.resolve(), make_uploads(count, seed), people)
+            sys.stdout.write(json.dumps({**result, "bundle": version}) + "\n")
+            sys.stdout.flush()
+            if page:
+                _serve_page(stack, Path(scratch), bundle.resolve())
     except (EnrichmentError, StackError) as error:
         people.print(harmless(f"error: {error}"), style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
-    sys.stdout.write(json.dumps({**result, "bundle": version}) + "\n")
     if result["lost"] or result["failed"]:
         raise typer.Exit(1)
 
@@ -88,6 +95,17 @@ def _run(
                 show(log)
             seconds = time.time() - begin
     return _account(stack, environment, uploads, stats, sent_at, seconds)
+
+
+def _serve_page(stack: EmbeddedStack, scratch: Path, bundle: Path) -> None:
+    """Builds the vector index and serves the page, which prints its link, until Ctrl-C or SIGTERM."""
+    index = {"MODEL_BUNDLE": bundle.as_uri(), "VECTOR_INDEX": f"sqlite://{scratch / 'vectors'}"}
+    tickets = [sys.executable, "-m", "handler.tickets"]
+    environment = {**os.environ, **stack.environment(), **index, "BUNDLE_CACHE_DIR": str(scratch)}
+    subprocess.run([*tickets, "index"], env=environment, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 - our own module
+    server = subprocess.Popen([*tickets, "serve", "--port", "0"], env=environment)  # noqa: S603 - our own module
+    with server, on_shutdown_signal(server.terminate):  # a terminal's Ctrl-C reaches it anyway
+        server.wait()
 
 
 def _account(

@@ -31,6 +31,7 @@ from handler.tickets.search.location import index_at
 from handler.tickets.search.query import QueryEncoder, Search
 
 __all__ = [
+    "READ_ERRORS",
     "AccessSettings",
     "CorrectSettings",
     "ForgetSettings",
@@ -39,13 +40,16 @@ __all__ = [
     "opened_to_correct",
     "opened_to_forget",
     "opened_to_search",
+    "opened_to_triage",
     "opened_to_upgrade",
+    "problem_line",
 ]
 
 _RIGHTS: Final = "the role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the objects"
 _RIGHTS_TO_CORRECT: Final = "the role needs the permissions that docs/corrections.md lists"
 _RIGHTS_TO_FORGET: Final = "the role needs the permissions that docs/privacy.md lists"
 _RIGHTS_TO_SEARCH: Final = "the role needs the permissions that docs/search.md lists"
+_RIGHTS_TO_TRIAGE: Final = "the role needs the permissions that docs/triage.md lists"
 _RIGHTS_TO_UPGRADE: Final = "the role needs dynamodb:Query on urgency-index, and UpdateItem and PutItem on the table"
 # In addition to those in handler.cli.errors.
 _REMEDIES: Final = {
@@ -54,6 +58,9 @@ _REMEDIES: Final = {
     "NoSuchBucket": "check ENRICHED_BUCKET and RAW_BUCKET",
     "ResourceNotFoundException": "check TABLE_NAME, AWS_DEFAULT_REGION and the credentials",
 }
+
+READ_ERRORS: Final = (RepositoryError, MessageError, BotoCoreError, ClientError)
+"""What reading and changing tickets raises if a service fails, or if what was asked for is missing or invalid."""
 
 
 class AccessSettings(BaseSettings):
@@ -85,6 +92,10 @@ class SearchSettings(IndexSettings):
     bundle_cache_dir: str = tempfile.gettempdir()
 
 
+class TriageSettings(CorrectSettings, SearchSettings):
+    """The settings of `tickets serve`."""
+
+
 class ForgetSettings(IndexSettings):
     """The settings of `tickets forget`."""
 
@@ -107,16 +118,7 @@ def opened_to_correct() -> Iterator[tuple[TicketRepository, Corrections]]:
         settings = CorrectSettings()
         client = _clients(settings, READERS)
         repository = _repository(settings, client)
-        corrections = Corrections(
-            client("dynamodb"),
-            lambda: client("s3"),
-            repository,
-            lambda: caller(client("sts")),
-            table=settings.table_name,
-            bucket=settings.enriched_bucket,
-            outbox=settings.result_webhook is not None,
-        )
-        yield repository, corrections
+        yield repository, _corrections(settings, client, repository)
 
 
 @contextmanager
@@ -138,16 +140,19 @@ def opened_to_search(bundle: str = "") -> Iterator[Search]:
         client = _clients(settings, READERS)
         client("s3")  # made now, because clients must not be made in several threads
 
-        def open_encoder() -> QueryEncoder:
-            uri = bundle or settings.model_bundle
-            if not uri:
-                raise RepositoryError("set MODEL_BUNDLE, or give --bundle: the words need the encoder of the tickets")
-            try:
-                return QueryEncoder(Bundle.open(install_bundle(uri, settings.bundle_cache_dir, lambda: client("s3"))))
-            except BundleError as error:
-                raise RepositoryError(str(error)) from error
+        yield _search(settings, client, _repository(settings, client), bundle)
 
-        yield Search(_repository(settings, client), _index(settings, client), open_encoder)
+
+@contextmanager
+def opened_to_triage() -> Iterator[tuple[TicketRepository, Corrections, Search]]:
+    """Yields what `tickets serve` reads and writes, for several threads. Errors as in `_reported`."""
+    with _reported(_RIGHTS_TO_TRIAGE):
+        settings = TriageSettings()
+        client = _clients(settings, READERS)
+        for service in ("s3", "sts"):
+            client(service)  # made now, as above
+        repository = _repository(settings, client)
+        yield repository, _corrections(settings, client, repository), _search(settings, client, repository)
 
 
 @contextmanager
@@ -176,6 +181,33 @@ def _repository(settings: AccessSettings, client: Callable[[str], Any]) -> Ticke
     )
 
 
+def _corrections(settings: CorrectSettings, client: Callable[[str], Any], repository: TicketRepository) -> Corrections:
+    return Corrections(
+        client("dynamodb"),
+        lambda: client("s3"),
+        repository,
+        lambda: caller(client("sts")),
+        table=settings.table_name,
+        bucket=settings.enriched_bucket,
+        outbox=settings.result_webhook is not None,
+    )
+
+
+def _search(
+    settings: SearchSettings, client: Callable[[str], Any], repository: TicketRepository, bundle: str = ""
+) -> Search:
+    def open_encoder() -> QueryEncoder:
+        uri = bundle or settings.model_bundle
+        if not uri:
+            raise RepositoryError("set MODEL_BUNDLE, or give --bundle: the words need the encoder of the tickets")
+        try:
+            return QueryEncoder(Bundle.open(install_bundle(uri, settings.bundle_cache_dir, lambda: client("s3"))))
+        except BundleError as error:
+            raise RepositoryError(str(error)) from error
+
+    return Search(repository, _index(settings, client), open_encoder)
+
+
 def _index(settings: IndexSettings, client: Callable[[str], Any]) -> VectorIndex:
     endpoint = settings.aws_endpoint_url
     return index_at(
@@ -193,27 +225,26 @@ def _clients(settings: AccessSettings, connections: int) -> Callable[[str], Any]
     return cache(lambda service: make(service, connections=connections, connect_timeout=5, read_timeout=30, attempts=3))
 
 
+def problem_line(error: Exception, rights: str = _RIGHTS_TO_TRIAGE) -> str:
+    """One of READ_ERRORS as one line with its remedy. `rights` says what the role needs."""
+    remedies = _REMEDIES | dict.fromkeys(("AccessDenied", "AccessDeniedException"), rights)
+    cause = error.__cause__
+    if isinstance(error, MessageError) and isinstance(cause, ClientError | BotoCoreError):
+        return error_line(cause, remedies, str(error).partition(":")[0])  # from_aws puts the operation first
+    return error_line(error, remedies) if isinstance(error, ClientError | BotoCoreError) else str(error)
+
+
 @contextmanager
 def _reported(rights: str) -> Iterator[None]:
     """A missing or invalid setting becomes one line on standard error and exit code 2; an AWS error exit code 1.
 
     Both as typer.Exit. `rights` says what the role needs.
     """
-    remedies = _REMEDIES | dict.fromkeys(("AccessDenied", "AccessDeniedException"), rights)
     try:
         yield
     except ValidationError as error:
         echo(f"tickets: {settings_line(error)}", err=True)
         raise typer.Exit(2) from error
-    except RepositoryError as error:
-        echo(f"tickets: {error}", err=True)
-        raise typer.Exit(1) from error
-    except MessageError as error:
-        line, cause = str(error), error.__cause__
-        if isinstance(cause, ClientError | BotoCoreError):
-            line = error_line(cause, remedies, line.partition(":")[0])  # from_aws puts the operation first
-        echo(f"tickets: {line}", err=True)
-        raise typer.Exit(1) from error
-    except (BotoCoreError, ClientError) as error:
-        echo(f"tickets: {error_line(error, remedies)}", err=True)
+    except READ_ERRORS as error:
+        echo(f"tickets: {problem_line(error, rights)}", err=True)
         raise typer.Exit(1) from error

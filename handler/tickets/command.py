@@ -6,6 +6,7 @@
     tickets search "WORDS"                 the tickets nearest in meaning; `tickets index` builds the index
     tickets duplicates                     groups of nearly equal tickets
     tickets count                          number of tickets per label
+    tickets serve                          the triage page, in a browser on this machine
     tickets drift --since 7d               whether labels and texts differ from those of the training texts
     tickets correct ID --intent X          a person's label instead of the model's
     tickets corrections FILE               the corrected tickets as labelled tickets
@@ -28,6 +29,7 @@ from handler.tickets.commands.drift import detect_drift
 from handler.tickets.commands.forget import forget
 from handler.tickets.commands.lists import count, get, show
 from handler.tickets.commands.search import find_duplicates, search, update_index
+from handler.tickets.commands.serve import serve
 from handler.tickets.commands.similar import resemble
 from handler.tickets.commands.upgrade import upgrade_items
 from handler.tickets.options import WatchingCommand
@@ -48,6 +50,7 @@ app.command("similar")(resemble)
 app.command()(search)
 app.command("duplicates")(find_duplicates)
 app.command("index", cls=WatchingCommand)(update_index)
+app.command()(serve)
 app.command("drift")(detect_drift)
 app.command()(correct)
 app.command()(corrections)

@@ -57,6 +57,8 @@ ELSEWHERE = {
     r"ticket-generator .*": ("tests/infrastructure/test_flox.py", "ticket-generator"),
     r"tickets forget.*": ("tests/integration/test_forgetting.py", '"--customer"'),
     r"\.venv/bin/python -c .*tombstone_key.*": ("tests/unit/test_forget.py", "tombstone_key("),
+    r"tickets serve.*": ("tests/integration/test_page.py", '"serve"'),
+    r"make demo PAGE=1": ("tests/integration/test_page.py", '"--page"'),
     r"tickets show.*": ("tests/integration/test_tickets.py", '"show"'),
     r"tickets correct .*": ("tests/integration/test_corrections.py", '"correct"'),
     r"tickets compare.*": ("tests/integration/test_shadow.py", '"compare"'),
