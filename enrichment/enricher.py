@@ -10,6 +10,8 @@ depend on the other tickets, and an error of one ticket does not affect them.
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +32,7 @@ from enrichment.summary.summarizer import Summarizer, Summary
 from enrichment.text.language import detect
 from enrichment.ticket import EnrichmentData, RawTicket
 
-__all__ = ["Enricher", "Observe", "TimeLeft", "micro_batches"]
+__all__ = ["Enricher", "Observe", "TimeLeft", "micro_batches", "open_once"]
 
 TimeLeft = Callable[[], float]
 """Returns the seconds left; called before each ticket's text is processed, and before each micro-batch."""
@@ -259,6 +261,16 @@ class Enricher:
         return seconds
 
 
+def open_once(folder: Path | str, *, threads: int | None = None) -> Enricher:
+    """As `Enricher.open`, but a bundle is opened only once per process. Raises BundleError."""
+    # With the process: the threads of an enricher that was opened before a fork do not exist after it.
+    key = (os.fspath(Path(folder).resolve()), threads, os.getpid())
+    with _opening:
+        if key not in _opened:
+            _opened[key] = Enricher.open(folder, threads=threads)
+        return _opened[key]
+
+
 def micro_batches(lengths: Sequence[int], rows: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Groups indices by length so that rows times the longest length stays within `budget` tokens.
 
@@ -277,6 +289,10 @@ def micro_batches(lengths: Sequence[int], rows: Sequence[int], budget: int) -> I
         count += rows[index]
     if batch:
         yield batch
+
+
+_opened: dict[tuple[str, int | None, int], Enricher] = {}
+_opening = threading.Lock()
 
 
 def _failed(ticket: RawTicket, error: Exception) -> ModelFailed:
