@@ -1,6 +1,7 @@
 """The library's commands.
 
 python -m enrichment --bundle DIR FILE.jsonl          enrich tickets: JSON lines in, JSON lines out
+python -m enrichment FILE --out OUT --processes N     the same for a big file, also in Parquet or S3: resumable
 python -m enrichment score --bundle DIR FILE.jsonl    compare the bundle's labels with those of a labelled file
 """
 
@@ -18,9 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from enrichment import Enricher, EnrichmentError, enriched_json, parse_ticket
+from enrichment import Enricher, EnrichmentError, enriched_json, files, parse_ticket
 from enrichment.classify import TASKS
 from enrichment.score import read_examples, score
+from enrichment.session import available_cores
 from enrichment.ticket import RawTicket
 
 _COLUMNS = (
@@ -44,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["score"]:
         return _score(arguments[1:])
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.out is not None:
+        return _enrich_file(options)
+    if options.processes is not None or options.raw is not None:
+        parser.error("--processes and --raw need --out")
     try:
         enricher = Enricher.open(options.bundle, threads=options.threads)
         source = sys.stdin.buffer if options.file == "-" else Path(options.file).open("rb")  # noqa: SIM115 - closed below
@@ -61,6 +68,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.perf_counter() - begin
     sys.stderr.write(f"{done} enriched, {failed} failed, in {seconds:.1f} s, by {enricher.version}\n")
     return 1 if failed else 0
+
+
+def _enrich_file(options: argparse.Namespace) -> int:
+    """Enrich a big file with several processes. Returns the exit code, as `main`; 130 if it was interrupted."""
+    wanted = files.Options(
+        source=options.file,
+        out=options.out,
+        bundle=Path(options.bundle),
+        processes=options.processes or available_cores(),
+        threads=options.threads or 1,
+        raw=options.raw,
+    )
+    try:
+        return files.enrich_file(wanted)
+    except (EnrichmentError, files.FileError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:  # the second one
+        return 128 + signal.SIGINT
 
 
 def _enrich(enricher: Enricher, chunk: Sequence[tuple[int, bytes]], name: str) -> int:
@@ -201,8 +227,35 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`python -m enrichment score FILE` measures a bundle's accuracy on a labelled file.",
         parents=[_model_options()],
     )
-    parser.add_argument("file", metavar="FILE", help="raw tickets, one JSON object per line; - is standard input")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="raw tickets, one JSON object per line; - is standard input; with --out also *.parquet and s3:// URIs",
+    )
+    big = parser.add_argument_group(
+        "one big file",
+        "With --out, the results are in the order of the input, and a run that ended early continues when started "
+        "again. JSON lines: errors go to OUT.errors.jsonl. Parquet: errors are columns.",
+    )
+    big.add_argument("--out", type=Path, metavar="OUT", help="output file: Parquet if named *.parquet, else JSON lines")
+    big.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="processes, each with --threads threads or one (default: all cores)",
+    )
+    big.add_argument(
+        "--raw",
+        metavar="COLUMN",
+        help="column of a Parquet file with raw JSON (default: columns subject, body and others)",
+    )
     return parser
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _run() -> int:

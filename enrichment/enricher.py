@@ -10,6 +10,8 @@ depend on the other tickets, and an error of one ticket does not affect them.
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +37,7 @@ from enrichment.ticket import EnrichmentData, RawTicket
 if TYPE_CHECKING:
     from enrichment.shadow import Shadow
 
-__all__ = ["Enricher", "Observe", "ShadowFailed", "TimeLeft"]
+__all__ = ["Enricher", "Observe", "ShadowFailed", "TimeLeft", "open_once"]
 
 Observe = Callable[[str, float, int], None]
 """Called with a stage (tokenize, encode, classify, summarize, shadow), its seconds and its number of tickets."""
@@ -257,6 +259,20 @@ class Enricher:
             # A row of the summariser costs about ten times a row of the encoder; the first batch corrects this.
             seconds *= _SUMMARIZER_ROW
         return seconds
+
+
+def open_once(folder: Path | str, *, threads: int | None = None) -> Enricher:
+    """As `Enricher.open`, but a bundle is opened only once per process. Raises BundleError."""
+    # With the process: the threads of an enricher that was opened before a fork do not exist after it.
+    key = (os.fspath(Path(folder).resolve()), threads, os.getpid())
+    with _opening:
+        if key not in _opened:
+            _opened[key] = Enricher.open(folder, threads=threads)
+        return _opened[key]
+
+
+_opened: dict[tuple[str, int | None, int], Enricher] = {}
+_opening = threading.Lock()
 
 
 def _forever() -> float:
