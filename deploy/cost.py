@@ -82,7 +82,7 @@ def measure(bundle: Path, memory: int, batch: int, batches: int) -> Measured:
             from handler.app import build  # imported here because the logger keeps the first stdout that it sees
             from handler.settings import Settings
 
-            handler = build(Settings())
+            handler = build(Settings.read())
             for number, event in enumerate(events(stack, batch, WARM_UP + batches)):
                 if number == WARM_UP:
                     log.truncate(log.seek(0))

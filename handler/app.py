@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 
-from enrichment import BundleError, BundleInvalid, Enricher
-from handler.aws.bundle_source import install_bundle
 from handler.aws.clients import client_factory
 from handler.aws.dead_letters import SqsDeadLetters
 from handler.aws.failure_counts import DynamoFailureCounts
@@ -21,6 +19,7 @@ from handler.batch import Batch
 from handler.crashes import Part, delete_early, parts
 from handler.errors import trace
 from handler.metrics import EmfMetrics, Logger, Metrics, make_logger
+from handler.models import OpenedModels, open_models
 from handler.ports import DeadLetters, FailureCounts, Models, Ports, TicketSink, TicketSource
 from handler.settings import Settings
 
@@ -44,6 +43,7 @@ def build(
     dead_letters: DeadLetters | None = None,
     failure_counts: FailureCounts | None = None,
     models: Models | None = None,
+    opening: Future[OpenedModels] | None = None,
     metrics: Metrics | None = None,
     logger: Logger | None = None,
     on_settled: Callable[[Sequence[str]], None] = lambda _receipts: None,
@@ -51,6 +51,7 @@ def build(
 ) -> Handler:
     """Builds the Lambda handler from settings; ports that are not given are the AWS adapters and the real models.
 
+    `opening` are the models that `begin_opening` opens, if it was called earlier.
     `on_settled` is told the receipt handles of messages that are deleted or deferred before an invocation ends.
     `outbox` is for the worker's webhook: each commit also writes its event, in one transaction.
     Raises BundleError if the model bundle cannot be used.
@@ -72,13 +73,16 @@ def build(
     }.items():
         if None in needed_by:
             client(service)
-    begin = time.perf_counter()
     metrics = metrics or EmfMetrics(settings.service_name, settings.aws_lambda_function_version)
     logger = logger or make_logger(settings.log_level)
     shadow_error = None
     if models is None:
-        models, shadow_error = _open_models(settings, lambda: client("s3").result(), logger)
-        metrics.started(time.perf_counter() - begin)
+        opened = opening.result() if opening else open_models(settings, lambda: client("s3").result())
+        models, shadow_error = opened.models, opened.shadow_error
+        if shadow_error is not None:
+            extra = {"error_type": shadow_error.code, "detail": str(shadow_error), "traceback": trace(shadow_error)}
+            logger.error("SHADOW_BUNDLE cannot be opened: tickets are labelled without it", extra=extra)
+        metrics.started(opened.seconds)
     ports = Ports(
         source=source or S3TicketSource(client("s3").result(), settings.raw_buckets, settings.max_ticket_bytes),
         sink=sink
@@ -107,24 +111,6 @@ def build(
         importlib.import_module("enrichment.redaction")  # now, and not while the first ticket waits
     client_thread.shutdown(wait=False)
     return _handler(ports)
-
-
-def _open_models(settings: Settings, s3: Callable[[], Any], logger: Logger) -> tuple[Enricher, BundleError | None]:
-    """The models, and the reason why their shadow is missing. Raises BundleError."""
-    folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, s3, settings.model_bundle_digest)
-    enricher, threads = Enricher.open(folder, threads=settings.intra_op_threads), settings.intra_op_threads
-    if settings.shadow_bundle is None:
-        return enricher, None
-    try:
-        shadow = install_bundle(settings.shadow_bundle, settings.bundle_cache_dir, s3, setting="SHADOW_BUNDLE")
-        enricher.open_shadow(shadow, threads=threads)
-    except Exception as error:  # an isolation boundary: a bundle on trial must not stop the tickets
-        # It is not silent either: each ticket counts as one that the shadow failed to label.
-        failure = error if isinstance(error, BundleError) else BundleInvalid(f"opening raised {type(error).__name__}")
-        extra = {"error_type": failure.code, "detail": str(failure), "traceback": trace(error)}
-        logger.error("SHADOW_BUNDLE cannot be opened: tickets are labelled without it", extra=extra)
-        return enricher, failure
-    return enricher, None
 
 
 def _handler(ports: Ports) -> Handler:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     AliasChoices,
+    BaseModel,
+    ConfigDict,
     Field,
     HttpUrl,
     SecretStr,
@@ -17,9 +20,18 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["SERVICE", "UNPUBLISHED", "Lane", "Names", "Redact", "Settings", "WorkerSettings", "listed"]
+__all__ = [
+    "SERVICE",
+    "UNPUBLISHED",
+    "EnvironmentSettings",
+    "Lane",
+    "Names",
+    "Redact",
+    "Settings",
+    "WorkerSettings",
+    "listed",
+]
 
 SERVICE: Final = "ticket-enrichment"
 UNPUBLISHED: Final = "$LATEST"  # Lambda's name for an unpublished version
@@ -59,10 +71,30 @@ Names = Annotated[Name, AfterValidator(_different)]
 """One name or several, comma-separated; `listed` returns them."""
 
 
-class Settings(BaseSettings):
-    """The function's settings. The field `raw_bucket` is the environment variable RAW_BUCKET, and so on."""
+class EnvironmentSettings(BaseModel):
+    """Settings from the environment: the field `raw_bucket` is the variable RAW_BUCKET, and so on.
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    pydantic-settings would do the same, but importing it takes about a tenth of the function's init.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
+
+    @classmethod
+    def read(cls, **given: Any) -> Self:
+        """The settings; an empty variable counts as absent, and what is given takes precedence.
+
+        Raises pydantic.ValidationError, which names the fields.
+        """
+        names: list[str] = []
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            names += map(str, alias.choices) if isinstance(alias, AliasChoices) else [name]
+        found = {name: value for name in names if (value := os.environ.get(name.upper()))}
+        return cls(**{**found, **given})
+
+
+class Settings(EnvironmentSettings):
+    """The function's settings."""
 
     model_bundle: Annotated[
         str, Field(pattern=r"^(file|s3)://.+", description="Location of the model bundle: file:// or s3://")

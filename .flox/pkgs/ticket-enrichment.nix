@@ -33,7 +33,6 @@ python313Packages.buildPythonPackage {
     python313Packages.onnxruntime
     python313Packages.phonenumbers
     python313Packages.pydantic
-    python313Packages.pydantic-settings
     python313Packages.python-stdnum
     python313Packages.tokenizers
   ];

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, HttpUrl, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleError
@@ -21,7 +20,7 @@ from handler.aws.sqs import Queue
 from handler.cli.errors import error_line, settings_line
 from handler.cli.output import echo
 from handler.errors import MessageError
-from handler.settings import Names, listed
+from handler.settings import EnvironmentSettings, Names, listed
 from handler.tickets.audit import caller
 from handler.tickets.corrections import Corrections
 from handler.tickets.forgetting import CONNECTIONS, Stores
@@ -63,10 +62,8 @@ READ_ERRORS: Final = (RepositoryError, MessageError, BotoCoreError, ClientError)
 """What reading and changing tickets raises if a service fails, or if what was asked for is missing or invalid."""
 
 
-class AccessSettings(BaseSettings):
+class AccessSettings(EnvironmentSettings):
     """The settings of `tickets`: a subset of the function's."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     table_name: Annotated[str, Field(min_length=1)]
     enriched_bucket: Annotated[str, Field(min_length=1)]
@@ -89,7 +86,7 @@ class SearchSettings(IndexSettings):
     """The settings of `tickets search`."""
 
     model_bundle: str = ""
-    bundle_cache_dir: str = tempfile.gettempdir()
+    bundle_cache_dir: Annotated[str, Field(default_factory=tempfile.gettempdir)]
 
 
 class TriageSettings(CorrectSettings, SearchSettings):
@@ -107,7 +104,7 @@ class ForgetSettings(IndexSettings):
 def opened() -> Iterator[TicketRepository]:
     """Yields the repository that the environment configures. Errors as in `_reported`."""
     with _reported(_RIGHTS):
-        settings = AccessSettings()
+        settings = AccessSettings.read()
         yield _repository(settings, _clients(settings, READERS))
 
 
@@ -115,7 +112,7 @@ def opened() -> Iterator[TicketRepository]:
 def opened_to_correct() -> Iterator[tuple[TicketRepository, Corrections]]:
     """Yields the repository and the corrections that the environment configures. Errors as in `_reported`."""
     with _reported(_RIGHTS_TO_CORRECT):
-        settings = CorrectSettings()
+        settings = CorrectSettings.read()
         client = _clients(settings, READERS)
         repository = _repository(settings, client)
         yield repository, _corrections(settings, client, repository)
@@ -125,7 +122,7 @@ def opened_to_correct() -> Iterator[tuple[TicketRepository, Corrections]]:
 def opened_to_upgrade() -> Iterator[tuple[Any, str]]:
     """Yields DynamoDB's client and the table's name. Errors as in `_reported`."""
     with _reported(_RIGHTS_TO_UPGRADE):
-        settings = AccessSettings()
+        settings = AccessSettings.read()
         yield _clients(settings, READERS)("dynamodb"), settings.table_name
 
 
@@ -136,7 +133,7 @@ def opened_to_search(bundle: str = "") -> Iterator[Search]:
     `bundle` replaces MODEL_BUNDLE, whose encoder is opened when words are searched for the first time.
     """
     with _reported(_RIGHTS_TO_SEARCH):
-        settings = SearchSettings()
+        settings = SearchSettings.read()
         client = _clients(settings, READERS)
         client("s3")  # made now, because clients must not be made in several threads
 
@@ -147,7 +144,7 @@ def opened_to_search(bundle: str = "") -> Iterator[Search]:
 def opened_to_triage() -> Iterator[tuple[TicketRepository, Corrections, Search]]:
     """Yields what `tickets serve` reads and writes, for several threads. Errors as in `_reported`."""
     with _reported(_RIGHTS_TO_TRIAGE):
-        settings = TriageSettings()
+        settings = TriageSettings.read()
         client = _clients(settings, READERS)
         for service in ("s3", "sts"):
             client(service)  # made now, as above
@@ -159,7 +156,7 @@ def opened_to_triage() -> Iterator[tuple[TicketRepository, Corrections, Search]]
 def opened_to_forget() -> Iterator[tuple[Stores, str | None]]:
     """Yields all stores that the environment configures, and the caller's ARN. Errors as in `_reported`."""
     with _reported(_RIGHTS_TO_FORGET):
-        settings = ForgetSettings()
+        settings = ForgetSettings.read()
         client = _clients(settings, CONNECTIONS)
         yield (
             Stores(

@@ -92,7 +92,7 @@ def process(
 def _settings() -> WorkerSettings:
     """The settings; if some are missing or invalid, one line that names them all, and exit code 2."""
     try:
-        return WorkerSettings()
+        return WorkerSettings.read()
     except ValidationError as error:
         _complain(settings_line(error))
         raise typer.Exit(2) from None

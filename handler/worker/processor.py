@@ -103,7 +103,7 @@ def main() -> None:
     shutdown = Shutdown(options.grace)
     with open(descriptor, "wb") as stream:
         threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer, shutdown), daemon=True).start()
-        code = process(WorkerSettings(), options, shutdown, Reporter(stream))
+        code = process(WorkerSettings.read(), options, shutdown, Reporter(stream))
     sys.stdout.flush()
     os._exit(code)
 

@@ -24,7 +24,7 @@ ROUNDS = 5
 # The slowest imports in the order of the handler's; each excludes what the earlier ones already imported.
 IMPORTS = {
     "numpy": ["numpy"],
-    "pydantic, its settings": ["pydantic", "pydantic_settings"],
+    "pydantic": ["pydantic"],
     "tokenizers": ["tokenizers"],
     "boto3": ["boto3"],
     "Powertools": ["aws_lambda_powertools.metrics", "aws_lambda_powertools.utilities.batch"],

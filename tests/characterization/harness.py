@@ -126,8 +126,8 @@ class Product:
 
     def _start(self, environment: dict[str, str]) -> None:
         with in_environment(environment):
-            self._handler = build(Settings())
-            self._worker = _Worker(WorkerSettings(queue_url=self.queue))
+            self._handler = build(Settings.read())
+            self._worker = _Worker(WorkerSettings.read(queue_url=self.queue))
         # The first batch reports the cold start; afterwards, metrics do not depend on the order of the tests.
         self.first = self.through_handler(Event.load("s3-test-event"))
 

@@ -86,7 +86,7 @@ def test_config_map_matches_the_worker_settings(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in settings().items():
         monkeypatch.setenv(name, value)
-    read = WorkerSettings()
+    read = WorkerSettings.read()
     assert {name: str(getattr(read, name.lower())) for name in settings()} == settings()
 
 

@@ -78,7 +78,7 @@ def harness(stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     """A function that returns the handler with models of a version."""
     for name, value in (stack.environment() | {"MODEL_BUNDLE": "file:///unused"}).items():
         monkeypatch.setenv(name, value)
-    return lambda version: StackHarness(stack, build(Settings(), models=FakeModels(version)))
+    return lambda version: StackHarness(stack, build(Settings.read(), models=FakeModels(version)))
 
 
 NUMBERS = itertools.count(1)

@@ -86,7 +86,7 @@ def test_handler_runs_without_export_dependencies(bundle: Path) -> None:
 
 
 def test_library_runs_without_aws_and_cli_dependencies(bundle: Path) -> None:
-    others = {"handler", "events", "pydantic_settings", "typer", "rich"}
+    others = {"handler", "events", "typer", "rich"}
     done = _run(BLOCK + ENRICH, str(bundle), ",".join(AWS | BUILDERS | others))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["enrichment"]["intent"] == "login_issue"

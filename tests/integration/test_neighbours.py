@@ -35,7 +35,7 @@ def test_read_that_never_answers_delays_no_other_ticket(stack: EmbeddedStack, mo
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         monkeypatch.setenv("MODEL_BUNDLE", "file:///unused")
         models = FakeModels()
-        harness = StackHarness(stack, build(Settings(), models=models))
+        harness = StackHarness(stack, build(Settings.read(), models=models))
         for name in names:
             harness.put_object(f"{name}.json", json.dumps(ticket(f"neighbours-{name}")).encode())
         records = [record(notification(f"{name}.json", bucket=harness.raw_bucket), name) for name in names]

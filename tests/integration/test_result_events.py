@@ -42,7 +42,7 @@ def collected(stack: EmbeddedStack) -> Iterator[ResultEvents]:
 def harness(stack: EmbeddedStack, monkeypatch: pytest.MonkeyPatch) -> Callable[[Models], StackHarness]:
     for name, value in (stack.environment() | {"MODEL_BUNDLE": "file:///unused"}).items():
         monkeypatch.setenv(name, value)
-    return lambda models: StackHarness(stack, build(Settings(), models=models))
+    return lambda models: StackHarness(stack, build(Settings.read(), models=models))
 
 
 def sent(message: Any, name: str, time: int = 1) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackHarness]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
         patch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
         patch.setenv("MODEL_BUNDLE", "file:///unused")
-        yield StackHarness(stack, build(Settings(), models=enricher))
+        yield StackHarness(stack, build(Settings.read(), models=enricher))
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def outcome_of_failing_model(stack: EmbeddedStack, harness: StackHarness, name: 
     """The outcome of a ticket whose model fails, with the role's credentials, and the log."""
     models = FakeModels()
     models.failures = {name: ModelFailed("a model raised RuntimeError")}
-    handler = build(Settings(), models=models)
+    handler = build(Settings.read(), models=models)
     answer = StackHarness(stack, handler).invoke(event(record(ticket(name), name)))
     (line,) = answer.tickets(name)
     return [line["outcome"], line.get("own_failures")], answer.log
@@ -121,7 +121,7 @@ def outcome_of_forgotten_ticket(stack: EmbeddedStack, harness: StackHarness, nam
     key = f"{name}.json"
     harness.put_object(key, json.dumps(ticket(name)).encode())
     body = notification(key, bucket=harness.raw_bucket)
-    answer = StackHarness(stack, build(Settings(), models=models)).invoke(event(record(body, name)))
+    answer = StackHarness(stack, build(Settings.read(), models=models)).invoke(event(record(body, name)))
     (line,) = answer.tickets(name)
     prefix = {"Bucket": stack.outputs["EnrichedBucket"], "Prefix": key}
     left = len(stack.client("s3").list_object_versions(**prefix).get("Versions", []))

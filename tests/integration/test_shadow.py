@@ -41,7 +41,7 @@ def function(stack: EmbeddedStack, **environment: str) -> Iterator[StackHarness]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (stack.environment() | environment).items():
             patch.setenv(name, value)
-        yield StackHarness(stack, build(Settings()))
+        yield StackHarness(stack, build(Settings.read()))
 
 
 def enrich(harness: StackHarness, tickets: list[dict[str, Any]]) -> str:

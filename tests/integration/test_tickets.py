@@ -50,7 +50,7 @@ def handler(stack: EmbeddedStack, enricher: Enricher) -> Iterator[Handler]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.environment().items():
             patch.setenv(name, value)
-        yield build(Settings(model_bundle="file:///not-opened"), models=enricher)
+        yield build(Settings.read(model_bundle="file:///not-opened"), models=enricher)
 
 
 Enrich = Callable[..., None]

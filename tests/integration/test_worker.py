@@ -114,7 +114,7 @@ class Harness:
 
         thread = threading.Thread(target=watch)
         thread.start()
-        assert process(WorkerSettings(), WorkerOptions(wait=0, visibility_timeout=5), shutdown, Reporter(stream)) == 0
+        assert process(WorkerSettings.read(), WorkerOptions(wait=0, visibility_timeout=5), shutdown, Reporter(stream)) == 0
         thread.join()
         return [json.loads(line) for line in stream.getvalue().splitlines()]
 
@@ -345,7 +345,7 @@ def scratch_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> MessageQ
     url = client.create_queue(QueueName=f"scratch-{uuid.uuid4()}", Attributes={"VisibilityTimeout": "77"})["QueueUrl"]
     for name, value in (harness.environment | {"QUEUE_URL": url}).items():
         monkeypatch.setenv(name, value)
-    return only_queue(WorkerSettings())
+    return only_queue(WorkerSettings.read())
 
 
 def test_queue_attributes_are_read(scratch_queue: MessageQueue) -> None:
@@ -356,22 +356,22 @@ def test_queue_attributes_are_read(scratch_queue: MessageQueue) -> None:
 
 
 def test_depth_is_read_or_unknown(scratch_queue: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = SqsDepth(WorkerSettings()).read().values()
+    (found,) = SqsDepth(WorkerSettings.read()).read().values()
     assert found is not None
     assert (found.visible, found.in_flight, found.delayed) == (0, 0, 0)
-    monkeypatch.setenv("QUEUE_URL", WorkerSettings().queue_url + "-gone")
-    assert [*SqsDepth(WorkerSettings()).read().values()] == [None]
+    monkeypatch.setenv("QUEUE_URL", WorkerSettings.read().queue_url + "-gone")
+    assert [*SqsDepth(WorkerSettings.read()).read().values()] == [None]
 
 
 def test_max_receive_count_matches_the_queue(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in harness.environment.items():
         monkeypatch.setenv(name, value)
-    settings = WorkerSettings()
+    settings = WorkerSettings.read()
     assert only_queue(settings).attributes().max_receive_count == settings.max_receive_count == 30
 
 
 def test_delete_returns_the_messages_that_were_not_deleted(harness: Harness, scratch_queue: MessageQueue) -> None:
-    url = WorkerSettings().queue_url
+    url = WorkerSettings.read().queue_url
     client = harness.stack.client("sqs")
     for number in range(23):
         client.send_message(QueueUrl=url, MessageBody=str(number))
@@ -389,7 +389,7 @@ def test_unreachable_queue_is_service_failed(scratch_queue: MessageQueue, monkey
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    unreachable = only_queue(WorkerSettings())
+    unreachable = only_queue(WorkerSettings.read())
     with pytest.raises(ServiceFailed, match=r"^ReceiveMessage: EndpointConnectionError$"):
         unreachable.receive(1, visibility_timeout=1, wait=True)
     with pytest.raises(ServiceFailed, match=r"^GetQueueAttributes: EndpointConnectionError$"):
@@ -424,7 +424,7 @@ def test_event_equals_a_real_event_source_mapping(monkeypatch: pytest.MonkeyPatc
             for name, value in stack.environment().items():
                 monkeypatch.setenv(name, value)
             monkeypatch.setenv("MODEL_BUNDLE", "file:///unused")
-            settings = WorkerSettings()
+            settings = WorkerSettings.read()
             stack.client("sqs").send_message(
                 QueueUrl=settings.queue_url,
                 MessageBody="grüße 🎟",

@@ -112,7 +112,7 @@ def timed(
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         monkeypatch.setenv("MODEL_BUNDLE", "file:///unused")
-        settings, shutdown = WorkerSettings(), Shutdown(60)
+        settings, shutdown = WorkerSettings.read(), Shutdown(60)
         metrics, logger = Reporter(io.BytesIO()), make_logger("WARNING")
         poller = Poller(
             message_queues(settings, wait=1),

@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(self, stack: EmbeddedStack, log: Path, options: WorkerOptions) -> None:
         self._stack = stack
-        self._settings = WorkerSettings()
+        self._settings = WorkerSettings.read()
         self.names: list[str] = []
         self.metrics, visibility = PrometheusMetrics(), SqsVisibility(self._settings)
         visibility.prepare()

@@ -35,7 +35,6 @@ let
       "phonenumbers"
       "prometheus-client"
       "pydantic"
-      "pydantic-settings"
       "python-stdnum"
       "rich"
       "scikit-learn"

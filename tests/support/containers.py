@@ -93,7 +93,7 @@ class Containers:
             for name, value in self._environment.items():
                 patch.setenv(name, value)
             patch.setattr(outcome, "backoff_seconds", lambda attempts: ceil(backoff_seconds(attempts) / self._speedup))
-            settings = WorkerSettings()
+            settings = WorkerSettings.read()
             threads = []
             for number, (shutdown, counts) in enumerate(zip(self._shut_down, self.counts, strict=True)):
                 batches = WatchedBatches(settings, partial(self.hung.append, number), logger)

@@ -84,7 +84,7 @@ def deployed(stack: EmbeddedStack, bundle: Path, cache: Path) -> Iterator[StackH
             patch.setenv(name, value)
         patch.setenv("MODEL_BUNDLE", bundle.as_uri())
         patch.setenv("BUNDLE_CACHE_DIR", str(cache))
-        yield StackHarness(stack, build(Settings()))
+        yield StackHarness(stack, build(Settings.read()))
 
 
 def _key(ticket_id: str, created_at: int) -> dict[str, dict[str, str]]:

@@ -112,7 +112,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MAX_RECEIVE_COUNT", "7")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
     monkeypatch.setenv("INTRA_OP_THREADS", "")  # as a template passes a parameter that was left empty
-    settings = Settings()
+    settings = Settings.read()
     assert settings.model_dump(include=set(SETTINGS)) == SETTINGS
     assert (settings.max_receive_count, settings.intra_op_threads) == (7, None)
     assert (settings.max_ticket_bytes, settings.bundle_cache_dir, settings.log_level) == (1024 * 1024, "/tmp", "INFO")
@@ -122,12 +122,12 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_model_cache_dir_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {name: value for name, value in SETTINGS.items() if name != "bundle_cache_dir"}
     monkeypatch.setenv("MODEL_CACHE_DIR", "/older")
-    assert Settings(**given).bundle_cache_dir == "/older"
+    assert Settings.read(**given).bundle_cache_dir == "/older"
     monkeypatch.setenv("BUNDLE_CACHE_DIR", "")  # as a template passes a parameter that was left empty
-    assert Settings(**given).bundle_cache_dir == "/older"
+    assert Settings.read(**given).bundle_cache_dir == "/older"
     monkeypatch.setenv("BUNDLE_CACHE_DIR", "/newer")
-    assert Settings(**given).bundle_cache_dir == "/newer"
-    assert Settings(**given, bundle_cache_dir="/given").bundle_cache_dir == "/given"
+    assert Settings.read(**given).bundle_cache_dir == "/newer"
+    assert Settings.read(**given, bundle_cache_dir="/given").bundle_cache_dir == "/given"
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_process_reports_why_it_cannot_start(
         else:
             monkeypatch.setenv(name, value)
     stream = io.BytesIO()
-    assert process(WorkerSettings(), WorkerOptions(), Shutdown(1), Reporter(stream)) == 1
+    assert process(WorkerSettings.read(), WorkerOptions(), Shutdown(1), Reporter(stream)) == 1
     (report,) = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert report["fatal"].startswith("MODEL_BUNDLE names /nowhere")
 

@@ -61,7 +61,7 @@ def main() -> None:
         aws_request_id="request",
         get_remaining_time_in_millis=lambda: 60_000,
     )
-    response = build(Settings(), models=Models())(json.load(sys.stdin), context)
+    response = build(getattr(Settings, "read", Settings)(), models=Models())(json.load(sys.stdin), context)
     sys.stdout.write(f"{json.dumps(response)}\n")
 
 

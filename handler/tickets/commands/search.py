@@ -136,7 +136,7 @@ def find_duplicates(
 
 def _models_of(found: Search, bundles: list[str]) -> dict[str, str]:
     """The embedding models of the given bundles and of MODEL_BUNDLE, by model_version."""
-    uris = dict.fromkeys([*bundles, SearchSettings().model_bundle])
+    uris = dict.fromkeys([*bundles, SearchSettings.read().model_bundle])
     return dict(found.repository.models_of(uri) for uri in uris if uri)
 
 
