@@ -58,6 +58,7 @@ ELSEWHERE = {
     r"tickets forget.*": ("tests/integration/test_forgetting.py", '"--customer"'),
     r"\.venv/bin/python -c .*tombstone_key.*": ("tests/unit/test_forget.py", "tombstone_key("),
     r"tickets show.*": ("tests/integration/test_tickets.py", '"show"'),
+    r"tickets (index|search|similar|duplicates).*": ("tests/integration/test_search.py", '"duplicates"'),
     r"tickets correct .*": ("tests/integration/test_corrections.py", '"correct"'),
     r"tickets corrections.*": ("tests/integration/test_corrections.py", '"corrections"'),
 }
@@ -316,7 +317,10 @@ def test_pages_use_standard_terms(page: Path) -> None:
 HELP = [
     *((name, ()) for name in SCRIPTS),
     *(("dlq-replay", (command,)) for command in ("count", "peek", "replay", "redrive", "backfill")),
-    *(("tickets", (command,)) for command in ("show", "count", "get", "similar", "forget")),
+    *(
+        ("tickets", (command,))
+        for command in ("show", "count", "get", "similar", "search", "duplicates", "index", "forget")
+    ),
 ]
 
 
