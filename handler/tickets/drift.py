@@ -20,12 +20,12 @@ from statistics import NormalDist
 from typing import Final
 
 from enrichment.manifest import ReferenceSpec
+from handler.aws.corrections import TASKS
 from handler.tickets.repository import Item
 
 __all__ = [
     "DRIFT_ATTRIBUTES",
     "FEWEST",
-    "TASKS",
     "Distribution",
     "Measure",
     "compare",
@@ -33,7 +33,6 @@ __all__ = [
     "training_distribution",
 ]
 
-TASKS: Final = ("intent", "urgency", "sentiment")
 DRIFT_ATTRIBUTES: Final = (
     *("ticket_id", "created_at", "s3_key", "s3_version_id", "model_version", "needs_review", "language", "corrections"),
     *TASKS,

@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -221,7 +221,7 @@ class TicketRepository:
 
         The first pages of all urgencies, of at most `at_once` items each, are read concurrently.
         """
-        requests = [self._request("urgency", urgency, selection, shown) for urgency in selection.urgencies]
+        requests = self._level_requests(selection, shown)
         return self._merged(requests, selection, at_once)
 
     def page(self, selection: Selection, size: int, after: str | None = None) -> Page:
@@ -230,22 +230,19 @@ class TicketRepository:
         Raises RepositoryError if `after` is no position.
         """
         position = None if after is None else _Position.parse(after)
-        requests = []
-        for urgency in selection.urgencies:
-            if position is None:
-                requests.append(self._request("urgency", urgency, selection))
-                continue
+        if position is None:
+            requests = self._level_requests(selection)
+        else:
             until = min(position.created_at, MAX_CREATED_AT if selection.until is None else selection.until)
-            if selection.since is not None and selection.since > until:
-                continue
-            request = self._request("urgency", urgency, replace(selection, until=until))
-            if urgency in position.after and until == position.created_at:
-                request["ExclusiveStartKey"] = {
-                    "urgency": {"S": urgency},
-                    "created_at": {"N": str(position.created_at)},
-                    "ticket_id": {"S": position.after[urgency]},
-                }
-            requests.append(request)
+            requests = self._level_requests(replace(selection, until=until))
+            for request in requests:
+                urgency = request["ExpressionAttributeValues"][":key"]["S"]
+                if urgency in position.after and until == position.created_at:
+                    request["ExclusiveStartKey"] = {
+                        "urgency": {"S": urgency},
+                        "created_at": {"N": str(until)},
+                        "ticket_id": {"S": position.after[urgency]},
+                    }
         items = list(islice(self._merged(requests, selection, size + 1), size + 1))
         if len(items) <= size:
             return Page(items, None)
@@ -254,7 +251,7 @@ class TicketRepository:
     def count(self, selection: Selection) -> dict[str, Counter[str]]:
         """The number of selected tickets per `intent`, `urgency` and `sentiment`."""
         counts = _no_labels()
-        for labels in self._count(self._level_requests(selection), selection).values():
+        for labels in self._count(self._level_requests(selection, _COUNTED), selection).values():
             _add(counts, labels)
         return counts
 
@@ -268,8 +265,10 @@ class TicketRepository:
             return {}
         first, last = (date.fromisoformat(day_of(moment)) for moment in bounds)
         number = (last - first).days + 1
-        days = [(first + timedelta(days=place)).isoformat() for place in range(min(number, _MOST_DAYS + 1))]
-        requests = self._level_requests(selection) if len(days) > _MOST_DAYS else self._day_requests(selection, days)
+        if number > _MOST_DAYS:
+            requests = self._level_requests(selection, _COUNTED)
+        else:
+            requests = self._day_requests(selection, [first + timedelta(days=place) for place in range(number)])
         return dict(sorted(self._count(requests, selection).items()))
 
     def with_id(self, ticket_id: str) -> list[Item]:
@@ -312,32 +311,33 @@ class TicketRepository:
 
     def _bounds(self, selection: Selection) -> tuple[int, int] | None:
         """The times of the oldest and the newest ticket of a period, whatever their labels; None without tickets."""
-        period = Selection(since=selection.since, until=selection.until)
+        period = Selection(selection.urgencies, since=selection.since, until=selection.until)
         requests = [
-            {**self._request("urgency", urgency, period, ("created_at",)), "ScanIndexForward": forward, "Limit": 1}
-            for urgency in selection.urgencies
-            for forward in (True, False)
+            {**request, "ScanIndexForward": is_forward, "Limit": 1}
+            for request in self._level_requests(period, ("created_at",))
+            for is_forward in (True, False)
         ]
         with ThreadPoolExecutor(READERS) as pool:
             answers = pool.map(lambda request: self._dynamodb.query(**request)["Items"], requests)
             times = [int(item["created_at"]["N"]) for items in answers for item in items]
         return (min(times), max(times)) if times else None
 
-    def _level_requests(self, selection: Selection) -> list[dict[str, Any]]:
-        """Queries that together count a selection: one per urgency."""
-        return [self._request("urgency", urgency, selection, _COUNTED) for urgency in selection.urgencies]
+    def _level_requests(self, selection: Selection, shown: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The queries of urgency-index that together read a selection; none if its period ends before it begins."""
+        if selection.since is not None and selection.until is not None and selection.since > selection.until:
+            return []
+        return [self._request("urgency", urgency, selection, shown) for urgency in selection.urgencies]
 
-    def _day_requests(self, selection: Selection, days: Sequence[str]) -> list[dict[str, Any]]:
-        """Queries that together count a selection: one per day, or one per day and urgency."""
+    def _day_requests(self, selection: Selection, days: Sequence[date]) -> list[dict[str, Any]]:
+        """The queries that together read a selection: one per day, or one per day and urgency."""
         if set(selection.urgencies) == set(URGENCIES) and self._every_ticket_has_a_day():
-            return [self._request("day", day, selection, _COUNTED) for day in days]
+            return [self._request("day", day.isoformat(), selection, _COUNTED) for day in days]
         requests = []
         for day in days:
-            begin = int((date.fromisoformat(day) - date(1970, 1, 1)).total_seconds())
-            since = max(begin, begin if selection.since is None else selection.since)
-            until = min(begin + 86399, begin + 86399 if selection.until is None else selection.until)
-            one = replace(selection, since=since, until=until)
-            requests += [self._request("urgency", urgency, one, _COUNTED) for urgency in selection.urgencies]
+            begin = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+            since = max(begin, selection.since or 0)
+            until = min(begin + 86399, MAX_CREATED_AT if selection.until is None else selection.until)
+            requests += self._level_requests(replace(selection, since=since, until=until), _COUNTED)
         return requests
 
     def _every_ticket_has_a_day(self) -> bool:

@@ -589,6 +589,12 @@ def test_damaged_entry_is_named(harness: Harness) -> None:
     assert (result.exit_code, f"s3://{harness.place}/{key} is not a correction" in result.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("arguments", [["out.jsonl"], ["--json"]])
+def test_applying_does_not_export(harness: Harness, arguments: list[str]) -> None:
+    result = run("corrections", "--apply", *arguments)
+    assert (result.exit_code, "--apply exports nothing" in result.stderr) == (2, True)
+
+
 # -- keys
 
 

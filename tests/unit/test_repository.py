@@ -181,6 +181,18 @@ def test_invalid_position_is_refused(harness: Harness, position: str) -> None:
         harness.repository.page(Selection(), 10, position)
 
 
+def test_period_that_ends_before_it_begins_has_no_tickets(harness: Harness) -> None:
+    for number in range(8):
+        harness.store(f"t{number}", 1000 + number, urgency=URGENCIES[number % 4])
+    selection = Selection(since=1005, until=1004)
+    assert list(harness.repository.newest(selection)) == []
+    assert harness.repository.page(selection, 10).items == []
+    assert harness.repository.by_day(selection) == {}
+    assert not any(harness.repository.count(selection).values())
+    first = harness.repository.page(Selection(), 3)
+    assert harness.repository.page(Selection(since=1007), 3, first.next).items == []
+
+
 # -- by day
 
 

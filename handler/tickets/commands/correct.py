@@ -81,6 +81,8 @@ def corrections(
 
     Columns in a pipe, separated by tabs: at, ticket_id, created_at, task, predicted label, label, by.
     """
+    if apply and (file is not None or as_json):
+        raise typer.BadParameter("--apply exports nothing: give it without FILE and --json")
     with opened_to_correct() as (repository, log):
         histories = []
         with progress("reading the log", None) as advance:
