@@ -226,7 +226,10 @@ def correct(base: Bundle, corrections: Sequence[Correction], tickets: Path, out:
     enough = [task for task, items in chosen.items() if len(items) >= FEWEST]
     if not enough:
         raise ExportError(f"too few corrections ({counts}): at least {FEWEST} of one task are needed; correct more")
-    with placed(out) as folder:
+    from threadpoolctl import threadpool_limits
+
+    # The sums of several threads are not repeatable.
+    with placed(out) as folder, threadpool_limits(limits=1):
         labelled = _labelled(tickets, labels_of(base))
         encoder = Encoder.open(base)
         lexical = LexicalFeatures.from_file(base.path(base.manifest.models.features))
@@ -335,8 +338,6 @@ def _groups(corrections: Sequence[Correction], scaled: Floats, say: Say) -> list
 
 def _move(head: _Head, corrections: _Texts, tickets: _Texts, scaled: Floats, groups: Sequence[str]) -> _Moved:
     """Moves a head, and compares it with what it was. `scaled` are the directions of corrections, then tickets."""
-    from threadpoolctl import threadpool_limits
-
     labels = head.spec.labels
     decided = [labels.index(accepted[0]) for accepted in corrections.accepted]
     target = np.eye(len(labels))[decided]
@@ -350,13 +351,12 @@ def _move(head: _Head, corrections: _Texts, tickets: _Texts, scaled: Floats, gro
     order = np.random.default_rng(_SEED).permutation(len(target))
     before = head.logits(corrections.matrix)
     after, shuffled = np.zeros(target.shape), np.zeros(target.shape)
-    with threadpool_limits(limits=1):  # the sums of several threads are not repeatable
-        for fold in np.unique(folds):
-            train, test = folds != fold, folds == fold
-            rows = corrections.matrix[train]
-            after[test] = _fitted(head, rows, target[train], anchors).logits(corrections.matrix[test])
-            shuffled[test] = _fitted(head, rows, target[order][train], anchors).logits(corrections.matrix[test])
-        moved = _fitted(head, corrections.matrix, target, anchors)
+    for fold in np.unique(folds):
+        train, test = folds != fold, folds == fold
+        rows = corrections.matrix[train]
+        after[test] = _fitted(head, rows, target[train], anchors).logits(corrections.matrix[test])
+        shuffled[test] = _fitted(head, rows, target[order][train], anchors).logits(corrections.matrix[test])
+    moved = _fitted(head, corrections.matrix, target, anchors)
     held_out = _comparison(head, corrections.accepted, corrections.accepted, before, after)
     old, new = head.logits(apart.matrix), moved.logits(apart.matrix)
     accepted = [
