@@ -16,7 +16,7 @@ from samtranslator.yaml_helper import yaml_parse
 
 from enrichment import EnrichmentData, RawTicket, enriched_json
 from handler.aws.storage import AwsTicketSink
-from handler.ports import Write
+from handler.ports import Known, Write
 from handler.tickets.repository import Item, TicketRepository
 
 __all__ = ["VERSION", "Harness", "table_definition", "ticket_table"]
@@ -87,8 +87,8 @@ class Harness:
         }
         enrichment = EnrichmentData(**(fields | labels))
         key = f"{ticket_id}/{created_at}.json"
-        known = self.sink.known(ticket_id, created_at)
-        assert known != "forgotten"
+        (known,) = self.sink.known([(ticket_id, created_at)])
+        assert known is None or isinstance(known, Known)
         content = hashlib.sha256(body.encode()).hexdigest()
         stored = enriched_json(ticket, enrichment)
         assert self.sink.store(Write(ticket, enrichment, stored, key, content, next(self.times), known=known))
