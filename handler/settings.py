@@ -137,14 +137,16 @@ class Settings(BaseSettings):
     @field_validator("dlq_url")
     @classmethod
     def _each_queue_has_a_dlq(cls, value: str, info: ValidationInfo) -> str:
-        queues, dlqs = listed(info.data.get("queue_url", value)), listed(value)
+        if "queue_url" not in info.data:
+            return value  # it is invalid itself
+        queues, dlqs = listed(info.data["queue_url"]), listed(value)
         if len(queues) != len(dlqs):
             raise PydanticCustomError(
                 "dead_letter_queues",
                 "it has {dlqs} entries and QUEUE_URL has {queues}; name one dead-letter queue for each queue",
                 {"dlqs": len(dlqs), "queues": len(queues)},
             )
-        if set(queues) & set(dlqs) and "queue_url" in info.data:
+        if set(queues) & set(dlqs):
             raise PydanticCustomError("dead_letter_queues", "it names a queue that is in QUEUE_URL too")
         return value
 

@@ -8,9 +8,8 @@
     dlq-replay backfill s3://tickets-raw/2026/     stored tickets again, for example after a new bundle
 
 The queues are DLQ_URL and QUEUE_URL, unless --source and --destination name others; if they list several, --lane says
-which. `count` with a filter, `peek` and
-`replay --dry-run` receive messages to read them: they are invisible to other consumers until the command ends, and
-their receive counts grow by one. `count` without a filter receives nothing.
+which. `count` with a filter, `peek` and `replay --dry-run` receive messages to read them: they are invisible to other
+consumers until the command ends, and their receive counts grow by one. `count` without a filter receives nothing.
 """
 
 from __future__ import annotations

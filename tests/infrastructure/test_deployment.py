@@ -175,7 +175,7 @@ def test_longest_prefix_makes_valid_names() -> None:
     longest = max(40, len("123456789012-us-isob-east-1"))
     assert longest + len("-tickets-enriched") <= 63  # buckets
     assert longest + len("-ticket-enrichment") <= 64  # functions
-    assert longest + len("-ticket-processing-dlq") <= 80  # queues
+    assert longest + len("-ticket-processing-bulk-dlq") <= 80  # queues
 
 
 @pytest.mark.parametrize("environment", ["default", "local", "prod", "localstack"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -66,9 +67,9 @@ def test_keda_overlay_replaces_the_autoscaler() -> None:
 
 
 def test_keda_bulk_overlay_reads_and_scales_on_both_queues() -> None:
-    data = {name.lower(): value for name, value in one("ConfigMap", "keda-bulk")["data"].items()}
+    data: dict[str, Any] = {name.lower(): value for name, value in one("ConfigMap", "keda-bulk")["data"].items()}
     lanes = WorkerSettings(**data).lanes
-    base = {name.lower(): value for name, value in settings().items()}
+    base: dict[str, Any] = {name.lower(): value for name, value in settings().items()}
     assert lanes[:1] == WorkerSettings(**base).lanes
     names = [TEMPLATE["Resources"][name]["Properties"]["QueueName"] for name in ("TicketQueue", "BulkQueue")]
     assert [lane.name for lane in lanes] == [name["Fn::If"][2] for name in names]

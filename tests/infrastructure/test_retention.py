@@ -41,7 +41,7 @@ def rules(bucket: str, **given: int) -> dict[str, dict[str, Any]]:
     return {rule["Id"]: rule for rule in found["Rules"]}
 
 
-@pytest.mark.parametrize("bucket", ["RawBucket", "EnrichedBucket"])
+@pytest.mark.parametrize("bucket", ["RawBucket", "BulkBucket", "EnrichedBucket"])
 def test_tickets_are_kept_for_good_by_default(bucket: str) -> None:
     (rule,) = rules(bucket).values()
     assert "ExpirationInDays" not in rule
@@ -51,6 +51,7 @@ def test_tickets_are_kept_for_good_by_default(bucket: str) -> None:
 def test_raw_tickets_expire() -> None:
     expiry = {"Id": "end-of-retention", "Status": "Enabled", "ExpirationInDays": 40}
     assert rules("RawBucket", RawRetentionDays=40)["end-of-retention"] == expiry
+    assert rules("BulkBucket", RawRetentionDays=40)["end-of-retention"] == expiry
     assert "end-of-retention" not in rules("EnrichedBucket", RawRetentionDays=40)
 
 

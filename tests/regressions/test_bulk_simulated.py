@@ -11,6 +11,7 @@ from handler.local import EmbeddedStack
 from handler.settings import Settings
 from tests.infrastructure.cloudwatch import changes, states
 from tests.infrastructure.watched import OBSERVABILITY, TEMPLATE, alarms
+from tests.support.fakes import SETTINGS
 from tests.support.mapping_simulation import Run, SimulatedMapping, poisson, simulate
 
 BULK: Final = 1_000_000
@@ -40,14 +41,12 @@ def bulk_stack() -> Iterator[EmbeddedStack]:
 
 def run(stack: EmbeddedStack, profile: Profile, *, quota: int = QUOTA) -> tuple[Run, str, str]:
     """A backfill of a million tickets while live ones arrive; also the queues of both."""
-    lanes = Settings(
-        **{name.lower(): value for name, value in stack.environment().items()}, model_bundle="file:///b"
-    ).lanes
+    found = stack.environment()
+    lanes = Settings(**{**SETTINGS, "queue_url": found["QUEUE_URL"], "dlq_url": found["DLQ_URL"]}).lanes
     live, bulk = lanes[0].name, lanes[-1].name  # dlq-replay backfill takes the last
     arrivals: dict[str, list[float]] = {lane.name: [] for lane in lanes}
     arrivals[live] += poisson(LIVE_PER_SECOND, LIVE_SECONDS)
     arrivals[bulk] = [0.0] * BULK + arrivals[bulk]
-    found = stack.client("lambda").list_event_source_mappings()["EventSourceMappings"]
     mappings = [
         SimulatedMapping(
             name := each["EventSourceArn"].rpartition(":")[2],
@@ -56,11 +55,13 @@ def run(stack: EmbeddedStack, profile: Profile, *, quota: int = QUOTA) -> tuple[
             each["MaximumBatchingWindowInSeconds"],
             arrivals[name],
         )
-        for each in found
+        for each in stack.client("lambda").list_event_source_mappings()["EventSourceMappings"]
     ]
     assert {mapping.queue for mapping in mappings} == arrivals.keys()
-    times = {"seconds_per_ticket": profile.per_ticket, "init": profile.init}
-    return simulate(mappings, quota=quota, until_done=live, **times), live, bulk
+    measured = simulate(
+        mappings, quota=quota, seconds_per_ticket=profile.per_ticket, init=profile.init, until_done=live
+    )
+    return measured, live, bulk
 
 
 def alarmed(found: Run, live: str) -> set[str]:

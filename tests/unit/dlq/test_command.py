@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from handler.aws.sqs import Queue
 from handler.dlq import command
 from handler.dlq.errors import RequestInvalid
 
@@ -117,7 +118,7 @@ def test_lane_chooses_one_of_several_queues(arguments: list[str], queue: str, mo
     def find(_client: object, name: str) -> None:
         raise RequestInvalid(name)
 
-    monkeypatch.setattr(command.Queue, "find", find)
+    monkeypatch.setattr(Queue, "find", find)
     several = {
         "DLQ_URL": "https://sqs.invalid/1/dead, https://sqs.invalid/1/bulk-dead",
         "QUEUE_URL": "https://sqs.invalid/1/live,https://sqs.invalid/1/bulk",
