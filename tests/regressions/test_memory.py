@@ -65,9 +65,8 @@ def test_worker_with_several_batches_of_large_tickets_stays_within_the_memory_bu
 ) -> None:
     sqs, environment = stack.client("sqs"), stack.environment()
     sqs.purge_queue(QueueUrl=environment["QUEUE_URL"])
-    text = (
-        "Die Anzeige grüßt \U0001f600 und zeigt nichts. " * 17_000
-    )  # a character above U+FFFF makes each take four bytes
+    # One character above U+FFFF makes Python use four bytes for each.
+    text = "Die Anzeige grüßt \U0001f600 und zeigt nichts. " * 22_000
     for number in range(40):
         body = json.dumps(raw(f"LARGE-W-{number}", "Meter", text), ensure_ascii=False).encode()
         assert 0.8 * SIZE < len(body) < SIZE
