@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Tickets:
 
 
 @pytest.fixture
-def tickets(stack: EmbeddedStack) -> Iterator[Tickets]:
+def tickets(stack: EmbeddedStack) -> Tickets:
     return Tickets(stack)
 
 

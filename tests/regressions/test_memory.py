@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from handler.local import EmbeddedStack
 from tests.characterization.harness import Product
 from tests.regressions.children import run_python
 from tests.regressions.tickets import raw, record
+from tests.support.waiting import eventually
+from tests.support.workers import worker
 
 MEGABYTES = 450
 SIZE = 1024 * 1024
@@ -53,6 +57,32 @@ def test_ten_large_tickets_stay_within_the_memory_budget(product: Product) -> No
     if done.returncode != 0:
         pytest.fail(done.stderr[-600:])
     assert int(done.stdout.splitlines()[-1]) < MEGABYTES
+
+
+@pytest.mark.last
+def test_worker_with_several_batches_of_large_tickets_stays_within_the_memory_budget(
+    stack: EmbeddedStack, bundle: Path, tmp_path: Path
+) -> None:
+    sqs, environment = stack.client("sqs"), stack.environment()
+    sqs.purge_queue(QueueUrl=environment["QUEUE_URL"])
+    # One character above U+FFFF makes Python use four bytes for each.
+    text = "Die Anzeige grüßt \U0001f600 und zeigt nichts. " * 22_000
+    for number in range(40):
+        body = json.dumps(raw(f"LARGE-W-{number}", "Meter", text), ensure_ascii=False).encode()
+        assert 0.8 * SIZE < len(body) < SIZE
+        stack.client("s3").put_object(Bucket=environment["RAW_BUCKET"], Key=f"large-w-{number}.json", Body=body)
+    environment |= {
+        "MODEL_BUNDLE": bundle.as_uri(),
+        "BUNDLE_CACHE_DIR": str(tmp_path / "cache"),
+        "INTRA_OP_THREADS": "2",
+        "MALLOC_ARENA_MAX": "2",
+    }
+    with worker(environment, tmp_path / "log") as running:
+        eventually(lambda: running.log.read_text().count('"outcome":"done"') == 40, 240)
+        status = Path(f"/proc/{running.child()}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+)", status)
+    assert found is not None
+    assert int(found[1]) // 1024 < MEGABYTES
 
 
 # Ten tickets of a shape at a time, on stores in memory; the peak of each batch in MB is a line.

@@ -87,7 +87,7 @@ class Harness:
         }
         enrichment = EnrichmentData(**(fields | labels))
         key = f"{ticket_id}/{created_at}.json"
-        [known] = self.sink.known([(ticket_id, created_at)])
+        (known,) = self.sink.known([(ticket_id, created_at)])
         assert known is None or isinstance(known, Known)
         content = hashlib.sha256(body.encode()).hexdigest()
         stored = enriched_json(ticket, enrichment)
