@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,10 +43,12 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def get(port: int, path: str, cookie: str = "") -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("GET", path, headers={"Cookie": cookie})
-    return connection.getresponse()
+def get(port: int, path: str, cookie: str = "") -> tuple[int, str, str]:
+    """The status, the cookie that is set, and the text of an answer."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+        connection.request("GET", path, headers={"Cookie": cookie})
+        answer = connection.getresponse()
+        return answer.status, (answer.getheader("set-cookie") or "").partition(";")[0], answer.read().decode()
 
 
 def link_of(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -62,15 +64,16 @@ def link_of(process: subprocess.Popen[str]) -> tuple[int, str]:
 def test_server_ends_cleanly_with_an_open_live_list(stack: EmbeddedStack, number: signal.Signals) -> None:
     with ended(start(stack.environment(), "handler.tickets", "serve", "--port", "0")) as process:
         port, path = link_of(process)
-        answer = get(port, path)
-        assert answer.status == 303
-        cookie = (answer.getheader("set-cookie") or "").partition(";")[0]
+        status, cookie, _ = get(port, path)
+        assert status == 303
         assert link_of(process) != (port, path)
-        assert get(port, "/", cookie).status == 200
-        feed = get(port, "/feed", cookie)
-        assert feed.readline() == b"retry: 2000\n"
-        process.send_signal(number)
-        _, errors = process.communicate()
+        assert get(port, "/", cookie)[0] == 200
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+            connection.request("GET", "/feed", headers={"Cookie": cookie})
+            with connection.getresponse() as feed:
+                assert feed.readline() == b"retry: 2000\n"
+                process.send_signal(number)
+                _, errors = process.communicate()
         assert (process.returncode, errors) == (0, "Open this link; Ctrl-C stops.\n")
 
 
@@ -80,7 +83,9 @@ def test_only_the_loopback_address_is_bound(stack: EmbeddedStack) -> None:
         listening = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
         ports = {fields[1] for fields in listening if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")}
         assert ports == {f"0100007F:{port:04X}"}
-        process.terminate()
+        process.terminate()  # perhaps before it serves
+        process.communicate()
+        assert process.returncode == 0
 
 
 def test_port_in_use_is_one_line(stack: EmbeddedStack) -> None:
@@ -104,12 +109,12 @@ def test_demo_serves_its_tickets(bundle: Path) -> None:
     demo = start({}, "handler.local.demo", "--bundle", str(bundle), "--count", "12", "--page")
     with ended(demo) as process:
         port, path = link_of(process)
-        cookie = (get(port, path).getheader("set-cookie") or "").partition(";")[0]
-        text = get(port, "/", cookie).read().decode()
+        _, cookie, _ = get(port, path)
+        _, _, text = get(port, "/", cookie)
         assert len(re.findall(r"data-key=", text)) == 7  # 12, of which four are invalid and one is a duplicate
         found = re.search(r'class="subject"[^>]* href="([^"]*)"', text)
         assert found is not None
-        assert '<ul class="similar">' in get(port, found[1].replace("&amp;", "&"), cookie).read().decode()
+        assert '<ul class="similar">' in get(port, found[1].replace("&amp;", "&"), cookie)[2]
         process.send_signal(signal.SIGINT)
         process.communicate()
         assert process.returncode == 0

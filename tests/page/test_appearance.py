@@ -56,7 +56,7 @@ def test_refusal_is_a_readable_page(tab: Open, site: Site) -> None:
     page = tab("/static/page.css", storage_state=None)
     answer = page.request.get(f"{site.address}/")
     assert answer.status == 403
-    page.route("**/refused", lambda route: route.fulfill(response=answer))
+    page.route("**/refused", lambda route: route.fulfill(response=answer, status=200))
     page.goto(f"{site.address}/refused", wait_until="load")
     expect(page.get_by_role("heading", name="Open the link in the terminal")).to_be_visible()
     assert faults(page) == []

@@ -6,17 +6,24 @@ Storing ten thousand objects would take minutes, so only the newest tickets have
 from __future__ import annotations
 
 import random
+import statistics
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.testclient import TestClient
+
 from enrichment import EnrichmentData, RawTicket, enriched_json
 from events.generator import TicketGenerator
 from handler.aws.storage import AwsTicketSink
 from handler.ports import Write
+from handler.tickets.page.app import create_app
+from handler.tickets.page.views import Stores
+from handler.tickets.repository import TicketRepository
 
-__all__ = ["LABELS", "VERSION", "made_up_tickets", "made_up_write", "store", "write_of"]
+__all__ = ["LABELS", "VERSION", "made_up_tickets", "made_up_write", "seconds_per_list", "store", "write_of"]
 
 VERSION = "made-up@0123456789ab"
 LABELS = {
@@ -32,7 +39,7 @@ _AT_ONCE = 25  # items of one BatchWriteItem
 
 
 def made_up_tickets(count: int, *, newest: int, days: int, seed: int = 11) -> list[dict[str, Any]]:
-    """Raw tickets, newest first: at `newest` (Unix seconds) and in the days before it, fewer at night and on weekends."""
+    """Raw tickets, newest first: at `newest` (Unix seconds) and in the days before, fewer at night and on weekends."""
     chance, generator = random.Random(seed), TicketGenerator(seed, start=newest)
     times = {newest}
     while len(times) < count:
@@ -94,6 +101,21 @@ def store(
         parts = [requests[begin : begin + _AT_ONCE] for begin in range(0, len(requests), _AT_ONCE)]
         for answer in pool.map(lambda part: dynamodb.batch_write_item(RequestItems={table: part}), parts):
             assert not answer["UnprocessedItems"]
+
+
+def seconds_per_list(repository: TicketRepository) -> float:
+    """CPU seconds of this process until the page has answered with the list; the services are other processes."""
+    links: list[str] = []
+    unused: Any = None  # the list neither corrects nor searches
+    app = create_app(Stores(repository, unused, unused), port=8700, announce=links.append)
+    client = TestClient(app, "http://127.0.0.1:8700")
+    client.get(links[-1])
+    seconds = []
+    for _ in range(5):
+        begin = time.process_time()
+        assert client.get("/").status_code == 200
+        seconds.append(time.process_time() - begin)
+    return statistics.median(seconds)
 
 
 class _Items:

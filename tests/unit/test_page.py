@@ -679,7 +679,7 @@ def test_live_list_of_a_rare_filter_reads_only_what_is_new(site: Site) -> None:
     assert set(lowest) == {str(NOON + 30)}  # the 200th newest at the first read
 
 
-def received(site: Site, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> list[tuple[str, Any]]:
+def received(site: Site, meanwhile: Callable[[], object] = lambda: None) -> list[tuple[str, Any]]:
     """The events of a live list that ends after some reads."""
     ends = iter([False, True])
     live = LiveList(site.harness.repository, Selection(), 50)
@@ -702,13 +702,17 @@ def received(site: Site, seconds: float, meanwhile: Callable[[], object] = lambd
 def test_events_name_all_rows_and_carry_the_changed_ones(site: Site) -> None:
     site.harness.store("one", NOON)
     site.harness.store("two", NOON + 1)
-    first, second = received(site, 2, lambda: site.harness.store("<three>", NOON + 2, subject="<b>"))
+    first, second = received(site, lambda: site.harness.store("<three>", NOON + 2, subject="<b>"))
     assert first[0] == second[0] == "rows"
     assert first[1]["keys"] == [f"{NOON + 1}/two", f"{NOON}/one"]
     assert list(first[1]["html"]) == first[1]["keys"]
     assert second[1]["keys"] == [f"{NOON + 2}/<three>", *first[1]["keys"]]
     assert list(second[1]["html"]) == [f"{NOON + 2}/<three>"]
     assert "<b>" not in second[1]["html"][f"{NOON + 2}/<three>"]
+
+
+def test_live_list_of_nothing_is_live(site: Site) -> None:
+    assert received(site) == [("rows", {"keys": [], "html": {}})]
 
 
 def test_live_list_goes_on_after_an_error(site: Site) -> None:
@@ -719,7 +723,7 @@ def test_live_list_goes_on_after_an_error(site: Site) -> None:
         raise ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow down"}}, name)
 
     site.harness.before = fail
-    first, second = received(site, 2)
+    first, second = received(site)
     assert first == ("problem", "Query: ThrottlingException: slow down")
     assert second[0] == "rows"
 

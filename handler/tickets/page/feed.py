@@ -69,19 +69,19 @@ class LiveList:
 
 async def events(live: LiveList, filters: Filters, stopping: Callable[[], bool]) -> AsyncIterator[str]:
     """The events of one browser tab, until `stopping` says so or the tab is closed."""
-    sent: dict[str, str] = {}
+    sent: dict[str, str] | None = None  # keys and marks of the rows; None: the browser waits for an event
     yield "retry: 2000\n\n"
     for _ in range(_READS):
         try:
             items = await run_sync(live.read)
         except READ_ERRORS as error:
+            sent = None
             yield _event("problem", problem_line(error))
         else:
             marks = {row_key(item): row_mark(item) for item in items}
-            if list(marks.items()) != list(sent.items()):
-                html = {
-                    row_key(item): row(item, filters) for item in items if sent.get(row_key(item)) != row_mark(item)
-                }
+            if sent is None or list(marks.items()) != list(sent.items()):
+                changed = [item for item in items if (sent or {}).get(row_key(item)) != marks[row_key(item)]]
+                html = {row_key(item): row(item, filters) for item in changed}
                 yield _event("rows", {"keys": list(marks), "html": html})
                 sent = marks
             else:

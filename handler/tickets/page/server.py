@@ -30,15 +30,8 @@ def serve(stores: Stores, port: int, announce: Callable[[str], None]) -> None:
     """
     with _listening(port) as listener:
         port = listener.getsockname()[1]
-        server: uvicorn.Server | None = None
-        app = create_app(
-            stores,
-            port=port,
-            announce=lambda path: announce(f"http://{_HOST}:{port}{path}"),
-            stopping=lambda: server is not None and server.should_exit,
-        )
         config = uvicorn.Config(
-            app,
+            "",  # see below
             access_log=False,  # its lines contain tokens and filters
             lifespan="off",
             log_level="error",
@@ -47,12 +40,22 @@ def serve(stores: Stores, port: int, announce: Callable[[str], None]) -> None:
             ws="none",
         )
         server = _Server(config)
-        # uvicorn handles the signals, and then raises them again for whoever handled them before.
-        with on_shutdown_signal(lambda: None):
+        # uvicorn handles signals only while it serves, and at its end raises them again for the handler before. The
+        # first link is announced when a signal is no longer lost.
+        with on_shutdown_signal(server.stop):
+            config.app = create_app(
+                stores,
+                port=port,
+                announce=lambda path: announce(f"http://{_HOST}:{port}{path}"),
+                stopping=lambda: server.should_exit,
+            )
             asyncio.run(server.serve(sockets=[listener]))
 
 
 class _Server(uvicorn.Server):
+    def stop(self) -> None:
+        self.should_exit = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A request that is cut off now is no error.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

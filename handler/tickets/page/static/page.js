@@ -24,16 +24,17 @@ function move(step) {
   if (place >= 0 && links[place + step]) location.assign(links[place + step]);
 }
 
-// The list that `j`, `k` and "back" return to, and the row that had the focus.
-function remember() {
+// The list whose tickets j and k open, and what had the focus: a row, a filter, or in the end the ticket that was open.
+addEventListener("pagehide", () => {
   if (list) sessionStorage.setItem("list", JSON.stringify(rows().map((row) => subject(row).getAttribute("href"))));
-  const at = document.activeElement?.id || focused()?.dataset.key;
+  const at = list ? document.activeElement?.id || focused()?.dataset.key : document.querySelector("article")?.dataset.key;
   if (at) sessionStorage.setItem("focus", at);
+});
+const before = list && sessionStorage.getItem("focus");
+if (before) {
+  sessionStorage.removeItem("focus");
+  (subject(rows().find((row) => row.dataset.key === before)) ?? document.getElementById(before))?.focus();
 }
-addEventListener("pagehide", remember);
-const before = sessionStorage.getItem("focus");
-sessionStorage.removeItem("focus");
-if (before && list) (subject(rows().find((row) => row.dataset.key === before)) ?? document.getElementById(before))?.focus();
 
 // Correcting a label: the form of /choice in a dialog.
 async function choose(address) {
@@ -41,7 +42,7 @@ async function choose(address) {
   const answer = await fetch(`${address}&fragment=1`);
   if (!answer.ok) return location.assign(address); // which shows the error
   dialog.innerHTML = await answer.text();
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal();
   dialog.querySelector("[aria-current]")?.focus();
 }
 dialog?.addEventListener("click", (event) => {
