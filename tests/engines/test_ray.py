@@ -42,7 +42,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "300",  # a busy machine needs more than the 30 s that are the default
+        # A busy machine needs more than the half minute that are the defaults.
+        "RAY_raylet_start_wait_time_s": "300",
+        "RAY_agent_register_timeout_ms": "300000",
     }
     ray = str(Path(sys.executable).with_name("ray"))
     options = ["--head", "--block", "--num-cpus", "2", "--node-ip-address", "127.0.0.1", "--port", port]
