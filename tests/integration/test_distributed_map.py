@@ -34,7 +34,8 @@ class Batch:
 
     def run(self, items: list[dict[str, Any]]) -> tuple[str, Any]:
         """Name and cause of the state that ends the batch."""
-        states, variables = MACHINE["ItemProcessor"]["States"], {}
+        states = MACHINE["ItemProcessor"]["States"]
+        variables: dict[str, Any] = {}
         name, data = MACHINE["ItemProcessor"]["StartAt"], {"Items": items}
         while True:
             state, known = states[name], {"input": data}

@@ -212,7 +212,7 @@ def begun(source: Path, bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
     with killed_at_end(subprocess.Popen(command(bundle, mine, out), stderr=subprocess.DEVNULL)) as process:
         eventually(lambda: (tmp_path / "out.jsonl.progress").exists() and _workers(process.pid))
         process.send_signal(signal.SIGTERM)
-    assert process.returncode == 130
+        assert process.wait() == 130
     return mine, out
 
 

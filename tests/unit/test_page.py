@@ -88,7 +88,7 @@ class Site:
     def get(self, path: str, status: int = 200, **parameters: Any) -> str:
         answer = self.client.get(path, params=parameters or None)
         assert answer.status_code == status, answer.text
-        return answer.text
+        return str(answer.text)
 
     def rows(self, **filters: Any) -> list[str]:
         """The ids of the listed tickets."""
@@ -406,7 +406,7 @@ def test_ids_of_any_text_have_a_page(site: Site) -> None:
 def correct(site: Site, ticket_id: str, task: str, label: str) -> int:
     action, token = site.choice(ticket_id, task)
     answer = site.client.post(action, data={"label": label, "form_token": token}, headers=OWN)
-    return answer.status_code
+    return int(answer.status_code)
 
 
 def test_correction_shows_everywhere_and_can_be_undone(site: Site) -> None:
