@@ -114,7 +114,8 @@ class Harness:
 
         thread = threading.Thread(target=watch)
         thread.start()
-        assert process(WorkerSettings.read(), WorkerOptions(wait=0, visibility_timeout=5), shutdown, Reporter(stream)) == 0
+        options = WorkerOptions(wait=0, visibility_timeout=5)
+        assert process(WorkerSettings.read(), options, shutdown, Reporter(stream)) == 0
         thread.join()
         return [json.loads(line) for line in stream.getvalue().splitlines()]
 

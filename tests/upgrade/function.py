@@ -61,7 +61,8 @@ def main() -> None:
         aws_request_id="request",
         get_remaining_time_in_millis=lambda: 60_000,
     )
-    response = build(getattr(Settings, "read", Settings)(), models=Models())(json.load(sys.stdin), context)
+    read: Any = getattr(Settings, "read", Settings)  # be79fe2 reads the environment when it makes an object
+    response = build(read(), models=Models())(json.load(sys.stdin), context)
     sys.stdout.write(f"{json.dumps(response)}\n")
 
 
