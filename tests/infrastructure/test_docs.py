@@ -60,6 +60,7 @@ ELSEWHERE = {
     r"tickets serve.*": ("tests/integration/test_page.py", '"serve"'),
     r"make demo PAGE=1": ("tests/integration/test_page.py", '"--page"'),
     r"tickets show.*": ("tests/integration/test_tickets.py", '"show"'),
+    r"tickets (index|search|similar|duplicates).*": ("tests/integration/test_search.py", '"duplicates"'),
     r"tickets correct .*": ("tests/integration/test_corrections.py", '"correct"'),
     r"tickets corrections.*": ("tests/integration/test_corrections.py", '"corrections"'),
 }
@@ -318,7 +319,10 @@ def test_pages_use_standard_terms(page: Path) -> None:
 HELP = [
     *((name, ()) for name in SCRIPTS),
     *(("dlq-replay", (command,)) for command in ("count", "peek", "replay", "redrive", "backfill")),
-    *(("tickets", (command,)) for command in ("show", "count", "get", "similar", "forget")),
+    *(
+        ("tickets", (command,))
+        for command in ("show", "count", "get", "similar", "search", "duplicates", "index", "forget")
+    ),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -127,7 +128,9 @@ def reader(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPath
 def stored(stack: EmbeddedStack, enricher: Enricher) -> list[RawTicket]:
     """The tickets to find among others, enriched and stored as the function does it."""
     texts = {name: text for name, (text, _) in PARAPHRASES.items()}
-    texts |= {f"other-{number}": tuple(text.split("|")) for number, text in enumerate(OTHERS)}
+    for number, text in enumerate(OTHERS):
+        subject, _, body = text.partition("|")
+        texts[f"other-{number}"] = (subject, body)
     fields = {"customer_id": "C", "created_at": START}
     tickets = [
         ticket_from_object({**fields, "ticket_id": f"search-{name}", "subject": subject, "body": body})
@@ -164,7 +167,7 @@ def overlapping(words: str, tickets: list[RawTicket], limit: int) -> list[str]:
 
     def share(ticket: RawTicket) -> float:
         own = of(f"{ticket.subject} {ticket.body}")
-        return len(own & of(words)) / (1 + len(own) ** 0.5)
+        return len(own & of(words)) / (1 + math.sqrt(len(own)))
 
     return [ticket.ticket_id for ticket in sorted(tickets, key=share, reverse=True)[:limit]]
 

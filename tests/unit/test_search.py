@@ -371,9 +371,11 @@ def test_selection_is_the_same_as_in_lists(
 
 def test_search_without_an_index_says_how_to_build_it(harness: Harness, search: Search, index: SqliteIndex) -> None:
     store(harness, "t", 10)
-    for call in (lambda: search.words("anything", 5), lambda: search.like(harness.item("t"), 5)):
-        with pytest.raises(RepositoryError, match="there is no vector index yet; build it with `tickets index`"):
-            call()
+    line = "there is no vector index yet; build it with `tickets index`"
+    with pytest.raises(RepositoryError, match=line):
+        search.words("anything", 5)
+    with pytest.raises(RepositoryError, match=line):
+        search.like(harness.item("t"), 5)
     follow(harness, index)
     with pytest.raises(RepositoryError, match=r"no tickets of the encoder all-MiniLM-L6-v2@\w{12}; .* MODEL_BUNDLE"):
         search.words("anything", 5)
