@@ -88,7 +88,7 @@ class SearchSettings(IndexSettings):
     """The settings of `tickets search`."""
 
     model_bundle: str = ""
-    bundle_cache_dir: str = tempfile.gettempdir()
+    bundle_cache_dir: Annotated[str, Field(default_factory=tempfile.gettempdir)]
 
 
 class TriageSettings(CorrectSettings, SearchSettings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from hashlib import blake2s
 from importlib import resources
 from pathlib import Path
@@ -31,17 +32,17 @@ _LONGEST_NAME: Final = 300  # characters shown of a subject or an id
 
 def known_labels(task: str) -> tuple[str, ...]:
     """The labels of the shipped bundle in their order; a bundle with labels of its own has others."""
-    return {"intent": _INTENTS, "urgency": URGENCIES, "sentiment": SENTIMENTS}[task]
+    return {"intent": _intents(), "urgency": URGENCIES, "sentiment": SENTIMENTS}[task]
 
 
 def page(template: str, status: int = 200, /, **context: Any) -> HTMLResponse:
     """A whole page."""
-    return HTMLResponse(_ENVIRONMENT.get_template(template).render(**context), status)
+    return HTMLResponse(_environment().get_template(template).render(**context), status)
 
 
 def row(item: Item, filters: Filters, cosine: float | None = None) -> str:
     """One row of a list, as HTML."""
-    return str(_ENVIRONMENT.get_template("row.html").render(item=item, filters=filters, cosine=cosine))
+    return str(_environment().get_template("row.html").render(item=item, filters=filters, cosine=cosine))
 
 
 def row_key(item: Item) -> str:
@@ -87,29 +88,32 @@ def _versioned(file: str) -> str:
     return f"/static/{file}?{blake2s((FOLDER / 'static' / file).read_bytes(), digest_size=6).hexdigest()}"
 
 
+@cache
 def _intents() -> tuple[str, ...]:
     text = resources.files("enrichment").joinpath("taxonomy.toml").read_text(encoding="utf-8")
     return tuple(tomllib.loads(text)["intent"]["labels"])
 
 
-_INTENTS: Final = _intents()
-_ENVIRONMENT: Final = Environment(
-    autoescape=True,
-    finalize=_shown,
-    loader=FileSystemLoader(FOLDER / "templates"),
-    lstrip_blocks=True,
-    trim_blocks=True,
-    undefined=StrictUndefined,
-)
-_ENVIRONMENT.filters |= {"label": _name, "moment": moment, "short": _short, "short_time": _short_time}
-_ENVIRONMENT.globals |= {
-    "row_key": row_key,
-    "row_mark": row_mark,
-    "script": _versioned("page.js"),
-    "style": _versioned("page.css"),
-    "icon": _versioned("icon.svg"),
-    "levels": URGENCIES,
-    "sentiments": SENTIMENTS,
-    "tasks": TASKS,
-    "ticket_link": ticket_link,
-}
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        autoescape=True,
+        finalize=_shown,
+        loader=FileSystemLoader(FOLDER / "templates"),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    made.filters |= {"label": _name, "moment": moment, "short": _short, "short_time": _short_time}
+    made.globals |= {
+        "row_key": row_key,
+        "row_mark": row_mark,
+        "icon": _versioned("icon.svg"),
+        "levels": URGENCIES,
+        "script": _versioned("page.js"),
+        "sentiments": SENTIMENTS,
+        "style": _versioned("page.css"),
+        "tasks": TASKS,
+        "ticket_link": ticket_link,
+    }
+    return made
