@@ -30,6 +30,7 @@ from tests.support.page_tickets import made_up_tickets, made_up_write, store, wr
 TICKETS = 10_000
 LABELLED = 120  # the newest: by the real models, with objects and in the vector index
 DAYS = 30
+PATIENCE = 120_000  # milliseconds: the emulator sorts all tickets for each read, and the machine may be busy
 # Without these, a headless Chromium reports home.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -61,6 +62,7 @@ def browser() -> Iterator[Browser]:
     program = shutil.which("chromium")
     if program is None:
         pytest.fail("chromium is missing; on Debian: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
         yield started
@@ -133,7 +135,7 @@ def tab(site: Site, browser: Browser) -> Iterator[Open]:
         size = {"width": 1280, "height": 860}
         context = browser.new_context(**({"storage_state": site.state, "viewport": size} | options))
         contexts.append(context)
-        context.set_default_timeout(120_000)  # the emulator is slow on a busy machine
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -151,7 +153,7 @@ def tab(site: Site, browser: Browser) -> Iterator[Open]:
 
 def live(page: Page) -> Page:
     """The same page, once its list is live."""
-    expect(page.locator("#state")).to_have_text("Live", timeout=120_000)
+    expect(page.locator("#state")).to_have_text("Live")
     return page
 
 

@@ -324,6 +324,8 @@ def test_filters_survive_their_address() -> None:
         ("review=perhaps", "is none of yes, no"),
         ("since=yesterday", "neither a date"),
         ("until=99999999999999999999-01-01", "neither a date"),
+        ("since=999999w", "neither a date"),
+        ("until=1969-12-30", "neither a date"),
     ],
 )
 def test_meaningless_filter_is_named_and_ignored(site: Site, query: str, problem: str) -> None:
@@ -602,6 +604,8 @@ def test_chart_page_has_bars_and_a_table(site: Site) -> None:
     ]  # fmt: skip
     assert "There are no such tickets" in site.get("/chart", since="2020-01-01", until="2020-01-02")
     assert "There are no such tickets" in site.get("/chart", since="2026-11-27", until="2026-11-20")
+    assert "There are no such tickets" in site.get("/chart", since="9999-12-31", until="9999-12-31")
+    assert "There are no such tickets" in site.get("/chart", until="1970-01-01")
 
 
 # -- the sources of a summary

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
-from enrichment.ticket import Sentiment
+from enrichment.ticket import MAX_CREATED_AT, Sentiment
 from handler.cli.options import unix_time
 from handler.tickets.repository import URGENCIES, Selection
 
@@ -56,10 +56,13 @@ class Filters:
             value = query.get(name, "").strip()
             try:
                 # A date without a time means its whole day.
-                return value, int(unix_time(value)) + whole_day * (len(value) == len("2026-01-31")) if value else None
+                seconds = int(unix_time(value)) + whole_day * (len(value) == len("2026-01-31")) if value else None
             except (ValueError, OverflowError):
-                problems.append(f"{name}: {value[:40]!r} is neither a date like 2026-01-31 nor an age like 3d")
-                return "", None
+                seconds = -1
+            if seconds is None or 0 <= seconds <= MAX_CREATED_AT:
+                return value, seconds
+            problems.append(f"{name}: {value[:40]!r} is neither a date like 2026-01-31 nor an age like 3d")
+            return "", None
 
         urgencies = tuple(level for level in URGENCIES if level in query.getlist("urgency"))
         sentiment, review = one_of("sentiment", SENTIMENTS), one_of("review", ("yes", "no"))

@@ -96,7 +96,7 @@ def _intents() -> tuple[str, ...]:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
+    made = Environment(
         autoescape=True,
         finalize=_shown,
         loader=FileSystemLoader(FOLDER / "templates"),
@@ -104,16 +104,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"label": _name, "moment": moment, "short": _short, "short_time": _short_time}
-    environment.globals |= {
+    made.filters |= {"label": _name, "moment": moment, "short": _short, "short_time": _short_time}
+    made.globals |= {
         "row_key": row_key,
         "row_mark": row_mark,
-        "script": _versioned("page.js"),
-        "style": _versioned("page.css"),
         "icon": _versioned("icon.svg"),
         "levels": URGENCIES,
+        "script": _versioned("page.js"),
         "sentiments": SENTIMENTS,
+        "style": _versioned("page.css"),
         "tasks": TASKS,
         "ticket_link": ticket_link,
     }
-    return environment
+    return made

@@ -33,6 +33,7 @@ _SIZE: Final = 50  # tickets of a list
 _SIMILAR: Final = 6
 _SHOWN_CHARACTERS: Final = 30_000  # of a ticket's text; the download has all of it
 _CHART_DAYS: Final = 30
+_DAY: Final = 86400  # seconds
 _CHUNK: Final = 1 << 16  # bytes
 
 
@@ -165,7 +166,7 @@ class Views:
             task = "urgency"
         last = _day(filters.selection.until) or datetime.now(UTC).date()
         first = _day(filters.selection.since) or last - timedelta(days=_CHART_DAYS - 1)
-        selection = replace(filters.selection, since=_begin(first), until=_begin(last + timedelta(days=1)) - 1)
+        selection = replace(filters.selection, since=_begin(first), until=_begin(last) + _DAY - 1)
         counts = self._stores.repository.by_day(selection)
         drawn = draw({day: tasks[task] for day, tasks in counts.items()}, first, last, known_labels(task))
         return page(
