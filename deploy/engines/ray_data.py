@@ -97,10 +97,10 @@ def main() -> None:
     ray.init()
     raw, as_json = options.raw, options.output == "jsonl"
     if options.input == "parquet":
-        rows = ray.data.read_parquet(options.source, ray_remote_args=BESIDE)
+        rows = ray.data.read_parquet(options.source, **BESIDE)
     else:
         # Latin-1 gives every byte a character, so that a line that is not UTF-8 is an error of that line only.
-        rows, raw = ray.data.read_text(options.source, encoding="latin-1", ray_remote_args=BESIDE), "raw"
+        rows, raw = ray.data.read_text(options.source, encoding="latin-1", **BESIDE), "raw"
         rows = rows.map_batches(lines_as_bytes, batch_format="pyarrow", **BESIDE)
     actors = options.actors or int(ray.cluster_resources()["CPU"])
     found = enriched(rows, options.bundle, raw=raw, as_json=as_json, actors=actors)

@@ -82,7 +82,12 @@ def check_enrichment(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 def check_lines(folder: Path, tickets: Tickets, expected: Callable[[bytes], dict[str, Any]]) -> None:
     """Every ticket has exactly one line."""
-    rows = [json.loads(line) for file in sorted(folder.iterdir()) if file.suffix != ".crc" for line in file.open("rb")]
+    rows = [
+        json.loads(line)
+        for file in sorted(folder.iterdir())
+        if file.suffix != ".crc"
+        for line in file.read_bytes().splitlines()
+    ]
     assert len(rows) == COUNT
     good = {json.loads(raw)["ticket_id"]: raw for raw in tickets.raw if raw not in BROKEN}
     written = [row for row in rows if "error" not in row]
