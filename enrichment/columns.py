@@ -72,6 +72,7 @@ ENRICHMENT: Final = pa.schema(
         ("truncated", pa.list_(pa.string())),
         ("processed_at", pa.timestamp("us", tz="UTC")),
         ("model_version", pa.string()),
+        ("embedding_model", pa.string()),
         ("schema_version", pa.int32()),
         *_ERRORS,
     ]

@@ -14,7 +14,9 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -234,9 +236,10 @@ def test_python_snippets_run(bundle: Path) -> None:
     assert snippets
     for snippet in snippets:
         code = snippet.replace('".bundles/compact"', repr(str(bundle)))
-        names = {"raw": examples.raw_ticket(examples.README.read_text(encoding="utf-8"))}
+        names: dict[str, Any] = {"raw": examples.raw_ticket(examples.README.read_text(encoding="utf-8"))}
         exec(compile(code, "README.md", "exec"), names)
-        assert names["result"].summary  # type: ignore[attr-defined]
+        result = names["result"]  # of one ticket, or of a table
+        assert result["summary"][0].as_py() if isinstance(result, pa.Table) else result.summary
 
 
 def test_readme_shows_actual_output(bundle: Path) -> None:

@@ -85,7 +85,7 @@ class Reference:
         results = self.enricher.enrich([ticket_from_object(t.fields) for t in new.values()])
         for text, result in zip(new, results, strict=True):
             assert isinstance(result, EnrichmentData)
-            self._known[text] = result.model_dump(mode="json")
+            self._known[text] = result.model_dump(mode="json", exclude={"shadow"})
 
     def of(self, ticket: ExpectedTicket) -> dict[str, Any]:
         """The enrichment of a ticket that was added."""
