@@ -5,8 +5,8 @@
 Each convention gives all tickets that a pattern finds one label. Half of the authors correct: 300 tickets that they
 reviewed, or only those whose label was wrong, or the reviewed ones with shuffled labels. The tickets of the other
 authors are the measure: F1 of the convention's label before and after, and the largest fall of another label that at
-least ten of them have. The bundle was trained on these tickets, with their usual labels, so that `before` is better than
-it would be for new ones.
+least ten of them have. The bundle was trained on these tickets, with their usual labels, so that `before` is better
+than it would be for new ones.
 """
 
 from __future__ import annotations
