@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,13 +35,14 @@ __all__ = [
     "FittedHead",
     "Shipped",
     "accepted_matrix",
+    "coefficients",
     "cross_entropy",
     "features",
     "fit_head",
     "folds_of",
     "head_figures",
     "interval",
-    "regression",
+    "one_thread",
     "softmax",
     "threshold_of",
     "write_npz",
@@ -196,16 +198,14 @@ def fit_head(
 
     With `start`, columns of labels that it knows begin there, and regularization pulls towards them instead of to zero.
     """
-    from threadpoolctl import threadpool_limits
-
     offset = _offset(matrix, labels, start)
     best: tuple[float, float, float, Doubles] | None = None
-    with threadpool_limits(limits=1):  # threads would only wait for each other at this size
+    with one_thread():  # threads would only wait for each other at this size
         for strength in regularization:
             held_out = np.zeros(target.shape)
             for fold in np.unique(folds):
                 train, test = folds != fold, folds == fold
-                weights, bias = regression(matrix[train], target[train], offset[train], strength)
+                weights, bias = _regression(matrix[train], target[train], offset[train], strength)
                 held_out[test] = matrix[test] @ weights + bias + offset[test]
             temperature = _temperature(held_out, target)
             loss = _loss(held_out / temperature, target)
@@ -213,7 +213,7 @@ def fit_head(
                 best = (loss, strength, temperature, softmax(held_out / temperature))
         assert best is not None
         _, strength, temperature, probabilities = best
-        weights, bias = regression(matrix, target, offset, strength)
+        weights, bias = _regression(matrix, target, offset, strength)
     if start is not None:
         known = [(i, start.labels.index(label)) for i, label in enumerate(labels) if label in start.labels]
         for i, j in known:
@@ -248,6 +248,15 @@ def head_figures(probabilities: Doubles, accepted: Booleans, threshold: float) -
         "review_share": round(float(1 - sure.mean()), 4),
         "accuracy_without_review": round(float(right[sure].mean()), 4) if sure.any() else 0.0,
     }
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Within it, fits use one thread: the sums of several are not repeatable."""
+    import scipy.optimize  # noqa: F401 - has a BLAS of its own, whose threads can be limited only once it is loaded
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[Any] = threadpool_limits(limits=1)
+    return limits
 
 
 def interval(values: Any, groups: Sequence[str] | npt.NDArray[Any]) -> list[float]:
@@ -292,35 +301,44 @@ def _offset(matrix: Floats, labels: Sequence[str], start: FittedHead | None) -> 
     return offset
 
 
-def regression(
-    matrix: Floats, target: Doubles, offset: Doubles, strength: float, importance: Doubles | None = None
-) -> tuple[Array, Array]:
+def _regression(matrix: Floats, target: Doubles, offset: Doubles, strength: float) -> tuple[Array, Array]:
     """Weights and bias on the raw features: softmax regression on standardised ones, with L2 regularization.
 
-    `offset` (texts, labels) is added to the logits, so that zero weights say what it says. `importance` (texts,) weighs
-    the texts' loss; by default all count the same.
+    `offset` (texts, labels) is added to the logits, so that zero weights say what it says.
     """
-    from scipy.optimize import minimize
-
-    share = np.full(len(target), 1 / len(target)) if importance is None else importance / importance.sum()
     mean, scale = matrix.mean(0, dtype=np.float64), matrix.std(0, dtype=np.float64)
     scale[scale < 1e-6] = 1.0
     standard = ((matrix - mean) / scale).astype(np.float32)
+    both = coefficients(standard, target, offset, strength, np.ones(len(target)), iterations=200)
+    weights = both[:-1] / scale[:, None]
+    return weights, both[-1] - mean @ weights
+
+
+def coefficients(
+    matrix: Floats, target: Doubles, offset: Doubles, strength: float, importance: Doubles, *, iterations: int
+) -> Array:
+    """Weights and, in the last row, the bias (features + 1, labels) of a softmax regression with L2 regularization.
+
+    `importance` (texts,) weighs the texts' loss; `offset` (texts, labels) is added to the logits, so that zero
+    weights say what it says.
+    """
+    from scipy.optimize import minimize
+
+    share = importance / importance.sum()
     shape = (matrix.shape[1] + 1, target.shape[1])
 
     def loss(flat: Array) -> tuple[float, Array]:
         both = flat.reshape(shape)
-        logits = standard @ both[:-1].astype(np.float32) + both[-1] + offset
+        logits = matrix @ both[:-1].astype(np.float32) + both[-1] + offset
         gradient = (softmax(logits) - target) * share[:, None]
         penalty = strength * both[:-1]
-        grown = np.concatenate([standard.T @ gradient.astype(np.float32) + 2 * penalty, gradient.sum(0)[None]])
+        grown = np.concatenate([matrix.T @ gradient.astype(np.float32) + 2 * penalty, gradient.sum(0)[None]])
         total = float(cross_entropy(logits, target) @ share + (penalty * both[:-1]).sum())
         return total, grown.ravel().astype(np.float64)
 
-    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
-    both = found.x.reshape(shape)
-    weights = both[:-1] / scale[:, None]
-    return weights, both[-1] - mean @ weights
+    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    result: Array = found.x.reshape(shape)
+    return result
 
 
 def _temperature(logits: Doubles, target: Doubles) -> float:

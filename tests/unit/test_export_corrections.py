@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,20 @@ def test_a_convention_is_learnt_and_no_other_label_falls(moved: tuple[str, Path]
     assert all(after[label] >= before[label] - FALL for label in before), (before, after)
 
 
+def test_corrections_of_wrong_labels_alone_are_learnt(run: Run, enricher: Enricher, tmp_path: Path) -> None:
+    tickets = written_by(0, 2 * REVIEWED, seed=1)
+    pairs = zip(tickets, predicted(enricher, tickets), strict=True)
+    lines = [correction(ticket, urgency=decided(ticket)) for ticket, label in pairs if label != decided(ticket)]
+    code, stderr, out = run(lines[:REVIEWED], tmp_path)
+    assert code == 0, stderr
+    unseen = written_by(1, REVIEWED, seed=2)
+    wanted = [decided(ticket) for ticket in unseen]
+    before = f1_by_label(wanted, predicted(enricher, unseen))
+    after = f1_by_label(wanted, predicted(Enricher.open(out), unseen))
+    assert after["critical"] >= before["critical"] + GAIN, (before, after)
+    assert all(after[label] >= before[label] - FALL for label in before), (before, after)
+
+
 def test_only_the_corrected_head_changes(moved: tuple[str, Path], bundle: Path) -> None:
     base, new = Bundle.open(bundle), Bundle.open(moved[1], verify=True)
     changed = {name for name, spec in new.manifest.files.items() if spec != base.manifest.files[name]}
@@ -257,6 +273,17 @@ def test_the_same_corrections_in_another_order_give_the_same_bytes(
     code, stderr, out = run(reviewed[::-1], tmp_path)
     assert code == 0, stderr
     assert Bundle.open(out).digest == Bundle.open(moved[1]).digest
+
+
+def test_fits_use_one_thread_from_the_first_one_on() -> None:
+    program = (
+        "from enrichment.export.heads import one_thread\n"
+        "with one_thread():\n"
+        "    import scipy.optimize, threadpoolctl\n"
+        "    print(*(library['num_threads'] for library in threadpoolctl.threadpool_info()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"1"}
 
 
 def test_features_are_those_of_the_function(bundle: Path, enricher: Enricher, tmp_path: Path) -> None:
