@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrichment.ticket import ShadowLabels
+from handler.aws.corrections import with_corrections
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import item_key, name_hash, tombstone_key, versions_to_erase
 from handler.aws.outbox import outbox_item
@@ -161,7 +162,7 @@ class AwsTicketSink:
                 return None
             item = _item(write, version_id, change_by(known, write), self._item_retention_days)
             if known is not None and known.corrections:
-                item = _corrected(item, known.corrections)
+                item = with_corrections(item, known.corrections)
             found = self._put_item(item, known)
             if found is None or found.get("s3_version_id") == {"S": version_id} != {"S": "null"}:
                 return "tie" if known is not None and _is_tie(known, write) else "clear"
@@ -315,13 +316,6 @@ def _shadow_attribute(shadow: ShadowLabels) -> dict[str, Any]:
     """For `tickets compare`: the second bundle, and its labels where they differ."""
     labels = {task: {"S": getattr(shadow, task)} for task in shadow.differs}
     return {"shadow": {"M": {"model_version": {"S": shadow.model_version}, **labels}}}
-
-
-def _corrected(item: Mapping[str, Any], corrections: Mapping[str, Any]) -> dict[str, Any]:
-    """A new item with the labels that people had decided before."""
-    from handler.aws.corrections import with_corrections  # not part of a cold start: few tickets are corrected
-
-    return with_corrections(item, corrections)
 
 
 def _item(write: Write, version_id: str, change: Change, retention_days: int) -> dict[str, Any]:
