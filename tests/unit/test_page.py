@@ -156,7 +156,11 @@ def test_wrong_token_is_a_clear_page(site: Site, token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8700", "127.0.0.1.evil.example", "10.0.0.1:8700", "", "@"]
+    "host",
+    [
+        *("evil.example", "evil.example:8700", "127.0.0.1.evil.example", "10.0.0.1:8700", "", "@"),
+        *("localhost/static/?", "localhost:8700/?", "evil.example@localhost", "localhost:x"),
+    ],
 )
 def test_foreign_host_is_not_served(site: Site, host: str) -> None:
     site.harness.store("secret")
