@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
@@ -109,7 +108,7 @@ class Guard:
         path: str = request.scope["path"]
         if path.startswith("/static/"):  # the same for everybody, and the refusal needs it
             return None
-        form_token = self._sessions.form_token(_cookies(request).get(self._cookie, ""))
+        form_token = self._sessions.form_token(request.cookies.get(self._cookie, ""))
         token = request.query_params.get("token")
         if token is not None and path == "/":
             return self._exchange(token, has_session=form_token is not None)
@@ -135,10 +134,3 @@ def _is_own(request: Request, host: str) -> bool:
     if site is not None:
         return site == "same-origin"
     return request.headers.get("origin") == f"{request.url.scheme}://{host}"
-
-
-def _cookies(request: Request) -> dict[str, str]:
-    try:
-        return {name: found.value for name, found in SimpleCookie(request.headers.get("cookie", "")).items()}
-    except CookieError:
-        return {}
