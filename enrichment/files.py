@@ -644,13 +644,13 @@ class _Output:
                 if path.exists():
                     raise FileError(f"{path} exists; delete it, or choose another --out")
             self._partial.truncate(self.done.output)
-        if has_errors:
-            self._errors = self._error_file.open("ab")
-            self._errors.truncate(self.done.errors)
         if not self._progress.exists():
             self._partial.write(work.header)
             self.done = replace(self.done, output=len(work.header))
             self.save()
+        if has_errors:  # after the note: a file of errors without one is somebody else's
+            self._errors = self._error_file.open("ab")
+            self._errors.truncate(self.done.errors)
 
 
 _NAMES: Final = {"size": "input", "modified": "input", "bundle": "bundle", "raw": "--raw"}

@@ -36,7 +36,8 @@ _RESERVE_SHARE: Final = 0.15
 _MAX_RESERVE: Final = 5.0  # seconds
 # Shares of the reserve that each stage leaves to the stages after it.
 _KEEP_FETCHING: Final = 1.0
-_KEEP_STORING: Final = 0.4
+_KEEP_STORING: Final = 0.6
+_KEEP_CHECKING: Final = 0.4
 _KEEP_SETTLING: Final = 0.05
 _MIN_WAIT: Final = 0.05  # seconds
 # Part of the time before the reserve that the reads may take: then the models start with what has arrived.
@@ -336,7 +337,7 @@ class Batch:
             return
         begin = time.perf_counter()
         stores = self._start(self._ports.pool, "store", partial(self._store_one, enriched), list(enriched))
-        wait(stores.values(), timeout=self._seconds_to_store())
+        wait(stores.values(), timeout=self._seconds_to_store(_KEEP_STORING))
         late = {ticket: future for ticket, future in stores.items() if not future.done()}
         self._end(stores, "store", success="done")
         self._erase_if_forgotten([ticket for ticket in stores if ticket not in late])
@@ -390,8 +391,9 @@ class Batch:
         """Reading ends before all time is used, so that the models have time for what was read."""
         return max(_MIN_WAIT, _READING_SHARE * (self._time_left() - _KEEP_FETCHING * self._reserve))
 
-    def _seconds_to_store(self) -> float:
-        return max(_MIN_WAIT, self._time_left() - _KEEP_STORING * self._reserve)
+    def _seconds_to_store(self, keep: float = _KEEP_CHECKING) -> float:
+        """A store that hangs leaves time to ask whether the other tickets were forgotten, which ends them."""
+        return max(_MIN_WAIT, self._time_left() - keep * self._reserve)
 
     def _start(
         self,

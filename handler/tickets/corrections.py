@@ -48,7 +48,10 @@ PREFIX: Final = "corrections/"
 _KEY: Final = re.compile(PREFIX + r"[0-9a-f]{64}/[0-9]+/([0-9]{6})\.json")
 _MAX_RACES: Final = 10  # others that correct or enrich one ticket at the same time
 _UNCHANGED: Final = ("s3_key", "s3_version_id", "processed_at", "corrections")  # attributes that say which item it is
-_LOST_RACE: Final = {"ConditionalCheckFailed", "ConditionalCheckFailedException", "TransactionConflict"}
+_LOST_RACE: Final = {
+    *("ConditionalCheckFailed", "ConditionalCheckFailedException"),
+    *("TransactionConflict", "TransactionConflictException"),  # in a transaction, and with one: workers use them
+}
 
 
 class CorrectionRefused(RepositoryError):

@@ -178,6 +178,7 @@ class Poller:
             received = self._receive_from(queue, wait=False)
         except MessageError as error:
             self._metrics.receive_failed(error.code)
+            self._metrics.flush()  # without live messages, there may be no batch for hours
             if self._unreadable.get(queue.url) != str(error):
                 self._unreadable[queue.url] = str(error)
                 extra = {"queue_url": queue.url, "detail": str(error)}

@@ -23,6 +23,7 @@ import pytest
 
 from enrichment import columns
 from enrichment.__main__ import main
+from enrichment.files import Options, enrich_file
 from events.generator import TicketGenerator
 from tests.support.waiting import eventually, killed_at_end
 
@@ -119,6 +120,25 @@ def test_killed_at_any_point_and_continued_gives_the_same_bytes(
     assert runs > 2
     done = run(bundle, source, out)  # if the last kill came after the rename
     assert done.returncode in {1, 2}
+    assert outputs(out) == whole
+
+
+def test_killed_before_the_first_checkpoint_and_continued_gives_the_same_bytes(
+    whole: tuple[bytes, bytes], source: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(_file: int) -> None:
+        raise Killed
+
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr("enrichment.files.os.fsync", kill)
+    with pytest.raises(Killed):
+        enrich_file(Options(str(source), out, bundle, processes=1))
+    assert out.with_name("out.jsonl.partial").exists()
+    done = run(bundle, source, out)
+    assert done.returncode == 1, done.stderr
     assert outputs(out) == whole
 
 
@@ -344,6 +364,7 @@ def test_memory_does_not_grow_with_the_file(bundle: Path, tmp_path: Path) -> Non
 PEAK = """
 import re, sys
 from enrichment.__main__ import main
+from enrichment.files import Options, enrich_file
 if __name__ == "__main__":
     main(sys.argv[1:])
     print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])

@@ -8,8 +8,8 @@ import json
 import threading
 import time
 import tracemalloc
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +405,31 @@ def test_hanging_call_is_out_of_time_and_blocks_no_other(harness: FakeHarness, s
     assert (outcomes(answer), outcomes(answer, "m-2")) == (["failed"], ["done"])
     (line,) = answer.tickets("m-1")
     assert (line["error_type"], line["stage"]) == ("out_of_time", stage)
+
+
+def test_one_hanging_store_leaves_time_to_ask_what_was_forgotten(
+    harness: FakeHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(harness, "hangs", "b")
+    gate = harness.sink.faults.hang("T-hangs")
+    left, timeouts = [20.0], list[float]()
+
+    def simulated(futures: Iterable[Future[Any]], timeout: float) -> Any:
+        """As wait, but its time passes only if a call hangs, and three seconds show that."""
+        found = wait(futures, 3)
+        timeouts.append(timeout)
+        if found.not_done:
+            left[0] -= timeout
+            timeouts.clear()
+        return found
+
+    monkeypatch.setattr("handler.batch.wait", simulated)
+    answer = harness.handler(
+        event(record(notification("hangs")), record(notification("b"), "m-2")), context(lambda: left[0])
+    )
+    gate.set()
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
+    assert timeouts[0] > 0.5  # of a reserve of three seconds
 
 
 def test_one_hanging_read_leaves_time_for_the_models_and_the_other_tickets(harness: FakeHarness) -> None:

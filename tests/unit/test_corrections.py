@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from typer.testing import CliRunner, Result
 
 from handler.aws.corrections import TASKS, with_corrections
@@ -278,6 +279,17 @@ def test_log_is_written_before_the_item(harness: Harness) -> None:
     correct("T-1", "--intent", "login_issue")
     writes = [name for name in harness.calls if name in {"PutObject", "UpdateItem"}]
     assert writes == ["PutObject", "UpdateItem"]
+
+
+def test_item_in_a_transaction_of_a_worker_is_corrected_after_it(harness: Harness) -> None:
+    harness.store("T-1")
+
+    def refuse() -> None:
+        raise ClientError({"Error": {"Code": "TransactionConflictException"}}, "UpdateItem")
+
+    once_before(harness, "UpdateItem", refuse)
+    assert CliRunner().invoke(app, ["correct", "T-1", "--intent", "login_issue"]).exit_code == 0
+    assert (harness.item("T-1").intent, len(log(harness))) == ("login_issue", 1)
 
 
 @pytest.mark.parametrize("repair", ["repeat", "apply"])

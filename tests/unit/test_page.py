@@ -147,6 +147,13 @@ def test_nothing_without_a_session(site: Site, path: str) -> None:
         assert "Open the link in the terminal" in answer.text
 
 
+@pytest.mark.parametrize("cookie", ['theme={"dark": true}', "a b=c", "="])
+def test_cookies_of_other_servers_of_this_machine_do_no_harm(site: Site, cookie: str) -> None:
+    own = f"tickets-8700={site.client.cookies['tickets-8700']}"
+    for both in (f"{cookie}; {own}", f"{own}; {cookie}"):
+        assert site.browser(cookie=both).get("/").status_code == 200
+
+
 @pytest.mark.parametrize("token", ["", "wrong", "é", "x" * 5000])
 def test_wrong_token_is_a_clear_page(site: Site, token: str) -> None:
     answer = site.browser().get("/", params={"token": token})
@@ -156,7 +163,11 @@ def test_wrong_token_is_a_clear_page(site: Site, token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8700", "127.0.0.1.evil.example", "10.0.0.1:8700", "", "@"]
+    "host",
+    [
+        *("evil.example", "evil.example:8700", "127.0.0.1.evil.example", "10.0.0.1:8700", "", "@"),
+        *("localhost/static/?", "localhost:8700/?", "evil.example@localhost", "localhost:x"),
+    ],
 )
 def test_foreign_host_is_not_served(site: Site, host: str) -> None:
     site.harness.store("secret")

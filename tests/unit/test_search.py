@@ -254,6 +254,26 @@ def test_ticket_that_changes_while_it_is_read_is_read_again(harness: Harness, in
     assert list(entry.vector)[:2] == pytest.approx([0.6, 0.8])
 
 
+def test_ticket_that_is_removed_after_it_kept_changing_has_no_entry(harness: Harness, index: SqliteIndex) -> None:
+    store(harness, "t", 1000)
+    reads = 0
+
+    def change(name: str, _params: dict[str, Any]) -> None:
+        nonlocal reads
+        harness.before = lambda _name, _params: None
+        reads += name == "GetObject"
+        if name == "GetObject" and reads < 3:
+            store(harness, "t", 1000, body=f"text {reads}")
+        elif name == "BatchGetItem" and reads == 3:
+            harness.sink.erase("t", 1000, harness.item("t").s3_key)
+            return
+        harness.before = change
+
+    harness.before = change
+    follow(harness, index)
+    assert (reads, ids(index)) == (3, [])
+
+
 def test_items_that_dynamodb_leaves_unprocessed_are_read_again(
     harness: Harness, index: SqliteIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:

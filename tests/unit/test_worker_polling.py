@@ -603,3 +603,13 @@ def test_bulk_queue_that_cannot_be_read_does_not_hold_up_live_messages() -> None
     assert [(line["level"], line["queue_url"]) for line in harness.lines] == [("WARNING", "bulk"), ("INFO", "bulk")]
     assert harness.metrics["receive_failed", "service_failed"] == 2
     assert harness.breaker_states == []
+
+
+def test_errors_of_the_bulk_queue_are_reported_without_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness(fail(), bulk=[ServiceFailed("ReceiveMessage: AccessDenied")])
+    reported: list[int] = []
+    monkeypatch.setattr(
+        harness.metrics, "flush", lambda: reported.append(harness.metrics["receive_failed", "service_failed"])
+    )
+    harness.run()
+    assert reported == [1]

@@ -14,11 +14,10 @@ Responses forbid scripts and styles other than the page's own files, framing, re
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -27,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Guard", "Sessions"]
 
-_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -101,15 +100,17 @@ class Guard:
     def _answer(self, request: Request) -> Response | None:
         """The answer to a request that the application must not see; None if it may."""
         host = request.headers.get("host", "")
-        if urlsplit(f"//{host}").hostname not in _HOSTS:
+        if not _HOST.fullmatch(host):
             return PlainTextResponse("This address is not served; open the link that `tickets serve` printed.\n", 421)
         if request.method not in _SAFE and not _is_own(request, host):
             return PlainTextResponse("Only the page itself may do this.\n", 403)
-        if request.url.path.startswith("/static/"):  # the same for everybody, and the refusal needs it
+        # Not request.url: some releases of Starlette build it from the Host, and routes are chosen by this path.
+        path: str = request.scope["path"]
+        if path.startswith("/static/"):  # the same for everybody, and the refusal needs it
             return None
-        form_token = self._sessions.form_token(_cookies(request).get(self._cookie, ""))
+        form_token = self._sessions.form_token(request.cookies.get(self._cookie, ""))
         token = request.query_params.get("token")
-        if token is not None and request.url.path == "/":
+        if token is not None and path == "/":
             return self._exchange(token, has_session=form_token is not None)
         if form_token is None:
             return self._refuse("This browser has no session.")
@@ -133,10 +134,3 @@ def _is_own(request: Request, host: str) -> bool:
     if site is not None:
         return site == "same-origin"
     return request.headers.get("origin") == f"{request.url.scheme}://{host}"
-
-
-def _cookies(request: Request) -> dict[str, str]:
-    try:
-        return {name: found.value for name, found in SimpleCookie(request.headers.get("cookie", "")).items()}
-    except CookieError:
-        return {}

@@ -133,6 +133,10 @@ class Indexer:
             keys = [key for key in stored if key not in now or not _is_current(now[key], stored)]
             if not keys:
                 return
+        # They keep changing: the entries stay as they were read last, but not those of tickets that are gone.
+        gone = [key for key in keys if key not in now]
+        self._index.remove(gone)
+        done.removed += len(gone)
 
     def _read(self, items: Sequence[Item], done: Indexed) -> list[Entry]:
         """The entries of tickets, from the object versions that their items name."""
