@@ -375,7 +375,7 @@ def test_selection_is_filled_although_few_of_the_nearest_are_selected(
         (Selection(text="ABOUT B"), {"b"}),
         (Selection(urgencies=("high",)), {"a"}),
     ],
-    ids=str,
+    ids=["all", "intent", "sentiment", "review", "no-review", "language", "unknown-language", "text", "urgency"],
 )
 def test_selection_is_the_same_as_in_lists(
     harness: Harness, index: SqliteIndex, search: Search, selection: Selection, expected: set[str]
