@@ -132,8 +132,9 @@ def versions_to_erase(s3: S3Client, bucket: str, key: str, owner: str) -> tuple[
 def _entries(s3: S3Client, bucket: str, key: str) -> Iterator[tuple[str, bool]]:
     """The version ids of an object, each with whether it is a delete marker."""
     for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key):
-        versions: Any = [(entry, False) for entry in page.get("Versions", [])]
-        versions += [(entry, True) for entry in page.get("DeleteMarkers", [])]
+        # moto answers None instead of an empty list if another thread removes versions at the same time.
+        versions: Any = [(entry, False) for entry in page.get("Versions") or ()]
+        versions += [(entry, True) for entry in page.get("DeleteMarkers") or ()]
         yield from ((entry["VersionId"], is_marker) for entry, is_marker in versions if entry["Key"] == key)
         if any(entry["Key"] != key for entry, _ in versions):
             return  # keys are sorted: those that only begin with the key come after it

@@ -106,7 +106,7 @@ class Harness:
 
     def run(self, *arguments: str) -> Result:
         options = ("--audit", str(self.folder / "audit.jsonl"), "--wait", "1", "--empty-polls", "1")
-        return CliRunner().invoke(app, ["forget", *arguments, *options])
+        return CliRunner().invoke(app, ["forget", *arguments, *options], catch_exceptions=False)
 
     def forget(self, *arguments: str) -> dict[str, Any]:
         """Runs the command with --json and --yes; returns its totals."""
