@@ -19,8 +19,9 @@ from ray.data.datasource import BlockBasedFileDatasink
 from enrichment import columns
 from enrichment.enricher import Enricher
 
-# Shares of a core: all actors of a node, and beside them what reads and writes.
-ACTOR = {"num_cpus": 0.8}
+# Shares of a core, by which Ray places tasks: beside all actors of a node with two cores there must be room for what
+# reads and writes, and a whole core for Ray's own listing of Parquet files. Otherwise they would wait for each other.
+ACTOR = {"num_cpus": 0.4, "scheduling_strategy": "SPREAD"}
 BESIDE = {"num_cpus": 0.1}
 ROWS = 128  # per call: enough to fill micro-batches, and little work to repeat if a process dies
 
