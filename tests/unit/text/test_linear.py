@@ -69,10 +69,16 @@ def test_twice_the_text_takes_at_most_three_times_as_long(pump: str, before: str
     def text(size: int) -> str:
         return before + pump * (size // len(pump)) + after
 
-    half, whole = _seconds(text(16_384)), _seconds(text(32_768))
+    half = whole = float("inf")
+    # Other processes can slow down one measurement and not the other: what remains in every round is the code's.
+    for _ in range(8):
+        half, whole = min(half, _seconds(text(16_384))), min(whole, _seconds(text(32_768)))
+        # Under some milliseconds the clock says more about the machine than about the text.
+        if whole < 3 * max(half, 0.01):
+            break
+    else:
+        pytest.fail(f"16 kB take {half:.3f} s and 32 kB {whole:.3f} s, in the best of 8 rounds")
     assert whole < budget(0.2)
-    # Under some milliseconds the clock says more about the machine than about the text.
-    assert whole < 3 * max(half, 0.01)
 
 
 @pytest.mark.parametrize(
