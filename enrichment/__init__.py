@@ -8,8 +8,10 @@
 A pure library: no AWS, no environment variables, no network.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from enrichment.bundle import Bundle, install
-from enrichment.enricher import Enricher
 from enrichment.errors import (
     BundleCorrupt,
     BundleError,
@@ -20,7 +22,10 @@ from enrichment.errors import (
     OutOfTime,
     TicketInvalid,
 )
-from enrichment.ticket import EnrichedTicket, EnrichmentData, RawTicket, TicketMetadata, enriched_json, parse_ticket
+
+if TYPE_CHECKING:
+    from enrichment.enricher import Enricher
+    from enrichment.ticket import EnrichedTicket, EnrichmentData, RawTicket, TicketMetadata, enriched_json, parse_ticket
 
 __all__ = [
     "Bundle",
@@ -41,3 +46,16 @@ __all__ = [
     "install",
     "parse_ticket",
 ]
+
+# Imported when they are first used: NumPy and ONNX Runtime take most of the time to import the library, and a bundle
+# can be copied before they are there.
+_MODULES = {"Enricher": "enrichment.enricher"} | dict.fromkeys(
+    ("EnrichedTicket", "EnrichmentData", "RawTicket", "TicketMetadata", "enriched_json", "parse_ticket"),
+    "enrichment.ticket",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,9 +19,11 @@ from enrichment.encoder import Encoded, Encoder, Floats, Tokens
 from enrichment.errors import BundleInvalid
 from enrichment.features import LexicalFeatures
 from enrichment.manifest import ClassifierSpec, HeadSpec, PlattScaling
-from enrichment.sentiment import Judgement, SequenceClassifier
 from enrichment.text import MAX_CHARACTERS
 from enrichment.ticket import EnrichmentData, RawTicket
+
+if TYPE_CHECKING:
+    from enrichment.sentiment import Judgement, SequenceClassifier
 
 __all__ = ["TASKS", "Classified", "Classifiers", "Head", "Labelled", "Task", "calibrated", "open_heads"]
 
@@ -172,6 +174,8 @@ class Classifiers:
         lexical = LexicalFeatures.from_file(bundle.path(models.features))
         heads = open_heads(bundle, encoder.features + len(lexical.names))
         if isinstance(models.sentiment, ClassifierSpec) and not only_heads:
+            from enrichment.sentiment import SequenceClassifier  # only for bundles with one
+
             sentiment = SequenceClassifier.open(bundle, models.sentiment, threads=threads)
             return cls(lexical, heads, sentiment, models.review)
         return cls(lexical, heads, review=models.review)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,9 @@ from tokenizers import Tokenizer
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.session import ParallelSession, ort
-from enrichment.text import MAX_CHARACTERS, Sentence
+
+if TYPE_CHECKING:
+    from enrichment.text import Sentence
 
 __all__ = ["Encoded", "Encoder", "Floats", "Integers", "Tokens", "encode_all"]
 
@@ -110,6 +112,8 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenises texts; a text longer than `max_windows` windows is cut."""
+        from enrichment.text import MAX_CHARACTERS  # here, so that an encoder can be opened without it
+
         limit = self._window * self._max_windows
         result = []
         for text, encoding in zip(

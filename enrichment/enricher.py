@@ -29,13 +29,13 @@ from enrichment.encoder import Encoded, Encoder, Floats, Tokens, encode_all
 from enrichment.errors import EnrichmentError, OutOfTime
 from enrichment.manifest import AbstractiveSpec
 from enrichment.micro_batches import WARM_UP, MicroBatches, TimeLeft, failed
-from enrichment.summary.extractive import Outline, outline, summarize
-from enrichment.summary.summarizer import Summarizer, Summary
+from enrichment.summary.extractive import Outline, Summary, outline, summarize
 from enrichment.text.language import detect
 from enrichment.ticket import EnrichmentData, RawTicket
 
 if TYPE_CHECKING:
     from enrichment.shadow import Shadow
+    from enrichment.summary.summarizer import Summarizer
 
 __all__ = ["Enricher", "Observe", "ShadowFailed", "TimeLeft", "open_once"]
 
@@ -82,21 +82,25 @@ class Enricher:
         cls,
         folder: Path | str,
         *,
+        encoder: Encoder | None = None,
         shadow: Path | str | None = None,
         verify: bool = False,
         threads: int | None = None,
     ) -> Enricher:
         """Opens a bundle; `verify` checks every file's hash, `threads` limits the cores used (None: all).
 
-        `shadow` is the folder of a second bundle, which labels the same tickets. Raises BundleError.
+        `encoder` is the bundle's, if it is open already. `shadow` is the folder of a second bundle, which labels the
+        same tickets. Raises BundleError.
         """
         bundle = Bundle.open(folder, verify=verify)
         spec = bundle.manifest.models.summary
         with ThreadPoolExecutor(1) as beside:
             summarizer = None
             if isinstance(spec, AbstractiveSpec):
+                from enrichment.summary.summarizer import Summarizer  # only for bundles that generate summaries
+
                 summarizer = beside.submit(Summarizer.open, bundle, spec, threads=threads)
-            encoder = Encoder.open(bundle, threads=threads)
+            encoder = encoder or Encoder.open(bundle, threads=threads)
             classifiers = Classifiers.open(bundle, encoder, threads=threads)
         enricher = cls(bundle, encoder, classifiers, summarizer.result() if summarizer else None)
         if shadow is not None:
@@ -248,8 +252,9 @@ class Enricher:
         )
 
     def _warm_up(self) -> float:
-        [tokens] = self._encoder.tokenize([WARM_UP])
-        self._encoder.encode([tokens], [[]])
+        # The very first run is slow, whatever it reads; only the second is measured.
+        short, tokens = self._encoder.tokenize([WARM_UP[:20], WARM_UP])
+        self._encoder.encode([short], [[]])
         self._classifiers.warm_up(WARM_UP)
         begin = time.perf_counter()
         self._encoder.encode([tokens], [[]])

@@ -39,7 +39,8 @@ PlattScaling = tuple[Annotated[float, Field(gt=0)], float]  # slope and offset
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Only Manifest validates; deferred, pydantic builds one validator instead of one for each class.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class FileSpec(_Spec):

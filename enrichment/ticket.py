@@ -118,7 +118,7 @@ class RawTicket(_Model):
 class ShadowLabels(_Model):
     """The labels that a second bundle gives the ticket, and the tasks in which they differ from the ticket's labels."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=(), defer_build=True)
 
     model_version: Annotated[str, Field(description="of the second bundle")]
     intent: str
@@ -182,6 +182,8 @@ class EnrichmentData(_Model):
 
 class EnrichedTicket(RawTicket):
     """The fields of the raw ticket, and its enrichment."""
+
+    model_config = ConfigDict(defer_build=True)  # the function writes what it knows to be one, see enriched_json
 
     enrichment: EnrichmentData
 

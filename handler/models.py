@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from enrichment import BundleError, BundleInvalid, Enricher
+from enrichment import Bundle, BundleError, BundleInvalid
 from handler.aws.bundle_source import install_bundle
 from handler.settings import Settings
+
+if TYPE_CHECKING:
+    from enrichment import Enricher
 
 __all__ = ["OpenedModels", "begin_opening", "open_models"]
 
@@ -41,7 +44,13 @@ def open_models(settings: Settings, s3: Callable[[], Any]) -> OpenedModels:
     """Opens the models; `s3()` returns a client, and is called only for a bundle in S3. Raises BundleError."""
     begin, threads = time.perf_counter(), settings.intra_op_threads
     folder = install_bundle(settings.model_bundle, settings.bundle_cache_dir, s3, settings.model_bundle_digest)
-    enricher, failure = Enricher.open(folder, threads=threads), None
+    # Imported now: copying does not need them, and the encoder, which takes longest to open, needs few of them.
+    from enrichment.encoder import Encoder
+
+    encoder = Encoder.open(Bundle.open(folder), threads=threads)
+    from enrichment.enricher import Enricher
+
+    enricher, failure = Enricher.open(folder, encoder=encoder, threads=threads), None
     if settings.shadow_bundle is not None:
         try:
             shadow = install_bundle(settings.shadow_bundle, settings.bundle_cache_dir, s3, setting="SHADOW_BUNDLE")

@@ -77,7 +77,8 @@ class EnvironmentSettings(BaseModel):
     pydantic-settings would do the same, but importing it takes about a tenth of the function's init.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
+    # Deferred, because a process reads the settings of one of the classes.
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True, defer_build=True)
 
     @classmethod
     def read(cls, **given: Any) -> Self:

@@ -28,7 +28,7 @@ python313Packages.buildPythonPackage {
   build-system = [ python313Packages.hatchling ];
   dependencies = [
     aws-lambda-powertools
-    python313Packages.boto3
+    python313Packages.botocore
     python313Packages.numpy
     python313Packages.onnxruntime
     python313Packages.phonenumbers
@@ -38,6 +38,7 @@ python313Packages.buildPythonPackage {
   ];
   optional-dependencies = {
     cli = [
+      python313Packages.boto3
       python313Packages.jmespath
       python313Packages.prometheus-client
       python313Packages.rich

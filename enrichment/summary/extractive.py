@@ -19,7 +19,7 @@ from enrichment.text import MAX_CHARACTERS, Sentence, read_ticket, sentences, wo
 from enrichment.text.courtesy import is_boilerplate, without_greeting
 from enrichment.text.sentences import CJK, UNSPACED
 
-__all__ = ["Outline", "beginning", "closed", "is_item", "outline", "plain", "summarize"]
+__all__ = ["Outline", "Summary", "beginning", "closed", "is_item", "outline", "plain", "summarize"]
 
 _NOVELTY: Final = 0.35  # weight of redundancy against relevance
 _LEAD: Final = 0.08  # bonus of the first sentences, which state the problem more often than the last ones
@@ -45,6 +45,14 @@ _DANGLING: Final = re.compile(
     r"was|were|be|been|has|have|had|will|would|can|could|do|does|than|my|our|your|not|no|i|we|you|it|this))+)\Z",
     re.IGNORECASE,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A summary, and whether its model saw only the beginning of the text."""
+
+    text: str
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,20 +18,12 @@ from enrichment.memory import give_back
 from enrichment.session import ParallelSession, available_cores, make_session, ort
 from enrichment.summary.abstractive import Generator
 from enrichment.summary.beam import Generation
-from enrichment.summary.extractive import Outline, beginning, closed
+from enrichment.summary.extractive import Outline, Summary, beginning, closed
 from enrichment.text import MAX_CHARACTERS
 
-__all__ = ["Summarizer", "Summary"]
+__all__ = ["Summarizer"]
 
 _WARM_UP_LENGTH: Final = 6  # tokens: enough for every operator to have run once
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A summary, and whether the model saw only the beginning of the text."""
-
-    text: str
-    truncated: bool
 
 
 class Summarizer:

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import boto3
 from botocore.config import Config
+from botocore.exceptions import DataNotFoundError, UnknownServiceError
+from botocore.loaders import Loader
+from botocore.session import Session
 from pydantic import HttpUrl
 
 __all__ = ["client_factory"]
 
 
-def client_factory(endpoint_url: HttpUrl | str | None) -> Callable[..., Any]:
-    """Returns `client(service, *, connections, read_timeout, connect_timeout, attempts)`, on one boto3 session.
+class _ServiceLoader(Loader):
+    """Reads botocore's descriptions of the services.
 
-    All clients share one session, which parses each service description only once. boto3 sessions are not thread-safe:
-    call the factory from one thread at a time; the clients themselves are thread-safe. `connections` is the size of
-    the HTTP pool, timeouts are in seconds, and `attempts` includes the first call.
+    To learn whether a service exists, botocore lists the directories of all 400, for each kind of description. That
+    takes a third of the time to create the first client, and longer on a disk that is not cached yet.
     """
-    session: list[boto3.session.Session] = []
+
+    def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's signature
+        """The services of which there is any description."""
+        return sorted(
+            {place.name for path in map(Path, self.search_paths) if path.is_dir() for place in path.iterdir()}
+        )
+
+    def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
+        """As Loader.load_service_model. Raises UnknownServiceError if the service has no description of this kind."""
+        try:
+            return super().load_service_model(service_name, type_name, api_version)
+        except DataNotFoundError as error:
+            known = ", ".join(self.list_available_services(type_name))
+            raise UnknownServiceError(service_name=service_name, known_service_names=known) from error
+
+
+def client_factory(endpoint_url: HttpUrl | str | None) -> Callable[..., Any]:
+    """Returns `client(service, *, connections, read_timeout, connect_timeout, attempts)`, on one botocore session.
+
+    All clients share one session, which parses each service description only once. Sessions are not thread-safe: call
+    the factory from one thread at a time; the clients themselves are thread-safe. `connections` is the size of the HTTP
+    pool, timeouts are in seconds, and `attempts` includes the first call. boto3's clients are the same, with transfers
+    of large files in addition, whose modules take longer to import.
+    """
+    session: list[Session] = []
 
     def client(
         service: str,
@@ -30,9 +57,11 @@ def client_factory(endpoint_url: HttpUrl | str | None) -> Callable[..., Any]:
         attempts: int = 4,
     ) -> Any:
         if not session:
-            session.append(boto3.session.Session())
-        make: Any = session[0].client
-        return make(
+            session.append(Session())
+            data_path = session[0].get_config_variable("data_path")
+            extra = data_path.split(os.pathsep) if data_path else []
+            session[0].register_component("data_loader", _ServiceLoader(extra_search_paths=extra))
+        return session[0].create_client(
             service,
             endpoint_url=str(endpoint_url) if endpoint_url else None,
             config=Config(

@@ -29,6 +29,7 @@ ROUNDS = 5
 BATCHES = 20
 SHARES = {"compact": 1 / 4, "full": 1 / 2}  # of the torch baseline's time, by the bundle's profile
 BUNDLE = "/share/ticket-enrichment/bundle/bundle.json"
+EARLIER = 0.75  # of the init of an earlier image
 LIMIT_MS = 10_000  # Lambda's limit for init; the budget is half of it
 STAGES = ("TokenizeLatency", "EncodeLatency", "ClassifyLatency", "SummarizeLatency")
 
@@ -38,7 +39,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-lambda", description=__doc__)
     parser.add_argument("--image", default="ticket-enrichment:docker", help="the image (ticket-enrichment:docker)")
     parser.add_argument("--batches", type=int, default=BATCHES, help=f"batches of ten long tickets ({BATCHES})")
+    parser.add_argument("--against", metavar="IMAGE", help="only compare the init with that of an earlier image")
     given = parser.parse_args()
+    if given.against:
+        remove_leftovers()
+        with EmbeddedStack() as stack:
+            images = [Lambda(stack, image, find_rie(), Metrics()) for image in (given.image, given.against)]
+            return against_earlier(*images)
     models = REPOSITORY / ".bundles" / "baseline"
     models.mkdir(parents=True, exist_ok=True)
     prepare(models)
@@ -76,6 +83,23 @@ def start(function: Lambda, models: Path) -> int:
     )
     sys.stdout.flush()
     return 0 if all(ok) else 1
+
+
+def against_earlier(now: Lambda, earlier: Lambda) -> int:
+    """Init of new containers of two images, alternately."""
+    times: tuple[list[tuple[float, float]], list[tuple[float, float]]] = [], []
+    for _ in range(3 * ROUNDS):
+        for function, found in zip((now, earlier), times, strict=True):
+            found.append(init(function, None))
+    (ours, cpu), (before, cpu_before) = ([statistics.median(column) for column in zip(*t, strict=True)] for t in times)
+    ok = ours <= EARLIER * before
+    sys.stdout.write(
+        f"{label(ok)}  init under RIE, compared with {earlier.function.image}: {ours / before:.3f} "
+        f"(budget at most {EARLIER})\n"
+        f"        medians of {3 * ROUNDS}: {ours:.0f} ms and {before:.0f} ms; "
+        f"CPU with an empty invocation: {cpu:.0f} ms and {cpu_before:.0f} ms\n"
+    )
+    return 0 if ok else 1
 
 
 def init(function: Lambda, cpus: float | None) -> tuple[float, float]:

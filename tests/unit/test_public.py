@@ -16,7 +16,13 @@ def test_public_names_exist_and_have_docstrings() -> None:
 
 
 def test_public_signatures_are_stable() -> None:
-    assert list(inspect.signature(enrichment.Enricher.open).parameters) == ["folder", "shadow", "verify", "threads"]
+    assert list(inspect.signature(enrichment.Enricher.open).parameters) == [
+        "folder",
+        "encoder",
+        "shadow",
+        "verify",
+        "threads",
+    ]
     options = ["time_left", "observe", "shadow_failed"]
     enrich = list(inspect.signature(enrichment.Enricher.enrich).parameters)
     assert enrich == ["self", "tickets", "time_left", "observe", "with_shadow", "shadow_failed"]
