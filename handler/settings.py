@@ -52,7 +52,7 @@ class Lane:
     @property
     def name(self) -> str:
         """The queue's name."""
-        return self.queue_url.rpartition("/")[2]
+        return self.queue_url.rstrip("/").rpartition("/")[2]
 
 
 def listed(value: str) -> tuple[str, ...]:
