@@ -150,9 +150,9 @@ class Batch:
     # -- parse
 
     def _message(self, record: Mapping[str, Any]) -> MessageState:
-        sent = first_sent(record)
-        modified = int(time.time() * 1000) if sent is None else sent
-        received = number_attribute(record, "ApproximateFirstReceiveTimestamp") or modified
+        sent, now = first_sent(record), int(time.time() * 1000)
+        modified = now if sent is None else sent
+        received = min(now, number_attribute(record, "ApproximateFirstReceiveTimestamp") or modified)
         body = record.get("body")
         try:
             if self._error is not None:

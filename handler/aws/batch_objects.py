@@ -23,7 +23,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -43,11 +43,10 @@ __all__ = [
     "batch_key",
     "blank_tickets",
     "day_prefixes",
-    "day_prefixes_since",
+    "hour_prefixes_since",
     "keys_with",
     "line_of",
     "read_enriched",
-    "start_of",
 ]
 
 BATCHES: Final = "batches/"
@@ -92,12 +91,8 @@ def batch_attribute(placed: Placed) -> dict[str, Any]:
 def batch_key(ticket_ids: Sequence[str], now: datetime) -> str:
     """A unique key for the object whose lines are these tickets."""
     hashes = "".join(name_hash("ticket", ticket_id)[:_HASH] for ticket_id in ticket_ids)
-    return f"{start_of(now)}-{secrets.token_hex(6)}-{hashes}.jsonl"
-
-
-def start_of(moment: datetime) -> str:
-    """What the keys of objects that are written at this moment (UTC) begin with; keys sort by time."""
-    return f"{BATCHES}{moment:%Y-%m-%d/%H%M%S}{moment.microsecond // 1000:03}"
+    moment = f"{now:%Y-%m-%d/%H%M%S}{now.microsecond // 1000:03}"
+    return f"{BATCHES}{moment}-{secrets.token_hex(6)}-{hashes}.jsonl"
 
 
 def line_of(body: bytes) -> bytes:
@@ -132,15 +127,15 @@ def day_prefixes(s3: S3Client, bucket: str) -> list[str]:
     return [day for page in _pages(s3, bucket, BATCHES, delimiter="/") for day in page["CommonPrefixes"]]
 
 
-def day_prefixes_since(since: int) -> list[tuple[str, str]]:
-    """The prefixes of the days from `since` (Unix milliseconds) to today, each with the key after which to list."""
-    begin = datetime.fromtimestamp(since / 1000, UTC) - _CLOCKS
-    end = datetime.now(UTC) + _CLOCKS
-    days = [begin.date() + timedelta(days=number) for number in range((end.date() - begin.date()).days + 1)]
-    return [(_day(day), start_of(begin) if day == begin.date() else "") for day in days]
+def hour_prefixes_since(since: int) -> list[str]:
+    """The prefixes of the objects that were written in each hour from `since` (Unix milliseconds) to now."""
+    begin, end = datetime.fromtimestamp(since / 1000, UTC) - _CLOCKS, datetime.now(UTC) + _CLOCKS
+    begin = begin.replace(minute=0, second=0, microsecond=0)
+    hours = [begin + timedelta(hours=number) for number in range(int((end - begin) / timedelta(hours=1)) + 1)]
+    return [f"{BATCHES}{hour:%Y-%m-%d/%H}" for hour in hours]
 
 
-def keys_with(s3: S3Client, bucket: str, prefix: str, owners: Collection[str], after: str = "") -> Iterator[str]:
+def keys_with(s3: S3Client, bucket: str, prefix: str, owners: Collection[str]) -> Iterator[str]:
     """The keys of batch objects under a prefix that may hold one of the tickets; hashes of their ids are given.
 
     Lists versions, because those of an object that is hidden by a delete marker still hold its tickets. Raises
@@ -148,7 +143,7 @@ def keys_with(s3: S3Client, bucket: str, prefix: str, owners: Collection[str], a
     """
     wanted = {owner[:_HASH] for owner in owners}
     last = None
-    for page in _pages(s3, bucket, prefix, after=after):
+    for page in _pages(s3, bucket, prefix):
         for entry in page["Entries"]:
             key = entry["Key"]
             if key != last and any(name in wanted for name in _hashes(key)):
@@ -230,31 +225,11 @@ def _hashes(key: str) -> list[str]:
     return [] if found is None else re.findall(f".{{{_HASH}}}", found[1])
 
 
-def _day(day: date) -> str:
-    return f"{BATCHES}{day.isoformat()}/"
-
-
-def _pages(s3: S3Client, bucket: str, prefix: str, *, delimiter: str = "", after: str = "") -> Iterator[dict[str, Any]]:
-    """The pages of a list of versions: `Entries`, sorted by key, delete markers among them, and `CommonPrefixes`.
-
-    Not boto3's paginator, which cannot begin after a key.
-    """
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
-    if delimiter:
-        request["Delimiter"] = delimiter
-    if after:
-        request["KeyMarker"] = after
-    while True:
-        answer = s3.list_object_versions(**request)
+def _pages(s3: S3Client, bucket: str, prefix: str, *, delimiter: str = "") -> Iterator[dict[str, Any]]:
+    """The pages of a list of versions: `Entries`, sorted by key, delete markers among them, and `CommonPrefixes`."""
+    for answer in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter):
         # moto answers None instead of an empty list if another thread removes versions at the same time.
         entries = [{**entry, "IsMarker": False} for entry in answer.get("Versions") or ()]
         entries += [{**entry, "IsMarker": True} for entry in answer.get("DeleteMarkers") or ()]
         prefixes = [each["Prefix"] for each in answer.get("CommonPrefixes") or ()]
         yield {"Entries": sorted(entries, key=lambda entry: str(entry["Key"])), "CommonPrefixes": prefixes}
-        if not answer.get("IsTruncated"):
-            return
-        request["KeyMarker"] = answer["NextKeyMarker"]
-        if marker := answer.get("NextVersionIdMarker"):
-            request["VersionIdMarker"] = marker
-        else:
-            request.pop("VersionIdMarker", None)

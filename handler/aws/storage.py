@@ -16,7 +16,7 @@ from handler.aws.batch_objects import (
     batch_attribute,
     batch_key,
     blank_tickets,
-    day_prefixes_since,
+    hour_prefixes_since,
     keys_with,
     line_of,
 )
@@ -291,8 +291,8 @@ class AwsTicketSink:
     def _blank(self, owner: str, since: int | None) -> None:
         """Removes a ticket from the batch objects that were written since then, if there may be any."""
         try:
-            for prefix, after in day_prefixes_since(since) if since is not None else ():
-                for key in keys_with(self._s3, self._bucket, prefix, [owner], after):
+            for prefix in hour_prefixes_since(since) if since is not None else ():
+                for key in keys_with(self._s3, self._bucket, prefix, [owner]):
                     blank_tickets(self._s3, self._bucket, key, [owner])
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, getattr(error, "operation_name", "ListObjectVersions")) from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from enrichment.ticket import enriched_json
-from handler.aws.batch_objects import BatchRange, batch_key, day_prefixes_since, line_of
+from handler.aws.batch_objects import BatchRange, batch_key, hour_prefixes_since, line_of
 from handler.aws.forgetting import name_hash
 from handler.errors import ServiceFailed, Throttled
 from handler.messages import is_reserved
@@ -271,13 +271,14 @@ def test_line_has_the_same_bytes_except_line_breaks(body: bytes) -> None:
     assert not {b"\n", b"\r"} & {line[place : place + 1] for place in range(len(line))}
 
 
-def test_days_to_search_reach_back_for_clocks_that_differ() -> None:
+def test_hours_to_search_reach_back_for_clocks_that_differ() -> None:
     now = datetime.now(UTC)
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    days = day_prefixes_since(int(midnight.timestamp() * 1000))
-    yesterday = datetime.fromtimestamp(midnight.timestamp() - 1, UTC)
-    assert days[0] == (f"batches/{yesterday:%Y-%m-%d}/", f"batches/{yesterday:%Y-%m-%d}/234500000")
-    assert (f"batches/{now:%Y-%m-%d}/", "") in days
+    begin = now.replace(minute=5, second=0, microsecond=0) - timedelta(days=1)
+    prefixes = hour_prefixes_since(int(begin.timestamp() * 1000))
+    assert prefixes[0] == f"batches/{begin - timedelta(hours=1):%Y-%m-%d/%H}"
+    assert f"batches/{now:%Y-%m-%d/%H}" in prefixes
+    assert len(prefixes) in {26, 27}, "every hour of a day, and that before; the next one if it is near"
+    assert batch_key(["T-1"], now).startswith(tuple(prefixes))
 
 
 def test_range_is_read_from_both_forms_of_an_item() -> None:
