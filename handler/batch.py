@@ -53,7 +53,7 @@ _MIN_WAIT: Final = 0.05  # seconds
 # Part of the time before the reserve that the reads may take: then the models start with what has arrived.
 _READING_SHARE: Final = 1 / 3
 # Limits of an object with several tickets. More tickets would save little (from 10 to 20, 0.25 USD per million), and
-# the key grows by eight characters for each. More bytes would need more memory, also for `tickets forget`.
+# the key grows by four characters for each. More bytes would need more memory, also for `tickets forget`.
 _MAX_TOGETHER: Final = 20
 _MAX_BYTES_TOGETHER: Final = 4 * 1024 * 1024  # of raw tickets
 

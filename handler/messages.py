@@ -53,7 +53,7 @@ _OTHERS: Final = (
 # SNS sends these when a subscription begins or ends. There is nothing to enrich in them.
 _SNS_CONFIRMATIONS: Final = frozenset({"SubscriptionConfirmation", "UnsubscribeConfirmation"})
 _OF_CORRECTIONS: Final = re.compile(r"corrections/[0-9a-f]{64}/")
-_OF_BATCHES: Final = re.compile(r"batches/[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9]{9}-[0-9a-f]{12}-")
+_OF_BATCHES: Final = re.compile(r"batches/[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9]{9}-[0-9a-f]{6}-")
 _FROM_EVENTBRIDGE: Final = {"Object Created": "ObjectCreated:*", "Object Deleted": "ObjectRemoved:*"}
 
 

@@ -21,6 +21,7 @@ from handler.ports import Known, Placed, Write
 __all__ = [
     "Change",
     "ResultEvent",
+    "batch_place",
     "change_by",
     "event_attribute",
     "event_of_correction",
@@ -165,10 +166,20 @@ def event_of_item(item: Mapping[str, Any]) -> ResultEvent:
 
 
 def _batch_object(item: Mapping[str, Any]) -> BatchObject | None:
-    place = item.get("s3_batch", {}).get("M")
-    if place is None:
+    place = batch_place(item.get("s3_batch", {}).get("S"))
+    return None if place is None else BatchObject(key=place[0], offset=str(place[1]), length=str(place[2]))
+
+
+def batch_place(text: str | None) -> tuple[str, int, int] | None:
+    """The key, the offset and the length in an item's attribute `s3_batch`; None without one.
+
+    It is one string, KEY:OFFSET+LENGTH, because members of a map would need more bytes of the item.
+    """
+    if text is None:
         return None
-    return BatchObject(key=place["key"]["S"], offset=place["offset"]["N"], length=place["length"]["N"])
+    key, _, numbers = text.rpartition(":")
+    offset, _, length = numbers.partition("+")
+    return key, int(offset), int(length)
 
 
 def result_event_schema() -> str:

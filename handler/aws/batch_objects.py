@@ -1,14 +1,16 @@
 """Batch objects: with ENRICHED_OBJECTS=batch, one S3 object holds the enriched tickets of a batch, for one put.
 
 An object is JSON Lines: each line is what the ticket's own object would contain. The ticket's item says where the line
-is (attribute `s3_batch`: key, offset and length in bytes), and readers get that range only. Its `s3_key` stays the key
-of the raw ticket, so that whoever does not know `s3_batch` finds no object, never the text of another customer.
+is (attribute `s3_batch`: KEY:OFFSET+LENGTH, in bytes), and readers get that range only. Its `s3_key` stays the key of
+the raw ticket, so that whoever does not know `s3_batch` finds no object, never the text of another customer.
 
-    batches/2026-11-26/134512123-9f86d081884c-1a2b3c4d5e6f7a8b.jsonl
+    batches/2026-11-26/134512123-9f86d0-1a2b3c4d.jsonl
 
-A key consists of the day, the time of day in milliseconds (UTC), twelve random hex digits, and for each line the first
-eight hex digits of the hash of its ticket's id (handler.aws.forgetting.name_hash). So a list of keys, 1,000 per
-request, shows which objects may hold a ticket: also earlier versions of it, and what was written but never committed.
+A key consists of the day, the time of day in milliseconds (UTC), six random hex digits, and for each line the first
+four hex digits of the hash of its ticket's id (handler.aws.forgetting.name_hash). So a list of keys, 1,000 per request,
+shows which objects may hold a ticket: also earlier versions of it, and what was written but never committed. Four
+digits are enough, because what remains is read: of a million tickets, 15 objects in vain. A longer key would cost more:
+it is in every item, whose writes are paid by the kilobyte.
 
 Keys are unique, and only `blank_tickets` writes an object again: with spaces in the place of forgotten tickets, so that
 all other ranges stay valid. Then it removes the version before. Readers therefore do not name a version: the current
@@ -31,7 +33,7 @@ from botocore.exceptions import ClientError
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import holder_of, name_hash
 from handler.errors import ObjectGone, ServiceFailed
-from handler.ports import Placed
+from handler.result_event import batch_place
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCHES",
     "BatchRange",
-    "batch_attribute",
     "batch_key",
     "blank_tickets",
     "day_prefixes",
@@ -52,8 +53,8 @@ __all__ = [
 BATCHES: Final = "batches/"
 """The prefix of all batch objects."""
 
-_KEY: Final = re.compile(BATCHES + r"[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9]{9}-[0-9a-f]{12}-((?:[0-9a-f]{8})+)\.jsonl")
-_HASH: Final = 8  # hex digits of the hash of a ticket's id in a key
+_KEY: Final = re.compile(BATCHES + r"[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9]{9}-[0-9a-f]{6}-((?:[0-9a-f]{4})+)\.jsonl")
+_HASH: Final = 4  # hex digits of the hash of a ticket's id in a key
 _CLOCKS: Final = timedelta(minutes=15)  # by which the clocks of two machines may differ
 _MAX_RACES: Final = 50  # others that blank tickets of one object at the same time
 _PAUSE: Final = 0.02  # seconds, times the number of lost races
@@ -69,30 +70,17 @@ class BatchRange:
     length: int
 
     @classmethod
-    def of(cls, attribute: Mapping[str, Any]) -> BatchRange:
-        """From the attribute `s3_batch` without DynamoDB's types."""
-        return cls(str(attribute["key"]), int(attribute["offset"]), int(attribute["length"]))
-
-    @classmethod
     def in_item(cls, item: Mapping[str, Any]) -> BatchRange | None:
         """From an item in DynamoDB's JSON; None if the ticket has an object of its own."""
-        if "s3_batch" not in item:
-            return None
-        place = item["s3_batch"]["M"]
-        return cls(place["key"]["S"], int(place["offset"]["N"]), int(place["length"]["N"]))
-
-
-def batch_attribute(placed: Placed) -> dict[str, Any]:
-    """The attribute `s3_batch` of an item, in DynamoDB's JSON."""
-    numbers = {"offset": {"N": str(placed.offset)}, "length": {"N": str(placed.length)}}
-    return {"M": {"key": {"S": placed.key}, **numbers}}
+        place = batch_place(item.get("s3_batch", {}).get("S"))
+        return None if place is None else cls(*place)
 
 
 def batch_key(ticket_ids: Sequence[str], now: datetime) -> str:
     """A unique key for the object whose lines are these tickets."""
     hashes = "".join(name_hash("ticket", ticket_id)[:_HASH] for ticket_id in ticket_ids)
     moment = f"{now:%Y-%m-%d/%H%M%S}{now.microsecond // 1000:03}"
-    return f"{BATCHES}{moment}-{secrets.token_hex(6)}-{hashes}.jsonl"
+    return f"{BATCHES}{moment}-{secrets.token_hex(3)}-{hashes}.jsonl"
 
 
 def line_of(body: bytes) -> bytes:

@@ -13,7 +13,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from enrichment.ticket import ShadowLabels
 from handler.aws.batch_objects import (
-    batch_attribute,
     batch_key,
     blank_tickets,
     hour_prefixes_since,
@@ -405,7 +404,7 @@ def _item(
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
         "event": event_attribute(write, version_id, change, placed),
-        **({} if placed is None else {"s3_batch": batch_attribute(placed)}),
+        **({} if placed is None else {"s3_batch": {"S": f"{placed.key}:{placed.offset}+{placed.length}"}}),
         **({"embedding_model": {"S": found.embedding_model}} if found.embedding_model else {}),
         **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
         **(_shadow_attribute(found.shadow) if found.shadow is not None else {}),

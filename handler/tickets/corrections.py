@@ -23,7 +23,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
@@ -59,16 +58,6 @@ class CorrectionRefused(RepositoryError):
     """A label cannot be corrected; the message is one line for users."""
 
 
-class BatchPlace(BaseModel):
-    """Where the enriched ticket was in an object that holds several (handler.aws.batch_objects)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: str
-    offset: int
-    length: int
-
-
 class Correction(BaseModel):
     """One entry of the log: what a person decided about some tasks of a ticket.
 
@@ -87,7 +76,7 @@ class Correction(BaseModel):
     model_version: str
     s3_key: str
     s3_version_id: str
-    s3_batch: BatchPlace | None = None
+    s3_batch: str | None = None
 
 
 def log_prefix(ticket_id: str) -> str:
@@ -336,7 +325,7 @@ def _entry(item: Item, labels: Mapping[str, str], by: str, at: str) -> Correctio
         model_version=item.model_version,
         s3_key=item.s3_key,
         s3_version_id=item.s3_version_id,
-        s3_batch=None if item.batch is None else BatchPlace(**asdict(item.batch)),
+        s3_batch=(item.model_extra or {}).get("s3_batch"),
     )
 
 

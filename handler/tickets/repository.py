@@ -39,6 +39,7 @@ from handler.aws.errors import from_aws
 from handler.aws.forgetting import item_key
 from handler.aws.storage import day_of
 from handler.errors import ObjectGone
+from handler.result_event import batch_place
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -145,8 +146,8 @@ class Item(BaseModel):
 
         The attribute is not declared, so that it is only where the item has it, also in what is printed.
         """
-        found = (self.model_extra or {}).get("s3_batch")
-        return None if found is None else BatchRange.of(found)
+        place = batch_place((self.model_extra or {}).get("s3_batch"))
+        return None if place is None else BatchRange(*place)
 
     @property
     def corrected_at(self) -> str:

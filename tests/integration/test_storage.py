@@ -587,8 +587,7 @@ def test_item_says_where_the_ticket_is(sink_of_aws: AwsTicketSink, aws: dict[str
     (place,) = sink_of_aws.put_together([("T-1", first.body)])
     sink_of_aws.commit(first, place)
     item = aws["dynamodb"].get_item(TableName=TABLE, Key=item_key("T-1", first.ticket.created_at))["Item"]
-    number = {"N": str(place.length)}
-    assert item["s3_batch"] == {"M": {"key": {"S": place.key}, "offset": {"N": "0"}, "length": number}}
+    assert item["s3_batch"] == {"S": f"{place.key}:0+{place.length}"}
     assert (item["s3_key"], item["s3_version_id"]) == ({"S": "k.json"}, {"S": place.version_id})
     sink_of_aws.store(write(modified=11, sha="other"))
     item = aws["dynamodb"].get_item(TableName=TABLE, Key=item_key("T-1", first.ticket.created_at))["Item"]

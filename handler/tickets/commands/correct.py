@@ -142,7 +142,7 @@ def _export(repository: TicketRepository, histories: Sequence[Sequence[Correctio
             created_at=last.created_at,
             s3_key=last.s3_key,
             s3_version_id=last.s3_version_id,
-            **({} if last.s3_batch is None else {"s3_batch": last.s3_batch.model_dump()}),
+            **({} if last.s3_batch is None else {"s3_batch": last.s3_batch}),
         )
         for last in lasts
     ]
