@@ -215,7 +215,8 @@ def _hashes(key: str) -> list[str]:
 
 def _pages(s3: S3Client, bucket: str, prefix: str, *, delimiter: str = "") -> Iterator[dict[str, Any]]:
     """The pages of a list of versions: `Entries`, sorted by key, delete markers among them, and `CommonPrefixes`."""
-    for answer in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter):
+    request: Any = {"Bucket": bucket, "Prefix": prefix, **({"Delimiter": delimiter} if delimiter else {})}
+    for answer in s3.get_paginator("list_object_versions").paginate(**request):
         # moto answers None instead of an empty list if another thread removes versions at the same time.
         entries = [{**entry, "IsMarker": False} for entry in answer.get("Versions") or ()]
         entries += [{**entry, "IsMarker": True} for entry in answer.get("DeleteMarkers") or ()]
