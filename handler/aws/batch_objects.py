@@ -150,9 +150,10 @@ def blank_tickets(s3: S3Client, bucket: str, key: str, owners: Collection[str], 
     for race in range(_MAX_RACES):
         entries = [entry for page in _pages(s3, bucket, key) for entry in page["Entries"] if entry["Key"] == key]
         current = next((entry for entry in entries if entry["IsLatest"] and not entry["IsMarker"]), None)
-        if current is None:  # gone, or hidden at the end of its retention: nobody reads it any more
-            return removed + _remove(s3, bucket, entries, dry_run=dry_run)
-        superseded = [entry for entry in entries if entry is not current]
+        others = [entry for entry in entries if entry is not current]
+        superseded = [entry for entry in others if not entry["IsMarker"] and _holds(s3, bucket, entry, owners)]
+        if current is None:  # gone, or hidden at the end of its retention: nobody reads the other tickets any more
+            return removed + (_remove(s3, bucket, entries, dry_run=dry_run) if superseded else 0)
         content, etag = _content(s3, bucket, current)
         if content is None:
             continue
@@ -160,10 +161,9 @@ def blank_tickets(s3: S3Client, bucket: str, key: str, owners: Collection[str], 
         if dry_run:
             return lines + len(superseded)
         if not lines:
-            # What was superseded by blanking has text that the current version has no longer.
             return removed + _remove(s3, bucket, superseded)
         if not blanked.strip():
-            _remove(s3, bucket, [*superseded, current])
+            _remove(s3, bucket, entries)
             return removed + lines + len(superseded)
         try:
             s3.put_object(Bucket=bucket, Key=key, Body=blanked, ContentType="application/x-ndjson", IfMatch=etag)
@@ -174,6 +174,12 @@ def blank_tickets(s3: S3Client, bucket: str, key: str, owners: Collection[str], 
         else:
             removed += lines - 1  # the version before is counted when it is removed
     raise ServiceFailed("PutObject: others keep changing the object")
+
+
+def _holds(s3: S3Client, bucket: str, version: Mapping[str, Any], owners: Collection[str]) -> bool:
+    """Whether a version has one of the tickets."""
+    content, _ = _content(s3, bucket, version)
+    return content is not None and _blanked(content, owners)[1] > 0
 
 
 def _blanked(content: bytes, owners: Collection[str]) -> tuple[bytes, int]:

@@ -397,6 +397,10 @@ def test_ticket_with_the_same_first_digits_stays(harness: ForgetHarness) -> None
     assert list(keys_with(harness.clients["s3"], harness.place, key[:19], [other])) == [key]
     assert blank_tickets(harness.clients["s3"], harness.place, key, [other]) == 0
     assert versions(harness) == before
+    harness.clients["s3"].delete_object(Bucket=harness.place, Key=key)
+    hidden = versions(harness)
+    assert blank_tickets(harness.clients["s3"], harness.place, key, [other]) == 0
+    assert versions(harness) == hidden
 
 
 def test_range_of_another_ticket_is_never_returned(harness: ForgetHarness) -> None:
