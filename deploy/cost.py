@@ -1,8 +1,9 @@
 """`make cost`: measures the time per ticket on this machine and prices a million tickets on AWS, by item.
 
 The handler runs on as many cores as Lambda provides with the given memory, against the embedded stack; if that is less
-than one core, the time is scaled up. Prices are those of us-east-1 when this was written; check them, and set others
-with --price.
+than one core, the time is scaled up. It runs with one enriched object per ticket and with one per batch, in turns, and
+the puts of both are counted. Prices are those of us-east-1 when this was written; check them, and set others with
+--price.
 """
 
 from __future__ import annotations
@@ -41,14 +42,19 @@ PRICES: Final = {
 }
 
 
+INDEXES: Final = 2  # of the table; both have every attribute of an item
+OPTION: Final = "ENRICHED_OBJECTS=batch"
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Per ticket: milliseconds of a warm function, the models' part of them, bytes of log, bytes of its item."""
+    """Per ticket: milliseconds of a warm function, the models' part, bytes of log, write units of its item, puts."""
 
     milliseconds: float
     model_milliseconds: float
     log_bytes: float
-    item_bytes: float
+    write_units: float
+    enriched_puts: float
 
 
 class Context:
@@ -69,9 +75,11 @@ def cores(memory: int) -> int:
     return max(1, min(memory // MB_PER_CPU, len(os.sched_getaffinity(0))))
 
 
-def measure(bundle: Path, memory: int, batch: int, batches: int) -> Measured:
-    """Run the handler on batches of synthetic tickets."""
-    milliseconds, log = [], io.StringIO()
+def measure(bundle: Path, memory: int, batch: int, batches: int) -> dict[str, Measured]:
+    """Run the handler on batches of synthetic tickets, with each value of ENRICHED_OBJECTS in turns."""
+    modes = ("ticket", "batch")
+    milliseconds: dict[str, list[float]] = {mode: [] for mode in modes}
+    logs, found, log = dict.fromkeys(modes, ""), {}, io.StringIO()
     with EmbeddedStack() as stack, tempfile.TemporaryDirectory() as cache:
         threads = cores(memory)
         # This does not affect the stack's process, which already runs.
@@ -80,24 +88,66 @@ def measure(bundle: Path, memory: int, batch: int, batches: int) -> Measured:
         os.environ.update(MODEL_BUNDLE=bundle.resolve().as_uri(), BUNDLE_CACHE_DIR=cache, INTRA_OP_THREADS=str(threads))
         with contextlib.redirect_stdout(log):
             from handler.app import build  # imported here because the logger keeps the first stdout that it sees
+            from handler.models import open_models
             from handler.settings import Settings
 
-            handler = build(Settings.read())
-            for number, event in enumerate(events(stack, batch, WARM_UP + batches)):
-                if number == WARM_UP:
+            settings = {mode: Settings.read(enriched_objects=mode) for mode in modes}
+            models = open_models(settings["ticket"], lambda: stack.client("s3")).models
+            handlers = {mode: build(settings[mode], models=models) for mode in modes}
+            sent = {mode: events(stack, mode, batch, WARM_UP + batches) for mode in modes}
+            for number in range(WARM_UP + batches):
+                for mode, handler in handlers.items():
+                    event = next(sent[mode])
                     log.truncate(log.seek(0))
-                begin = time.perf_counter()
-                handler(event, Context())
-                milliseconds.append((time.perf_counter() - begin) * 1000)
-        items = stack.client("dynamodb").scan(TableName=stack.outputs["TableName"], Limit=100)["Items"]
-        item = statistics.fmean(len(json.dumps(item)) for item in items)
-    tickets = batch * batches
+                    begin = time.perf_counter()
+                    handler(event, Context())
+                    milliseconds[mode].append((time.perf_counter() - begin) * 1000)
+                    logs[mode] += log.getvalue() if number >= WARM_UP else ""
+        items = stack.client("dynamodb").get_paginator("scan").paginate(TableName=stack.outputs["TableName"])
+        units: dict[str, list[int]] = {mode: [] for mode in modes}
+        for item in (item for page in items for item in page["Items"]):
+            units[item["s3_key"]["S"].partition("/")[0]].append(write_units(item))
+        puts = enriched_puts(stack)
     # Below one core, Lambda runs the function for part of the time only.
     share = max(1.0, MB_PER_CPU / memory) / batch
-    # The median, because other work on this machine is not billed by Lambda.
-    whole = share * statistics.median(milliseconds[WARM_UP:])
-    models = share * statistics.median(map(model_milliseconds, batch_metrics(log.getvalue())))
-    return Measured(whole, models, len(log.getvalue().encode()) / tickets, item)
+    for mode in modes:
+        found[mode] = Measured(
+            # The median, because other work on this machine is not billed by Lambda.
+            milliseconds=share * statistics.median(milliseconds[mode][WARM_UP:]),
+            model_milliseconds=share * statistics.median(map(model_milliseconds, batch_metrics(logs[mode]))),
+            log_bytes=len(logs[mode].encode()) / (batch * batches),
+            write_units=statistics.fmean(units[mode]),
+            enriched_puts=puts[mode] / (batch * (WARM_UP + batches)),
+        )
+    return found
+
+
+def enriched_puts(stack: EmbeddedStack) -> dict[str, int]:
+    """The number of objects that were written, by the setting; every put has made a version."""
+    puts = {"ticket": 0, "batch": 0}
+    pages = stack.client("s3").get_paginator("list_object_versions").paginate(Bucket=stack.outputs["EnrichedBucket"])
+    for entry in (entry for page in pages for entry in page.get("Versions", [])):
+        puts["ticket" if entry["Key"].startswith("ticket/") else "batch"] += 1
+    return puts
+
+
+def write_units(item: Mapping[str, Any]) -> int:
+    """The write units of an item in DynamoDB's JSON: one per 1,024 bytes that have begun."""
+    return -(-sum(len(name.encode()) + attribute_bytes(value) for name, value in item.items()) // 1024)
+
+
+def attribute_bytes(attribute: Mapping[str, Any]) -> int:
+    """The size of a value, by the rules in DynamoDB's documentation (a number: half its digits and two)."""
+    ((kind, value),) = attribute.items()
+    if kind == "S":
+        return len(value.encode())
+    if kind == "N":
+        return len(value.strip("-0.").replace(".", "")) // 2 + 2
+    if kind == "M":
+        return 3 + sum(1 + len(name.encode()) + attribute_bytes(member) for name, member in value.items())
+    if kind == "L":
+        return 3 + sum(1 + attribute_bytes(member) for member in value)
+    return 1  # BOOL and NULL
 
 
 def batch_metrics(log: str) -> Iterator[dict[str, Any]]:
@@ -112,14 +162,18 @@ def model_milliseconds(line: Mapping[str, Any]) -> float:
     return sum(sum(value) for name, value in line.items() if name.endswith("Latency") and name not in waits)
 
 
-def events(stack: EmbeddedStack, batch: int, count: int) -> Iterator[dict[str, Any]]:
-    """SQS events with a batch of notifications each; their tickets are put into the bucket."""
+def events(stack: EmbeddedStack, folder: str, batch: int, count: int) -> Iterator[dict[str, Any]]:
+    """SQS events with a batch of notifications each; their tickets are put into the bucket, in a folder.
+
+    Each folder has the same texts, but tickets of its own.
+    """
     s3, bucket, tickets = stack.client("s3"), stack.outputs["RawBucket"], TicketGenerator(seed=1, start=1_795_000_000)
     for number in range(count):
         records = []
         for place in range(batch):
-            key = f"{number}-{place}.json"
-            s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(next(tickets)).encode())
+            key, ticket = f"{folder}/{number}-{place}.json", next(tickets)
+            ticket["ticket_id"] = f"{ticket['ticket_id']}-{folder}"
+            s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(ticket).encode())
             place_of_it = {"bucket": {"name": bucket}, "object": {"key": key}}
             body = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": place_of_it}]})
             records.append({"messageId": key, "body": body, "attributes": {}, "eventSource": "aws:sqs"})
@@ -127,18 +181,51 @@ def events(stack: EmbeddedStack, batch: int, count: int) -> Iterator[dict[str, A
 
 
 def priced(found: Measured, memory: int, batch: float, prices: Mapping[str, float]) -> dict[str, float]:
-    """USD per million tickets by item, with one object and one message per ticket."""
-    units = -(-found.item_bytes // 1024)  # a write of the item, and one of its place in the index
+    """USD per million tickets by item, with one raw object and one message per ticket."""
     return {
         "Lambda, time": found.milliseconds / 1000 * memory / 1024 * MILLION * prices["gb-second"],
         "Lambda, requests": prices["lambda-requests"] / batch,
         "SQS (send, receive, delete)": prices["sqs-requests"] * (1 + 2 / batch),
-        "S3, raw (put, get)": prices["s3-puts"] + prices["s3-gets"],
-        "S3, enriched (put)": prices["s3-puts"],
-        "DynamoDB, writes": prices["dynamodb-writes"] * units * 2,
+        "S3, puts of raw tickets": prices["s3-puts"],
+        "S3, puts of enriched tickets": prices["s3-puts"] * found.enriched_puts,
+        "S3, gets of raw tickets": prices["s3-gets"],
+        "DynamoDB, writes": prices["dynamodb-writes"] * found.write_units * (1 + INDEXES),
         "DynamoDB, reads": prices["dynamodb-reads"] * 3,  # the item, and twice its tombstone
         "CloudWatch, logs": found.log_bytes * MILLION / 1e9 * prices["logs-gb"],
     }
+
+
+def biggest(bill: Mapping[str, float]) -> tuple[str, float]:
+    """What costs most, with its USD; the puts of S3 count together."""
+    puts = {name: usd for name, usd in bill.items() if name.startswith("S3, puts ")}
+    together = {"S3 puts": sum(puts.values())} | {name: usd for name, usd in bill.items() if name not in puts}
+    return max(together.items(), key=lambda entry: entry[1])
+
+
+def table(bills: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The bills side by side, with their sums."""
+    width = max(map(len, bills["ticket"]))
+    lines = [f"{'USD per million tickets':{width}}  one object per ticket  one object per batch"]
+    rows = {name: (bills["ticket"][name], bills["batch"][name]) for name in bills["ticket"]}
+    rows["sum"] = (sum(bills["ticket"].values()), sum(bills["batch"].values()))
+    return lines + [f"{name:{width}}  {one:21.2f}  {other:20.2f}" for name, (one, other) in rows.items()]
+
+
+def advice(found: Mapping[str, Measured], bills: Mapping[str, Mapping[str, float]], batch: int) -> list[str]:
+    """The biggest item in plain words, and what the option saves and costs."""
+    name, usd = biggest(bills["ticket"])
+    total = sum(bills["ticket"].values())
+    saved = total - sum(bills["batch"].values())
+    puts = {mode: measured.enriched_puts for mode, measured in found.items()}
+    objects = MILLION * puts["batch"]
+    puts_of = f"{puts['batch']:.2f} puts of enriched objects a ticket instead of {puts['ticket']:.2f}"
+    return [
+        f"The biggest item is {name}: {usd:.2f} of {total:.2f} USD ({usd / total:.0%}).",
+        f"{OPTION} (parameter EnrichedObjects) makes {puts_of},",
+        f"as counted here with batches of {batch}: {saved:.2f} USD less per million tickets ({saved / total:.0%}).",
+        "Reading a ticket costs the same: one get, of a range. Forgetting one writes its object again, after a list of",
+        f"all objects: {objects:,.0f} of a million tickets, in {-(-objects // 1000):,.0f} requests.",
+    ]
 
 
 def main() -> None:
@@ -164,13 +251,13 @@ def main() -> None:
         sys.stderr.write("warning: this machine is busy with other work, so the time is too long\n")
     where = f"measured here on {cores(given.memory)} of {os.cpu_count()} cores"
     if given.milliseconds is not None:
-        found, where = replace(found, milliseconds=given.milliseconds), "as given"
-    bill = priced(found, given.memory, given.batch, prices)
-    width = max(map(len, bill))
-    lines = [f"{given.memory} MB, batches of {given.batch}: {found.milliseconds:.1f} ms a ticket, {where}"]
-    lines += [f"Of it the models take {found.model_milliseconds:.1f} ms; S3 and DynamoDB are an emulator's here.", ""]
-    lines += [f"{name:{width}} {usd:8.2f}" for name, usd in bill.items()]
-    lines += [f"{'USD per million tickets':{width}} {sum(bill.values()):8.2f}", ""]
+        found = {mode: replace(measured, milliseconds=given.milliseconds) for mode, measured in found.items()}
+        where = "as given"
+    bills = {mode: priced(measured, given.memory, given.batch, prices) for mode, measured in found.items()}
+    times = found["ticket"]
+    lines = [f"{given.memory} MB, batches of {given.batch}: {times.milliseconds:.1f} ms a ticket, {where}"]
+    lines += [f"Of it the models take {times.model_milliseconds:.1f} ms; S3 and DynamoDB are an emulator's here.", ""]
+    lines += [*table(bills), "", *advice(found, bills, given.batch), ""]
     lines += ["Prices of us-east-1, without free tiers, storage, metrics, cold starts and data transfer: check them."]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -105,6 +105,7 @@ def build(
         max_receive_count=settings.max_receive_count,
         max_ticket_bytes=settings.max_ticket_bytes,
         redact=settings.redact,
+        enriched_objects=settings.enriched_objects,
         shadow_error=shadow_error,
     )
     if settings.redact != "off":

@@ -6,7 +6,7 @@
         ├── ObjectGone                   permanent: the object does not exist
         ├── ObjectTooLarge               permanent: the object is larger than MAX_TICKET_BYTES
         ├── KeyTooLong                   permanent: S3 has no room for the key of an inline ticket
-        ├── KeyReserved                  permanent: the log of corrections uses keys like that of the raw ticket
+        ├── KeyReserved                  permanent: the system's own objects have keys like that of the raw ticket
         ├── BucketUnexpected             permanent: the notification names another bucket
         ├── StoreRefused                 permanent: DynamoDB or S3 will never accept this item
         ├── Crashed                      permanent: the message killed its process, twice while it ran alone
@@ -75,7 +75,7 @@ class KeyTooLong(MessageError):
 
 
 class KeyReserved(MessageError):
-    """The enriched ticket would have a key of the log of corrections."""
+    """The enriched ticket would have a key of the log of corrections, or of an object of several tickets."""
 
     code = "key_reserved"
 

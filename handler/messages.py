@@ -53,6 +53,7 @@ _OTHERS: Final = (
 # SNS sends these when a subscription begins or ends. There is nothing to enrich in them.
 _SNS_CONFIRMATIONS: Final = frozenset({"SubscriptionConfirmation", "UnsubscribeConfirmation"})
 _OF_CORRECTIONS: Final = re.compile(r"corrections/[0-9a-f]{64}/")
+_OF_BATCHES: Final = re.compile(r"batches/[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9]{9}-[0-9a-f]{6}-")
 _FROM_EVENTBRIDGE: Final = {"Object Created": "ObjectCreated:*", "Object Deleted": "ObjectRemoved:*"}
 
 
@@ -98,11 +99,12 @@ def inline_key(ticket_id: str, created_at: int) -> str:
 
 
 def is_reserved(key: str) -> bool:
-    """Whether an enriched ticket may not have this key: the log of corrections is in the same bucket, under such keys.
+    """Whether an enriched ticket may not have this key: other objects of the same bucket have such keys.
 
-    Only `tickets correct` makes them (handler.tickets.corrections): corrections/, then a SHA-256.
+    Only `tickets correct` makes those of the log of corrections (handler.tickets.corrections): corrections/, then a
+    SHA-256. Only the function makes those of several tickets (handler.aws.batch_objects).
     """
-    return _OF_CORRECTIONS.match(key) is not None
+    return _OF_CORRECTIONS.match(key) is not None or _OF_BATCHES.match(key) is not None
 
 
 def number_attribute(record: Mapping[str, Any], name: str) -> int | None:

@@ -33,7 +33,8 @@ _MODEL_STAGES: Final = ("enrich", "process")
 class TicketState:
     """The state of one ticket in the batch; several records may refer to it. None as outcome: still in progress.
 
-    `modified` is exact if it is more precise than the second of the object's LastModified.
+    `modified` is exact if it is more precise than the second of the object's LastModified. `received` is when a process
+    first got it (Unix milliseconds).
     """
 
     reference: Reference
@@ -44,6 +45,8 @@ class TicketState:
     note: str | None = None
     ticket: RawTicket | None = None
     raw_sha256: str = ""
+    raw_bytes: int = 0
+    received: int = 0
     key: str = ""
     is_exact: bool = True
     known: Known | None = None

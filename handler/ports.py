@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
@@ -12,7 +12,7 @@ from enrichment.errors import BundleError, EnrichmentError
 from enrichment.ticket import EnrichmentData, RawTicket
 from handler.messages import StoredTicket
 from handler.metrics import Logger, Metrics
-from handler.settings import Redact
+from handler.settings import EnrichedObjects, Redact
 
 __all__ = [
     "Commit",
@@ -22,6 +22,7 @@ __all__ = [
     "Forgotten",
     "Known",
     "Models",
+    "Placed",
     "Ports",
     "RawObject",
     "TicketName",
@@ -75,6 +76,20 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """The bytes of an enriched ticket in an object that holds several, and the version in which they were written.
+
+    The version only identifies the write: `tickets forget` may have to write the object again, with the other tickets
+    at the same offsets, so readers take the object's current version.
+    """
+
+    key: str
+    offset: int
+    length: int
+    version_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unfinished:
     """Numbers of earlier receives of a message whose processing began and never ended: the process died.
 
@@ -120,6 +135,17 @@ class TicketSink(Protocol):
         """
         ...
 
+    def put_together(self, bodies: Iterable[tuple[str, bytes]]) -> list[Placed]:
+        """Stores enriched tickets, each with its id, in one object, which no item names yet; none for no tickets.
+
+        Reads `bodies` once and keeps one at a time. Raises StoreRefused, Throttled or ServiceFailed.
+        """
+        ...
+
+    def commit(self, write: Write, placed: Placed) -> Commit | None:
+        """As store, for a ticket that `put_together` has written: `write` needs no body."""
+        ...
+
     def forgotten(self, ticket_ids: Collection[str]) -> set[str]:
         """Which of these tickets `tickets forget` has removed.
 
@@ -128,11 +154,14 @@ class TicketSink(Protocol):
         """
         ...
 
-    def erase(self, ticket_id: str, created_at: int, key: str) -> None:
-        """Removes a forgotten ticket's item and object, should a process that was killed have stored them."""
+    def erase(self, ticket_id: str, created_at: int, key: str, *, since: int | None = None) -> None:
+        """Removes a forgotten ticket's item and object, should a process that was killed have stored them.
+
+        `since` (Unix milliseconds): also from the objects of several tickets that were written from then on.
+        """
         ...
 
-    def erase_object(self, key: str) -> bool:
+    def erase_object(self, key: str, *, since: int | None = None) -> bool:
         """As erase, for the forgotten ticket whose raw object had this key. False: it was no forgotten ticket's."""
         ...
 
@@ -217,5 +246,6 @@ class Ports:
     max_receive_count: int
     max_ticket_bytes: int
     redact: Redact = "off"
+    enriched_objects: EnrichedObjects = "ticket"
     shadow_error: BundleError | None = None
     models_turn: Lock = field(default_factory=Lock)

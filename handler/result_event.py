@@ -16,11 +16,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from handler.ports import Known, Write
+from handler.ports import Known, Placed, Write
 
 __all__ = [
     "Change",
     "ResultEvent",
+    "batch_place",
     "change_by",
     "event_attribute",
     "event_of_correction",
@@ -60,6 +61,14 @@ class ReviewReasons(_Model):
     sentiment: bool
 
 
+class BatchObject(_Model):
+    """The place of an enriched ticket in an object that holds several: a range of bytes, for a ranged read."""
+
+    key: Text
+    offset: Annotated[str, Field(pattern=r"^[0-9]+$", description="of the ticket's first byte")]
+    length: Annotated[str, Field(pattern=r"^[0-9]+$", description="in bytes")]
+
+
 class ResultEvent(_Model):
     """A ticket was committed: its labels are in the table, and the enriched ticket is in S3."""
 
@@ -89,6 +98,13 @@ class ResultEvent(_Model):
     s3_version_id: Annotated[Text, Field(description="its version")]
     model_version: Text
     processed_at: Annotated[Text, Field(description="when the ticket was enriched: UTC, ISO 8601")]
+    s3_batch: Annotated[
+        BatchObject | None,
+        Field(
+            description="only with ENRICHED_OBJECTS=batch, and only from the webhook: there is no object s3_key, the "
+            "ticket is in this one; read its current version"
+        ),
+    ] = None
 
 
 def change_by(known: Known | None, write: Write) -> Change:
@@ -98,10 +114,11 @@ def change_by(known: Known | None, write: Write) -> Change:
     return "updated" if known.content_sha256 != write.content_sha256 else "enriched_again"
 
 
-def event_attribute(write: Write, version_id: str, change: Change) -> dict[str, Any]:
+def event_attribute(write: Write, version_id: str, change: Change, placed: Placed | None = None) -> dict[str, Any]:
     """The attribute `event` of an item, in DynamoDB's JSON. All of its members always exist, as a pipe requires."""
     ticket, found = write.ticket, write.enrichment
-    commit = (ticket.ticket_id, ticket.created_at, write.key, version_id, change)
+    key = write.key if placed is None else placed.key
+    commit = (ticket.ticket_id, ticket.created_at, key, version_id, change)
     return _attribute(commit, change, found.language, found.review_reasons)
 
 
@@ -144,7 +161,25 @@ def event_of_item(item: Mapping[str, Any]) -> ResultEvent:
         s3_version_id=item["s3_version_id"]["S"],
         model_version=item["model_version"]["S"],
         processed_at=item["processed_at"]["S"],
+        s3_batch=_batch_object(item),
     )
+
+
+def _batch_object(item: Mapping[str, Any]) -> BatchObject | None:
+    place = batch_place(item.get("s3_batch", {}).get("S"))
+    return None if place is None else BatchObject(key=place[0], offset=str(place[1]), length=str(place[2]))
+
+
+def batch_place(text: str | None) -> tuple[str, int, int] | None:
+    """The key, the offset and the length in an item's attribute `s3_batch`; None without one.
+
+    It is one string, KEY:OFFSET+LENGTH, because members of a map would need more bytes of the item.
+    """
+    if text is None:
+        return None
+    key, _, numbers = text.rpartition(":")
+    offset, _, length = numbers.partition("+")
+    return key, int(offset), int(length)
 
 
 def result_event_schema() -> str:

@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 __all__ = [
     "SERVICE",
     "UNPUBLISHED",
+    "EnrichedObjects",
     "EnvironmentSettings",
     "Lane",
     "Names",
@@ -40,6 +41,7 @@ _MIN_SECRET: Final = 24  # bytes
 
 Name = Annotated[str, StringConstraints(min_length=1)]
 Redact = Literal["off", "table", "all"]
+EnrichedObjects = Literal["ticket", "batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,10 @@ class Settings(EnvironmentSettings):
             "in the table, or in the enriched object too"
         ),
     ] = "off"
+    enriched_objects: Annotated[
+        EnrichedObjects,
+        Field(description="What an object of the enriched bucket holds: one ticket, or the tickets of a batch"),
+    ] = "ticket"
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], Field(description="Minimum log level")
     ] = "INFO"

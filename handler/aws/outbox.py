@@ -54,7 +54,7 @@ def outbox_item(event: ResultEvent) -> dict[str, Any]:
     return {
         **item_key(OUTBOX, number),
         "event_id": {"S": event.event_id},
-        "body": {"S": event.model_dump_json()},
+        "body": {"S": event.model_dump_json(exclude_none=True)},
         "due_at": {"N": str(now // 10**9)},
         "attempts": {"N": "0"},
         "expires_at": {"N": str(now // 10**9 + KEPT)},

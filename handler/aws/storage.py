@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrichment.ticket import ShadowLabels
+from handler.aws.batch_objects import (
+    batch_key,
+    blank_tickets,
+    hour_prefixes_since,
+    keys_with,
+    line_of,
+)
 from handler.aws.corrections import with_corrections
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import item_key, name_hash, tombstone_key, versions_to_erase
 from handler.aws.outbox import outbox_item
 from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed, Throttled
 from handler.messages import StoredTicket, inline_key
-from handler.ports import Commit, Committed, Known, RawObject, TicketName, Write
+from handler.ports import Commit, Committed, Known, Placed, RawObject, TicketName, Write
 from handler.result_event import Change, change_by, event_attribute, event_of_item
 
 if TYPE_CHECKING:
@@ -116,6 +123,30 @@ class AwsTicketSink:
             raise from_aws(error, "PutObject") from error
         return self._commit(write, put.get("VersionId", "null"))
 
+    def put_together(self, bodies: Iterable[tuple[str, bytes]]) -> list[Placed]:
+        """As TicketSink.put_together: one object of JSON Lines (handler.aws.batch_objects)."""
+        content = bytearray()
+        ticket_ids, ranges = [], []
+        for ticket_id, body in bodies:
+            line = line_of(body)
+            ticket_ids.append(ticket_id)
+            ranges.append((len(content), len(line)))
+            content += line + b"\n"
+        if not ranges:
+            return []
+        key = batch_key(ticket_ids, datetime.now(UTC))
+        try:
+            # botocore sends a bytearray too, which its type stubs do not know: a copy would double the memory.
+            body = cast("bytes", content)
+            put = self._s3.put_object(Bucket=self._bucket, Key=key, Body=body, ContentType="application/x-ndjson")
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, "PutObject") from error
+        return [Placed(key, offset, length, put.get("VersionId", "null")) for offset, length in ranges]
+
+    def commit(self, write: Write, placed: Placed) -> Commit | None:
+        """As TicketSink.commit."""
+        return self._commit(write, placed.version_id, placed)
+
     def forgotten(self, ticket_ids: Collection[str]) -> set[str]:
         """As TicketSink.forgotten, with one consistent read of all tombstones.
 
@@ -128,7 +159,7 @@ class AwsTicketSink:
             raise Throttled("BatchGetItem: UnprocessedKeys")
         return {name for name, key in tombstones.items() if _name_in(key) in found}
 
-    def erase(self, ticket_id: str, created_at: int, key: str) -> None:
+    def erase(self, ticket_id: str, created_at: int, key: str, *, since: int | None = None) -> None:
         """As TicketSink.erase. The tombstone remembers the raw object, so that `tickets forget` finds it."""
         if key != inline_key(ticket_id, created_at):
             try:
@@ -141,17 +172,20 @@ class AwsTicketSink:
             except (ClientError, BotoCoreError) as error:
                 raise from_aws(error, "UpdateItem") from error
         self._erase_item(ticket_id, created_at)
-        self._erase_versions(key, name_hash("ticket", ticket_id))
+        owner = name_hash("ticket", ticket_id)
+        self._erase_versions(key, owner)
+        self._blank(owner, since)
 
-    def erase_object(self, key: str) -> bool:
+    def erase_object(self, key: str, *, since: int | None = None) -> bool:
         """As TicketSink.erase_object."""
         tombstone = self._tombstone("object", key)
         if tombstone is None:
             return False
         self._erase_versions(key, tombstone["owner"]["S"])
+        self._blank(tombstone["owner"]["S"], since)
         return True
 
-    def _commit(self, write: Write, version_id: str) -> Commit | None:
+    def _commit(self, write: Write, version_id: str, placed: Placed | None = None) -> Commit | None:
         """Puts the item in the place of exactly the state that `write` knows, so that its event can say what changed.
 
         If another writer was faster, its item is returned with the refusal, and the put is repeated against that.
@@ -160,11 +194,11 @@ class AwsTicketSink:
         for _ in range(_MAX_RACES):
             if known is not None and known.source_modified > write.source_modified:
                 return None
-            item = _item(write, version_id, change_by(known, write), self._item_retention_days)
+            item = _item(write, version_id, change_by(known, write), self._item_retention_days, placed)
             if known is not None and known.corrections:
                 item = with_corrections(item, known.corrections)
             found = self._put_item(item, known)
-            if found is None or found.get("s3_version_id") == {"S": version_id} != {"S": "null"}:
+            if found is None or _is_own(found, item):
                 return "tie" if known is not None and _is_tie(known, write) else "clear"
             known = _known(found)
             if known is not None and _is_stored(known, write):
@@ -253,6 +287,15 @@ class AwsTicketSink:
         except (ClientError, BotoCoreError) as error:
             raise from_aws(error, getattr(error, "operation_name", "DeleteObject")) from error
 
+    def _blank(self, owner: str, since: int | None) -> None:
+        """Removes a ticket from the batch objects that were written since then, if there may be any."""
+        try:
+            for prefix in hour_prefixes_since(since) if since is not None else ():
+                for key in keys_with(self._s3, self._bucket, prefix, [owner]):
+                    blank_tickets(self._s3, self._bucket, key, [owner])
+        except (ClientError, BotoCoreError) as error:
+            raise from_aws(error, getattr(error, "operation_name", "ListObjectVersions")) from error
+
 
 def _name_in(key: Mapping[str, Any]) -> _Name:
     """An item's key as a name that can be compared."""
@@ -267,6 +310,12 @@ def _reason(error: ClientError | BotoCoreError) -> Mapping[str, Any]:
     if "CancellationReasons" in answer:
         return cast("Mapping[str, Any]", answer["CancellationReasons"][0])
     return {**answer["Error"], **({"Item": answer["Item"]} if "Item" in answer else {})}
+
+
+def _is_own(found: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Whether an item in the table is the one that an earlier try, whose answer was lost, has put there."""
+    names = ("s3_version_id", "s3_batch")
+    return item["s3_version_id"] != {"S": "null"} and all(found.get(name) == item.get(name) for name in names)
 
 
 def _in_the_place_of(known: Known | None) -> dict[str, Any]:
@@ -318,7 +367,9 @@ def _shadow_attribute(shadow: ShadowLabels) -> dict[str, Any]:
     return {"shadow": {"M": {"model_version": {"S": shadow.model_version}, **labels}}}
 
 
-def _item(write: Write, version_id: str, change: Change, retention_days: int) -> dict[str, Any]:
+def _item(
+    write: Write, version_id: str, change: Change, retention_days: int, placed: Placed | None = None
+) -> dict[str, Any]:
     ticket, found = write.ticket, write.enrichment
     texts = {
         "ticket_id": ticket.ticket_id,
@@ -352,7 +403,8 @@ def _item(write: Write, version_id: str, change: Change, retention_days: int) ->
         "needs_review": {"BOOL": found.needs_review},
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
-        "event": event_attribute(write, version_id, change),
+        "event": event_attribute(write, version_id, change, placed),
+        **({} if placed is None else {"s3_batch": {"S": f"{placed.key}:{placed.offset}+{placed.length}"}}),
         **({"embedding_model": {"S": found.embedding_model}} if found.embedding_model else {}),
         **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
         **(_shadow_attribute(found.shadow) if found.shadow is not None else {}),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from handler.aws.batch_objects import BatchRange, read_enriched
 from handler.local import EmbeddedStack
 from handler.settings import listed
 
@@ -47,7 +48,7 @@ class Stats:
 
 
 def stored_tickets(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Enriched tickets by key; only those whose item refers to an object version with the same ticket."""
+    """Enriched tickets by key; only those whose item refers to the same ticket in S3."""
     found: dict[str, dict[str, Any]] = {}
     s3 = stack.client("s3")
     for page in stack.client("dynamodb").get_paginator("scan").paginate(TableName=environment["TABLE_NAME"]):
@@ -55,7 +56,7 @@ def stored_tickets(stack: EmbeddedStack, environment: Mapping[str, str]) -> dict
             if "s3_key" not in item:  # it counts the failures of a message
                 continue
             key, version = item["s3_key"]["S"], item["s3_version_id"]["S"]
-            body = s3.get_object(Bucket=environment["ENRICHED_BUCKET"], Key=key, VersionId=version)["Body"].read()
+            body = read_enriched(s3, environment["ENRICHED_BUCKET"], key, version, BatchRange.in_item(item))
             ticket = json.loads(body)
             if ticket["ticket_id"] == item["ticket_id"]["S"] and len(ticket["enrichment"]["embedding"]) == 384:
                 found[key] = ticket

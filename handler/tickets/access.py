@@ -44,7 +44,10 @@ __all__ = [
     "problem_line",
 ]
 
-_RIGHTS: Final = "the role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the objects"
+_RIGHTS: Final = (
+    "the role needs dynamodb:Query on the table and its indexes, s3:GetObjectVersion on the objects, and for "
+    "ENRICHED_OBJECTS=batch s3:GetObject on batches/*"
+)
 _RIGHTS_TO_CORRECT: Final = "the role needs the permissions that docs/corrections.md lists"
 _RIGHTS_TO_FORGET: Final = "the role needs the permissions that docs/privacy.md lists"
 _RIGHTS_TO_SEARCH: Final = "the role needs the permissions that docs/search.md lists"

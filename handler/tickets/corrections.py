@@ -76,6 +76,7 @@ class Correction(BaseModel):
     model_version: str
     s3_key: str
     s3_version_id: str
+    s3_batch: str | None = None
 
 
 def log_prefix(ticket_id: str) -> str:
@@ -219,7 +220,7 @@ class Corrections:
     def _append(self, entry: Correction, number: int) -> bool:
         """Writes an entry, unless another one has this number already."""
         key = f"{_folder(entry.ticket_id, entry.created_at)}{number:06}.json"
-        body = entry.model_dump_json().encode()
+        body = entry.model_dump_json(exclude_none=True).encode()
         try:
             self._s3().put_object(
                 Bucket=self._bucket, Key=key, Body=body, ContentType="application/json", IfNoneMatch="*"
@@ -324,6 +325,7 @@ def _entry(item: Item, labels: Mapping[str, str], by: str, at: str) -> Correctio
         model_version=item.model_version,
         s3_key=item.s3_key,
         s3_version_id=item.s3_version_id,
+        s3_batch=(item.model_extra or {}).get("s3_batch"),
     )
 
 

@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 DRIFT_ATTRIBUTES: Final = (
-    *("ticket_id", "created_at", "s3_key", "s3_version_id", "model_version", "needs_review", "language", "corrections"),
+    *("ticket_id", "created_at", "s3_key", "s3_version_id", "s3_batch", "model_version", "needs_review", "language"),
+    "corrections",
     *TASKS,
     *(f"{task}_confidence" for task in TASKS),
 )

@@ -5,10 +5,14 @@ The order makes a run that was killed repeatable, and leaves no gap to a batch t
 1. the tombstone of each ticket (handler.aws.forgetting): from then on, the function skips it, and removes what it has
    stored of it, also its items. So the tombstone remembers the keys of raw objects until they are removed;
 2. the tombstones of its raw objects, for notifications that are still in a queue;
-3. the versions of the raw and the enriched objects, and the log of its corrections (handler.tickets.corrections);
+3. its bytes in the objects that hold several tickets (handler.aws.batch_objects), the versions of the raw and the
+   enriched objects, and the log of its corrections (handler.tickets.corrections);
 4. the DLQ messages that contain the ticket or point at it;
 5. its entries in the vector index and its items, last, because they name the objects: a repeated run finds what is
    left. Entries are removed once more after the items, in case `tickets index` was reading the ticket meanwhile.
+
+Objects of several tickets are found by a list of their keys, not through the items: so are earlier versions of a
+ticket, and what a process wrote that was killed before it could commit.
 
 A ticket's raw object is found through its item, through a DLQ message or by --key: S3 has no index of contents. The
 tickets of a customer are found by a scan of the table, which has no index by customer.
@@ -20,13 +24,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from enrichment.errors import EnrichmentError
+from handler.aws.batch_objects import blank_tickets, day_prefixes, keys_with
 from handler.aws.forgetting import (
     NO_TICKET,
     Holder,
@@ -170,15 +175,14 @@ class Forgetting:
                 self._find_messages(found, advance)
             if not dry_run:
                 self._mark(found)  # the tickets that only the DLQ knew
-            with progress("listing" if dry_run else "removing", len(found.keys)) as advance:
-                erased = self._erase(found, advance, dry_run=dry_run)
-                if not dry_run:
-                    # A batch that had read the table before the tombstone was there may have stored a ticket behind us
-                    # and been killed before it read the tombstone.
-                    late = self._erase(found, advance, dry_run=False)
-                    erased.places += late.places
-                    if not self._shutdown.is_requested:
-                        self._unmark(found)
+            erased = self._erase(found, dry_run=dry_run)
+            if not dry_run:
+                # A batch that had read the table before the tombstone was there may have stored a ticket behind us and
+                # been killed before it read the tombstone.
+                late = self._erase(found, dry_run=False)
+                erased.places += late.places
+                if not self._shutdown.is_requested:
+                    self._unmark(found)
         return found, erased
 
     # -- find
@@ -366,8 +370,15 @@ class Forgetting:
             TableName=self._stores.table, Key=key, UpdateExpression=change, ExpressionAttributeValues=values
         )
 
-    def _erase(self, found: Found, on_progress: Callable[[int], object], *, dry_run: bool) -> Erased:
-        """Removes what was found and what the table and S3 have of it now. A dry run only returns it.
+    def _erase(self, found: Found, *, dry_run: bool) -> Erased:
+        """Removes what was found and what the table and S3 have of it now. A dry run only returns it."""
+        batches = self._erase_from_batches(found, dry_run=dry_run)
+        with progress("listing" if dry_run else "removing", len(found.keys)) as advance:
+            erased = self._erase_rest(found, advance, dry_run=dry_run)
+        return replace(erased, places=[*batches, *erased.places])
+
+    def _erase_rest(self, found: Found, on_progress: Callable[[int], object], *, dry_run: bool) -> Erased:
+        """As _erase, except for the objects that hold several tickets.
 
         `on_progress` gets the number of tickets whose objects are removed.
         """
@@ -393,6 +404,26 @@ class Forgetting:
             for places in self._map(lambda ticket: self._erase_items(ticket[0], dry_run=dry_run), tickets):
                 erased.places += places
         return erased
+
+    def _erase_from_batches(self, found: Found, *, dry_run: bool) -> list[Place]:
+        """Removes the tickets from the objects that hold several. Shows its progress by days."""
+        owners = {name_hash("ticket", ticket_id) for ticket_id in found.keys} | set(found.orphans.values())
+        owners -= {""}
+        s3, bucket, places = self._stores.s3, self._stores.enriched_bucket, []
+        days = day_prefixes(s3, bucket) if owners else []
+
+        def listed(day: str) -> list[str]:
+            return list(keys_with(s3, bucket, day, owners))
+
+        def blanked(key: str) -> Place:
+            return Place("enriched", f"s3://{bucket}/{key}", blank_tickets(s3, bucket, key, owners, dry_run=dry_run))
+
+        with progress("searching objects of batches", len(days)) as advance:
+            for number, keys in enumerate(self._map(listed, days), 1):
+                places += [place for place in self._map(blanked, keys) if place.count]
+                self._extend()
+                advance(number)
+        return places
 
     def _erase_object(self, key: str, owner: str, *, dry_run: bool) -> tuple[list[Place], int]:
         """Removes the versions of a ticket's raw and enriched objects; also returns how many other tickets have."""

@@ -6,7 +6,8 @@ per day, which run concurrently. Tickets that were stored before version 0.2 are
 `tickets upgrade` has put them there; until it has ended, counts by day come from urgency-index too, with a query per
 day and level (handler.tickets.upgrade).
 
-The role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the enriched objects.
+The role needs dynamodb:Query on the table and its indexes, and s3:GetObjectVersion on the enriched objects; for those
+that hold several tickets (handler.aws.batch_objects), s3:GetObject.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from enrichment.errors import BundleError
 from enrichment.manifest import Manifest
 from enrichment.ticket import MAX_CREATED_AT, Priority
+from handler.aws.batch_objects import BatchRange, read_enriched
 from handler.aws.bundle_source import read_bundle_manifest
 from handler.aws.corrections import TASKS
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import item_key
 from handler.aws.storage import day_of
 from handler.errors import ObjectGone
+from handler.result_event import batch_place
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -136,6 +139,15 @@ class Item(BaseModel):
     model_version: str = ""
     embedding_model: str = ""
     processed_at: str = ""
+
+    @property
+    def batch(self) -> BatchRange | None:
+        """Where the ticket is in an object that holds several; None if it has one of its own.
+
+        The attribute is not declared, so that it is only where the item has it, also in what is printed.
+        """
+        place = batch_place((self.model_extra or {}).get("s3_batch"))
+        return None if place is None else BatchRange(*place)
 
     @property
     def corrected_at(self) -> str:
@@ -336,14 +348,17 @@ class TicketRepository:
         return list(self._pages(request, self._dynamodb.query(**request), _FIRST_PAGE))
 
     def whole(self, item: Item) -> dict[str, Any]:
-        """The enriched ticket, from the object version that the item names. Raises ObjectUnreadable."""
-        place = f"s3://{self._bucket}/{item.s3_key} in version {item.s3_version_id}"
+        """The enriched ticket, from the object version or the range that the item names. Raises ObjectUnreadable."""
+        place, batch = f"s3://{self._bucket}/{item.s3_key} in version {item.s3_version_id}", item.batch
+        if batch is not None:
+            place = f"s3://{self._bucket}/{batch.key} at byte {batch.offset}"
         if not item.s3_key:
             raise ObjectUnreadable(f"the item of ticket {item.ticket_id} names no object; enrich the ticket again")
         try:
-            answer = self._s3().get_object(Bucket=self._bucket, Key=item.s3_key, VersionId=item.s3_version_id)
-            with answer["Body"] as stream:
-                ticket = pydantic_core.from_json(stream.read())
+            body = read_enriched(self._s3(), self._bucket, item.s3_key, item.s3_version_id, batch)
+            if batch is not None and not body:
+                raise ObjectUnreadable(f"{place} was forgotten; enrich the ticket again")
+            ticket = pydantic_core.from_json(body)
         except ClientError as error:
             if isinstance(from_aws(error, "GetObject"), ObjectGone):
                 raise ObjectUnreadable(f"{place} is gone; enrich the ticket again") from error
@@ -352,6 +367,11 @@ class TicketRepository:
             raise ObjectUnreadable(f"{place} is not JSON; enrich the ticket again") from error
         if not isinstance(ticket, dict) or not isinstance(ticket.get("enrichment"), dict):
             raise ObjectUnreadable(f"{place} is not an enriched ticket; enrich the ticket again")
+        if batch is not None and (ticket.get("ticket_id"), ticket.get("created_at")) != (
+            item.ticket_id,
+            item.created_at,
+        ):
+            raise ObjectUnreadable(f"{place} is another ticket; enrich the ticket again")
         return ticket
 
     def manifest(self, uri: str) -> Manifest:

@@ -12,6 +12,8 @@ from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
+from handler.aws.batch_objects import BatchRange, read_enriched
+from handler.result_event import batch_place
 from tests.endtoend.deployment import Deployment
 from tests.support.cases import Answer, RejectedMessage
 
@@ -105,11 +107,10 @@ class Pipeline:
         return [{name: read(value) for name, value in item.items()} for item in items if "s3_key" in item]
 
     def _stored(self, item: Mapping[str, Any]) -> Stored:
-        found = self._s3.get_object(
-            Bucket=self._outputs["EnrichedBucket"], Key=item["s3_key"], VersionId=item["s3_version_id"]
-        )
-        with found["Body"] as stream:
-            return Stored(item, json.loads(stream.read()))
+        place = batch_place(item.get("s3_batch"))
+        batch = None if place is None else BatchRange(*place)
+        bucket = self._outputs["EnrichedBucket"]
+        return Stored(item, json.loads(read_enriched(self._s3, bucket, item["s3_key"], item["s3_version_id"], batch)))
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = _SECONDS) -> None:

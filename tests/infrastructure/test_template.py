@@ -39,6 +39,7 @@ SETTINGS = {
         "MAX_TICKET_BYTES",
         "ITEM_RETENTION_DAYS",
         "REDACT",
+        "ENRICHED_OBJECTS",
         "LOG_LEVEL",
         "SERVICE_NAME",
         "AWS_ENDPOINT_URL",
@@ -62,6 +63,7 @@ PERMISSIONS = [
     ("arn:${AWS::Partition}:s3:::${ModelBundleS3}/*", "s3:GetObject"),
     ("arn:${AWS::Partition}:s3:::${ShadowBundleS3}/*", "s3:GetObject"),
     ("KmsKeyArn", "kms:Decrypt kms:GenerateDataKey"),
+    ("${EnrichedBucket.Arn}/batches/*", "s3:GetObject"),
 ]
 # Those of the queue for bulk are the same as those of the live one, with its own resources.
 BULK = {"RawBucket": "BulkBucket", "TicketQueue": "BulkQueue", "DeadLetterQueue": "BulkDeadLetterQueue"}
@@ -72,6 +74,7 @@ OPTIONAL_POLICIES = {
     "HasKmsKey": "customer-key",
     "TracingOn": "tracing",
     "BulkOn": "bulk",
+    "ObjectsOfBatches": "objects-of-batches",
 }
 # X-Ray has no resources: a statement cannot name any but all of them.
 TRACING = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
@@ -353,7 +356,8 @@ def no_wildcard_permissions(template: Template) -> None:
         for resource in listed(statement.get("Resource", [])):
             assert isinstance(resource, dict), "resources must be references, not literal ARNs"
             # A wildcard is allowed only for the objects of one named bucket or folder.
-            assert re.fullmatch(r"[^*]+(\}/\*)?", next(iter(resource.values())) if "Fn::Sub" in resource else "-")
+            name = next(iter(resource.values())) if "Fn::Sub" in resource else "-"
+            assert re.fullmatch(r"[^*]+(\}(/[a-z]+)?/\*)?", name)
 
 
 @rule

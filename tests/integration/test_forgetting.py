@@ -38,6 +38,10 @@ def stack() -> Iterator[EmbeddedStack]:
 
 @pytest.fixture(scope="module")
 def operator(stack: EmbeddedStack) -> dict[str, str]:
+    return operator_of(stack)
+
+
+def operator_of(stack: EmbeddedStack) -> dict[str, str]:
     """The environment of a user with the documented permissions."""
     (policy,) = re.findall(r"```json\n(.+?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     table = stack.client("dynamodb").describe_table(TableName=stack.outputs["TableName"])["Table"]["TableArn"]

@@ -548,3 +548,53 @@ def test_s3_write_errors_are_mapped(
     with pytest.raises(MessageError, match=r"^PutObject: ") as caught:
         sink.store(write())
     assert type(caught.value) is kind
+
+
+# -- several tickets in one object
+
+
+def test_tickets_that_are_written_together_are_committed_one_by_one(sink: TicketSink) -> None:
+    writes = [
+        write(modified=10, ticket_id=f"T-{number}", key=f"{number}.json", body="ü" * number) for number in range(3)
+    ]
+    placed = sink.put_together((each.ticket.ticket_id, each.body) for each in writes)
+    assert [known(sink, each.ticket.ticket_id) for each in writes] == [None] * 3, "the item is the commit"
+    assert len({place.key for place in placed}) == 1
+    assert [place.length for place in placed] == [len(each.body) for each in writes]
+    assert [place.offset for place in placed] == [0, placed[0].length + 1, placed[0].length + placed[1].length + 2]
+    assert sink.commit(replace(writes[0], body=b""), placed[0]) == "clear"
+    assert sink.commit(writes[2], placed[2]) == "clear"
+    assert known(sink, "T-0") == Known("s", "fake@1", "0.json", 10)
+    assert known(sink, "T-1") is None
+    older = write(modified=9, sha="older", ticket_id="T-2", key="2.json")
+    assert sink.commit(older, sink.put_together([("T-2", older.body)])[0]) is None
+    assert sink.put_together([]) == []
+
+
+def test_ranges_in_s3_are_the_tickets(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    bodies = [("a", b'{"n":\n 1}'), ("b", '{"ü": "🎫\\n"}'.encode()), ("c", b"{}")]
+    placed = sink_of_aws.put_together(bodies)
+    content = aws["s3"].get_object(Bucket=ENRICHED, Key=placed[0].key)["Body"].read()
+    parts = [content[place.offset : place.offset + place.length] for place in placed]
+    assert list(map(json.loads, parts)) == [json.loads(body) for _, body in bodies]
+    assert content.splitlines() == parts
+    versions = aws["s3"].list_object_versions(Bucket=ENRICHED)["Versions"]
+    assert [(version["Key"], version["VersionId"]) for version in versions] == [(placed[0].key, placed[0].version_id)]
+
+
+def test_item_says_where_the_ticket_is(sink_of_aws: AwsTicketSink, aws: dict[str, Any]) -> None:
+    first = write()
+    (place,) = sink_of_aws.put_together([("T-1", first.body)])
+    sink_of_aws.commit(first, place)
+    item = aws["dynamodb"].get_item(TableName=TABLE, Key=item_key("T-1", first.ticket.created_at))["Item"]
+    assert item["s3_batch"] == {"S": f"{place.key}:0+{place.length}"}
+    assert (item["s3_key"], item["s3_version_id"]) == ({"S": "k.json"}, {"S": place.version_id})
+    sink_of_aws.store(write(modified=11, sha="other"))
+    item = aws["dynamodb"].get_item(TableName=TABLE, Key=item_key("T-1", first.ticket.created_at))["Item"]
+    assert "s3_batch" not in item
+
+
+def test_failed_write_of_several_tickets_is_transient(aws: dict[str, Any]) -> None:
+    sink = AwsTicketSink(aws["s3"], aws["dynamodb"], "no-such-bucket", TABLE)
+    with pytest.raises(ServiceFailed, match="PutObject: NoSuchBucket"):
+        sink.put_together([("T-1", b"{}"), ("T-2", b"{}")])

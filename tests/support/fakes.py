@@ -19,7 +19,7 @@ from handler.aws.outbox import OutboxEntry, outbox_item
 from handler.errors import BucketUnexpected, ObjectGone, ObjectTooLarge
 from handler.messages import StoredTicket
 from handler.metrics import StoredLabels, make_logger
-from handler.ports import Commit, Committed, Known, Models, RawObject, TicketName, Unfinished, Write
+from handler.ports import Commit, Committed, Known, Models, Placed, RawObject, TicketName, Unfinished, Write
 from handler.result_event import Change, ResultEvent, change_by
 from handler.settings import Settings
 from handler.worker.invocation import InvocationContext
@@ -100,6 +100,10 @@ class FakeSink:
     def __init__(self) -> None:
         self.objects: dict[str, list[bytes]] = {}
         self.items: dict[tuple[str, int], tuple[Write, str]] = {}
+        self.together: list[list[str]] = []  # the ids of the tickets of each object that holds several
+        self.placed: dict[tuple[str, int], Placed] = {}  # of the items whose ticket is in such an object
+        self.faults_together = Faults()  # of such an object, by the ids of its tickets
+        self.searched: dict[str, int | None] = {}  # since when such objects were searched, by what was erased
         self.changes: list[tuple[str, Change]] = []  # what the event of each commit would say
         self.faults_known = Faults()
         self.faults = Faults()
@@ -127,12 +131,35 @@ class FakeSink:
         self.faults_forgotten.raise_for(*ticket_ids)
         return self.forgotten_ids & set(ticket_ids)
 
+    def put_together(self, bodies: Iterable[tuple[str, bytes]]) -> list[Placed]:
+        """As TicketSink.put_together."""
+        tickets = list(bodies)
+        self.faults_together.raise_for(*(ticket_id for ticket_id, _ in tickets))
+        with self._lock:
+            if not tickets:
+                return []
+            self.together.append([ticket_id for ticket_id, _ in tickets])
+            key, offset, placed = f"batches/{len(self.together)}", 0, []
+            for _, body in tickets:
+                placed.append(Placed(key, offset, len(body), key))
+                offset += len(body) + 1
+            self.objects[key] = [b"".join(body + b"\n" for _, body in tickets)]
+        return placed
+
+    def commit(self, write: Write, placed: Placed) -> Commit | None:
+        """As TicketSink.commit."""
+        return self._store(write, placed)
+
     def store(self, write: Write) -> Commit | None:
         """As TicketSink.store."""
+        return self._store(write, None)
+
+    def _store(self, write: Write, placed: Placed | None) -> Commit | None:
         self.faults.raise_for(write.ticket.ticket_id)
         with self._lock:
-            versions = self.objects.setdefault(write.key, [])
-            versions.append(write.body)
+            versions = self.objects.setdefault(write.key, []) if placed is None else []
+            if placed is None:
+                versions.append(write.body)
             name = (write.ticket.ticket_id, write.ticket.created_at)
             before = self.items[name][0] if name in self.items else None
             if before is not None and before.source_modified > write.source_modified:
@@ -140,17 +167,22 @@ class FakeSink:
             known = None if before is None else _known(before)
             self.changes.append((write.ticket.ticket_id, change_by(known, write)))
             self.items[name] = (write, str(len(versions) - 1))
+            self.placed.pop(name, None)
+            if placed is not None:
+                self.placed[name] = placed
         if before is None or before.source_modified < write.source_modified:
             return "clear"
         return "clear" if before.content_sha256 == write.content_sha256 else "tie"
 
-    def erase(self, ticket_id: str, created_at: int, key: str) -> None:
+    def erase(self, ticket_id: str, created_at: int, key: str, *, since: int | None = None) -> None:
         """As TicketSink.erase."""
+        self.searched[ticket_id] = since
         self.items.pop((ticket_id, created_at), None)
         self.objects.pop(key, None)
 
-    def erase_object(self, key: str) -> bool:
+    def erase_object(self, key: str, *, since: int | None = None) -> bool:
         """As TicketSink.erase_object."""
+        self.searched[key] = since
         if key not in self.forgotten_objects:
             return False
         for name in [name for name in self.items if name[0] == self.forgotten_objects[key]]:

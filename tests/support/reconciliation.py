@@ -15,7 +15,9 @@ from boto3.dynamodb.types import TypeDeserializer
 
 from enrichment import Enricher, EnrichmentData
 from enrichment.ticket import ticket_from_object
+from handler.aws.batch_objects import BatchRange, read_enriched
 from handler.local import EmbeddedStack
+from handler.result_event import batch_place
 from tests.support.traffic import ExpectedTicket, Message
 
 # The last digit of an embedding depends on the grouping of rows; confidences are not rounded.
@@ -158,10 +160,10 @@ class Reconciler:
             return "it is not in the table"
         if (item["content_sha256"], item["s3_key"]) != (ticket.sha256, ticket.key):
             return "the item has another content hash or another object key"
-        with self._s3.get_object(
-            Bucket=self._outputs["EnrichedBucket"], Key=item["s3_key"], VersionId=item["s3_version_id"]
-        )["Body"] as stream:
-            stored = json.load(stream)
+        place = batch_place(item.get("s3_batch"))
+        batch = None if place is None else BatchRange(*place)
+        bucket = self._outputs["EnrichedBucket"]
+        stored = json.loads(read_enriched(self._s3, bucket, item["s3_key"], item["s3_version_id"], batch))
         found, expected = stored.pop("enrichment"), self._reference.of(ticket)
         passed = {k: v for k, v in ticket.fields.items() if k not in {"metadata", "priority", "enrichment"}}
         if {name: stored.get(name) for name in passed} != passed:

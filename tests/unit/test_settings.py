@@ -67,6 +67,7 @@ def test_template_has_the_same_defaults() -> None:
         "MAX_TICKET_BYTES",
         "ITEM_RETENTION_DAYS",
         "REDACT",
+        "ENRICHED_OBJECTS",
         "LOG_LEVEL",
     }
     # An empty variable counts as unset.
@@ -92,6 +93,7 @@ def test_setting_names_are_stable() -> None:
         "MAX_TICKET_BYTES",
         "ITEM_RETENTION_DAYS",
         "REDACT",
+        "ENRICHED_OBJECTS",
         "INTRA_OP_THREADS",
         "LOG_LEVEL",
         "SERVICE_NAME",

@@ -110,7 +110,11 @@ def _rows(entry: Correction) -> Iterator[Row]:
     for task, label in entry.labels.items():
         cells = [entry.at, entry.ticket_id, str(entry.created_at), task, entry.predicted.get(task, ""), label, entry.by]
         shown = dict(zip(("at", "ticket", "created", "task", "predicted", "label", "by"), cells, strict=True))
-        yield Row(entry.model_dump(), cells, {name: cell for name, cell in shown.items() if name != "created"})
+        yield Row(
+            entry.model_dump(exclude_none=True),
+            cells,
+            {name: cell for name, cell in shown.items() if name != "created"},
+        )
 
 
 def _apply(log: Corrections, histories: Sequence[Sequence[Correction]]) -> None:
@@ -138,6 +142,7 @@ def _export(repository: TicketRepository, histories: Sequence[Sequence[Correctio
             created_at=last.created_at,
             s3_key=last.s3_key,
             s3_version_id=last.s3_version_id,
+            **({} if last.s3_batch is None else {"s3_batch": last.s3_batch}),
         )
         for last in lasts
     ]

@@ -121,6 +121,8 @@ def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: Jso
         if item.corrections:
             ticket["corrections"] = {task: label.model_dump() for task, label in item.corrections.items()}
         place = {"s3_key": item.s3_key, "s3_version_id": item.s3_version_id}
+        if item.batch is not None:
+            place["s3_batch"] = f"{item.batch.key}:{item.batch.offset}+{item.batch.length}"
         write_whole(ticket, place, form_of(as_json=as_json))
 
 
