@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from enrichment.encoder import Floats, Integers
 
-__all__ = ["BeamSearch", "Generation"]
+__all__ = ["BeamSearch", "Booleans", "Generation"]
 
 Booleans: TypeAlias = npt.NDArray[np.bool_]
 Rows = Callable[[Integers], Floats]
