@@ -146,7 +146,8 @@ class _Decoding:
         """Reads one more token per beam, ids (texts, beams); returns candidates (texts, beams, count)."""
         self._prefix = 0
         slots = self._free()
-        np.put_along_axis(self._seen, slots[:, :, None], values=True, axis=2)
+        texts, beams = slots.shape
+        self._seen[np.arange(texts)[:, None], np.arange(beams), slots] = True
         return self._run(ids, np.full_like(ids, position), slots, self._seen)
 
     def reorder(self, kept: Integers, parents: Integers) -> None:
@@ -156,7 +157,7 @@ class _Decoding:
             self._cache = np.take(self._cache, kept, 1)
             self._cross = {name: value[kept] for name, value in self._cross.items()}
             self._binding = None
-        self._seen = np.take_along_axis(self._seen[kept], parents[:, :, None], 1)
+        self._seen = self._seen[kept[:, None], parents]
 
     def rows(self, numbers: Integers) -> Floats:
         """The scores of all tokens, in the given rows of the last step."""
