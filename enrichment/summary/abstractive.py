@@ -119,10 +119,9 @@ class _Decoding:
         self._cache = np.zeros((len(self._names), texts, 1, heads, self._group, size), np.float32)
         self._seen = np.zeros((texts, self._beams, self._group), np.bool_)
         # With one beam only the order of candidates matters.
-        self._fixed = {
-            "count": _value(np.asarray([settings.candidates])),
-            "probable": _value(np.asarray(self._beams > 1)),
-        }
+        options = {"count": np.asarray([settings.candidates]), "probable": np.asarray(self._beams > 1)}
+        self._options = {name: _value(array) for name, array in options.items()}
+        self._held: dict[str, ort.OrtValue] = {}
         self._binding: ort.IOBinding | None = None
         self._logits: ort.OrtValue | None = None
         self._prefix = 0
@@ -184,25 +183,29 @@ class _Decoding:
     def _run(
         self, ids: Integers, positions: Integers, slots: Integers, seen: Booleans, options: ort.RunOptions | None = None
     ) -> tuple[Floats, Integers]:
-        binding = self._binding = self._binding or self._bound()
+        binding = self._binding = self._binding or self._bind()
         mask = np.where(seen, np.float32(0), HIDDEN)[:, :, None, None]
         feeds = {"ids": ids, "positions": positions, "places": self._places(slots), "mask": mask}
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, _value(array))
+        values = {name: _value(array) for name, array in feeds.items()}  # also keeps them alive
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
         for name in ("scores", "tokens", "logits"):
             binding.bind_output(name)
         self._session.run_with_iobinding(binding, options)
         scores, tokens, self._logits = binding.get_outputs()[-3:]
         return scores.numpy().reshape(*ids.shape, -1), tokens.numpy().reshape(*ids.shape, -1)
 
-    def _bound(self) -> ort.IOBinding:
-        """A binding of what all steps share. They update the cache in place: it is both an input and an output."""
+    def _bind(self) -> ort.IOBinding:
+        """A binding of what all steps share. They update the cache in place: it is both an input and an output.
+
+        A binding does not keep arrays alive.
+        """
         binding = self._session.io_binding()
-        for name, value in {**{n: _value(a) for n, a in self._cross.items()}, **self._fixed}.items():
+        past = {name: _value(array) for name, array in zip(self._names, self._cache, strict=True)}
+        self._held = {name: _value(array) for name, array in self._cross.items()} | self._options | past
+        for name, value in self._held.items():
             binding.bind_ortvalue_input(name, value)
-        for name, array in zip(self._names, self._cache, strict=True):
-            value = _value(array)
-            binding.bind_ortvalue_input(name, value)
+        for name, value in past.items():
             binding.bind_ortvalue_output(name.replace("past", "present"), value)
         return binding
 
