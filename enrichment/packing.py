@@ -9,7 +9,10 @@ import numpy as np
 
 from enrichment.encoder import Floats, Integers
 
-__all__ = ["GROUP", "HIDDEN", "packed", "whole"]
+__all__ = ["GROUP", "HIDDEN", "INPUTS", "packed", "whole"]
+
+INPUTS: Final = frozenset({"ids", "positions", "rows", "back", "mask"})
+"""The inputs of a graph for texts, as `packed` gives them."""
 
 HIDDEN: Final = np.float32(np.finfo(np.float32).min / 2)
 """Added to an attention score, it masks a token; half of the minimum, so that sums stay finite."""
@@ -24,17 +27,18 @@ If texts are padded to whole groups, a text's sums do not depend on the longest 
 def packed(texts: Sequence[Integers], longest: int | None = None) -> dict[str, Integers | Floats]:
     """The inputs of a graph for texts of token ids, none of which may be empty.
 
-    ids and positions (tokens,): all texts concatenated; place (texts, length): the index of each text's tokens in them;
-    back (tokens,): the inverse; mask (texts, 1, 1, length): 0 or `HIDDEN`. `longest` overrides the length to pad to.
+    ids and positions (tokens,): all texts concatenated; rows (length, texts): the index of each text's tokens in them;
+    back (tokens,): their index in (texts * length,); mask (texts, 1, 1, length): 0 or `HIDDEN`. `longest` overrides the
+    length to pad to.
     """
     lengths = np.asarray([len(text) for text in texts])
     inside = np.arange(whole(longest or int(lengths.max()))) < lengths[:, None]
-    place = np.zeros(inside.shape, np.int64)
-    place[inside] = np.arange(lengths.sum())
+    rows = np.zeros(inside.shape[::-1], np.int64)
+    rows.T[inside] = np.arange(lengths.sum())
     return {
         "ids": np.concatenate(texts),
         "positions": np.concatenate([np.arange(length) for length in lengths]),
-        "place": place,
+        "rows": rows,
         "back": np.flatnonzero(inside),
         "mask": np.where(inside, np.float32(0), HIDDEN)[:, None, None, :],
     }

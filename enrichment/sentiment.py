@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import ClassifierSpec
-from enrichment.packing import packed
+from enrichment.packing import INPUTS, packed
 from enrichment.session import ParallelSession, ort
 from enrichment.text import MAX_CHARACTERS
 
@@ -53,6 +53,8 @@ class SequenceClassifier:
             raise BundleInvalid(
                 f"{bundle.path(spec.file)} knows {labels} labels, the manifest {len(spec.labels)}; rebuild the bundle"
             )
+        if {value.name for value in texts.session.get_inputs()} != INPUTS:
+            raise BundleInvalid(f"{bundle.path(spec.file)} takes other inputs than we give; rebuild the bundle")
         tokenizer.enable_truncation(spec.max_tokens)
         tokenizer.no_padding()
         return cls(texts, tokenizer, spec)

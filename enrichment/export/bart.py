@@ -21,7 +21,7 @@ from onnx import TensorProto
 
 from enrichment.export.builder import Builder
 from enrichment.export.graph import Array
-from enrichment.export.weights import Linear, Precision, Shared
+from enrichment.export.weights import Attention, Linear, Precision, Shared
 
 __all__ = ["Bart", "decoder_graph", "encoder_graph"]
 
@@ -58,45 +58,37 @@ class Bart:
         """Scale and shift of a normalisation."""
         return self.state[f"{name}.weight"], self.state[f"{name}.bias"]
 
-    def query(self, *names: str) -> Linear:
-        """Projections of which the first is a query: the attention's scale is part of it."""
-        layer = Linear.read(self.state, *names)
-        size = self.width // self.heads("encoder" if ".encoder." in names[0] else "decoder")
-        scale = np.ones(len(layer.bias), np.float32)
-        scale[: self.width] = 1 / math.sqrt(size)
-        return Linear(layer.weights * scale, layer.bias * scale)
+    def attention(self, name: str) -> Attention:
+        """The projections of an attention."""
+        heads = self.heads("encoder" if ".encoder." in name else "decoder")
+        return Attention.read(self.state, [f"{name}.{part}_proj" for part in ("q", "k", "v", "out")], heads)
 
 
 def encoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onnx.ModelProto:
     """Source tokens in, keys and values of every decoder layer's cross-attention out.
 
-    Inputs: ids and positions (tokens,), all texts one behind the other; place (texts, length), where each text's tokens
-    stand in them; back (tokens,), the way back; mask (texts, 1, 1, length), 0 or very small. Outputs per decoder layer:
+    Inputs: those of `enrichment.packing.packed`. Outputs per decoder layer:
     keys and values (texts, heads, length, head size).
     """
     build = Builder(precision)
     rows = _embed(build, model, "encoder", words, ["tokens"])
-    place = build.input("place", TensorProto.INT64, ["texts", "length"])
+    place = build.input("rows", TensorProto.INT64, ["length", "texts"])
     back = build.input("back", TensorProto.INT64, ["tokens"])
     mask = build.input("mask", TensorProto.FLOAT, ["texts", 1, 1, "length"])
     heads, width = model.heads("encoder"), model.width
     for layer in range(model.layers("encoder")):
         name = f"model.encoder.layers.{layer}"
-        projections = [f"{name}.self_attn.{part}_proj" for part in "qkv"]
-        qkv = build.op("Gather", build.linear(rows, model.query(*projections)), place)
-        context = build.self_attention(qkv, mask, heads, width)
-        product = build.product(
-            build.op("Gather", context, back), Linear.read(model.state, f"{name}.self_attn.out_proj")
-        )
+        attention = model.attention(f"{name}.self_attn")
+        context = build.op("Gather", build.self_attention(rows, attention, place, mask, heads), back)
+        product = build.product(context, attention.output)
         rows = build.added_and_normal(product, rows, *model.pair(f"{name}.self_attn_layer_norm"), _EPSILON)
         rows = _feed_forward(build, model, name, rows)
     heads = model.heads("decoder")
     for layer in range(model.layers("decoder")):
-        for part in "kv":
-            projection = Linear.read(model.state, f"model.decoder.layers.{layer}.encoder_attn.{part}_proj")
-            padded = build.op("Gather", build.linear(rows, projection), place)
-            split = build.shape(padded, 0, 0, heads, width // heads)
-            turned = build.op("Transpose", split, perm=[0, 2, 1, 3])
+        attention = model.attention(f"model.decoder.layers.{layer}.encoder_attn")
+        for part, weights in (("k", attention.key), ("v", attention.value)):
+            apart = build.heads(build.op("Gather", build.unbiased(rows, weights), place), heads, width)
+            turned = build.op("Transpose", apart, perm=[1, 2, 0, 3])
             build.output(f"cross_{part}{layer}", turned, ["texts", heads, "length", width // heads])
     return build.model("encoder")
 
@@ -104,57 +96,62 @@ def encoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onn
 def decoder_graph(model: Bart, precision: Precision, words: list[Shared]) -> onnx.ModelProto:
     """One step of decoding.
 
-    Inputs: ids and positions (texts, beams); cross_k*, cross_v*, cross_mask from the encoder; past_k*, past_v*
-    (texts, heads, slots, head size); mask (texts, 1, beams, slots + beams), whose last columns stand for the beams of
-    this step themselves; count (1,), how many candidates are wanted. Outputs: scores and tokens (texts * beams, count),
-    the best log-probabilities in falling order; log_probs (texts * beams, vocabulary); fresh (2 * layers, texts, heads,
-    beams, head size), keys and values in turn.
+    Inputs: ids and positions (texts, beams); cross_k*, cross_v* (texts, 1, heads, length, head size) from the encoder
+    and cross_mask (texts, 1, 1, 1, length); past_k*, past_v* (texts, 1, heads, slots, head size), and places
+    (texts, beams, heads, 4), where this step's keys and values go in them; mask (texts, beams, 1, 1, slots); count
+    (1,), how many candidates are wanted; probable (), whether log-probabilities are.
+    Outputs: scores and tokens (texts * beams, count), the best candidates in falling order, with log-probabilities or
+    logits; logits (texts * beams, vocabulary); present_k*, present_v*, which replace past_k*, past_v*.
     """
     build = Builder(precision)
     heads, width = model.heads("decoder"), model.width
     size = width // heads
     rows = _embed(build, model, "decoder", words, ["texts", "beams"])
-    frame = build.op("Concat", build.op("Shape", "ids"), build.constant([heads, size], np.int64), axis=0)
-    mask = build.input("mask", TensorProto.FLOAT, ["texts", 1, "beams", "columns"])
-    cross_mask = build.input("cross_mask", TensorProto.FLOAT, ["texts", 1, 1, "length"])
+    number = build.op("Shape", "ids")
+    each = build.op("Concat", number, build.constant([3 * heads, size], np.int64), axis=0)
+    alone = build.op("Concat", number, build.constant([heads, 1, size], np.int64), axis=0)
+    places = build.input("places", TensorProto.INT64, ["texts", "beams", heads, 4])
+    mask = build.input("mask", TensorProto.FLOAT, ["texts", "beams", 1, 1, "slots"])
+    cross_mask = build.input("cross_mask", TensorProto.FLOAT, ["texts", 1, 1, 1, "length"])
     count = build.input("count", TensorProto.INT64, [1])
-    fresh: list[str] = []
+    probable = build.input("probable", TensorProto.BOOL, [])
+
+    def attended(query: str, attention: Attention, keys: str, values: str, mask: str) -> tuple[str, str]:
+        # One query at a time: a product with several copies keys and values into packed form first, which is slower.
+        query = build.op("Reshape", query, alone)
+        share = build.op("Softmax", build.op("Add", build.against(query, keys), mask), axis=-1)
+        return build.product(build.shape(build.op("MatMul", share, values), -1, width), attention.output)
+
     for layer in range(model.layers("decoder")):
         name = f"model.decoder.layers.{layer}"
-        past_k = build.input(f"past_k{layer}", TensorProto.FLOAT, ["texts", heads, "slots", size])
-        past_v = build.input(f"past_v{layer}", TensorProto.FLOAT, ["texts", heads, "slots", size])
-        cross_k = build.input(f"cross_k{layer}", TensorProto.FLOAT, ["texts", heads, "length", size])
-        cross_v = build.input(f"cross_v{layer}", TensorProto.FLOAT, ["texts", heads, "length", size])
-
-        def split(value: str) -> str:
-            return build.op("Transpose", build.op("Reshape", value, frame), perm=[0, 2, 1, 3])
-
-        projections = [f"{name}.self_attn.{part}_proj" for part in "qkv"]
-        qkv = build.linear(rows, model.query(*projections))
-        query, key, value = map(split, build.ops(3, "Split", qkv, axis=-1))
-        fresh += [key, value]
-        joined = build.op("Concat", build.against(query, past_k), build.against(query, key), axis=-1)
-        scores = build.op("Add", joined, mask)
-        share = build.op("Softmax", scores, axis=-1)
-        slots = build.op("Shape", past_k, start=2, end=3)
-        parts = build.op("Concat", slots, build.op("Shape", "ids", start=1, end=2), axis=0)
-        share_old, share_new = build.ops(2, "Split", share, parts, axis=-1)
-        context = build.op("Add", build.op("MatMul", share_old, past_v), build.op("MatMul", share_new, value))
-        rows = _close_attention(build, model, f"{name}.self_attn", context, rows)
-
-        query = split(build.linear(rows, model.query(f"{name}.encoder_attn.q_proj")))
-        share = build.op("Softmax", build.op("Add", build.against(query, cross_k), cross_mask), axis=-1)
-        rows = _close_attention(build, model, f"{name}.encoder_attn", build.op("MatMul", share, cross_v), rows)
+        attention = model.attention(f"{name}.self_attn")
+        joint = build.unbiased(rows, np.concatenate([attention.query.weights, attention.key, attention.value], axis=1))
+        query, *fresh = build.ops(3, "Split", build.op("Reshape", joint, each), axis=2)
+        query = build.op("Add", query, build.bias(attention.query.bias.reshape(heads, size)))
+        own = []
+        for part, numbers in zip("kv", fresh, strict=True):
+            past = build.input(f"past_{part}{layer}", TensorProto.FLOAT, ["texts", 1, heads, "slots", size])
+            present = build.op("ScatterND", past, places, numbers)
+            own.append(build.output(f"present_{part}{layer}", present, ["texts", 1, heads, "slots", size]))
+        product = attended(query, attention, own[0], own[1], mask)
+        rows = build.added_and_normal(product, rows, *model.pair(f"{name}.self_attn_layer_norm"), _EPSILON)
+        source = [
+            build.input(f"cross_{part}{layer}", TensorProto.FLOAT, ["texts", 1, heads, "length", size]) for part in "kv"
+        ]
+        attention = model.attention(f"{name}.encoder_attn")
+        product = attended(build.linear(rows, attention.query), attention, source[0], source[1], cross_mask)
+        rows = build.added_and_normal(product, rows, *model.pair(f"{name}.encoder_attn_layer_norm"), _EPSILON)
         rows = _feed_forward(build, model, name, rows)
-    logits = _logits(build, model, words, rows)
-    log_probs = build.op("LogSoftmax", logits, axis=-1)
-    scores, tokens = build.ops(2, "TopK", log_probs, count, axis=-1)
+    logits = build.output("logits", _logits(build, model, words, rows), ["rows", model.words.shape[0]])
+
+    scores, tokens = build.choice(
+        probable,
+        (TensorProto.FLOAT, TensorProto.INT64),
+        lambda: build.ops(2, "TopK", build.op("LogSoftmax", logits, axis=-1), count, axis=-1),
+        lambda: build.ops(2, "TopK", logits, count, axis=-1),
+    )
     build.output("scores", scores, ["rows", "count"])
     build.output("tokens", tokens, ["rows", "count"], TensorProto.INT64)
-    build.output("log_probs", log_probs, ["rows", model.words.shape[0]])
-    axis = build.constant([0], np.int64)
-    joined = build.op("Concat", *(build.op("Unsqueeze", part, axis) for part in fresh), axis=0)
-    build.output("fresh", joined, [len(fresh), "texts", heads, "beams", size])
     return build.model("decoder")
 
 
@@ -171,13 +168,6 @@ def _embed(build: Builder, model: Bart, part: str, words: list[Shared], shape: l
     return build.normal(rows, *model.pair(f"model.{part}.layernorm_embedding"), _EPSILON)
 
 
-def _close_attention(build: Builder, model: Bart, name: str, context: str, rows: str) -> str:
-    """The output projection of an attention, (texts, heads, beams, head size), and the normalisation behind it."""
-    flat = build.shape(build.op("Transpose", context, perm=[0, 2, 1, 3]), -1, model.width)
-    product = build.product(flat, Linear.read(model.state, f"{name}.out_proj"))
-    return build.added_and_normal(product, rows, *model.pair(f"{name}_layer_norm"), _EPSILON)
-
-
 def _feed_forward(build: Builder, model: Bart, name: str, rows: str) -> str:
     up, down = Linear.read(model.state, f"{name}.fc1"), Linear.read(model.state, f"{name}.fc2")
     product = build.feed_forward(rows, up, down)
@@ -190,6 +180,6 @@ def _logits(build: Builder, model: Bart, words: list[Shared], rows: str) -> str:
     if len(words) == 1:
         logits = build.op("MatMul", rows, matrix)
     else:
-        logits = build.integer_product(rows, matrix, build.shared(words[1]), model.words.shape[0])
+        logits = build.integer_product(rows, matrix, build.shared(words[1]))
     bias = model.state.get("final_logits_bias")
     return logits if bias is None or not bias.any() else build.op("Add", logits, build.bias(bias.reshape(-1)))

@@ -11,7 +11,8 @@ of tokens, weights bounded so that sums of neighbours stay within 16 bits. A tex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,10 +21,19 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from enrichment.export.graph import MICROSOFT, Array
-from enrichment.export.quantize import GELU_FLOOR, Rows, columns, integer_product, quantized_rows
-from enrichment.export.weights import Linear, Precision, Shared
+from enrichment.export.quantize import GELU_FLOOR, columns
+from enrichment.export.weights import Attention, Linear, Precision, Shared
 
 __all__ = ["Builder"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Names of rows in 8 bits, of the scale of each, and of the integer that is zero."""
+
+    numbers: str
+    scale: str
+    zero: str
 
 
 class Builder:
@@ -36,7 +46,8 @@ class Builder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._known: dict[tuple[Any, ...], str] = {}
-        self._quantized: dict[str, Rows] = {}
+        self._quantized: dict[str, _Rows] = {}
+        self._zeros = ""  # the zero of each row, as long as the number of rows is the same
         self._count = 0
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
@@ -44,14 +55,15 @@ class Builder:
         self._inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
         return name
 
-    def output(self, name: str, value: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> None:
-        """Declares an output of the graph under that name."""
+    def output(self, name: str, value: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:
+        """Declares an output of the graph, and gives the value that name."""
         for node in self._nodes:
             for names in (node.input, node.output):
                 for index, old in enumerate(names):
                     if old == value:
                         names[index] = name
         self._outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
+        return name
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
         """A constant; equal small ones are stored once."""
@@ -91,6 +103,20 @@ class Builder:
         )
         return names
 
+    def choice(
+        self, condition: str, dtypes: Sequence[int], then: Callable[[], list[str]], other: Callable[[], list[str]]
+    ) -> list[str]:
+        """What `then` computes if `condition` holds, else what `other` does; only that part runs."""
+        branches = []
+        for branch in (then, other):
+            around, self._nodes = self._nodes, []
+            results = [
+                helper.make_tensor_value_info(value, dtype, None) for value, dtype in zip(branch(), dtypes, strict=True)
+            ]
+            branches.append(helper.make_graph(self._nodes, self._name("g"), [], results))
+            self._nodes = around
+        return self.ops(len(dtypes), "If", condition, then_branch=branches[0], else_branch=branches[1])
+
     def shape(self, value: str, *dimensions: int | str) -> str:
         """The value in another shape; 0 keeps a dimension, -1 is what is left."""
         return self.op("Reshape", value, self.constant(list(dimensions), np.int64))
@@ -112,15 +138,42 @@ class Builder:
         bias = layer.bias
         if after_gelu:  # (x + shift) W = x W + shift * (sum of W's rows); the sum is over integers, hence exact
             bias = bias - GELU_FLOOR * scale * numbers.sum(0, dtype=np.int64)
-        return self.integer_product(
-            rows, self.constant(numbers, np.int8), self.constant(scale, np.float32), len(scale), after_gelu=after_gelu
-        ), self.bias(bias)
+        factors = self.constant(numbers, np.int8), self.constant(scale, np.float32)
+        return self.integer_product(rows, *factors, after_gelu=after_gelu), self.bias(bias)
 
-    def integer_product(self, rows: str, weights: str, scale: str, width: int, *, after_gelu: bool = False) -> str:
-        """`rows` in 8 bits, with a scale for each, times int8 `weights` (inputs, width) with `scale` (width,)."""
+    def unbiased(self, rows: str, weights: Array) -> str:
+        """`rows` (tokens, inputs) times `weights` (inputs, outputs)."""
+        if self.precision == "fp32":
+            return self.op("MatMul", rows, self.constant(weights, np.float32))
+        numbers, scale = columns(weights)
+        return self.integer_product(rows, self.constant(numbers, np.int8), self.constant(scale, np.float32))
+
+    def integer_product(self, rows: str, weights: str, scale: str, *, after_gelu: bool = False) -> str:
+        """`rows` in 8 bits, with a scale for each, times int8 `weights` (inputs, outputs) with `scale` (outputs,)."""
         if rows not in self._quantized:  # once for all products that read them
-            self._quantized[rows] = quantized_rows(self.op, self.constant, rows, after_gelu=after_gelu)
-        return integer_product(self.op, self.constant, self._quantized[rows], weights, scale, width)
+            self._quantized[rows] = self._in_8_bits(rows, after_gelu=after_gelu)
+        left, one = self._quantized[rows], self.constant(1, np.float32)
+        product = self.op("MatMulIntegerToFloat", left.numbers, weights, one, scale, left.zero, domain=MICROSOFT)
+        return self.op("Mul", product, left.scale)
+
+    def _in_8_bits(self, rows: str, *, after_gelu: bool) -> _Rows:
+        # A row of zeros gives integers without meaning, which its scale of zero turns into zeros again.
+        if after_gelu:
+            value = self.op("Add", rows, self.constant(GELU_FLOOR, np.float32))
+            scale, each = self._scale(value, 255)
+            return _Rows(self.op("QuantizeLinear", value, each, axis=0), scale, self.constant(0, np.uint8))
+        scale, each = self._scale(self.op("Abs", rows), 127)
+        if not self._zeros:
+            zero = helper.make_tensor("zero", TensorProto.UINT8, [1], [128])
+            self._zeros = self.op("ConstantOfShape", self.op("Shape", each), value=zero)
+        numbers = self.op("QuantizeLinear", rows, each, self._zeros, axis=0)
+        return _Rows(numbers, scale, self.constant(128, np.uint8))
+
+    def _scale(self, sizes: str, steps: int) -> tuple[str, str]:
+        """A row's largest number is so many steps: its scale as a column, and as a vector."""
+        largest = self.op("ReduceMax", sizes, axes=[-1], keepdims=1)
+        scale = self.op("Mul", largest, self.constant(1 / steps, np.float32))
+        return scale, self.shape(scale, -1)
 
     def bias(self, values: Array) -> str:
         """A vector of numbers."""
@@ -142,32 +195,40 @@ class Builder:
         wide, bias = self.product(rows, up)
         return self.product(self.op("BiasGelu", wide, bias, domain=MICROSOFT), down, after_gelu=True)
 
-    def self_attention(self, qkv: str, mask: str, heads: int, width: int) -> str:
-        """Attention within texts: queries, keys, values (texts, length, 3 * width) to (texts * length, width).
+    def self_attention(self, rows: str, layer: Attention, place: str, mask: str, heads: int) -> str:
+        """Attention within texts: rows (tokens, width) to (texts * length, width); place (length, texts).
 
         Plain operators, not the fused one: that one sums in another order for another length.
         """
-        return self._attention(mask, width, *self._heads(qkv, 3, heads, width))
+        query = self.heads(self.op("Gather", self.linear(rows, layer.query), place), heads, len(layer.value))
+        return self._attention(query, *self._keys_and_values(rows, layer, place, heads), mask, len(layer.value))
 
-    def first_attention(self, queries: str, kv: str, mask: str, heads: int, width: int) -> str:
-        """The same for one query a text: queries (texts, width), keys and values (texts, length, 2 * width)."""
-        [query] = self._heads(self.op("Unsqueeze", queries, self.constant([1], np.int64)), 1, heads, width)
-        return self._attention(mask, width, query, *self._heads(kv, 2, heads, width))
+    def first_attention(self, rows: str, layer: Attention, place: str, mask: str, heads: int) -> tuple[str, str]:
+        """The same for each text's first token only; gives its vector before and after, both (texts, width)."""
+        key, value = self._keys_and_values(rows, layer, place, heads)
+        first = self.op("Gather", rows, self.op("Gather", place, self.constant(0, np.int64), axis=0))
+        self._zeros = ""
+        queries = self.op("Unsqueeze", self.linear(first, layer.query), self.constant([0], np.int64))
+        query = self.heads(queries, heads, len(layer.value))
+        return first, self._attention(query, key, value, mask, len(layer.value))
 
-    def _heads(self, rows: str, parts: int, heads: int, width: int) -> list[str]:
-        """(texts, length, parts * width) as so many parts of (texts, heads, length, head size)."""
-        split = self.shape(rows, 0, 0, parts, heads, width // heads)
-        axis = self.constant([2], np.int64)
-        apart = self.ops(parts, "Split", split, axis=2) if parts > 1 else [split]
-        return [self.op("Transpose", self.op("Squeeze", part, axis), perm=[0, 2, 1, 3]) for part in apart]
+    def heads(self, rows: str, heads: int, width: int) -> str:
+        """(length, texts, width) as (length, texts, heads, head size)."""
+        return self.shape(rows, 0, 0, heads, width // heads)
 
-    def _attention(self, mask: str, width: int, query: str, key: str, value: str) -> str:
-        share = self.op("Softmax", self.op("Add", self.against(query, key), mask), axis=-1)
-        context = self.op("Transpose", self.op("MatMul", share, value), perm=[0, 2, 1, 3])
-        return self.shape(context, -1, width)
+    def _keys_and_values(self, rows: str, layer: Attention, place: str, heads: int) -> tuple[str, str]:
+        key, value = (self.op("Gather", self.unbiased(rows, weights), place) for weights in (layer.key, layer.value))
+        return self.heads(key, heads, len(layer.value)), self.heads(value, heads, len(layer.value))
+
+    def _attention(self, query: str, key: str, value: str, mask: str, width: int) -> str:
+        # The length is the first dimension, so that products can read each head where it stands, without a copy.
+        scores = self.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, transBatchA=1, transBatchB=1)
+        share = self.op("Softmax", self.op("Add", scores, mask), axis=-1)
+        context = self.op("FusedMatMul", share, value, domain=MICROSOFT, transBatchB=1)
+        return self.shape(self.op("Transpose", context, perm=[0, 2, 1, 3]), -1, width)
 
     def against(self, queries: str, keys: str) -> str:
-        """Products of queries and keys, both (texts, heads, number, head size).
+        """Products of queries and keys, both (..., number, head size).
 
         Transposing keys is left to the product: on its own it took as long again.
         """

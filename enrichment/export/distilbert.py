@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from onnx import TensorProto
 
 from enrichment.export.builder import Builder
 from enrichment.export.graph import Array
-from enrichment.export.weights import Linear, Precision, Shared
+from enrichment.export.weights import Attention, Linear, Precision, Shared
 
 __all__ = ["classifier_graph"]
 
@@ -24,10 +23,10 @@ def classifier_graph(
 ) -> onnx.ModelProto:
     """Inputs as `enrichment.packing.packed` gives them; the output `logits` is (texts, labels)."""
     build = Builder(precision)
-    width, heads = int(config["dim"]), int(config["n_heads"])
+    heads = int(config["n_heads"])
     ids = build.input("ids", TensorProto.INT64, ["tokens"])
     positions = build.input("positions", TensorProto.INT64, ["tokens"])
-    place = build.input("place", TensorProto.INT64, ["texts", "length"])
+    place = build.input("rows", TensorProto.INT64, ["length", "texts"])
     back = build.input("back", TensorProto.INT64, ["tokens"])
     mask = build.input("mask", TensorProto.FLOAT, ["texts", 1, 1, "length"])
 
@@ -38,22 +37,16 @@ def classifier_graph(
     word = build.words(ids, words[0], words[1] if len(words) > 1 else None)
     total = build.op("Add", word, build.op("Gather", table, positions))
     rows = build.normal(total, *pair("distilbert.embeddings.LayerNorm"), _EPSILON)
-    firsts = build.op("Gather", place, build.constant(0, np.int64), axis=1)
     layers = int(config["n_layers"])
     for layer in range(layers):
         name = f"distilbert.transformer.layer.{layer}"
-        joint = Linear.read(state, *(f"{name}.attention.{part}_lin" for part in "qkv"))
-        scale = np.ones(3 * width, np.float32)
-        scale[:width] = 1 / math.sqrt(width // heads)
-        joint = Linear(joint.weights * scale, joint.bias * scale)
+        names = [f"{name}.attention.{part}_lin" for part in ("q", "k", "v", "out")]
+        attention = Attention.read(state, names, heads)
         if layer < layers - 1:
-            qkv = build.op("Gather", build.linear(rows, joint), place)
-            context = build.op("Gather", build.self_attention(qkv, mask, heads, width), back)
+            context = build.op("Gather", build.self_attention(rows, attention, place, mask, heads), back)
         else:  # only each text's first token is read further on: all but its keys and values are left out
-            keys = build.op("Gather", build.linear(rows, joint.part(width, 3 * width)), place)
-            rows = build.op("Gather", rows, firsts)
-            context = build.first_attention(build.linear(rows, joint.part(0, width)), keys, mask, heads, width)
-        product = build.product(context, Linear.read(state, f"{name}.attention.out_lin"))
+            rows, context = build.first_attention(rows, attention, place, mask, heads)
+        product = build.product(context, attention.output)
         rows = build.added_and_normal(product, rows, *pair(f"{name}.sa_layer_norm"), _EPSILON)
         product = build.feed_forward(
             rows, Linear.read(state, f"{name}.ffn.lin1"), Linear.read(state, f"{name}.ffn.lin2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from enrichment.export.graph import Array
 from enrichment.export.quantize import columns
 
-__all__ = ["Linear", "Precision", "Shared", "word_arrays"]
+__all__ = ["Attention", "Linear", "Precision", "Shared", "word_arrays"]
 
 Precision = Literal["int8", "fp32"]
 _ALIGNMENT: Final = 4096  # ONNX Runtime maps external data that begins at a page
@@ -26,14 +27,35 @@ class Linear:
     bias: Array
 
     @classmethod
-    def read(cls, state: Mapping[str, Array], *names: str) -> Linear:
-        """The layers of these names, side by side; torch stores them transposed."""
-        weights = np.concatenate([state[f"{name}.weight"].T for name in names], axis=1)
-        return cls(weights, np.concatenate([state[f"{name}.bias"] for name in names]))
+    def read(cls, state: Mapping[str, Array], name: str) -> Linear:
+        """The layer of this name; torch stores weights transposed."""
+        return cls(np.ascontiguousarray(state[f"{name}.weight"].T), state[f"{name}.bias"])
 
-    def part(self, begin: int, end: int) -> Linear:
-        """Some of its outputs."""
-        return Linear(self.weights[:, begin:end], self.bias[begin:end])
+
+@dataclass(frozen=True)
+class Attention:
+    """The projections of an attention, rewritten so that keys and values have no bias.
+
+    The keys' bias adds the same number to all scores of a query, which changes no share. The shares add up to 1, so the
+    values' bias can be part of the output's. The scale of the scores is part of the query.
+    """
+
+    query: Linear
+    key: Array
+    value: Array
+    output: Linear
+
+    @classmethod
+    def read(cls, state: Mapping[str, Array], names: Sequence[str], heads: int) -> Attention:
+        """The layers of these four names: query, key, value and output."""
+        query, key, value, output = (Linear.read(state, name) for name in names)
+        scale = np.float32(1 / math.sqrt(len(query.bias) // heads))
+        return cls(
+            Linear(query.weights * scale, query.bias * scale),
+            key.weights,
+            value.weights,
+            Linear(output.weights, output.bias + value.bias @ output.weights),
+        )
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ import numpy as np
 from enrichment.encoder import Floats, Integers
 from enrichment.packing import GROUP, HIDDEN, packed, whole
 from enrichment.session import ParallelSession, ort, tidy_run
-from enrichment.summary.beam import BeamSearch, Generation
+from enrichment.summary.beam import BeamSearch, Booleans, Generation
 
 __all__ = ["Generator"]
 
-_STEPS: Final = 8  # steps until unused slots of a cache with several beams are removed: a step reads all slots
 _SLOTS: Final = 16  # slots by which a cache with one beam grows
 
 
@@ -43,7 +42,9 @@ class Generator:
         self._half = half
         self._pool = ThreadPoolExecutor(2, "half") if half else None
         self.settings = settings
-        self._cross = {output.name: (output.shape[1], output.shape[3]) for output in encoder.session.get_outputs()}
+        outputs = encoder.session.get_outputs()
+        self._names = [output.name for output in outputs]
+        self._shape = outputs[0].shape[1], outputs[0].shape[3]
 
     def with_settings(self, settings: Generation) -> Generator:
         """The same model with other settings."""
@@ -77,33 +78,32 @@ class Generator:
         return search.results()
 
     def _read(self, texts: Sequence[Integers]) -> tuple[dict[str, Floats], Floats]:
-        """Keys and values of the decoder's cross-attention, each (texts, heads, length, head size), and their mask."""
+        """Keys and values of the decoder's cross-attention, each (texts, 1, heads, length, head size), and the mask."""
         lengths = [len(text) for text in texts]
         longest = max(lengths)
-        cross = {
-            name: np.empty((len(texts), heads, whole(longest), size), np.float32)
-            for name, (heads, size) in self._cross.items()
-        }
+        heads, size = self._shape
+        # One array, because Linux gives large ones huge pages, which take less time to fill.
+        joined = np.empty((len(self._names), len(texts), heads, whole(longest), size), np.float32)
 
         def run(part: slice, options: ort.RunOptions | None) -> Floats:
             feeds = packed(texts[part], longest)
             binding = self._encoder.session.io_binding()
             for name, value in feeds.items():
                 binding.bind_cpu_input(name, value)
-            for name, array in cross.items():  # written directly, without a copy
+            for name, array in zip(self._names, joined, strict=True):  # written directly, without a copy
                 binding.bind_ortvalue_output(name, _value(array[part]))
             self._encoder.session.run_with_iobinding(binding, options)
             return np.asarray(feeds["mask"], np.float32)
 
-        return cross, np.concatenate(self._encoder.each(lengths, run))
+        masks = self._encoder.each(lengths, run)
+        return dict(zip(self._names, joined[:, :, None], strict=True)), np.concatenate(masks)[:, None]
 
 
 class _Decoding:
     """The decoder's state: caches, and which of their slots are ancestors of which beam.
 
-    The first slots of a cache are written one after the other, one per beam and step. When they are full, slots that
-    are still an ancestor of a beam are moved behind them, and the others are dropped. Except for the number of empty
-    slots at the end, a text's slots therefore do not depend on the other texts.
+    A step writes each beam's keys and values into the first slots that are not an ancestor of any beam. Except for the
+    number of empty slots at the end, a text's slots therefore do not depend on the other texts.
     """
 
     def __init__(
@@ -111,49 +111,43 @@ class _Decoding:
     ) -> None:
         self._session = session
         self._beams = settings.num_beams
-        self._count = settings.candidates
-        texts = len(cross_mask)
+        texts, _, heads, _, size = cross["cross_k0"].shape
         self._cross = {**cross, "cross_mask": cross_mask}
-        _, heads, _, size = cross["cross_k0"].shape
         self._names = [i.name for i in session.get_inputs() if i.name.startswith("past_")]
         # With one beam all texts have the same number of slots, so none is padded.
-        self._group = GROUP if self._beams > 1 else 1
-        self._block = whole(_STEPS * self._beams, self._group) if self._beams > 1 else _SLOTS
-        self._cache = np.zeros((len(self._names), texts, heads, self._block, size), np.float32)
-        self._used = 0
-        self._seen = np.full((texts, 1, self._beams, self._block), HIDDEN, np.float32)
-        self._fixed: dict[str, ort.OrtValue] = {}
+        self._group = GROUP if self._beams > 1 else _SLOTS
+        self._cache = np.zeros((len(self._names), texts, 1, heads, self._group, size), np.float32)
+        self._seen = np.zeros((texts, self._beams, self._group), np.bool_)
+        # With one beam only the order of candidates matters.
+        options = {"count": np.asarray([settings.candidates]), "probable": np.asarray(self._beams > 1)}
+        self._options = {name: _value(array) for name, array in options.items()}
+        self._held: dict[str, ort.OrtValue] = {}
+        self._binding: ort.IOBinding | None = None
+        self._logits: ort.OrtValue | None = None
         self._prefix = 0
-        self._log_probs: ort.OrtValue | None = None
 
     def begin(self, prefix: list[int]) -> tuple[Floats, Integers]:
         """Reads the tokens that all sequences start with; the candidates are the same for all beams."""
         texts, length = len(self._seen), len(prefix)
         ids = np.broadcast_to(np.asarray(prefix), (texts, length))
-        order = np.where(np.tri(length, dtype=np.bool_), np.float32(0), HIDDEN)
-        hidden = np.full((texts, 1, length, self._cache.shape[3]), HIDDEN, np.float32)
-        mask = np.concatenate([hidden, np.broadcast_to(order, (texts, 1, length, length))], -1)
+        slots = np.broadcast_to(np.arange(length), ids.shape)
+        seen = np.broadcast_to(
+            np.tri(length, self._seen.shape[2], dtype=np.bool_), (texts, length, self._seen.shape[2])
+        )
         # Once per batch: releasing memory at every step costs more time than it is worth.
-        scores, tokens = self._run(ids, np.broadcast_to(np.arange(length), ids.shape), mask, tidy_run())
-        self._seen[:, :, :, :length] = 0
-        shape = (texts, self._beams, scores.shape[-1])
+        scores, tokens = self._run(ids, slots, slots, seen, tidy_run())
+        self._seen[:, :, :length] = True
         self._prefix = length
+        shape = (texts, self._beams, scores.shape[-1])
         return np.broadcast_to(scores[:, -1:], shape), np.broadcast_to(tokens[:, -1:], shape)
 
     def step(self, ids: Integers, position: int) -> tuple[Floats, Integers]:
         """Reads one more token per beam, ids (texts, beams); returns candidates (texts, beams, count)."""
         self._prefix = 0
-        if self._used + self._beams > self._block:
-            self._forget()
-        own = np.broadcast_to(
-            np.where(np.eye(self._beams, dtype=np.bool_), np.float32(0), HIDDEN),
-            (len(ids), 1, self._beams, self._beams),
-        )
-        begin = self._used
-        result = self._run(ids, np.full_like(ids, position), np.concatenate([self._seen, own], -1))
-        for beam in range(self._beams):
-            self._seen[:, 0, beam, begin + beam] = 0
-        return result
+        slots = self._free()
+        texts, beams = slots.shape
+        self._seen[np.arange(texts)[:, None], np.arange(beams), slots] = True
+        return self._run(ids, np.full_like(ids, position), slots, self._seen)
 
     def reorder(self, kept: Integers, parents: Integers) -> None:
         """Removes finished texts, and gives every beam the ancestors of its parent."""
@@ -161,47 +155,69 @@ class _Decoding:
             # take() returns a contiguous array, unlike indexing; the cache is written in place.
             self._cache = np.take(self._cache, kept, 1)
             self._cross = {name: value[kept] for name, value in self._cross.items()}
-            self._fixed = {}
-        self._seen = np.take_along_axis(self._seen[kept], parents[:, None, :, None], 2)
+            self._binding = None
+        self._seen = self._seen[kept[:, None], parents]
 
     def rows(self, numbers: Integers) -> Floats:
-        """All log-probabilities of the given rows of the last step."""
-        assert self._log_probs is not None
-        everything: Floats = self._log_probs.numpy()
+        """The scores of all tokens, in the given rows of the last step."""
+        assert self._logits is not None
         if self._prefix:  # all beams of a text share one row
-            return everything[numbers // self._beams * self._prefix + self._prefix - 1]
-        return everything[numbers]
+            numbers = numbers // self._beams * self._prefix + self._prefix - 1
+        logits: Floats = self._logits.numpy()[numbers]
+        if self._beams == 1:
+            return logits
+        logits -= logits.max(1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+        return logits
+
+    def _free(self) -> Integers:
+        """A free slot for each beam (texts, beams); if there are too few, empty ones are appended."""
+        live = self._seen.any(1)
+        if live.sum(1).max() + self._beams > live.shape[1]:
+            self._cache = np.concatenate([self._cache, np.zeros_like(self._cache[:, :, :, :, : self._group])], 4)
+            self._seen = np.concatenate([self._seen, np.zeros_like(self._seen[:, :, : self._group])], 2)
+            self._binding = None
+            live = self._seen.any(1)
+        return np.argsort(live, axis=1, kind="stable")[:, : self._beams]
 
     def _run(
-        self, ids: Integers, positions: Integers, mask: Floats, options: ort.RunOptions | None = None
+        self, ids: Integers, positions: Integers, slots: Integers, seen: Booleans, options: ort.RunOptions | None = None
     ) -> tuple[Floats, Integers]:
-        if not self._fixed:
-            self._fixed = {name: _value(array) for name, array in self._cross.items()}
-            self._fixed |= {name: _value(array) for name, array in zip(self._names, self._cache, strict=True)}
-            self._fixed["count"] = _value(np.asarray([self._count]))
-        feeds = {"ids": _value(ids), "positions": _value(positions), "mask": _value(mask), **self._fixed}
-        outputs = ["scores", "tokens", "fresh", "log_probs"]
-        scores, tokens, fresh, self._log_probs = self._session.run_with_ort_values(outputs, feeds, options)
-        end = self._used + ids.shape[1]
-        self._cache[:, :, :, self._used : end] = fresh.numpy()
-        self._used = end
+        binding = self._binding = self._binding or self._bind()
+        mask = np.where(seen, np.float32(0), HIDDEN)[:, :, None, None]
+        feeds = {"ids": ids, "positions": positions, "places": self._places(slots), "mask": mask}
+        values = {name: _value(array) for name, array in feeds.items()}  # also keeps them alive
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in ("scores", "tokens", "logits"):
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding, options)
+        scores, tokens, self._logits = binding.get_outputs()[-3:]
         return scores.numpy().reshape(*ids.shape, -1), tokens.numpy().reshape(*ids.shape, -1)
 
-    def _forget(self) -> None:
-        """Frees the first slots."""
-        live = (self._seen == 0).any((1, 2))
-        counts = live.sum(1)
-        slots = self._block + whole(int(counts.max()), self._group)
-        old, seen = self._cache, self._seen
-        if slots != old.shape[3]:
-            self._cache = np.zeros((*old.shape[:3], slots, old.shape[4]), np.float32)
-        self._seen = np.full((*seen.shape[:3], slots), HIDDEN, np.float32)
-        for text, count in enumerate(counts):
-            place = slice(self._block, self._block + count)
-            self._cache[:, text, :, place] = old[:, text][:, :, live[text]]
-            self._seen[text, :, :, place] = seen[text][:, :, live[text]]
-        self._used = 0
-        self._fixed = {}
+    def _bind(self) -> ort.IOBinding:
+        """A binding of what all steps share. They update the cache in place: it is both an input and an output.
+
+        A binding does not keep arrays alive.
+        """
+        binding = self._session.io_binding()
+        past = {name: _value(array) for name, array in zip(self._names, self._cache, strict=True)}
+        self._held = {name: _value(array) for name, array in self._cross.items()} | self._options | past
+        for name, value in self._held.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in past.items():
+            binding.bind_ortvalue_output(name.replace("past", "present"), value)
+        return binding
+
+    def _places(self, slots: Integers) -> Integers:
+        """Where each head's numbers go in the cache (texts, 1, heads, slots, head size), for slots (texts, beams)."""
+        texts, beams = slots.shape
+        heads = self._cache.shape[3]
+        places = np.zeros((texts, beams, heads, 4), np.int64)
+        places[..., 0] = np.arange(texts)[:, None, None]
+        places[..., 2] = np.arange(heads)
+        places[..., 3] = slots[:, :, None]
+        return places
 
 
 def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:
@@ -212,5 +228,5 @@ def _only(token: int, shape: tuple[int, ...]) -> tuple[Floats, Integers]:
     return scores, np.full((*shape, 2 * beams), token, np.int64)
 
 
-def _value(array: Floats | Integers) -> ort.OrtValue:
+def _value(array: Floats | Integers | Booleans) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

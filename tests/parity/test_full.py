@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import psutil
 import pytest
 
@@ -190,6 +191,22 @@ def test_mismatched_graphs_are_refused(
         models[model][part] = file
 
     with pytest.raises(BundleInvalid, match=f"{what}.*rebuild the bundle"):
+        Enricher.open(write_bundle(tmp_path / "b", bundle, full_source, change=change))
+
+
+@pytest.mark.parametrize("file", ["sentiment.onnx", "summary-encoder.onnx"])
+def test_graph_with_other_inputs_is_refused(tmp_path: Path, bundle: Path, full_source: Path, file: str) -> None:
+    """As in a bundle that an older version built: it could give wrong results instead of an error."""
+
+    def change(_models: dict[str, Any]) -> None:
+        graph = onnx.load(tmp_path / "b" / file, load_external_data=False)
+        for node in graph.graph.node:
+            for index, name in enumerate(node.input):
+                node.input[index] = "place" if name == "rows" else name
+        next(value for value in graph.graph.input if value.name == "rows").name = "place"
+        (tmp_path / "b" / file).write_bytes(graph.SerializeToString())
+
+    with pytest.raises(BundleInvalid, match=f"{file} takes other inputs than we give; rebuild the bundle"):
         Enricher.open(write_bundle(tmp_path / "b", bundle, full_source, change=change))
 
 
