@@ -108,8 +108,11 @@ def build(
         enriched_objects=settings.enriched_objects,
         shadow_error=shadow_error,
     )
+    # What only some settings need; now, and not while the first ticket waits.
     if settings.redact != "off":
-        importlib.import_module("enrichment.redaction")  # now, and not while the first ticket waits
+        importlib.import_module("enrichment.redaction")
+    if settings.enriched_objects == "batch":
+        importlib.import_module("handler.aws.batch_objects")
     client_thread.shutdown(wait=False)
     return _handler(ports)
 

@@ -6,13 +6,9 @@ the thread needs next, then the AWS libraries, and creates the clients.
 
 import gc
 import os
-import sys
 
 # Most objects that are created here live as long as the process, so collections would find next to nothing.
 gc.disable()
-# The thread gives up the interpreter's lock for each piece that it copies, and would wait 5 ms for it each time.
-_interval = sys.getswitchinterval()
-sys.setswitchinterval(_interval / 10)
 # The products in NumPy are small: threads for them only cost time to start. ONNX Runtime has its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # pydantic reads the metadata of every installed package to find its plugins, and there are none.
@@ -34,6 +30,5 @@ from handler.app import build  # noqa: E402
 
 lambda_handler = build(_settings, opening=_opening)
 
-sys.setswitchinterval(_interval)
 gc.freeze()
 gc.enable()

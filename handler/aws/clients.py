@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import DataNotFoundError, UnknownServiceError
-from botocore.loaders import Loader
+from botocore.loaders import JSONFileLoader, Loader
 from botocore.session import Session
 from pydantic import HttpUrl
+from pydantic_core import from_json
 
 __all__ = ["client_factory"]
 
 
+class _FileLoader(JSONFileLoader):
+    """Reads a file of a description with pydantic's JSON parser, which takes a third of the time of botocore's."""
+
+    def load_file(self, file_path: str) -> Any:
+        """The content of `file_path`.json or .json.gz; None if there is neither."""
+        for suffix, open_file in ((".json", open), (".json.gz", gzip.open)):
+            with suppress(FileNotFoundError), open_file(file_path + suffix, "rb") as file:
+                return from_json(file.read())
+        return None
+
+
 class _ServiceLoader(Loader):
-    """Reads botocore's descriptions of the services.
+    """Finds botocore's descriptions of the services.
 
     To learn whether a service exists, botocore lists the directories of all 400, for each kind of description. That
     takes a third of the time to create the first client, and longer on a disk that is not cached yet.
     """
+
+    FILE_LOADER_CLASS = _FileLoader
 
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's signature
         """The services of which there is any description."""

@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from enrichment.ticket import ShadowLabels
-from handler.aws.batch_objects import (
-    batch_key,
-    blank_tickets,
-    hour_prefixes_since,
-    keys_with,
-    line_of,
-)
 from handler.aws.corrections import with_corrections
 from handler.aws.errors import from_aws
 from handler.aws.forgetting import item_key, name_hash, tombstone_key, versions_to_erase
-from handler.aws.outbox import outbox_item
 from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed, Throttled
 from handler.messages import StoredTicket, inline_key
 from handler.ports import Commit, Committed, Known, Placed, RawObject, TicketName, Write
@@ -125,6 +117,8 @@ class AwsTicketSink:
 
     def put_together(self, bodies: Iterable[tuple[str, bytes]]) -> list[Placed]:
         """As TicketSink.put_together: one object of JSON Lines (handler.aws.batch_objects)."""
+        from handler.aws.batch_objects import batch_key, line_of  # not part of a start without the setting
+
         content = bytearray()
         ticket_ids, ranges = [], []
         for ticket_id, body in bodies:
@@ -215,6 +209,8 @@ class AwsTicketSink:
         }
         try:
             if self._outbox:
+                from handler.aws.outbox import outbox_item  # only in the worker
+
                 event: dict[str, Any] = {"TableName": self._table, "Item": outbox_item(event_of_item(item))}
                 writes: list[Any] = [{"Put": put}, {"Put": event}]
                 self._dynamodb.transact_write_items(TransactItems=writes)
@@ -289,8 +285,12 @@ class AwsTicketSink:
 
     def _blank(self, owner: str, since: int | None) -> None:
         """Removes a ticket from the batch objects that were written since then, if there may be any."""
+        if since is None:
+            return
+        from handler.aws.batch_objects import blank_tickets, hour_prefixes_since, keys_with
+
         try:
-            for prefix in hour_prefixes_since(since) if since is not None else ():
+            for prefix in hour_prefixes_since(since):
                 for key in keys_with(self._s3, self._bucket, prefix, [owner]):
                     blank_tickets(self._s3, self._bucket, key, [owner])
         except (ClientError, BotoCoreError) as error:
