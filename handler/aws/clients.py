@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from botocore.config import Config
 from botocore.exceptions import DataNotFoundError, UnknownServiceError
@@ -18,6 +18,9 @@ from pydantic_core import from_json
 
 __all__ = ["client_factory"]
 
+# Users may have descriptions of their own below HOME, which on Lambda may be missing or forbidden.
+_NO_FILE: Final = (FileNotFoundError, NotADirectoryError, PermissionError)
+
 
 class _FileLoader(JSONFileLoader):
     """Reads a file of a description with pydantic's JSON parser, which takes a third of the time of botocore's."""
@@ -25,7 +28,7 @@ class _FileLoader(JSONFileLoader):
     def load_file(self, file_path: str) -> Any:
         """The content of `file_path`.json or .json.gz; None if there is neither."""
         for suffix, open_file in ((".json", open), (".json.gz", gzip.open)):
-            with suppress(FileNotFoundError), open_file(file_path + suffix, "rb") as file:
+            with suppress(*_NO_FILE), open_file(file_path + suffix, "rb") as file:
                 return from_json(file.read())
         return None
 
@@ -41,9 +44,11 @@ class _ServiceLoader(Loader):
 
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's signature
         """The services of which there is any description."""
-        return sorted(
-            {place.name for path in map(Path, self.search_paths) if path.is_dir() for place in path.iterdir()}
-        )
+        found: set[str] = set()
+        for path in map(Path, self.search_paths):
+            with suppress(*_NO_FILE):
+                found.update(place.name for place in path.iterdir())
+        return sorted(found)
 
     def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
         """As Loader.load_service_model. Raises UnknownServiceError if the service has no description of this kind."""

@@ -73,6 +73,7 @@ def test_image_has_only_the_functions_modules(container: LambdaContainer) -> Non
     program = """
 import json, pathlib, sys
 import handler, handler.app, handler.settings
+import handler.aws.batch_objects, handler.aws.outbox  # only imported with some settings
 imported = {name for name in sys.modules if name.startswith("handler")} | {"handler.main"}
 folder = pathlib.Path(handler.__file__).parent
 there = {".".join(path.relative_to(folder.parent).with_suffix("").parts) for path in folder.rglob("*.py")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -48,6 +49,16 @@ def test_service_directories_are_not_searched(monkeypatch: pytest.MonkeyPatch) -
     ours = len(seen)
     Loader().list_available_services("service-2")
     assert ours < (len(seen) - ours) / 10
+
+
+def test_home_may_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests run as root, whom nothing is forbidden.
+    def refuse(path: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path) if ".aws" in path.parts else iterdir(path))
+    assert client_factory(None)("sqs").meta.service_model.service_name == "sqs"
 
 
 def test_data_path_of_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
