@@ -212,7 +212,8 @@ def test_events_of_a_killed_worker_are_delivered_by_the_next(
         for entry in outbox.due(10**10):  # as if a minute had passed: the first worker may have been sending this one
             outbox.reschedule(entry, entry.due_at - 60, entry.attempts)
         with worker(environment, tmp_path / "second.log"):
-            receiver.wait_for(lambda: len(receiver.accepted) == len(names))
+            # A claim that reached the table after its worker was killed, and after the loop above, lasts a minute.
+            receiver.wait_for(lambda: len(receiver.accepted) == len(names), 150)
         assert not receiver.accepted - Counter(receiver.accepted.keys()), "delivered once: nobody was killed then"
     assert outbox_size(stack) == 0
     accepted = {found["event_id"]: found for found in receiver.events if found["event_id"] in receiver.accepted}
