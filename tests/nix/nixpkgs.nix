@@ -26,6 +26,7 @@ let
     named [
       "awslambdaric"
       "boto3"
+      "botocore"
       "hatchling"
       "jmespath"
       "numpy"
