@@ -26,7 +26,7 @@ from handler.tickets.drift import DRIFT_ATTRIBUTES
 from handler.tickets.repository import Selection, TicketRepository
 from handler.tickets.similarity import vector_of
 from tests.integration.test_forgetting import operator_of
-from tests.integration.test_role import outcome_of_forgotten_ticket, role_arn
+from tests.integration.test_role import outcome_of_forgotten_ticket, settings_of_role
 from tests.integration.test_storage import write
 from tests.integration.test_tickets import credentials_of_user
 from tests.support.cases import load_cases, run_case
@@ -76,15 +76,7 @@ class Harness(StackHarness):
 @pytest.fixture(scope="module")
 def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[Harness]:
     """The function with the role's credentials, as on Lambda."""
-    given = stack.client("sts").assume_role(RoleArn=role_arn(stack), RoleSessionName="function")["Credentials"]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack.environment().items():
-            patch.setenv(name, value)
-        patch.setenv("AWS_ACCESS_KEY_ID", given["AccessKeyId"])
-        patch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
-        patch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
-        patch.setenv("MODEL_BUNDLE", "file:///unused")
-        settings = Settings.read()
+    with settings_of_role(stack) as settings:
         assert settings.enriched_objects == "batch", "the template passes its parameter on"
         yield Harness(stack, build(settings, models=enricher))
 

@@ -32,6 +32,20 @@ def role_arn(stack: EmbeddedStack) -> str:
     return str(function["Role"])
 
 
+@contextmanager
+def settings_of_role(stack: EmbeddedStack) -> Iterator[Settings]:
+    """The deployed function's settings, and its role's credentials in the environment."""
+    given = stack.client("sts").assume_role(RoleArn=role_arn(stack), RoleSessionName="function")["Credentials"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ACCESS_KEY_ID", given["AccessKeyId"])
+        patch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
+        patch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
+        patch.setenv("MODEL_BUNDLE", "file:///unused")
+        yield Settings.read()
+
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[EmbeddedStack]:
     """A separate stack, because the tests change its role."""
@@ -42,15 +56,8 @@ def stack() -> Iterator[EmbeddedStack]:
 @pytest.fixture(scope="module")
 def harness(stack: EmbeddedStack, enricher: Enricher) -> Iterator[StackHarness]:
     """A handler with the role's credentials, as on Lambda; the test itself uses root credentials."""
-    given = stack.client("sts").assume_role(RoleArn=role_arn(stack), RoleSessionName="function")["Credentials"]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack.environment().items():
-            patch.setenv(name, value)
-        patch.setenv("AWS_ACCESS_KEY_ID", given["AccessKeyId"])
-        patch.setenv("AWS_SECRET_ACCESS_KEY", given["SecretAccessKey"])
-        patch.setenv("AWS_SESSION_TOKEN", given["SessionToken"])
-        patch.setenv("MODEL_BUNDLE", "file:///unused")
-        yield StackHarness(stack, build(Settings.read(), models=enricher))
+    with settings_of_role(stack) as settings:
+        yield StackHarness(stack, build(settings, models=enricher))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -119,6 +120,17 @@ class ForgetHarness:
         stores = Stores(self.clients["dynamodb"], self.clients["s3"], [dlq], place, [f"{place}-raw"], place, self.index)
         Forgetting(Target("ticket", ticket_id), stores, Options(empty_polls=1), Shutdown(0)).run([], dry_run=False)
         self.before = before
+
+    def forget_at(self, moment: str, ticket_id: str) -> None:
+        """Forgets a ticket just before the call that `moment` names with its number: "PutItem 2"."""
+        calls: Counter[str] = Counter()
+
+        def forget(name: str, _params: dict[str, Any]) -> None:
+            calls[name] += 1
+            if moment == f"{name} {calls[name]}":
+                self.forget_meanwhile(ticket_id)
+
+        self.before = forget
 
     def versions(self, bucket: str) -> dict[str, list[str]]:
         """The contents of all versions by key; a delete marker is None."""

@@ -259,15 +259,7 @@ def test_ticket_that_is_being_enriched_does_not_come_back(harness: Harness, mome
     """The ticket is forgotten just before a call of the batch that stores it."""
     harness.store("T-1.json", ticket("T-1", body=SECRET))
     harness.put("T-1.json", ticket("T-1", body=f"{SECRET}, again"))
-
-    calls: Counter[str] = Counter()
-
-    def forget(name: str, _params: dict[str, Any]) -> None:
-        calls[name] += 1
-        if moment == f"{name} {calls[name]}":
-            harness.forget_meanwhile("T-1")
-
-    harness.before = forget
+    harness.forget_at(moment, "T-1")
     assert harness.deliver(harness.notify("T-1.json")) == ["skipped"]
     assert SECRET not in json.dumps(harness.everything())
     assert harness.tickets() == set()

@@ -330,14 +330,7 @@ def test_ticket_that_is_being_enriched_does_not_come_back(harness: ForgetHarness
     """The ticket is forgotten just before a call of the batch that stores it together with another one."""
     store(harness, "T-1")
     put(harness, "T-1", "T-2", subject="changed")
-    calls: Counter[str] = Counter()
-
-    def forget(name: str, _params: Mapping[str, Any]) -> None:
-        calls[name] += 1
-        if moment == f"{name} {calls[name]}":
-            harness.forget_meanwhile("T-1")
-
-    harness.before = forget
+    harness.forget_at(moment, "T-1")
     assert deliver(harness, "T-1.json", "T-2.json") == ["done", "skipped"]
     harness.before = lambda _name, _params: None
     assert SECRET not in json.dumps(harness.everything())
