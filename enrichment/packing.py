@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from enrichment.encoder import Floats, Integers
+from enrichment.errors import BundleInvalid
+from enrichment.session import ort
 
-__all__ = ["GROUP", "HIDDEN", "INPUTS", "packed", "whole"]
+__all__ = ["GROUP", "HIDDEN", "check_inputs", "packed", "whole"]
 
-INPUTS: Final = frozenset({"ids", "positions", "rows", "back", "mask"})
-"""The inputs of a graph for texts, as `packed` gives them."""
+_INPUTS: Final = frozenset({"ids", "positions", "rows", "back", "mask"})  # of a graph for texts, as `packed` gives them
 
 HIDDEN: Final = np.float32(np.finfo(np.float32).min / 2)
 """Added to an attention score, it masks a token; half of the minimum, so that sums stay finite."""
@@ -22,6 +24,12 @@ GROUP: Final = 32
 
 If texts are padded to whole groups, a text's sums do not depend on the longest text.
 """
+
+
+def check_inputs(session: ort.InferenceSession, path: Path) -> None:
+    """Raises BundleInvalid if the graph at `path` does not take what `packed` gives: graphs of older bundles do not."""
+    if {value.name for value in session.get_inputs()} != _INPUTS:
+        raise BundleInvalid(f"{path} takes other inputs than we give; rebuild the bundle")
 
 
 def packed(texts: Sequence[Integers], longest: int | None = None) -> dict[str, Integers | Floats]:

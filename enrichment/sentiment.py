@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import ClassifierSpec
-from enrichment.packing import INPUTS, packed
+from enrichment.packing import check_inputs, packed
 from enrichment.session import ParallelSession, ort
 from enrichment.text import MAX_CHARACTERS
 
@@ -53,8 +53,7 @@ class SequenceClassifier:
             raise BundleInvalid(
                 f"{bundle.path(spec.file)} knows {labels} labels, the manifest {len(spec.labels)}; rebuild the bundle"
             )
-        if {value.name for value in texts.session.get_inputs()} != INPUTS:
-            raise BundleInvalid(f"{bundle.path(spec.file)} takes other inputs than we give; rebuild the bundle")
+        check_inputs(texts.session, bundle.path(spec.file))
         tokenizer.enable_truncation(spec.max_tokens)
         tokenizer.no_padding()
         return cls(texts, tokenizer, spec)

@@ -22,6 +22,7 @@ __all__ = [
     "Change",
     "ResultEvent",
     "batch_place",
+    "batch_text",
     "change_by",
     "event_attribute",
     "event_of_correction",
@@ -168,6 +169,11 @@ def event_of_item(item: Mapping[str, Any]) -> ResultEvent:
 def _batch_object(item: Mapping[str, Any]) -> BatchObject | None:
     place = batch_place(item.get("s3_batch", {}).get("S"))
     return None if place is None else BatchObject(key=place[0], offset=str(place[1]), length=str(place[2]))
+
+
+def batch_text(key: str, offset: int, length: int) -> str:
+    """An item's attribute `s3_batch`, as `batch_place` reads it."""
+    return f"{key}:{offset}+{length}"
 
 
 def batch_place(text: str | None) -> tuple[str, int, int] | None:

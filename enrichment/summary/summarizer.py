@@ -15,7 +15,7 @@ from enrichment.bundle import Bundle
 from enrichment.errors import BundleInvalid
 from enrichment.manifest import AbstractiveSpec
 from enrichment.memory import give_back
-from enrichment.packing import INPUTS
+from enrichment.packing import check_inputs
 from enrichment.session import ParallelSession, available_cores, make_session, ort
 from enrichment.summary.abstractive import Generator
 from enrichment.summary.beam import Generation
@@ -47,8 +47,7 @@ class Summarizer:
             encoder = ParallelSession(bundle.path(spec.encoder), threads=threads)
             tokenizer = Tokenizer.from_file(str(bundle.path(spec.tokenizer)))
             half = halves.result()
-        if {value.name for value in encoder.session.get_inputs()} != INPUTS:
-            raise BundleInvalid(f"{bundle.path(spec.encoder)} takes other inputs than we give; rebuild the bundle")
+        check_inputs(encoder.session, bundle.path(spec.encoder))
         given, taken = {o.name for o in encoder.session.get_outputs()}, {i.name for i in decoder.get_inputs()}
         if not given or given != {name for name in taken if name.startswith(("cross_k", "cross_v"))}:
             raise BundleInvalid(

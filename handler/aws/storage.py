@@ -18,7 +18,7 @@ from handler.aws.forgetting import item_key, name_hash, tombstone_key, versions_
 from handler.errors import BucketUnexpected, ObjectTooLarge, ServiceFailed, Throttled
 from handler.messages import StoredTicket, inline_key
 from handler.ports import Commit, Committed, Known, Placed, RawObject, TicketName, Write
-from handler.result_event import Change, change_by, event_attribute, event_of_item
+from handler.result_event import Change, batch_text, change_by, event_attribute, event_of_item
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -404,7 +404,7 @@ def _item(
         "review_reasons": {"L": [{"S": reason} for reason in found.review_reasons]},
         "language": {"S": found.language} if found.language else {"NULL": True},
         "event": event_attribute(write, version_id, change, placed),
-        **({} if placed is None else {"s3_batch": {"S": f"{placed.key}:{placed.offset}+{placed.length}"}}),
+        **({} if placed is None else {"s3_batch": {"S": batch_text(placed.key, placed.offset, placed.length)}}),
         **({"embedding_model": {"S": found.embedding_model}} if found.embedding_model else {}),
         **({} if write.redacted == "off" else {"redacted": {"S": write.redacted}}),
         **(_shadow_attribute(found.shadow) if found.shadow is not None else {}),

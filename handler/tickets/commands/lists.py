@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from handler.cli.output import Row, echo, form_of, keep_showing, write, write_whole
+from handler.result_event import batch_text
 from handler.tickets.access import opened
 from handler.tickets.follow import follow_tickets
 from handler.tickets.options import (
@@ -122,7 +123,7 @@ def get(ticket_id: IdArgument, *, created_at: CreatedOption = None, as_json: Jso
             ticket["corrections"] = {task: label.model_dump() for task, label in item.corrections.items()}
         place = {"s3_key": item.s3_key, "s3_version_id": item.s3_version_id}
         if item.batch is not None:
-            place["s3_batch"] = f"{item.batch.key}:{item.batch.offset}+{item.batch.length}"
+            place["s3_batch"] = batch_text(item.batch.key, item.batch.offset, item.batch.length)
         write_whole(ticket, place, form_of(as_json=as_json))
 
 
