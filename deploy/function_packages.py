@@ -5,21 +5,25 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "IMAGE_REQUIREMENTS",
     "REQUIREMENTS",
+    "SERVICES",
     "PackagingError",
     "copy_modules",
     "dependencies",
     "install_wheels",
     "require_bundle",
+    "trim_botocore",
     "wheel_options",
 ]
 
@@ -33,6 +37,8 @@ LEFT_OUT: Final = "enrichment/export"  # builds bundles; the wheel contains it, 
 # What is installed into zip and image, with hashes: `make lock`.
 REQUIREMENTS: Final = REPOSITORY / "deploy" / "requirements.txt"
 IMAGE_REQUIREMENTS: Final = REPOSITORY / "deploy" / "requirements-image.txt"  # in addition
+# What function and worker call; sts exchanges a Kubernetes service account for credentials.
+SERVICES: Final = ("dynamodb", "s3", "sqs", "sts")
 
 
 class PackagingError(Exception):
@@ -71,6 +77,37 @@ def install_wheels(folder: Path, *files: Path, python: str, machine: str, glibc:
         errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR")]
         cause = errors[-1][:300] if errors else "see `pip install` for the reason"
         raise PackagingError(f"pip has no wheels for Python {python} on {machine}: {cause}")
+
+
+def trim_botocore(folder: Path) -> None:
+    """Leave only the descriptions of SERVICES in the botocore that is installed in `folder`, uncompressed and short.
+
+    It has those of 400 services, 27 of its 30 MB, most of it documentation. Every cold start downloads them, and
+    decompresses and parses those of its services.
+    """
+    data = folder / "botocore" / "data"
+    for path in data.iterdir():
+        if path.is_dir() and path.name not in SERVICES:
+            shutil.rmtree(path)
+    for path in sorted(data.rglob("*.json.gz")):
+        _write_json(path.with_suffix(""), json.loads(gzip.decompress(path.read_bytes())))
+        path.unlink()
+    endpoints = json.loads((data / "endpoints.json").read_bytes())
+    for partition in endpoints["partitions"]:
+        partition["services"] = {name: each for name, each in partition["services"].items() if name in SERVICES}
+    _write_json(data / "endpoints.json", endpoints)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        # A text, because a shape could have a member of that name.
+        return {k: short(v) for k, v in value.items() if k != "documentation" or not isinstance(v, str)}
+
+    path.write_text(json.dumps(short(value), separators=(",", ":")), encoding="utf-8")
 
 
 def copy_modules(folder: Path) -> None:

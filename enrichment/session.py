@@ -50,6 +50,9 @@ def make_session(graph: Path, *, threads: int | None = None) -> ort.InferenceSes
     options.log_severity_level = 3  # no warnings about unused initializers
     # Spinning idle threads use CPU time that Lambda bills and that the threads for S3 and DynamoDB need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Planning which buffers share memory takes time quadratic in the number of nodes, half of that to open the encoder.
+    # The arena reuses buffers anyway: runs took as long and as much memory without the plan.
+    options.enable_mem_reuse = False
     # The arena never shrinks, except after a run with the options of `tidy_run`.
     options.add_session_config_entry("session.use_env_allocators", "1")
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

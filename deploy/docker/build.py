@@ -21,10 +21,12 @@ from typing import Final
 from deploy.function_packages import (
     IMAGE_REQUIREMENTS,
     REQUIREMENTS,
+    SERVICES,
     PackagingError,
     copy_modules,
     install_wheels,
     require_bundle,
+    trim_botocore,
 )
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -95,7 +97,7 @@ def gather_site(context: Path) -> None:
     """Install the function's dependencies into `context/site` unless they are up to date. Raises PackagingError."""
     machine, files = platform.machine(), (REQUIREMENTS, IMAGE_REQUIREMENTS)
     contents = b"".join(path.read_bytes() for path in files)
-    state = hashlib.sha256(repr((machine, PYTHON, GLIBC)).encode() + contents).hexdigest()
+    state = hashlib.sha256(repr((machine, PYTHON, GLIBC, SERVICES)).encode() + contents).hexdigest()
     stamp, site = context / "site.state", context / "site"
     if stamp.is_file() and stamp.read_text() == state:
         return
@@ -104,6 +106,7 @@ def gather_site(context: Path) -> None:
     shutil.rmtree(site, ignore_errors=True)
     context.mkdir(parents=True, exist_ok=True)
     install_wheels(site, *files, python=PYTHON, machine=machine, glibc=GLIBC)
+    trim_botocore(site)
     stamp.write_text(state)
 
 

@@ -51,7 +51,7 @@ _IDENTIFIER: Final = re.compile(r"[a-z]++[A-Z\d]")  # "iPhone", "v2": no small l
 # first: a search that begins again at each mark is quadratic.
 _END: Final = re.compile(r"(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++[\"'”’»)\]]*+(?=\s)|[。！？]++[」』”）]*+|\n\s*+")
 _WORD: Final = re.compile(
-    rf"[{CJK}]|[{UNSPACED}]{{1,4}}|[^\W{CJK}{UNSPACED}][\w{_MARKS}]*+(?>(?:['’-][^\W{CJK}{UNSPACED}][\w{_MARKS}]*+)*)"
+    rf"[{CJK}]|[{UNSPACED}]{{1,4}}|\w[\w{_MARKS}]*+(?>(?:['’-][^\W{CJK}{UNSPACED}][\w{_MARKS}]*+)*)"
 )
 _ITEM: Final = re.compile(r"[-*•·>#|+]|\(?\w{1,2}[.)]\s|[\w ]{1,24}:(?:\s|$)")
 _LOOK_BACK: Final = 200  # characters: more than any abbreviation or parenthesis needs, and no search is quadratic

@@ -6,7 +6,6 @@ import gzip
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 from botocore.config import Config
@@ -41,14 +40,17 @@ class _ServiceLoader(Loader):
     """
 
     FILE_LOADER_CLASS = _FileLoader
+    _services: list[str] | None = None
 
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's signature
         """The services of which there is any description."""
-        found: set[str] = set()
-        for path in map(Path, self.search_paths):
-            with suppress(*_NO_FILE):
-                found.update(place.name for place in path.iterdir())
-        return sorted(found)
+        if self._services is None:
+            found: set[str] = set()
+            for path in self.search_paths:
+                with suppress(*_NO_FILE):
+                    found.update(os.listdir(path))  # noqa: PTH208 - Path.iterdir makes a path of each
+            self._services = sorted(found)
+        return self._services
 
     def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
         """As Loader.load_service_model. Raises UnknownServiceError if the service has no description of this kind."""

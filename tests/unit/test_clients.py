@@ -53,11 +53,14 @@ def test_service_directories_are_not_searched(monkeypatch: pytest.MonkeyPatch) -
 
 def test_home_may_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     # Tests run as root, whom nothing is forbidden.
-    def refuse(path: Any) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
+    listed = os.listdir
 
-    iterdir = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda path: refuse(path) if ".aws" in path.parts else iterdir(path))
+    def refuse(path: str) -> list[str]:
+        if ".aws" in Path(path).parts:
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
     assert client_factory(None)("sqs").meta.service_model.service_name == "sqs"
 
 
