@@ -142,8 +142,8 @@ class Encoder:
     def encode(self, batch: Sequence[Tokens], spans: Sequence[Sequence[Sentence]]) -> list[Encoded]:
         """Runs the encoder over all windows of all texts; `spans[i]` are the sentences of text i.
 
-        Every text must have at least one token. A text's result does not depend on the other texts, except for
-        rounding in the last digits: the int8 graph scales activations per token row.
+        Every text must have at least one token. A text's result does not depend on the other texts: the int8 graph
+        scales activations per token row, and no text is padded.
         """
         size = self._window
         pieces = [tokens.ids[at : at + size] for tokens in batch for at in range(0, len(tokens.ids), size)]
@@ -173,12 +173,9 @@ class Encoder:
     def _run(self, pieces: Sequence[Integers], part: slice, options: ort.RunOptions | None) -> list[Floats]:
         """The graph's outputs for some windows: (rows, tokens, dimensions), then one or two of (rows, features)."""
         chosen = pieces[part]
-        ids = np.zeros((len(chosen), max(map(len, chosen)) + 2), np.int64)
-        mask = np.zeros_like(ids)
-        for row, piece in enumerate(chosen):
-            ids[row, 0], ids[row, len(piece) + 1] = self._first, self._last
-            ids[row, 1 : len(piece) + 1] = piece
-            mask[row, : len(piece) + 2] = 1
+        ids = np.empty((len(chosen), len(chosen[0]) + 2), np.int64)  # they all have the same length
+        ids[:, 0], ids[:, 1:-1], ids[:, -1] = self._first, chosen, self._last
+        mask = np.ones_like(ids)
         outputs: list[Floats] = self._texts.session.run(
             self._outputs, {"input_ids": ids, "attention_mask": mask}, options
         )

@@ -80,8 +80,9 @@ class ParallelSession:
     def each(self, lengths: Sequence[int], run: Callable[[slice, ort.RunOptions | None], Result]) -> list[Result]:
         """The results of `run(slice, options)` for slices that cover all texts, in order.
 
-        `lengths` are the numbers of tokens per text. A slice has one text, or as many as fit into 128 tokens when all
-        are padded to the longest.
+        `lengths` are the numbers of tokens per text. A slice has one text, or several of the same length, as many as
+        fit into 128 tokens. Padding would take time, and change the last digits of a result: the longer a sum, the more
+        additions round it.
         """
         slices = _slices(lengths)
         # If one run is large, all runs tidy up: only the last one to end finds unused memory.
@@ -97,10 +98,10 @@ class ParallelSession:
 
 def _slices(lengths: Sequence[int]) -> list[slice]:
     slices: list[slice] = []
-    begin = longest = 0
-    for end, length in enumerate(lengths):
-        longest = max(longest, length)
-        if end > begin and (end + 1 - begin) * longest > _RUN:
+    begin = 0
+    for end in range(1, len(lengths) + 1):
+        length = lengths[begin]
+        if end == len(lengths) or lengths[end] != length or (end + 1 - begin) * length > _RUN:
             slices.append(slice(begin, end))
-            begin, longest = end, length
-    return [*slices, slice(begin, len(lengths))] if lengths else []
+            begin = end
+    return slices

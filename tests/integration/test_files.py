@@ -89,13 +89,10 @@ def test_lines_are_in_order_with_the_library_s_results_and_errors(
     assert [json.loads(line)["ticket_id"] for line in output.replace(b",,", b",").splitlines()] == good
     assert [json.loads(line)["line"] for line in errors.splitlines()] == list(BROKEN)
     assert {json.loads(line)["error"] for line in errors.splitlines()} == {"schema_violation"}
-    # The same as without --out, except for the last digit of a number where the batches differ.
+    # The same as without --out, in other batches.
     assert main(["--bundle", str(bundle), str(source)]) == 1
     alone, messages = capfdbinary.readouterr()
-    for lines_of_both in zip(output.splitlines(), TIME.sub(b"", alone).splitlines(), strict=True):
-        ours, theirs = (json.loads(line.replace(b",,", b",")) for line in lines_of_both)
-        assert ours["enrichment"]["embedding"] == pytest.approx(theirs["enrichment"]["embedding"], abs=1e-6)
-        assert ours["enrichment"]["summary"] == theirs["enrichment"]["summary"]
+    assert output == TIME.sub(b"", alone)
     for line in errors.splitlines():
         error = json.loads(line)
         assert f"{source}:{error['line']}: {error['error']}: {error['message']}\n".encode() in messages

@@ -58,12 +58,7 @@ def _good(results: Sequence[object]) -> list[EnrichmentData]:
 
 def _assert_equal(found: Sequence[object], wanted: Sequence[object]) -> None:
     for one, other in zip(_good(found), _good(wanted), strict=True):
-        assert (one.summary, one.sentiment, one.truncated) == (other.summary, other.sentiment, other.truncated)
-        assert (one.intent, one.urgency, one.needs_review) == (other.intent, other.urgency, other.needs_review)
-        assert one.scores["sentiment"] == pytest.approx(other.scores["sentiment"], abs=1e-6)
-        for task in ("intent", "urgency"):
-            assert one.scores[task] == pytest.approx(other.scores[task], abs=1e-3)
-        np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-3)
+        assert one.model_copy(update={"processed_at": other.processed_at}) == other
 
 
 def test_batch_of_ten_equals_ten_batches_of_one_in_any_order(full: Enricher) -> None:

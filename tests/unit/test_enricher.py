@@ -102,12 +102,7 @@ def counting(enricher: Enricher, encoder: FakeEncoder) -> Enricher:
 
 
 def _same(one: EnrichmentData, other: EnrichmentData) -> None:
-    assert (one.intent, one.urgency, one.sentiment) == (other.intent, other.urgency, other.sentiment)
-    assert (one.summary, one.truncated, one.needs_review) == (other.summary, other.truncated, other.needs_review)
-    if any(one.embedding):
-        assert float(np.dot(one.embedding, other.embedding)) > 0.99999
-    for task, scores in one.scores.items():
-        assert scores == pytest.approx(other.scores[task], abs=0.01)
+    assert one.model_copy(update={"processed_at": other.processed_at}) == other
 
 
 # -- order and neighbours ----------------------------------------------------------------------------------------------
@@ -271,7 +266,7 @@ def test_an_explicit_priority_decides_and_the_scores_keep_the_texts_say(enricher
     text = ("No rush", "Whenever you have time: the logo on the letter is a little too blue.")
     plain, stated = map(_good, enricher.enrich([_ticket(*text), _ticket(*text, priority=priority)]))
     assert (stated.urgency, stated.urgency_confidence) == (priority, 1.0)
-    assert stated.scores["urgency"] == pytest.approx(plain.scores["urgency"], abs=1e-6)
+    assert stated.scores["urgency"] == plain.scores["urgency"]
     assert plain.urgency == max(plain.scores["urgency"], key=plain.scores["urgency"].__getitem__) == "low"
     assert (stated.intent, stated.sentiment) == (plain.intent, plain.sentiment)
 
