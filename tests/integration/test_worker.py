@@ -216,7 +216,9 @@ class TestRunning:
         assert worker.value("ticket_bundle_load_seconds_count") >= 2
         rejected = worker.value('ticket_messages_total{result="deleted"}')
         harness.send(["not JSON"])
-        eventually(lambda: worker.value('ticket_messages_total{result="deleted"}') == rejected + 1)
+        harness.put(name := f"e2e {uuid.uuid4()}")
+        eventually(lambda: worker.value('ticket_messages_total{result="deleted"}') == rejected + 2)
+        assert harness.stored([name]) == [name]
         assert worker.value('tickets_total{error_type="message_invalid",outcome="rejected"}') == 1
         assert worker.value('ticket_stage_seconds_count{stage="store"}') > 0
         assert worker.get("/nothing")[0] == 404
