@@ -37,18 +37,17 @@ def test_cfn_lint_finds_nothing(text: str) -> None:
     assert findings(text) == set()
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "finding"),
-    [
-        ("SqsManagedSseEnabled:", "SqsManagedSSE:", "E3002"),
-        ("aws:SourceArn: !Sub\n", "aws:SourceArn: !GetAtt RawBucket.Arn\n                Spare: !Sub\n", "E3004"),
-        ("!Ref MaxTicketBytes", "!Ref MaxBytes", "E1020"),
-    ],
-    ids=["property", "circular-dependency", "reference"],
-)
-def test_cfn_lint_detects_an_invalid_template(old: str, new: str, finding: str) -> None:
-    assert TEXT.count(old)
-    assert finding in {found.split()[0] for found in findings(TEXT.replace(old, new, 1))}
+def test_cfn_lint_detects_an_invalid_template() -> None:
+    faults = {
+        "E3002": ("SqsManagedSseEnabled:", "SqsManagedSSE:"),
+        "E3004": ("aws:SourceArn: !Sub\n", "aws:SourceArn: !GetAtt RawBucket.Arn\n                Spare: !Sub\n"),
+        "E1020": ("!Ref MaxTicketBytes", "!Ref MaxBytes"),
+    }
+    text = TEXT
+    for old, new in faults.values():
+        assert old in text
+        text = text.replace(old, new, 1)
+    assert faults.keys() <= {found.split()[0] for found in findings(text)}
 
 
 def test_transform_creates_function_and_mapping() -> None:

@@ -102,7 +102,18 @@ def test_only_commits_are_events(harness: Callable[[Models], StackHarness], coll
     assert collected.deliveries[before + 1].event is None
 
 
-def test_pattern_matching_equals_that_of_eventbridge(stack: EmbeddedStack, collected: ResultEvents) -> None:
+def test_pattern_matching_equals_that_of_eventbridge(
+    stack: EmbeddedStack, harness: Callable[[Models], StackHarness], collected: ResultEvents
+) -> None:
+    raw = ticket("T-patterns")
+    function, newer = harness(FakeModels("one@1")), harness(FakeModels("two@2"))
+    function.invoke(event(sent(raw, "first")))
+    newer.invoke(event(sent(raw, "second", 2)))
+    function.forget("T-patterns", raw["created_at"])
+    function.invoke(event(sent(raw, "third", 3)))
+    item = function.item("T-patterns", raw["created_at"])
+    assert item is not None
+    collected.wait_for([item["event"]["id"]])
     records = [dict(delivery.record) for delivery in collected.deliveries]
     assert {each["eventName"] for each in records} >= {"INSERT", "MODIFY", "REMOVE"}
     image = records[0]["dynamodb"]["NewImage"]
