@@ -9,7 +9,6 @@ be if both bundles were right equally often. It counts the disagreements in whic
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -148,7 +147,10 @@ def compare_bundles(items: Iterable[Item], *, examples: int) -> Comparison:
 def sign_test(one: int, other: int) -> float:
     """The two-sided p-value of the sign test for these two counts."""
     total = one + other
-    tail = sum(math.comb(total, number) for number in range(min(one, other) + 1))
+    tail = ways = 1  # the binomial coefficients, each from the one before
+    for number in range(min(one, other)):
+        ways = ways * (total - number) // (number + 1)
+        tail += ways
     return min(1.0, float(2 * tail / 2**total))
 
 
