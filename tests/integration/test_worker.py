@@ -214,12 +214,12 @@ class TestRunning:
         assert worker.get("/livez") == (200, "alive\n")
         assert worker.value("ticket_processes_ready") == 2
         assert worker.value("ticket_bundle_load_seconds_count") >= 2
-        rejected = worker.value('ticket_messages_total{result="deleted"}')
+        settled = worker.value('ticket_messages_total{result="deleted"}')
         harness.send(["not JSON"])
         harness.put(name := f"e2e {uuid.uuid4()}")
-        eventually(lambda: worker.value('ticket_messages_total{result="deleted"}') == rejected + 2)
+        eventually(lambda: worker.value('ticket_messages_total{result="deleted"}') == settled + 2)
         assert harness.stored([name]) == [name]
-        assert worker.value('tickets_total{error_type="message_invalid",outcome="rejected"}') == 1
+        assert worker.value('tickets_total{error_type="message_invalid",outcome="rejected"}') >= 1
         assert worker.value('ticket_stage_seconds_count{stage="store"}') > 0
         assert worker.get("/nothing")[0] == 404
 
