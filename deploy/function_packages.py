@@ -37,8 +37,9 @@ LEFT_OUT: Final = "enrichment/export"  # builds bundles; the wheel contains it, 
 # What is installed into zip and image, with hashes: `make lock`.
 REQUIREMENTS: Final = REPOSITORY / "deploy" / "requirements.txt"
 IMAGE_REQUIREMENTS: Final = REPOSITORY / "deploy" / "requirements-image.txt"  # in addition
-# What function and worker call; sts exchanges a Kubernetes service account for credentials.
-SERVICES: Final = ("dynamodb", "s3", "sqs", "sts")
+# What function and worker call, and what botocore calls for credentials: those of a Kubernetes service account, of
+# single sign-on and of `aws login`.
+SERVICES: Final = ("dynamodb", "s3", "sqs", "sts", "sso", "sso-oidc", "signin")
 
 
 class PackagingError(Exception):
