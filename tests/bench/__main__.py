@@ -285,7 +285,7 @@ def json_of(module: str, *arguments: str) -> dict[str, Any]:
     )
     if done.returncode:
         sys.exit(f"error: {module} failed:\n{done.stderr}")
-    lines = (done.stdout + done.stderr).strip().splitlines()
+    lines = done.stdout.strip().splitlines()
     return dict(json.loads(next(line for line in reversed(lines) if line.startswith("{"))))
 
 

@@ -76,4 +76,4 @@ def handler(bundle: str) -> None:
 
 if __name__ == "__main__":
     {"library": library, "handler": handler}[sys.argv[1]](sys.argv[2])
-    sys.stderr.write(json.dumps(STEPS) + "\n")
+    sys.stdout.write(json.dumps(STEPS) + "\n")
