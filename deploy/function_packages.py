@@ -105,8 +105,8 @@ def _write_json(path: Path, value: Any) -> None:
             return [short(each) for each in value]
         if not isinstance(value, dict):
             return value
-        # A text, because a shape could have a member of that name.
-        return {k: short(v) for k, v in value.items() if k != "documentation" or not isinstance(v, str)}
+        # Empty instead of absent, because botocore reads some. A text, because a shape could have such a member.
+        return {k: "" if k == "documentation" and isinstance(v, str) else short(v) for k, v in value.items()}
 
     path.write_text(json.dumps(short(value), separators=(",", ":")), encoding="utf-8")
 
