@@ -21,7 +21,6 @@ from typing import Final
 from deploy.function_packages import (
     IMAGE_REQUIREMENTS,
     REQUIREMENTS,
-    SERVICES,
     PackagingError,
     copy_modules,
     install_wheels,
@@ -96,8 +95,8 @@ def make_root() -> None:
 def gather_site(context: Path) -> None:
     """Install the function's dependencies into `context/site` unless they are up to date. Raises PackagingError."""
     machine, files = platform.machine(), (REQUIREMENTS, IMAGE_REQUIREMENTS)
-    contents = b"".join(path.read_bytes() for path in files)
-    state = hashlib.sha256(repr((machine, PYTHON, GLIBC, SERVICES)).encode() + contents).hexdigest()
+    contents = b"".join(path.read_bytes() for path in (*files, REPOSITORY / "deploy" / "function_packages.py"))
+    state = hashlib.sha256(repr((machine, PYTHON, GLIBC)).encode() + contents).hexdigest()
     stamp, site = context / "site.state", context / "site"
     if stamp.is_file() and stamp.read_text() == state:
         return
