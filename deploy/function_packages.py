@@ -63,7 +63,10 @@ def wheel_options(*, python: str, machine: str, glibc: int) -> list[str]:
 
 
 def install_wheels(folder: Path, *files: Path, python: str, machine: str, glibc: int) -> None:
-    """Install exactly the wheels whose hashes are in these requirements files. Raises PackagingError."""
+    """Install exactly the wheels whose hashes are in these requirements files, with a trimmed botocore.
+
+    Raises PackagingError.
+    """
     # The files are complete, and pip would look for dependencies of this machine's Python.
     options = ["--quiet", "--no-compile", "--no-deps", "--require-hashes", "--target", str(folder)]
     options += wheel_options(python=python, machine=machine, glibc=glibc)
@@ -78,6 +81,7 @@ def install_wheels(folder: Path, *files: Path, python: str, machine: str, glibc:
         errors = [line for line in ran.stderr.splitlines() if line.startswith("ERROR")]
         cause = errors[-1][:300] if errors else "see `pip install` for the reason"
         raise PackagingError(f"pip has no wheels for Python {python} on {machine}: {cause}")
+    trim_botocore(folder)
 
 
 def trim_botocore(folder: Path) -> None:

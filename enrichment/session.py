@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -81,8 +82,8 @@ class ParallelSession:
         """The results of `run(slice, options)` for slices that cover all texts, in order.
 
         `lengths` are the numbers of tokens per text. A slice has one text, or several of the same length, as many as
-        fit into 128 tokens. Padding would take time, and change the last digits of a result: the longer a sum, the more
-        additions round it.
+        fit into 128 tokens. Padding would take time, and change the last digits of a result: sums of another length are
+        added in another order.
         """
         slices = _slices(lengths)
         # If one run is large, all runs tidy up: only the last one to end finds unused memory.
@@ -99,9 +100,8 @@ class ParallelSession:
 def _slices(lengths: Sequence[int]) -> list[slice]:
     slices: list[slice] = []
     begin = 0
-    for end in range(1, len(lengths) + 1):
-        length = lengths[begin]
-        if end == len(lengths) or lengths[end] != length or (end + 1 - begin) * length > _RUN:
-            slices.append(slice(begin, end))
-            begin = end
+    for length, texts in groupby(lengths):
+        end, size = begin + len(list(texts)), max(1, _RUN // length)
+        slices += [slice(at, min(at + size, end)) for at in range(begin, end, size)]
+        begin = end
     return slices

@@ -25,7 +25,6 @@ from deploy.function_packages import (
     copy_modules,
     install_wheels,
     require_bundle,
-    trim_botocore,
 )
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -105,7 +104,6 @@ def gather_site(context: Path) -> None:
     shutil.rmtree(site, ignore_errors=True)
     context.mkdir(parents=True, exist_ok=True)
     install_wheels(site, *files, python=PYTHON, machine=machine, glibc=GLIBC)
-    trim_botocore(site)
     stamp.write_text(state)
 
 

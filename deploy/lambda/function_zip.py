@@ -19,14 +19,7 @@ from typing import Final
 import yaml
 from samtranslator.yaml_helper import yaml_parse
 
-from deploy.function_packages import (
-    REQUIREMENTS,
-    PackagingError,
-    copy_modules,
-    install_wheels,
-    require_bundle,
-    trim_botocore,
-)
+from deploy.function_packages import REQUIREMENTS, PackagingError, copy_modules, install_wheels, require_bundle
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 # Lambda's limit for the unpacked zip: 250 MB, by which it means this number of bytes.
@@ -120,7 +113,6 @@ def main() -> None:
             require_bundle(given.bundle)
             machine = MACHINES[given.architecture]
             install_wheels(folder, REQUIREMENTS, python=given.python, machine=machine, glibc=GLIBC)
-            trim_botocore(folder)
             copy_modules(folder)
             shutil.copytree(given.bundle, folder / BUNDLE)
             if not compile_modules(folder, given.python):

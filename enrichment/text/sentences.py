@@ -50,6 +50,7 @@ _IDENTIFIER: Final = re.compile(r"[a-z]++[A-Z\d]")  # "iPhone", "v2": no small l
 # A sentence ends at a line's end, or at closing punctuation before white space. A run of marks is tried once, at its
 # first: a search that begins again at each mark is quadratic.
 _END: Final = re.compile(r"(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++[\"'”’»)\]]*+(?=\s)|[。！？]++[」』”）]*+|\n\s*+")
+# No letter that begins the third alternative is of a script without spaces: the first two match those.
 _WORD: Final = re.compile(
     rf"[{CJK}]|[{UNSPACED}]{{1,4}}|\w[\w{_MARKS}]*+(?>(?:['’-][^\W{CJK}{UNSPACED}][\w{_MARKS}]*+)*)"
 )

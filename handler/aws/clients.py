@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from botocore.config import Config
 from botocore.exceptions import DataNotFoundError, UnknownServiceError
-from botocore.loaders import JSONFileLoader, Loader
+from botocore.loaders import JSONFileLoader, Loader, instance_cache
 from botocore.session import Session
 from pydantic import HttpUrl
 from pydantic_core import from_json
@@ -40,17 +40,15 @@ class _ServiceLoader(Loader):
     """
 
     FILE_LOADER_CLASS = _FileLoader
-    _services: list[str] | None = None
 
+    @instance_cache
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's signature
         """The services of which there is any description."""
-        if self._services is None:
-            found: set[str] = set()
-            for path in self.search_paths:
-                with suppress(*_NO_FILE):
-                    found.update(os.listdir(path))  # noqa: PTH208 - Path.iterdir makes a path of each
-            self._services = sorted(found)
-        return self._services
+        found: set[str] = set()
+        for path in self.search_paths:
+            with suppress(*_NO_FILE):
+                found.update(os.listdir(path))  # noqa: PTH208 - Path.iterdir makes a path of each
+        return sorted(found)
 
     def load_service_model(self, service_name: str, type_name: str, api_version: str | None = None) -> Any:
         """As Loader.load_service_model. Raises UnknownServiceError if the service has no description of this kind."""

@@ -115,13 +115,20 @@ def test_folder_that_others_can_change_is_not_opened(small: Path, tmp_path: Path
         install_bundle(small.as_uri(), str(tmp_path), no_client)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
 @pytest.mark.parametrize(("user", "group"), [(65534, -1), (-1, 65533)])
-def test_folder_of_another_user_or_group_is_not_opened(small: Path, tmp_path: Path, user: int, group: int) -> None:
+def test_folder_of_another_user_or_group_is_not_opened(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, group: int
+) -> None:
     target = install_bundle(small.as_uri(), str(tmp_path), no_client)
     target.chmod(0o770)
     assert install_bundle(small.as_uri(), str(tmp_path), no_client) == target  # writable by this user's own group
-    os.chown(target, user, group)
+    if os.geteuid() == 0:
+        os.chown(target, user, group)
+    elif group == -1:  # only root can give a folder to somebody else, so somebody else reads it
+        monkeypatch.setattr(os, "geteuid", lambda: user)
+    else:
+        monkeypatch.setattr(os, "getegid", lambda: group)
+        monkeypatch.setattr(os, "getgroups", list)
     with pytest.raises(BundleInvalid, match="other users can change it"):
         install_bundle(small.as_uri(), str(tmp_path), no_client)
 
