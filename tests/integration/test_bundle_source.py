@@ -125,9 +125,11 @@ def test_folder_of_another_user_or_group_is_not_opened(
     if os.geteuid() == 0:
         os.chown(target, user, group)
     elif group == -1:  # only root can give a folder to somebody else, so somebody else reads it
-        monkeypatch.setattr(os, "geteuid", lambda: user)
+        other = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: other)
     else:
-        monkeypatch.setattr(os, "getegid", lambda: group)
+        other = os.getegid() + 1
+        monkeypatch.setattr(os, "getegid", lambda: other)
         monkeypatch.setattr(os, "getgroups", list)
     with pytest.raises(BundleInvalid, match="other users can change it"):
         install_bundle(small.as_uri(), str(tmp_path), no_client)
