@@ -34,7 +34,7 @@ class Sent(Exception):
 def stop(request, **_):
     raise Sent(request.method, request.url, request.body if isinstance(request.body, (bytes, str)) else "")
 
-found = [botocore.__file__.startswith(sys.argv[1])]
+found, session = [botocore.__file__.startswith(sys.argv[1])], Session()  # one session reads each description once
 for service in sys.argv[2:]:
     model = client_factory(None)(service).meta.service_model
     for name in model.operation_names:
@@ -43,7 +43,7 @@ for service in sys.argv[2:]:
         found.append([service, name, operation.http, *(sorted(shape.members) if shape else None for shape in shapes)])
     for region in ("eu-central-1", "us-east-1", "cn-north-1", "us-gov-west-1", "eusc-de-east-1"):
         for options in ({}, {"use_fips_endpoint": True}, {"use_dualstack_endpoint": True}):
-            client = Session().create_client(service, region, config=Config(**options))
+            client = session.create_client(service, region, config=Config(**options))
             found.append([region, client.meta.endpoint_url, client.meta.config.signature_version])
             if service in CALLS:
                 operation, arguments = CALLS[service]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from handler.tickets.drift import DRIFT_ATTRIBUTES
 from handler.tickets.repository import Selection, TicketRepository
 from handler.tickets.similarity import vector_of
 from tests.integration.test_forgetting import operator_of
+from tests.integration.test_page import ended, get, link_of, start
 from tests.integration.test_role import outcome_of_forgotten_ticket, settings_of_role
 from tests.integration.test_storage import write
 from tests.integration.test_tickets import credentials_of_user
@@ -245,6 +247,25 @@ def test_corrections_keep_the_range(run: Callable[..., list[str]], tmp_path: Pat
     run("corrections", str(file))
     found = {row["ticket_id"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
     assert {name: row["body"] for name, row in found.items()} == {name: TEXTS[name][1] for name in ("B-3", "B-4")}
+
+
+def test_page_shows_the_ticket(stack: EmbeddedStack, stored: Mapping[str, Any], tmp_path: Path) -> None:
+    assert stored
+    settings = {**stack.environment(), "VECTOR_INDEX": f"sqlite://{tmp_path}"}
+    with ended(start(settings, "handler.tickets", "serve", "--port", "0")) as process:
+        port, path = link_of(process)
+        _, cookie, _ = get(port, path)
+        status, _, shown = get(port, "/ticket?id=B-1", cookie)
+        assert status == 200
+        assert html.escape("billed two times for the same month. Grüße 🎫") in shown
+        status, _, choice = get(port, "/choice?id=B-1&task=sentiment&fragment=1", cookie)
+        assert status == 200
+        assert all(label in choice for label in ("POSITIVE", "NEGATIVE", "NEUTRAL"))
+        _, _, download = get(port, "/ticket.json?id=B-1", cookie)
+        assert json.loads(download)["body"] == TEXTS["B-1"][1]
+        process.terminate()
+        process.communicate()
+    assert process.returncode == 0
 
 
 def test_range_needs_its_permission(stack: EmbeddedStack, stored: Mapping[str, Any]) -> None:

@@ -225,7 +225,7 @@ def _rows_done(out: Path) -> int:
 def begun(source: Path, bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A source and an output, of which an interrupted run has written a part."""
     mine, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    mine.write_bytes(source.read_bytes())
+    mine.write_bytes((source.read_bytes() + b"\n") * 5)  # far more than is done before the signal
     with killed_at_end(subprocess.Popen(command(bundle, mine, out), stderr=subprocess.DEVNULL)) as process:
         eventually(lambda: (tmp_path / "out.jsonl.progress").exists() and _workers(process.pid))
         process.send_signal(signal.SIGTERM)
@@ -274,8 +274,8 @@ def test_two_runs_do_not_write_one_output(begun: tuple[Path, Path], bundle: Path
     source, out = begun
     with killed_at_end(subprocess.Popen(command(bundle, source, out), stderr=subprocess.DEVNULL)) as first:
         eventually(lambda: psutil.Process(first.pid).children())
+        first.send_signal(signal.SIGSTOP)  # so that it cannot end before the second one has tried
         second = run(bundle, source, out)
-        first.kill()
     assert second.returncode == 2
     assert second.stderr == f"error: another process writes {out}; wait for it, or choose another --out\n"
 
