@@ -35,6 +35,7 @@ _NEEDED = {"ministack": "ministack", "samtranslator": "aws-sam-translator"}  # m
 # Only these variables: AWS_*, PERSIST_STATE or SERVICES from a user's shell would change the emulator's behaviour.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
 _SECONDS_TO_START = 30.0
+_ATTEMPTS = 3
 _SECONDS_TO_STOP = 3.0
 
 
@@ -92,11 +93,24 @@ class Emulator:
         for module, package in _NEEDED.items():
             if importlib.util.find_spec(module) is None:
                 raise StackError(f"{package} is not installed: pip install '.[local]'")
-        self.port = _usable_port(self.port)
         self._scratch = Path(tempfile.mkdtemp(prefix="ticket-stack-"))
-        mark = secrets.token_hex(8)
+        chosen = self.port
+        for attempt in range(1, _ATTEMPTS + 1):
+            self.port = _usable_port(chosen)
+            child = self._child = self._run(mark := secrets.token_hex(8))
+            deadline = time.monotonic() + _SECONDS_TO_START
+            while child.poll() is None and time.monotonic() < deadline:
+                if self._is_healthy(mark):
+                    return
+                time.sleep(0.02)
+            # A free port may be taken by another process before the child listens there.
+            if chosen or child.poll() is None or attempt == _ATTEMPTS:
+                raise StackError(f"the embedded stack did not start: {self.last_error() or 'try again'}")
+
+    def _run(self, mark: str) -> subprocess.Popen[bytes]:
+        assert self._scratch is not None
         with (self._scratch / "log").open("wb") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own text
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and our own text
                 [sys.executable, "-c", _program(), str(os.getpid()), str(self._scratch)],
                 env=self._environment(mark),
                 cwd=self._scratch,
@@ -105,11 +119,6 @@ class Emulator:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent, which then ends the child
             )
-        deadline = time.monotonic() + _SECONDS_TO_START
-        while not self._is_healthy(mark):
-            if self._child.poll() is not None or time.monotonic() > deadline:
-                raise StackError(f"the embedded stack did not start: {self.last_error() or 'try again'}")
-            time.sleep(0.02)
 
     def stop(self) -> None:
         """Stop the child and delete its data; may be called twice."""

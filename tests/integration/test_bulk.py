@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -61,8 +63,13 @@ def test_live_tickets_overtake_bulk_and_each_is_settled_in_its_queue(
 
     with worker(settings, log) as running:
         running.wait_until('"outcome":"done"')
+        child = running.child()
+        assert child is not None
+        os.kill(child, signal.SIGSTOP)  # until the live tickets are in their queue
         before = len(stored())
         put(bulk_stack, "RawBucket", "live", made[BULK:])
+        eventually(lambda: depth(bulk_stack, "QueueUrl") == LIVE)
+        os.kill(child, signal.SIGCONT)
         for output in ("QueueUrl", "BulkQueueUrl"):
             eventually(lambda output=output: depth(bulk_stack, output) == 0, 120)  # type: ignore[misc]  # bound now
     keys = stored()

@@ -131,7 +131,7 @@ def test_exported_corrections_can_be_scored(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     enrich(harness("one@1"), ticket("T-3", body="This is the third time that it fails. We are losing money!"))
-    run("correct", "T-3", "--sentiment", "negative")
+    run("correct", "T-3", "--sentiment", "positive")  # another test counts the negative ones
     file = tmp_path / "corrections.jsonl"
     run("corrections", str(file))
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

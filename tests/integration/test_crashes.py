@@ -99,7 +99,7 @@ def test_worker_stores_200_tickets_and_rejects_the_one_that_kills_its_process(
     assert tickets.rejected() == {deadly: "crashed"}
     lines = [json.loads(line) for line in running.log.read_text().splitlines()]
     died = [line for line in lines if line["message"].startswith("a process exited unexpectedly")]
-    assert len(died) == 4
+    assert len(died) >= 4  # more on a machine so slow that a message is delivered again meanwhile
     assert len(died[-1]["message_ids"]) == 1, "it ran alone, after its neighbours were deleted"
     before = [line for line in lines if line["message"] == "messages that were received before"]
     assert any(len(line["message_ids"]) > 1 and not line["suspects"] for line in before)
@@ -141,8 +141,7 @@ def test_function_stores_200_tickets_and_rejects_the_one_that_kills_its_process(
     assert tickets.rejected() == {deadly: "crashed"}
     results = Counter(invocation.error_type for invocation in proxy.invocations)
     assert results.keys() == {None, "Runtime.ExitError"}
-    # More on a machine so slow that a message is delivered again while its batch is processed.
-    assert results["Runtime.ExitError"] >= 4
+    assert results["Runtime.ExitError"] >= 4  # here too
     assert "could not be noted" not in (tmp_path / "log").read_text()
 
 
@@ -152,8 +151,8 @@ def test_random_kills_reject_no_ticket(stack: EmbeddedStack, bundle: Path, tmp_p
         settings |= {"AWS_ENDPOINT_URL": proxy.url, "NUM_WORKERS": "1"}
         with worker(settings, tmp_path / "log", "--visibility-timeout", "3") as running:
             running.wait_until("a process is ready")
-            killer = ProcessKiller(proxy, running.child, random.Random(7), 4, longest=120)
-            names = tickets.send(*["good"] * 100)
+            killer = ProcessKiller(proxy, running.child, random.Random(7), 4, longest=100)
+            names = tickets.send(*["good"] * 200)
             tickets.wait_until_empty()
     assert tickets.stored(names) == set(names)
     assert tickets.rejected() == {}

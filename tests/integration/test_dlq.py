@@ -327,13 +327,13 @@ def test_slow_replay_keeps_its_messages_invisible(queues: Queues) -> None:
             other.start() if proxy.calls.count("ReceiveMessage") == 1 and not other.ident else None
         )
         result = queues.run(
-            "--yes", "--rate", "2.5", "--visibility-timeout", "1", "--limit", "10", "--json", endpoint_url=proxy.url
+            "--yes", "--rate", "2", "--visibility-timeout", "3", "--limit", "10", "--json", endpoint_url=proxy.url
         )
     stop.set()
     other.join()
     assert result.exit_code == 0, result.output
-    assert time.monotonic() - started > 3  # ten messages in batches of two, at 2.5 per second
-    assert proxy.calls.count("ChangeMessageVisibilityBatch") >= 2
+    assert time.monotonic() - started > 3  # ten messages at two per second
+    assert proxy.calls.count("ChangeMessageVisibilityBatch") >= 1
     assert seen == []
     assert bodies(queues.take(queues.live)) == Counter(f"body {number}" for number in range(10))
 

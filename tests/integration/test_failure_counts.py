@@ -64,9 +64,11 @@ def test_cleared_note_expires_at_once(stack: EmbeddedStack) -> None:
     assert int(item["expires_at"]["N"]) >= int(before) + 14 * 24 * 3600
     assert item.keys() == {"ticket_id", "created_at", "expires_at", "unfinished_alone"}
     notes.end("note")
-    item = dynamodb.get_item(TableName=table, Key=key)["Item"]
-    assert int(before) <= int(item["expires_at"]["N"]) <= int(time.time())
-    assert item.keys() == {"ticket_id", "created_at", "expires_at"}
+    item = dynamodb.get_item(TableName=table, Key=key).get("Item")
+    assert item is None or (  # it may have expired already
+        int(before) <= int(item["expires_at"]["N"]) <= int(time.time())
+        and item.keys() == {"ticket_id", "created_at", "expires_at"}
+    )
 
 
 def test_item_expires_and_is_not_a_ticket(stack: EmbeddedStack) -> None:

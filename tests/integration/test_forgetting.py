@@ -71,7 +71,7 @@ def eventually(condition: Callable[[], bool], what: str, seconds: float = 120.0)
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "handler.tickets", "forget", *arguments, "--wait", "1", "--empty-polls", "1"]
+    return [sys.executable, "-m", "handler.tickets", "forget", "--wait", "1", "--empty-polls", "1", *arguments]
 
 
 def forget(environment: Mapping[str, str], audit: Path, *arguments: str) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def test_nothing_of_forgotten_tickets_comes_back(
         try:
             eventually(lambda: system.stored() == everything, "all tickets are stored")
             # The first run is killed as soon as it has begun.
-            line = [*command("T-2", "--yes", "--audit", str(audit))]
+            line = command("T-2", "--yes", "--audit", str(audit), "--empty-polls", "20")
             with subprocess.Popen(line, env=operator, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as killed:
                 eventually(lambda: audit.exists() and "begin" in audit.read_text(), "the command has begun")
                 killed.kill()

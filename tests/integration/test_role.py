@@ -106,8 +106,8 @@ def test_notes_need_no_other_permission(stack: EmbeddedStack, harness: StackHarn
     assert [line["outcome"] for line in answer.tickets("T-noted")] == ["done"]
     assert "could not be" not in answer.log
     key = {"ticket_id": {"S": "#failures#T-noted"}, "created_at": {"N": "-2"}}
-    item = stack.client("dynamodb").get_item(TableName=stack.outputs["TableName"], Key=key)["Item"]
-    assert "unfinished" not in item, "the note was written and cleared"
+    item = stack.client("dynamodb").get_item(TableName=stack.outputs["TableName"], Key=key).get("Item", {})
+    assert "unfinished" not in item, "the note was written and cleared, or has expired already"
     with without(stack, *UPDATES):
         answer = harness.invoke(event(record(ticket("T-unnoted"), "T-unnoted", receive_count=2)))
     assert [line["outcome"] for line in answer.tickets("T-unnoted")] == ["done"]

@@ -6,10 +6,10 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
+import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -29,6 +29,8 @@ from handler.tickets.search.indexer import Indexer
 from handler.tickets.search.query import QueryEncoder, Search
 from handler.tickets.search.sqlite import SqliteIndex
 from tests.integration.test_tickets import credentials_of_user
+from tests.support.proxy import Proxy
+from tests.support.waiting import eventually, killed_at_end
 
 # Other tests share the table: these tickets have dates of their own.
 START: Final = 1_000_000_000
@@ -117,7 +119,7 @@ def reader(stack: EmbeddedStack, bundle: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("search")
     actions = ("dynamodb:Query", "dynamodb:BatchGetItem", "s3:GetObjectVersion")
     return {
-        **credentials_of_user(stack, "tickets-searcher", *actions),
+        **credentials_of_user(stack, f"tickets-searcher-{uuid.uuid4()}", *actions),
         "MODEL_BUNDLE": bundle.as_uri(),
         "BUNDLE_CACHE_DIR": str(folder / "bundles"),
         "VECTOR_INDEX": f"sqlite://{folder}",
@@ -239,28 +241,35 @@ def test_killed_indexer_goes_on_where_it_stopped(
         requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
         assert not dynamodb.batch_write_item(RequestItems={table: requests})["UnprocessedItems"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment = {**kept, **reader, "VECTOR_INDEX": f"sqlite://{tmp_path}"}
     command = [sys.executable, "-m", "handler.tickets", "index", "--json"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    end = time.monotonic() + 120
-    try:
-        while not (indexed := _entries(tmp_path)) and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
-    indexed, mark = _entries(tmp_path), _index(tmp_path).mark()
-    assert mark is not None
-    assert 0 < len(indexed) < 900
-    wanted = {int(item["created_at"]["N"]) for item in items}
-    assert {moment for moment in wanted if moment <= mark} <= {created_at for _, created_at in indexed}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    is_killed = threading.Event()
+    with Proxy(stack.endpoint_url) as proxy:
+
+        def hold(operation: str) -> None:
+            if operation == "GET" and proxy.calls.count("GET") > 450:  # the second batch is not complete
+                is_killed.wait(120)
+
+        proxy.before = hold
+        own = {"VECTOR_INDEX": f"sqlite://{tmp_path}", "AWS_ENDPOINT_URL": proxy.url}
+        environment, nowhere = {**kept, **reader, **own}, subprocess.DEVNULL
+        with killed_at_end(subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere)):
+            eventually(lambda: _entries(tmp_path), 120)
+        is_killed.set()
+        indexed, mark = _entries(tmp_path), _index(tmp_path).mark()
+        assert mark is not None
+        assert 0 < len(indexed) < 900
+        wanted = {int(item["created_at"]["N"]) for item in items}
+        assert {moment for moment in wanted if moment <= mark} <= {created_at for _, created_at in indexed}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert wanted <= {created_at for _, created_at in _entries(tmp_path)}
     result = json.loads(done.stdout)
     assert result["unchanged"] == len(indexed)
     assert result["stored"] == len(_entries(tmp_path)) - len(indexed)
+    for start in range(0, len(items), 25):  # other tests would find them
+        keys = [
+            {"ticket_id": item["ticket_id"], "created_at": item["created_at"]} for item in items[start : start + 25]
+        ]
+        dynamodb.batch_write_item(RequestItems={table: [{"DeleteRequest": {"Key": key}} for key in keys]})
 
 
 def _index(folder: Path) -> SqliteIndex:

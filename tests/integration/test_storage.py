@@ -450,7 +450,7 @@ def client_of_server(server: Any) -> Iterator[Callable[[str], Any]]:
 
     def make(service: str) -> Any:
         # No retries: the mapping of an error does not depend on the number of attempts.
-        options = Config(retries={"total_max_attempts": 1}, read_timeout=0.3, proxies={})
+        options = Config(retries={"total_max_attempts": 1}, proxies={})
         made.append(client(service, endpoint_url=f"http://127.0.0.1:{server.server_port}", config=options))
         return made[-1]
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -113,7 +114,8 @@ def credentials_of_user(stack: EmbeddedStack, name: str, *actions: str) -> dict[
 @pytest.fixture(scope="module")
 def reader(stack: EmbeddedStack) -> dict[str, str]:
     """The environment of a user with only the permissions that the command documents: a scan is denied."""
-    return credentials_of_user(stack, "tickets-reader", "dynamodb:Query", "s3:GetObjectVersion")
+    name = f"tickets-reader-{uuid.uuid4()}"  # pytest-xdist may set a module up twice, for two parts of it
+    return credentials_of_user(stack, name, "dynamodb:Query", "s3:GetObjectVersion")
 
 
 Run = Callable[..., list[str]]

@@ -174,7 +174,7 @@ def test_killed_process_loses_none_of_its_batches(
     with Proxy(stack.endpoint_url) as proxy:
         proxy.before = hold
         settings["AWS_ENDPOINT_URL"] = proxy.url
-        with worker(settings, tmp_path / "log", "--visibility-timeout", "3") as running:
+        with worker(settings, tmp_path / "log", "--visibility-timeout", "6") as running:
             # The first batch is being stored, the second one too or in the models, the third one has been read.
             eventually(lambda: proxy.calls.count("GET") >= 30)
             child = running.child()

@@ -396,7 +396,7 @@ def test_models_leave_time_for_later_stages(harness: FakeHarness) -> None:
 @pytest.mark.parametrize("stage", ["fetch", "store"])
 def test_hanging_call_is_out_of_time_and_blocks_no_other(harness: FakeHarness, stage: str) -> None:
     put(harness, "hangs", "b")
-    harness.seconds = [1, 0.35, 30] if stage == "fetch" else [1, 30, 30, 30, 0.26, 30]
+    harness.seconds = [1, 1.65, 30] if stage == "fetch" else [1, 30, 30, 30, 0.6, 30]
     gate = (harness.source.faults if stage == "fetch" else harness.sink.faults).hang("hangs", "T-hangs")
     answer = harness.invoke(event(record(notification("hangs")), record(notification("b"), "m-2")))
     gate.set()
@@ -474,7 +474,7 @@ def test_delay_of_a_ticket_out_of_time(harness: FakeHarness, where: str, shortes
 def test_calls_queued_behind_a_full_pool_fail(harness: FakeHarness) -> None:
     hanging = [f"hangs-{i}" for i in range(16)]
     put(harness, *hanging, "queued")
-    harness.seconds = [1, 0.35, 0.2]
+    harness.seconds = [1, 0.35, 0.6]
     gate = harness.source.faults.hang(*hanging)
     answer = harness.invoke(event(*(record(notification(key), key) for key in (*hanging, "queued"))))
     gate.set()

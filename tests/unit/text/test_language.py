@@ -68,10 +68,12 @@ def test_any_text_can_be_asked_about(text: str) -> None:
 
 def test_a_long_text_takes_no_longer_than_a_paragraph() -> None:
     def seconds(text: str) -> float:
-        begin = time.process_time()
+        found = []
         for _ in range(20):
+            begin = time.process_time()
             language.detect(text)
-        return time.process_time() - begin
+            found.append(time.process_time() - begin)
+        return min(found)
 
     sentence = "The export of our contacts stops at row 512 and the page then stays white. "
     seconds(sentence)  # loads the table
