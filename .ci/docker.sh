@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.."
 state=build/docker # state of the engine that this script started
 log=$state/log
 
+# As in .ci/run.
+apt() { DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"; }
+
 answers() { docker version >/dev/null 2>&1; }
 
 # By default with a bridge network; without one if the kernel does not allow it: builds and tests use no network or the
@@ -35,15 +38,18 @@ start)
     command -v docker >/dev/null || missing+=(docker.io)
     command -v debootstrap >/dev/null || missing+=(debootstrap) # builds the base image
     if ((${#missing[@]})); then
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get update -q
-        apt-get install -yq --no-install-recommends "${missing[@]}"
+        apt update
+        apt install -y --no-install-recommends "${missing[@]}"
         # A separate package since Debian 13.
-        command -v docker >/dev/null || apt-get install -yq --no-install-recommends docker-cli
+        command -v docker >/dev/null || apt install -y --no-install-recommends docker-cli
     fi
     answers && exit 0
     mkdir -p $state
-    launch || launch --iptables=false --ip6tables=false --bridge=none || {
+    launch || {
+        echo "dockerd does not start with a bridge network, now without one:" >&2
+        tail -n 5 $log >&2
+        launch --iptables=false --ip6tables=false --bridge=none
+    } || {
         tail -n 5 $log >&2
         echo "error: dockerd does not start here, see $log" >&2
         exit 1
@@ -55,7 +61,8 @@ stop)
     rm $state/pid
     [[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]] || exit 0 # it has ended, and its pid may have been reused
     kill "$pid" 2>/dev/null || exit 0
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    # `kill -0` also succeeds for a zombie, whose parent may never wait for it.
+    while kill -0 "$pid" 2>/dev/null && ! grep -qs '^State:\s*Z' "/proc/$pid/status"; do sleep 0.1; done
     ;;
 *)
     echo "usage: $0 start|stop" >&2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
 
+from events.generator import TicketGenerator
 from tests.endtoend.pipeline import Pipeline, wait_until
 from tests.endtoend.test_tickets import made
 from tests.runtime.container import docker
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tests.endtoend.cloud import Cloud
 
 _TICKETS = 120
+_MORE = 40
 _VISIBILITY = 15  # seconds; much longer than a batch takes, much shorter than the template's six minutes
 _TIMEOUT = 240.0
 
@@ -34,16 +37,24 @@ def short_visibility(pipeline: Pipeline) -> Iterator[None]:
 
 
 def test_crash_loses_nothing(cloud: Cloud, pipeline: Pipeline) -> None:
-    raw = {f"crash/{t['ticket_id']}.json": json.dumps(t).encode() for t in made(_TICKETS, seed=6)}
+    tickets = TicketGenerator(seed=6, start=1_790_000_000)
+    raw: dict[str, bytes] = {}
+
+    def put(count: int) -> None:
+        new = {f"crash/{t['ticket_id']}.json": json.dumps(t).encode() for t in islice(tickets, count)}
+        raw.update(new)
+        pipeline.put(new)
+
     crashes, killed = cloud.crashes(), 0
     with short_visibility(pipeline):
-        pipeline.put(raw)
+        put(_TICKETS)
         deadline = time.monotonic() + _TIMEOUT
         while cloud.crashes() < crashes + 2:
             assert time.monotonic() < deadline, (
                 f"{killed} containers were killed during a batch, {cloud.crashes() - crashes} crashes were reported"
             )
-            assert pipeline.depth(), "all tickets were processed before two containers had been killed during a batch"
+            if not pipeline.depth():  # a fast machine has processed all of them
+                put(_MORE)
             for name in filter(is_processing, cloud.environments()):
                 killed += docker("kill", "--signal", "KILL", name).returncode == 0
                 break

@@ -147,8 +147,8 @@ class Scenario:
         assert reconciliation.is_balanced, reconciliation
         assert not reconciliation.errors, reconciliation.errors[:20]
         assert not event_errors, event_errors[:20]
-        # 5 s on a quiet machine; the emulator's pipe reads the stream once per second.
-        assert reconciliation.delay < 3 * 5, reconciliation
+        # 5 s on a quiet machine, as printed; the emulator's pipe reads the stream once per second.
+        assert reconciliation.delay < 60, reconciliation
         return reconciliation
 
     def items(self) -> dict[tuple[str, int], dict[str, Any]]:

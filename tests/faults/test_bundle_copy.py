@@ -97,6 +97,7 @@ def test_corrupt_source_file_stops_the_worker(scenario: Scenario, bundle_store: 
     bundle_store.put(ENCODER, good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
     messages = scenario.traffic.mixed(scenario.size(100))
     scenario.sender.send(messages)
+    wait_for(lambda: scenario.sender.depth()[0] == len(messages))  # S3 notifies the queue a moment after an upload
     before = scenario.sender.depth()
     with worker(bundle_store.environment(), tmp_path / "log") as one:
         assert one.process.wait(60) == 1

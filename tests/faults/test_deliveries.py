@@ -11,13 +11,15 @@ from shutil import copytree
 from typing import TYPE_CHECKING
 
 from enrichment import Enricher
+from handler.worker.reports import WorkerOptions
 from tests.support.reconciliation import Reference
 from tests.support.workers import worker
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Scenario
 
-
+# For exact counts: on a busy machine no message may come back, and no batch may run out of time.
+PATIENT = WorkerOptions(wait=1, visibility_timeout=60, timeout=120)
 SIZES = (
     {"BATCH_SIZE": "10"},
     {"BATCH_SIZE": "7"},
@@ -42,7 +44,8 @@ def test_duplicates_are_enriched_once_by_two_workers(scenario: Scenario, tmp_pat
         logs = [tmp_path / f"{number}.log" for number in range(2)]
         # The first one installs the bundle.
         workers = [
-            running.enter_context(worker(environment | size, log)) for log, size in zip(logs, SIZES, strict=True)
+            running.enter_context(worker(environment | size, log, "--visibility-timeout", "60"))
+            for log, size in zip(logs, SIZES, strict=True)
         ]
         for one in workers:
             one.wait_until("a process is ready")
@@ -85,12 +88,12 @@ def test_newer_content_wins_in_any_order(scenario: Scenario) -> None:
 
 def test_new_bundle_reenriches_and_same_bundle_skips(scenario: Scenario, tmp_path: Path) -> None:
     messages = scenario.traffic.mixed(scenario.size(500))
-    reconciliation, containers = scenario.run(messages)
+    reconciliation, containers = scenario.run(messages, options=PATIENT)
     assert containers.tickets() == {"done": len(messages)}
 
     again = [scenario.traffic.again(message) for message in messages]
     random.Random(scenario.seed).shuffle(again)
-    reconciliation, containers = scenario.run(again)
+    reconciliation, containers = scenario.run(again, options=PATIENT)
     assert containers.tickets() == {"skipped": len(messages)}
     assert reconciliation.superseded == 0
 
@@ -101,6 +104,6 @@ def test_new_bundle_reenriches_and_same_bundle_skips(scenario: Scenario, tmp_pat
     newer = Enricher.open(folder, threads=1)
     anew = [scenario.traffic.again(message) for message in messages]
     scenario.reference = Reference(newer)
-    reconciliation, containers = scenario.run(anew, models=newer)
+    reconciliation, containers = scenario.run(anew, models=newer, options=PATIENT)
     assert containers.tickets() == {"done": len(messages)}
     assert reconciliation.superseded == len(messages)

@@ -78,7 +78,10 @@ def test_dynamodb_down_for_a_minute(scenario: Scenario) -> None:
     reconciliation, containers = scenario.run(scenario.traffic.mixed(100), fault_plan=outage, speedup=1)
     assert outage.refused >= 100
     assert (reconciliation.enriched, reconciliation.rejected) == (100, Counter())
-    assert {code for _, code in containers.errors()} == {"service_failed"}
+    codes = {code for _, code in containers.errors()}
+    assert "service_failed" in codes
+    # On a busy machine the repeated calls of a batch may take all its time.
+    assert codes <= {"service_failed", "out_of_time"}
 
 
 def test_own_failures_are_counted_separately_from_an_outage(scenario: Scenario) -> None:
@@ -154,7 +157,13 @@ def test_workers_stop_receiving_during_an_outage(scenario: Scenario, tmp_path: P
         refused = outage.refused
         wait_for(lambda: outage.refused > refused)  # a probe fails too
         outage.on.clear()
-        wait_for(lambda: metric('ticket_breaker_processes{state="closed"}') == 2)
+        # A breaker closes only when its process stores a ticket, and the other one may have taken all that were left.
+        deadline = time.monotonic() + 300
+        while metric('ticket_breaker_processes{state="closed"}') < 2:
+            assert time.monotonic() < deadline, "the breakers did not close in time"
+            messages.append(scenario.traffic.inline())
+            scenario.sender.send(messages[-1:])
+            time.sleep(1)
         assert get(port, "/readyz") == (HTTPStatus.OK, "ready\n")
         scenario.sender.wait_until_empty()
         assert metric("ticket_breaker_openings_total") == 2

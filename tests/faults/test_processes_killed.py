@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_two_workers_killed_repeatedly(scenario: Scenario, tmp_path: Path) -> No
             killers.append(ProcessKiller(proxy, one.child, rng, scenario.size(KILLS)))
         scenario.sender.send(messages)
         scenario.sender.wait_until_empty()
+        # The number of calls up to a kill is random, so these messages may not have been enough.
+        deadline = time.monotonic() + 600
+        while any(len(killer.kills) < scenario.size(KILLS) for killer in killers) and time.monotonic() < deadline:
+            more = scenario.traffic.mixed(20)
+            messages += more
+            scenario.sender.send(more)
+            scenario.sender.wait_until_empty()
     kills = Counter(kill for killer in killers for kill in killer.kills)
     scenario.reconcile(messages, {f"killed {kill}": number for kill, number in kills.items()})
     assert kills.total() == 2 * scenario.size(KILLS)

@@ -32,6 +32,7 @@ RUNS = 100
 CONCURRENCY = 8  # they spend most of the time waiting
 BATCH = 10
 VISIBILITY_TIMEOUT = 2  # seconds after which the messages of a killed process are visible again
+WAIT = 1  # seconds of a long poll; shorter than that, or the poll of a killed process could take them
 
 
 @dataclass
@@ -118,16 +119,10 @@ class Run:
     def _start(self, endpoint_url: str) -> int:
         settings = {name: value for name, value in self.stack.environment().items() if name.startswith("AWS_")}
         queues = {"DLQ_URL": self.dead, "QUEUE_URL": self.live, "AWS_ENDPOINT_URL": endpoint_url}
-        options = [
-            "replay",
-            "--yes",
-            "--visibility-timeout",
-            str(VISIBILITY_TIMEOUT),
-            "--wait",
-            "1",
-            "--empty-polls",
-            "1",
-        ]
+        # A busy machine needs more time to kill a process during its last receive.
+        factor = 3 if self.result.phase == "later" else 1
+        options = ["replay", "--yes", "--visibility-timeout", str(factor * VISIBILITY_TIMEOUT)]
+        options += ["--wait", str(factor * WAIT), "--empty-polls", "1"]
         options += ["--reason", "throttled"] if self.has_filter else []
         options += ["--audit", str(self.audit)] if self.audit else []
         return self.starter.start(options, {**settings, **queues})

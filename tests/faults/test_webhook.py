@@ -63,7 +63,8 @@ def test_killed_workers_lose_no_event(scenario: Scenario, tmp_path: Path) -> Non
                     # What a killed worker was sending comes back a minute later.
                     eventually(lambda: next(outbox.due(_LATER), None) is None, 300)
                 else:
-                    receiver.wait_for(lambda before=accepted: len(receiver.accepted) > before + part // 3)  # type: ignore[misc]
+                    enough = accepted + part // 3
+                    receiver.wait_for(lambda enough=enough: len(receiver.accepted) > enough, 300)  # type: ignore[misc]
                     for one in workers:
                         one.process.kill()
                         one.process.wait()

@@ -179,15 +179,16 @@ class Traffic:
         for raw in (b"", b"not JSON", "{'subject': 'Grüße'}".encode("latin-1"), b"[]", json.dumps({"a": 1}).encode()):
             yield self._upload(raw, "schema_violation")
         yield self._upload(json.dumps(self.ticket(body="long " * 20_000)).encode(), "object_too_large")
-        yield self._upload(json.dumps(self.ticket()).encode(), "object_gone", gone=True)
+        # A container may read it before it is deleted.
+        yield self._upload(b"not JSON", "object_gone", "schema_violation", gone=True)
         # A valid ticket and a missing one in one message.
         good = self.uploaded()
         yield good
         keys = [quote_plus(good.marker), f"never/{self.rng.getrandbits(40)}.json"]
         yield self.sent(json.dumps(notification(*keys, bucket=self.bucket)), *good.expected, reasons=["object_gone"])
 
-    def _upload(self, raw: bytes, reason: str, *, gone: bool = False) -> Message:
-        return Message(f"bad/{self.rng.getrandbits(60)}.json", upload=raw, gone=gone, reasons=(reason,))
+    def _upload(self, raw: bytes, *reasons: str, gone: bool = False) -> Message:
+        return Message(f"bad/{self.rng.getrandbits(60)}.json", upload=raw, gone=gone, reasons=reasons)
 
     def _nothing(self) -> Iterator[Message]:
         yield self.sent(json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": self.bucket}))
