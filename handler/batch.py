@@ -367,7 +367,11 @@ class Batch:
         wait(stores.values(), timeout=self._seconds_to_store(_KEEP_STORING))
         self._end(stores, "store", success="done")
         # After the results were read: a store that returns in between is one of those that are asked about now.
-        late = {ticket: future for ticket, future in stores.items() if not future.done()}
+        late = {
+            ticket: future
+            for ticket, future in stores.items()
+            if not future.done() or (ticket in together and not together[ticket].done())
+        }
         self._erase_if_forgotten([ticket for ticket in stores if ticket not in late])
         for ticket, future in late.items():  # they are retried, but what they still store must not remain
             future.add_done_callback(partial(self._check_late, ticket))

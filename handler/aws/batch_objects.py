@@ -2,7 +2,8 @@
 
 An object is JSON Lines: each line is what the ticket's own object would contain. The ticket's item says where the line
 is (attribute `s3_batch`: KEY:OFFSET+LENGTH, in bytes), and readers get that range only. Its `s3_key` stays the key of
-the raw ticket, so that whoever does not know `s3_batch` finds no object, never the text of another customer.
+the raw ticket, so that whoever does not know `s3_batch` finds no object, or what was stored of this ticket before the
+setting was on, but never the text of another customer.
 
     batches/2026-11-26/134512123-9f86d0-1a2b3c4d.jsonl
 

@@ -163,16 +163,18 @@ def test_ticket_that_cannot_be_written_is_not_in_the_object(
     assert [stored(harness, key)["ticket_id"] for key in "ac"] == ["T-a", "T-c"]
 
 
-def test_put_that_hangs_is_out_of_time_and_erased_if_it_was_forgotten(harness: FakeHarness) -> None:
+@pytest.mark.parametrize("count", [2, 20])  # also more than there are threads: some stores do not even begin
+def test_put_that_hangs_is_out_of_time_and_erased_if_it_was_forgotten(harness: FakeHarness, count: int) -> None:
     gate = harness.sink.faults_together.hang("T-a")
-    harness.seconds = [1, 30, 30, 30, 0.26, 30]
-    put(harness, "a", "b")
-    answer = deliver(harness, "a", "b")
-    assert failed(answer) == {"m-a", "m-b"}
-    assert {line["error_type"] for key in "ab" for line in answer.tickets(f"m-{key}")} == {"out_of_time"}
-    harness.sink.forgotten_ids = {"T-a"}
+    harness.seconds = [1, 30, 30, 30, 0.26, 0.1]  # at last, to settle each: all threads wait
+    keys = ["a", *(f"b-{number}" for number in range(count - 1))]
+    put(harness, *keys)
+    answer = deliver(harness, *keys)
+    assert failed(answer) == {f"m-{key}" for key in keys}
+    assert {line["error_type"] for key in keys for line in answer.tickets(f"m-{key}")} == {"out_of_time"}
+    harness.sink.forgotten_ids = {"T-a", f"T-{keys[-1]}"}
     gate.set()  # now the object and the items are written after all
-    eventually(lambda: "T-a" in harness.sink.searched)
+    eventually(lambda: set(harness.sink.searched) >= {"T-a", f"T-{keys[-1]}"})
     eventually(lambda: ("T-a", ticket()["created_at"]) not in harness.sink.items)
 
 
