@@ -16,7 +16,7 @@ SAM := .venv-sam
 SAM_VERSION := 1.170.0
 LOCALSTACK := .venv-localstack
 LOCALSTACK_VERSION := 4.14.0
-# Ray and Spark, 800 MB. Spark also needs Java 17.
+# Ray and Spark, 800 MB. Spark also needs Java 17 or newer.
 ENGINES := .venv-engines
 RAY_VERSION := 2.60.*
 SPARK_VERSION := 4.3.*

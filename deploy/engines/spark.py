@@ -72,7 +72,7 @@ def main() -> None:
     else:
         # Only \n ends a line, as in the library; a line that is not UTF-8 is an error of that line.
         rows, raw = spark.read.text(options.source, lineSep="\n"), "value"
-        rows = rows.where(F.length(F.trim(F.col(raw))) > 0)
+        rows = rows.where(F.col(raw).rlike(r"\S"))
     found = enriched(rows, options.bundle, raw=raw, as_json=as_json)
     if as_json:
         # A row that failed is a line as well: its error, and the raw JSON that caused it.

@@ -21,7 +21,7 @@ from tests.characterization.harness import Product
 
 TEMPLATE = yaml_parse((Path(__file__).parents[2] / "deploy/engines/distributed-map.yaml").read_text(encoding="utf-8"))
 MACHINE = TEMPLATE["Resources"]["Backfill"]["Properties"]["Definition"]["States"]["Each batch"]
-KEYS = ["2026/a b+c.json", "2026/ü/€&=%2F.json", "2026/plain.json", "2026/quote\"'.json"]
+KEYS = ["2026/", "2026/a b+c.json", "2026/ü/€&=%2F.json", "2026/plain.json", "2026/quote\"'.json"]
 
 
 class Batch:
@@ -90,7 +90,7 @@ def test_objects_of_a_prefix_are_enriched_by_the_function(product: Product) -> N
     raw, generator = product.environment["RAW_BUCKET"], TicketGenerator(seed=2, start=1_790_000_000)
     for key in KEYS:
         product.s3.put_object(Bucket=raw, Key=key, Body=json.dumps(next(generator)))
-    product.s3.put_object(Bucket=raw, Key="2026/", Body=b"")
+    product.s3.put_object(Bucket=raw, Key="2026/folder/", Body=b"")
     product.empty()
     items = listed(product, "2026/")
     assert len(items) == len(KEYS) + 1
