@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from enrichment import Enricher, EnrichmentError, enriched_json, files, parse_ticket
 from enrichment.classify import TASKS
@@ -49,15 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.out is not None:
+        if options.file == "-":
+            parser.error("--out needs a file and not standard input, which cannot be read again to continue")
         return _enrich_file(options)
     if options.processes is not None or options.raw is not None:
         parser.error("--processes and --raw need --out")
+    if _is_closed(sys.stdout):
+        return _fail("standard output is closed; redirect it to a file, or use --out")
+    if options.file == "-" and _is_closed(sys.stdin):
+        return _fail("standard input is closed; redirect it from a file, or name one")
     try:
         enricher = Enricher.open(options.bundle, threads=options.threads)
         source = sys.stdin.buffer if options.file == "-" else Path(options.file).open("rb")  # noqa: SIM115 - closed below
     except (EnrichmentError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return _fail(error)
     begin, done, failed = time.perf_counter(), 0, 0
     with source, _progress() as advance:
         numbered = ((number, line) for number, line in enumerate(source, 1) if line.strip())
@@ -83,10 +88,7 @@ def _enrich_file(options: argparse.Namespace) -> int:
     try:
         return files.enrich_file(wanted)
     except (EnrichmentError, files.FileError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:  # the second one
-        return 128 + signal.SIGINT
+        return _fail(error)
 
 
 def _enrich(enricher: Enricher, chunk: Sequence[tuple[int, bytes]], name: str) -> int:
@@ -111,6 +113,8 @@ def _enrich(enricher: Enricher, chunk: Sequence[tuple[int, bytes]], name: str) -
 def _score(arguments: Sequence[str]) -> int:
     """Print the accuracy of a bundle on a labelled file. Returns the exit code: 2 if it could not start."""
     options = _score_parser().parse_args(arguments)
+    if _is_closed(sys.stdout):
+        return _fail("standard output is closed; redirect it to a file")
     try:
         enricher = Enricher.open(options.bundle, threads=options.threads)
         models = enricher.bundle.manifest.models
@@ -119,12 +123,12 @@ def _score(arguments: Sequence[str]) -> int:
         examples = read_examples(Path(options.file), labels)
         figures = score(enricher, examples)
     except EnrichmentError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return _fail(error)
     if options.json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     else:
         _print_scores(figures)
+    sys.stdout.flush()
     return 0
 
 
@@ -200,7 +204,7 @@ def _model_options() -> argparse.ArgumentParser:
         help="directory of the model bundle (default: %(default)s)",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads for the models (default: all available cores)"
+        "--threads", type=_positive, metavar="N", help="threads for the models (default: all available cores)"
     )
     return parser
 
@@ -230,14 +234,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="raw tickets, one JSON object per line; - is standard input; with --out also *.parquet and s3:// URIs",
+        help="raw tickets, one JSON object per line; - is standard input, but not with --out; "
+        "with --out, FILE may also be *.parquet or an s3:// URI",
     )
     big = parser.add_argument_group(
         "one big file",
         "With --out, the results are in the order of the input, and a run that ended early continues when started "
         "again. JSON lines: errors go to OUT.errors.jsonl. Parquet: errors are columns.",
     )
-    big.add_argument("--out", type=Path, metavar="OUT", help="output file: Parquet if named *.parquet, else JSON lines")
+    big.add_argument(
+        "--out",
+        type=_local,
+        metavar="OUT",
+        help="output file of this machine: Parquet if named *.parquet, else JSON lines",
+    )
     big.add_argument(
         "--processes",
         type=_positive,
@@ -253,17 +263,39 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def _local(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a file of this machine; name one, and copy it when it is complete"
+        )
+    return Path(text)
+
+
+def _is_closed(stream: TextIO | None) -> bool:
+    return stream is None  # as Python leaves it after `>&-`, which its types do not say
+
+
+def _fail(error: Exception | str) -> int:
+    """Says what is wrong, in one line: errors of Arrow have several. Returns the exit code."""
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return 2
 
 
 def _run() -> int:
     try:
         return main()
-    except BrokenPipeError:  # nobody reads any more, as in `| head -1`
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as error:  # of reading, or of standard output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it again when it exits
-        return 128 + signal.SIGPIPE  # what a shell shows for a program that ends by this signal
+        if isinstance(error, BrokenPipeError):  # nobody reads any more, as in `| head -1`
+            return 128 + signal.SIGPIPE  # what a shell shows for a program that ends by this signal
+        return _fail(error)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -139,7 +140,7 @@ def _run(options: Options, source: _Source, work: _Work, output: _Output) -> boo
                 saved = time.monotonic()
         is_complete = not interrupted()
     progress.end()
-    output.save(is_complete=is_complete)
+    output.save()
     return is_complete
 
 
@@ -287,8 +288,8 @@ class _Work(Protocol):
     def __call__(self, enricher: Enricher, first: int, payload: Any, /) -> _Result:
         """The output of a chunk and its errors."""
 
-    def finish(self, partial: Path, out: Path) -> None:
-        """Makes the output file of all outputs."""
+    def finish(self, partial: Path) -> Path:
+        """Makes the complete file of all outputs, still under another name than OUT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +315,8 @@ class _LinesToLines:
         errors = (_error_line(number, error.code, str(error), error.ticket_id) for number, error in failed)
         return _Result(b"".join(output), b"".join(errors), len(output), len(failed))
 
-    def finish(self, partial: Path, out: Path) -> None:
-        partial.replace(out)
+    def finish(self, partial: Path) -> Path:
+        return partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,8 +336,8 @@ class _RowsToLines:
         ]
         return _Result(b"".join(output), b"".join(errors), len(output), len(errors))
 
-    def finish(self, partial: Path, out: Path) -> None:
-        partial.replace(out)
+    def finish(self, partial: Path) -> Path:
+        return partial
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,11 +357,11 @@ class _ToParquet:
         good = found.column("error").null_count
         return _Result(found.serialize().to_pybytes(), b"", good, found.num_rows - good)
 
-    def finish(self, partial: Path, out: Path) -> None:
+    def finish(self, partial: Path) -> Path:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        temporary = out.with_name(out.name + ".temporary")
+        temporary = _beside(partial, ".temporary")
         with (
             partial.open("rb") as file,
             pa.ipc.open_stream(file) as stream,
@@ -376,8 +377,7 @@ class _ToParquet:
                 writer.write_table(pa.Table.from_batches(batches))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(out)
-        partial.unlink()
+        return temporary
 
 
 def _error_line(number: int, code: str, message: str, ticket_id: str | None) -> bytes:
@@ -434,17 +434,22 @@ class _Opened:
         self.name = source
         if source.startswith("s3://"):
             fs = _arrow("to read from S3", "pyarrow.fs")
-            self._files, self._path = fs.FileSystem.from_uri(source)
-            info = self._files.get_file_info(self._path)
+            with _arrow_errors(source):
+                self._files, self._path = fs.FileSystem.from_uri(source)
+                info = self._files.get_file_info(self._path)
             if info.type != fs.FileType.File:
                 raise FileError(f"{source} is not an object; name one object, not a prefix")
             self.size, self.modified = info.size, info.mtime_ns
         else:
             found = Path(source).stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise FileError(f"{source} is a folder, pipe or device; name a file, which can be read again")
             self._files, self.size, self.modified = None, found.st_size, found.st_mtime_ns
+        self.open().close()  # whether it can be read, before the output is begun
 
     def identity(self) -> dict[str, Any]:
-        return {"size": self.size, "modified": self.modified}
+        source = self.name if self._files else str(Path(self.name).resolve())
+        return {"source": source, "size": self.size, "modified": self.modified}
 
     def open(self) -> BinaryIO:
         if self._files is None:
@@ -479,13 +484,10 @@ class _Rows:
     def __init__(self, source: str) -> None:
         self._parquet = _arrow("to read Parquet", "pyarrow.parquet")
         self._file = _Opened(source)
-        with self._file.open() as stream:
-            try:
-                metadata = self._parquet.read_metadata(stream)
-            except ValueError as error:
-                raise FileError(f"{source} is not a Parquet file: {error}") from error
+        with self._file.open() as stream, _arrow_errors(source):
+            metadata = self._parquet.read_metadata(stream)
+            self._schema = _without_dictionaries(metadata.schema.to_arrow_schema())
         self._groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-        self._schema = metadata.schema.to_arrow_schema()
         self.total = metadata.num_rows
 
     def identity(self) -> dict[str, Any]:
@@ -493,8 +495,11 @@ class _Rows:
 
     def work(self, options: Options) -> _Work:
         columns = _columns("to read Parquet")
+        names = self._schema.names
+        if options.raw is not None and options.raw not in names:
+            raise FileError(f"there is no column {options.raw}; name an existing column with --raw: {', '.join(names)}")
         to_lines = options.out.suffix != ".parquet"
-        keep = () if to_lines else tuple(self._schema.names)
+        keep = () if to_lines else tuple(names)
         try:
             schema = columns.output_schema(self._schema, raw=options.raw, keep=keep, as_json=to_lines)
         except ValueError as error:
@@ -510,8 +515,9 @@ class _Rows:
         while first < len(self._groups) and begin + self._groups[first] <= offset:
             begin += self._groups[first]
             first += 1
-        with self._file.open() as stream:
-            file = self._parquet.ParquetFile(stream)
+        with self._file.open() as stream, _arrow_errors(self._file.name):
+            # Page by page: without these options, a whole row group is in memory.
+            file = self._parquet.ParquetFile(stream, pre_buffer=False, buffer_size=_READ_BYTES)
             # One row group after the other: then a run that continues has the chunks of an uninterrupted one.
             for group in range(first, len(self._groups)):
                 for batch in file.iter_batches(_CHUNK_ROWS, row_groups=[group], use_threads=False):
@@ -519,10 +525,41 @@ class _Rows:
                     if begin <= offset:
                         continue
                     sink = pa.BufferOutputStream()
-                    with pa.ipc.new_stream(sink, batch.schema) as writer:
-                        writer.write_batch(batch)
+                    with pa.ipc.new_stream(sink, self._schema) as writer:
+                        writer.write_batch(batch.cast(self._schema))
                     yield _Chunk(row, sink.getvalue().to_pybytes(), begin, row + batch.num_rows)
                     row += batch.num_rows
+
+
+def _without_dictionaries(schema: Any) -> Any:
+    """The schema with plain values instead of dictionaries, which a serialised record batch does not hold."""
+    import pyarrow as pa
+
+    def plain(field: Any) -> Any:
+        kind = field.type
+        if "dictionary<" not in str(kind):
+            return field
+        if pa.types.is_dictionary(kind):
+            return plain(field.with_type(kind.value_type))
+        if pa.types.is_struct(kind):
+            return field.with_type(pa.struct([*map(plain, kind)]))
+        if pa.types.is_map(kind):
+            return field.with_type(pa.map_(plain(kind.key_field), plain(kind.item_field)))
+        if pa.types.is_fixed_size_list(kind):
+            return field.with_type(pa.list_(plain(kind.value_field), kind.list_size))
+        make = pa.large_list if pa.types.is_large_list(kind) else pa.list_
+        return field.with_type(make(plain(kind.value_field)))
+
+    return pa.schema([*map(plain, schema)])
+
+
+@contextmanager
+def _arrow_errors(source: str) -> Iterator[None]:
+    """Errors of Arrow that are no OSError as FileError."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raise FileError(f"{source} cannot be read: {error}") from error
 
 
 def _columns(purpose: str) -> Any:
@@ -558,9 +595,14 @@ class _Output:
     def open(cls, options: Options, run: dict[str, Any], work: _Work) -> Iterator[_Output]:
         """Continues an earlier run, or begins a new one. Raises FileError if it is neither."""
         out = options.out
-        partial = _beside(out, ".partial")
+        if out.exists() and not out.is_file():
+            raise FileError(f"{out} is a folder, pipe or device; name a file with --out")
         if not out.parent.is_dir():
             raise FileError(f"the folder {out.parent} does not exist; create it, or choose another --out")
+        for path in (_beside(out, suffix) for suffix in _SUFFIXES):
+            if path.exists() and Path(options.source).exists() and path.samefile(options.source):
+                raise FileError(f"--out {out} would overwrite the input {path}; choose another --out")
+        partial = _beside(out, ".partial")
         with partial.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -571,7 +613,7 @@ class _Output:
                 output._begin(work)
             except FileError:
                 if not file.tell():
-                    partial.unlink()
+                    partial.unlink(missing_ok=True)
                 raise
             try:
                 yield output
@@ -611,11 +653,14 @@ class _Output:
     def finish(self, work: _Work) -> None:
         """Puts the complete output into place. Does only what is left if an earlier run got this far."""
         partial = _beside(self._out, ".partial")
-        if self._out.exists():
-            partial.unlink(missing_ok=True)
-        else:
-            work.finish(partial, self._out)
-        if not self.done.errors:
+        if not (self.done.is_complete and self._out.exists()):
+            complete = work.finish(partial)
+            if self._out.exists():
+                raise FileError(f"{self._out} was made by another program; move it, and repeat the command to finish")
+            self.save(is_complete=True)  # from here on, OUT is that of this run
+            complete.replace(self._out)
+        partial.unlink(missing_ok=True)
+        if self._errors and not self.done.errors:
             self._error_file.unlink(missing_ok=True)
         _sync_folder(self._out.parent)
         self._progress.unlink()
@@ -629,31 +674,52 @@ class _Output:
         return _beside(self._out, ".errors.jsonl")
 
     def _begin(self, work: _Work) -> None:
-        has_errors = self._out.suffix != ".parquet"
-        if self._progress.exists():
-            saved = json.loads(self._progress.read_text(encoding="utf-8"))
-            changed = [name for name, value in self._run.items() if saved["run"].get(name) != value]
-            if changed:
-                raise FileError(
-                    f"{self._out} was begun with another {_NAMES[changed[0]]}; continue with that one, or delete "
-                    f"{self._progress} and {_beside(self._out, '.partial')} to begin again"
-                )
-            self.done = _Checkpoint(**saved["done"])
-        if not self.done.is_complete:
-            for path in (self._out, *([self._error_file] if not self._progress.exists() else [])):
+        partial, has_errors = _beside(self._out, ".partial"), self._out.suffix != ".parquet"
+        is_new = not self._progress.exists()
+        if not is_new:
+            begun = [self._progress, partial, *([self._error_file] if has_errors else [])]
+            self.done = self._saved(f"delete {', '.join(map(str, begun))} to begin again")
+        if self._out.exists() and not self.done.is_complete:
+            raise FileError(f"{self._out} exists; delete it, or choose another --out")
+        if is_new:
+            with partial.open("rb") as file:
+                # A run that ended before its first checkpoint has written a part of the header at most.
+                is_ours = work.header.startswith(file.read(len(work.header) + 1))
+            for path in (*([] if is_ours else [partial]), self._error_file):
                 if path.exists():
                     raise FileError(f"{path} exists; delete it, or choose another --out")
-            self._partial.truncate(self.done.output)
-        if not self._progress.exists():
+            self._partial.truncate(0)
             self._partial.write(work.header)
             self.done = replace(self.done, output=len(work.header))
             self.save()
+        if not self.done.is_complete:
+            self._partial.truncate(self.done.output)
         if has_errors:  # after the note: a file of errors without one is somebody else's
             self._errors = self._error_file.open("ab")
             self._errors.truncate(self.done.errors)
 
+    def _saved(self, remedy: str) -> _Checkpoint:
+        """The last checkpoint. Raises FileError if it is not that of this run and of the files."""
+        try:
+            saved = json.loads(self._progress.read_bytes())
+            run, done = dict(saved["run"]), _Checkpoint(**saved["done"])
+        except (ValueError, KeyError, TypeError):
+            raise FileError(f"{self._progress} is not a checkpoint; delete it, or choose another --out") from None
+        changed = [name for name, value in self._run.items() if run.get(name) != value]
+        if changed:
+            name = _NAMES[changed[0]]
+            raise FileError(f"{self._out} was begun with another {name}; continue with that one, or {remedy}")
+        sizes = {self._error_file: done.errors}
+        if not (done.is_complete and self._out.exists()):  # otherwise, OUT.partial is OUT
+            sizes[_beside(self._out, ".partial")] = done.output
+        for path, size in sizes.items():
+            if (path.stat().st_size if path.exists() else 0) < size:
+                raise FileError(f"{path} is shorter than {self._progress} says; {remedy}")
+        return done
 
-_NAMES: Final = {"size": "input", "modified": "input", "bundle": "bundle", "raw": "--raw"}
+
+_SUFFIXES: Final = ("", ".partial", ".partial.temporary", ".errors.jsonl", ".progress", ".progress.temporary")
+_NAMES: Final = {"source": "input", "size": "input", "modified": "input", "bundle": "bundle", "raw": "--raw"}
 
 
 def _beside(out: Path, suffix: str) -> Path:
