@@ -30,9 +30,9 @@ ERRORS: Final[tuple[EnrichmentError, ...]] = (Throttled("PutItem: x"), ServiceFa
 
 
 def test_two_hour_outage_rejects_no_valid_ticket() -> None:
-    run = simulate([10] * (TICKETS // 10), 100)
-    assert run.outcomes == {"done": TICKETS}
-    assert run.full_batches > 0.95
+    run = simulate([5] * OUTAGE, 50)
+    assert run.outcomes == {"done": 5 * OUTAGE}
+    assert run.full_batches > 0.9  # the last batch of a second may not be full
 
 
 def test_fewer_receives_would_reject_valid_tickets() -> None:
@@ -121,7 +121,8 @@ class Run:
 
     def settle(self, received: MessageState, error: EnrichmentError | None, max_receive_count: int) -> int | None:
         """Ends a receive of a message; returns the seconds after which it becomes visible again, or None."""
-        received.record["attributes"]["ApproximateReceiveCount"] += 1
+        attributes = received.record["attributes"]
+        attributes["ApproximateReceiveCount"] += 1
         (ticket,) = received.tickets
         if error is None:
             ticket.error = None
@@ -130,7 +131,7 @@ class Run:
             ticket.fail(error)
             received.own_failures = received.receive_count if received.is_own_fault else None
         received.outcome = received.conclude(max_receive_count)
-        self.most_receives = max(self.most_receives, received.receive_count)
+        self.most_receives = max(self.most_receives, attributes["ApproximateReceiveCount"])
         if received.outcome == "failed":
             return received.delay()
         self.outcomes[received.outcome] += 1
