@@ -248,7 +248,7 @@ def begun(source: Path, bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
     mine, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     mine.write_bytes((source.read_bytes() + b"\n") * 20)  # far more than is done before the signal
     with killed_at_end(subprocess.Popen(command(bundle, mine, out), stderr=subprocess.DEVNULL)) as process:
-        eventually((tmp_path / "out.jsonl.progress").exists)
+        _wait_for_a_checkpoint(out)
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 130
     return mine, out
