@@ -556,9 +556,11 @@ def _without_dictionaries(schema: Any) -> Any:
 @contextmanager
 def _arrow_errors(source: str) -> Iterator[None]:
     """Errors of Arrow that are no OSError as FileError."""
+    import pyarrow as pa
+
     try:
         yield
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, pa.ArrowException) as error:
         raise FileError(f"{source} cannot be read: {error}") from error
 
 

@@ -99,7 +99,7 @@ def test_worker_stores_200_tickets_and_rejects_the_one_that_kills_its_process(
     assert tickets.rejected() == {deadly: "crashed"}
     lines = [json.loads(line) for line in running.log.read_text().splitlines()]
     died = [line for line in lines if line["message"].startswith("a process exited unexpectedly")]
-    assert len(died) >= 4  # more on a machine so slow that a message is delivered again meanwhile
+    assert len(died) == 4
     assert len(died[-1]["message_ids"]) == 1, "it ran alone, after its neighbours were deleted"
     before = [line for line in lines if line["message"] == "messages that were received before"]
     assert any(len(line["message_ids"]) > 1 and not line["suspects"] for line in before)
@@ -141,7 +141,8 @@ def test_function_stores_200_tickets_and_rejects_the_one_that_kills_its_process(
     assert tickets.rejected() == {deadly: "crashed"}
     results = Counter(invocation.error_type for invocation in proxy.invocations)
     assert results.keys() == {None, "Runtime.ExitError"}
-    assert results["Runtime.ExitError"] >= 4  # here too
+    # More on a machine so slow that a message is delivered again while its batch is processed.
+    assert results["Runtime.ExitError"] >= 4
     assert "could not be noted" not in (tmp_path / "log").read_text()
 
 

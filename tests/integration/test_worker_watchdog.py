@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -179,9 +178,7 @@ def test_message_that_hangs_alone_twice_is_rejected(
     assert rejected["MessageAttributes"]["Reason"]["StringValue"] == "crashed"
     errors = json.loads(rejected["MessageAttributes"]["Rejection"]["StringValue"])["errors"]
     assert "2 times" in errors[0]["detail"]
-    restarts = re.search(rb"(?m)^ticket_process_restarts_total ([0-9]+)", worker.metrics.text())
-    assert restarts is not None
-    assert int(restarts[1]) >= 3  # more on a machine so slow that the message is delivered again meanwhile
+    assert b"ticket_process_restarts_total 3.0" in worker.metrics.text()
 
 
 def test_batch_that_overruns_is_given_up_and_its_neighbours_are_stored(

@@ -67,7 +67,7 @@ def test_worker_with_several_batches_of_large_tickets_stays_within_the_memory_bu
     sqs.purge_queue(QueueUrl=environment["QUEUE_URL"])
     # One character above U+FFFF makes Python use four bytes for each.
     text = "Die Anzeige grüßt \U0001f600 und zeigt nichts. " * 22_000
-    for number in range(30):
+    for number in range(40):
         body = json.dumps(raw(f"LARGE-W-{number}", "Meter", text), ensure_ascii=False).encode()
         assert 0.8 * SIZE < len(body) < SIZE
         stack.client("s3").put_object(Bucket=environment["RAW_BUCKET"], Key=f"large-w-{number}.json", Body=body)
@@ -78,7 +78,7 @@ def test_worker_with_several_batches_of_large_tickets_stays_within_the_memory_bu
         "MALLOC_ARENA_MAX": "2",
     }
     with worker(environment, tmp_path / "log") as running:
-        eventually(lambda: running.log.read_text().count('"outcome":"done"') == 30, 240)
+        eventually(lambda: running.log.read_text().count('"outcome":"done"') == 40, 240)
         status = Path(f"/proc/{running.child()}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+)", status)
     assert found is not None
